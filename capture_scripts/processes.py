@@ -1,0 +1,191 @@
+"""Starting and stopping other programs without leaving one behind.
+
+Every child gets a process group of its own, so that Ctrl-C on the terminal reaches only the program that
+started it (a tcpdump that gets the terminal's SIGINT loses the tail of its capture), and the kernel signals
+the child should its parent die without a word.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+COMMAND_TIMEOUT_S = 20.0
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class LabError(Exception):
+    """Something the user can act on: one line that says what failed and what to do."""
+
+
+class Interrupted(BaseException):
+    """SIGINT, SIGTERM or SIGHUP arrived. Not an ``Exception``, so that no broad handler swallows it."""
+
+
+def need_root(what: str) -> None:
+    """Refuse early: half of a lab made without rights is worse than none."""
+    if os.geteuid() != 0:
+        raise LabError(
+            f"{what} needs root (it makes network namespaces and packet sockets): run it with sudo"
+        )
+
+
+def need_tools(packages: Mapping[str, str]) -> None:
+    """``packages`` maps a program to the Debian package that brings it; names all that are missing."""
+    missing = {tool: package for tool, package in packages.items() if shutil.which(tool) is None}
+    if missing:
+        raise LabError(
+            f"missing: {', '.join(sorted(missing))}; install with: apt-get install "
+            + " ".join(sorted(set(missing.values())))
+        )
+
+
+def run(
+    command: Sequence[str],
+    *,
+    stdin: str | None = None,
+    check: bool = True,
+    timeout_s: float = COMMAND_TIMEOUT_S,
+) -> str:
+    """Run to the end and return stdout. A failure raises LabError with the command's own last words."""
+    try:
+        done = subprocess.run(
+            list(command),
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+    except FileNotFoundError as error:
+        raise LabError(f"cannot run {command[0]}: it is not installed") from error
+    except subprocess.TimeoutExpired as error:
+        raise LabError(f"{' '.join(command)}: no end after {timeout_s:g} s") from error
+    if check and done.returncode != 0:
+        words = (done.stderr or done.stdout).strip().replace("\n", "; ") or "no message"
+        raise LabError(f"{' '.join(command)} failed (exit {done.returncode}): {words}")
+    return done.stdout
+
+
+def in_namespace(namespace: str | None, command: Sequence[str]) -> list[str]:
+    """The command as it must be called to run inside ``namespace`` (None: where we are).
+
+    ``ip netns exec`` replaces itself by the command, so the process id we hold is the command's own.
+    """
+    return list(command) if namespace is None else ["ip", "netns", "exec", namespace, *command]
+
+
+def python_script(name: str, *arguments: str) -> list[str]:
+    """Call a script of this folder with the interpreter that is running now."""
+    return [sys.executable, str(Path(__file__).resolve().parent / name), *arguments]
+
+
+class Children:
+    """The processes one command has started. Leaving the ``with`` block ends those that still run."""
+
+    def __init__(self) -> None:
+        self._started: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> Children:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end_all()
+
+    def start(
+        self,
+        command: Sequence[str],
+        *,
+        stdout: int | IO[bytes] | None = subprocess.DEVNULL,
+        stderr: int | IO[bytes] | None = None,
+        parent_death_signal: int = signal.SIGKILL,
+    ) -> subprocess.Popen[bytes]:
+        """Start one program in a process group of its own; LabError when it is not installed."""
+        parent = os.getpid()
+
+        def bind_to_parent() -> None:
+            _libc.prctl(_PR_SET_PDEATHSIG, int(parent_death_signal), 0, 0, 0)
+            if os.getppid() != parent:  # the parent died between fork and prctl: no signal would ever come
+                os._exit(1)
+
+        try:
+            child = subprocess.Popen(
+                list(command),
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                process_group=0,
+                preexec_fn=bind_to_parent,
+            )
+        except FileNotFoundError as error:
+            raise LabError(f"cannot run {command[0]}: it is not installed") from error
+        self._started.append(child)
+        return child
+
+    def end_all(self, grace_s: float = 1.0) -> None:
+        """SIGTERM to each group that still runs, SIGKILL to what is left after ``grace_s`` seconds."""
+        for sign in (signal.SIGTERM, signal.SIGKILL):
+            running = [child for child in self._started if child.poll() is None]
+            for child in running:
+                signal_group(child, sign)
+            deadline = time.monotonic() + grace_s
+            for child in running:
+                try:
+                    child.wait(max(0.0, deadline - time.monotonic()))
+                except subprocess.TimeoutExpired:
+                    continue
+        self._started = [child for child in self._started if child.poll() is None]
+
+
+def signal_group(child: subprocess.Popen[bytes], sign: int) -> None:
+    """Signal a child and what it started. The group's id is the child's own, and that is not yet reaped."""
+    try:
+        os.killpg(child.pid, sign)
+    except ProcessLookupError:
+        return
+
+
+def wait_all(children: Sequence[subprocess.Popen[bytes]], timeout_s: float, what: str) -> None:
+    """Wait for all to end well; LabError names the first that failed or took over ``timeout_s`` seconds."""
+    deadline = time.monotonic() + timeout_s
+    for child in children:
+        arguments = child.args if isinstance(child.args, list) else [child.args]
+        command = " ".join(str(argument) for argument in arguments)
+        try:
+            code = child.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired as error:
+            raise LabError(f"{what}: no end after {timeout_s:g} s: {command}") from error
+        if code != 0:
+            raise LabError(f"{what}: exit {code}: {command}")
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """The first SIGINT, SIGTERM or SIGHUP raises Interrupted; later ones leave the cleaning up alone."""
+    handled = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in handled}
+
+    def interrupt(number: int, _: FrameType | None) -> None:
+        for other in handled:
+            signal.signal(other, signal.SIG_IGN)
+        raise Interrupted(signal.Signals(number).name)
+
+    for number in handled:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,110 @@
+"""Writing ``run.toml``, schema 1, in the layout of its documentation: one table per point, path and rule."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class PathTable:
+    """One ``[[path]]``; ``detour`` and ``default`` are left out where there is none."""
+
+    name: str
+    points: tuple[str, ...]
+    stages: tuple[str, ...]
+    match: Mapping[str, tuple[str, ...]]
+    detour: tuple[str, ...] = ()
+    default: str = ""
+
+    def table(self) -> dict[str, Any]:
+        table: dict[str, Any] = {"name": self.name, "points": list(self.points)}
+        if self.detour:
+            table["detour"] = list(self.detour)
+        table["stages"] = list(self.stages)
+        table["match"] = {key: list(values) for key, values in self.match.items()}
+        if self.default:
+            table["default"] = self.default
+        return table
+
+
+@dataclass(frozen=True)
+class RunFile:
+    """Everything that ``run.toml`` says. ``window_ns`` is None when no span is certain."""
+
+    name: str
+    description: str
+    started: datetime
+    points: Sequence[str]
+    paths: Sequence[PathTable] = ()
+    rules: Sequence[Mapping[str, Any]] = ()
+    window_ns: tuple[int, int] | None = None
+    threshold: str = "2s"
+    clock: str = "host"
+
+    def document(self) -> dict[str, Any]:
+        """The content, as a TOML reader returns it."""
+        document: dict[str, Any] = {
+            "schema": SCHEMA,
+            "name": self.name,
+            "description": self.description,
+            "started": self.started.astimezone(UTC).replace(microsecond=0),
+        }
+        if self.window_ns is not None:
+            document["window"] = {"start_ns": self.window_ns[0], "end_ns": self.window_ns[1]}
+        document["loss"] = {"threshold": self.threshold}
+        document["point"] = [
+            {"name": point, "captures": [f"captures/{point}.pcapng"], "clock": self.clock}
+            for point in self.points
+        ]
+        for key, tables in (("path", [path.table() for path in self.paths]), ("rule", list(self.rules))):
+            if tables:
+                document[key] = tables
+        return document
+
+    def text(self) -> str:
+        """The file. What is returned reads back to ``document()``."""
+        document = self.document()
+        text = render(document)
+        if tomllib.loads(text) != document:
+            raise AssertionError("run.toml would not read back as it was meant")
+        return text
+
+
+def render(document: Mapping[str, Any]) -> str:
+    """TOML with tables and arrays of tables one level deep, and inline tables below that."""
+    lines = [f"{key} = {_value(value)}" for key, value in document.items() if not _is_table(value)]
+    for key, value in document.items():
+        if _is_table(value):
+            for table in value if isinstance(value, list) else [value]:
+                lines += ["", f"[[{key}]]" if isinstance(value, list) else f"[{key}]"]
+                lines += [f"{name} = {_value(inner)}" for name, inner in table.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _is_table(value: object) -> bool:
+    return isinstance(value, dict) or (isinstance(value, list) and bool(value) and isinstance(value[0], dict))
+
+
+def _value(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, str):
+        return json.dumps(value).replace(
+            "\x7f", "\\u007f"
+        )  # a JSON string is a TOML basic string but for DEL
+    if isinstance(value, datetime):
+        return value.strftime("%Y-%m-%dT%H:%M:%SZ")
+    if isinstance(value, list):
+        return "[" + ", ".join(_value(inner) for inner in value) + "]"
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_value(inner)}" for key, inner in value.items()) + " }"
+    raise TypeError(f"no TOML for {type(value).__name__}")

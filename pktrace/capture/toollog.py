@@ -1,0 +1,44 @@
+"""The capture tool's own words (`captures/<point>.log`): how many packets it received and dropped.
+
+tcpdump prints "N packets captured", "M packets received by filter", "D packets dropped by kernel" at its end and,
+on one line, at every SIGUSR1: the last of each counts. dumpcap prints "Packets received/dropped on interface
+'x': R/D (...)", where R excludes D.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_CAPTURED = re.compile(r"(\d+) packets? captured")
+_RECEIVED = re.compile(r"(\d+) packets? received by filter")
+_DROPPED = re.compile(r"(\d+) packets? dropped by kernel")
+_DUMPCAP = re.compile(r"Packets received/dropped on interface '[^']*': (\d+)/(\d+)")
+
+
+@dataclass(frozen=True)
+class ToolCounts:
+    """Packets by the capture tool's count; None where the log does not say."""
+
+    captured: int | None
+    received: int | None
+    dropped: int | None
+
+    @property
+    def unread(self) -> int:
+        """Packets that passed the filter, were not dropped, and yet are not in the file (RFC 7680 2.7)."""
+        if self.captured is None or self.received is None or self.dropped is None:
+            return 0
+        return max(0, self.received - self.dropped - self.captured)
+
+
+def parse(text: str) -> ToolCounts:
+    """The counts that a log holds."""
+    dumpcap = _DUMPCAP.findall(text)
+    if dumpcap:
+        captured = sum(int(received) for received, _ in dumpcap)
+        dropped = sum(int(drops) for _, drops in dumpcap)
+        return ToolCounts(captured, captured + dropped, dropped)
+    last = [found[-1] if found else None for found in (p.findall(text) for p in (_CAPTURED, _RECEIVED, _DROPPED))]
+    captured_, received_, dropped_ = (None if value is None else int(value) for value in last)
+    return ToolCounts(captured_, received_, dropped_)

@@ -1,0 +1,31 @@
+"""pktrace explain: one packet's life, point by point."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import click
+
+from pktrace.cli.narration import analysis_of
+from pktrace.errors import EXIT_DONE
+
+
+@click.command(epilog="Example: pktrace explain fixtures/service-chain 1184")
+@click.argument("run")
+@click.argument("trajectory", type=int, metavar="ID")
+@click.option("--json", "as_json", is_flag=True, help="Print the explanation as JSON.")
+def explain(run: str, trajectory: int, as_json: bool) -> int:
+    """Tell the life of one packet: every sighting, every changed field, and why the verdict is what it is.
+
+    ID is the number in the column `trajectory` of trajectories.parquet.
+    """
+    analysis = analysis_of(run)
+    from pktrace.report.explain import explain_packet
+
+    explanation = explain_packet(analysis, trajectory)
+    if as_json:
+        click.echo(json.dumps(explanation.as_dict(), indent=2, ensure_ascii=False))
+    else:
+        explanation.print(sys.stdout)
+    return EXIT_DONE

@@ -1,0 +1,39 @@
+"""pktrace observe: any captures to an observations table, without a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pktrace.cli.narration import tell
+from pktrace.errors import EXIT_DAMAGED_OR_UNDECIDED, EXIT_DONE
+
+
+@click.command(epilog="Example: pktrace observe uplink.pcapng vnic.pcap -o observations.parquet")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option(
+    "-o", "--output", default="observations.parquet", show_default=True, metavar="FILE", help="The Parquet file to write."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print counts and the ledger as JSON.")
+def observe(files: tuple[str, ...], output: str, as_json: bool) -> int:
+    """Decode captures into an observations table: a row per packet in file order, unknown packets with null fields."""
+    from pktrace.observations.observe import observe_files
+    from pktrace.observations.table import observations_table
+    from pktrace.report.results import metadata_of, write_table
+
+    observations = observe_files(list(files))
+    write_table(observations_table(observations), Path(output), metadata_of(observations))
+    ledger = [
+        {"counter": counter.name, "capture": capture, "severity": counter.severity, "count": count, "sentence": counter.sentence}
+        for counter, _, capture, count in observations.ledger.rows()
+    ]
+    if as_json:
+        import json
+
+        click.echo(json.dumps({"packets": len(observations.rows), "output": output, "ledger": ledger}, indent=2))
+    else:
+        for entry in ledger:
+            tell(f"{entry['counter']}: {entry['count']:,} in {entry['capture']}. {entry['sentence']}")
+        tell(f"{len(observations.rows):,} packets of {len(files)} files in {output}")
+    return EXIT_DAMAGED_OR_UNDECIDED if observations.damaged else EXIT_DONE

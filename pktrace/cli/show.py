@@ -1,0 +1,74 @@
+"""pktrace latency, rules and losses: one table of an analysis, without writing results."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import click
+
+from pktrace.cli.narration import analysis_of
+
+
+def _rows(rows: list[dict[str, Any]]) -> None:
+    click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+
+
+@click.command(epilog="Example: pktrace latency fixtures/service-chain")
+@click.argument("run")
+@click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
+def latency(run: str, as_json: bool) -> int:
+    """Latency per stage and direction (mode 0): N, mean, median, p99, max, share of the whole."""
+    analysis = analysis_of(run)
+    from pktrace.findings.criteria import exit_code
+
+    if as_json:
+        from pktrace.findings.tables import latency_table
+
+        _rows(latency_table(analysis).to_pylist())
+    else:
+        from pktrace.report.terminal import print_latency
+
+        print_latency(analysis, sys.stdout)
+    return exit_code(analysis)
+
+
+@click.command(epilog="Example: pktrace rules fixtures/service-chain")
+@click.argument("run")
+@click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
+def rules(run: str, as_json: bool) -> int:
+    """What each rule says, what the filter did, and the data plane's own counter (mode 1)."""
+    analysis = analysis_of(run)
+    from pktrace.findings.criteria import exit_code
+
+    if as_json:
+        from pktrace.findings.tables import rules_table
+
+        _rows(rules_table(analysis).to_pylist())
+    else:
+        from pktrace.report.terminal import print_rules
+
+        print_rules(analysis, sys.stdout)
+    return exit_code(analysis)
+
+
+@click.command(epilog="Example: pktrace losses fixtures/service-chain")
+@click.argument("run")
+@click.option("--json", "as_json", is_flag=True, help="Print the losses per stage as JSON.")
+def losses(run: str, as_json: bool) -> int:
+    """Lost packets by the stage where they were lost, apart from what the captures lost or cannot tell."""
+    analysis = analysis_of(run)
+    from pktrace.findings.criteria import exit_code
+
+    code = exit_code(analysis)
+    if as_json:
+        from pktrace.findings.summary import summary
+
+        paths = summary(analysis, code)["paths"]
+        _rows([{"path": name, **loss} for name, path in paths.items() for loss in path["losses"]])
+    else:
+        from pktrace.report.terminal import print_losses
+
+        print_losses(analysis, sys.stdout)
+    return code

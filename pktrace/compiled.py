@@ -1,0 +1,102 @@
+"""How the numba kernels are compiled and cached.
+
+numba writes compiled functions beside the source or into a folder of the user, and notices a change only in
+the file of the function itself, not in the functions that it calls from other files. So the kernels have a
+cache folder of their own, named after the state of all kernel sources: a changed source gets a new folder,
+a read-only installation works, and the user's other numba functions are left alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numba
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+# The packages that hold kernels; a change in any of them invalidates all of them (together about 8 s).
+_KERNEL_PACKAGES = ("capture", "decode", "trajectories", "verdicts")
+_KEPT_CACHES = 4
+_MARKER = "complete"
+
+
+def _state_of_sources() -> str:
+    package = Path(__file__).parent
+    state = hashlib.sha256(numba.__version__.encode())
+    for folder in _KERNEL_PACKAGES:
+        for source in sorted((package / folder).glob("*.py")):
+            status = source.stat()
+            state.update(f"{folder}/{source.name} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return state.hexdigest()[:16]
+
+
+def _cache_folder() -> Path | None:
+    """A writable folder for compiled kernels, or None where there is none (then every run compiles)."""
+    bases = [os.environ.get("NUMBA_CACHE_DIR"), os.environ.get("XDG_CACHE_HOME")]
+    home = os.path.expanduser("~")
+    candidates = [Path(base) / "pktrace" for base in bases if base]
+    if home != "~":
+        candidates.append(Path(home) / ".cache" / "pktrace")
+    candidates.append(Path(tempfile.gettempdir()) / f"pktrace-{os.getuid()}")
+    for candidate in candidates:
+        folder = candidate / f"kernels-{_state_of_sources()}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            owner = folder.stat().st_uid
+        except OSError:
+            continue
+        # Compiled code is loaded from here: never from a folder that another user could write.
+        if owner == os.getuid() and os.access(folder, os.W_OK):
+            return folder
+    return None
+
+
+_FOLDER = _cache_folder()
+
+
+def kernel(function: _Function) -> _Function:
+    """Compile a plain loop over packets with numba on first call; releases the GIL; cached on disk."""
+    before = numba.config.CACHE_DIR
+    try:
+        if _FOLDER is not None:
+            numba.config.CACHE_DIR = str(_FOLDER)
+        return numba.njit(cache=_FOLDER is not None, nogil=True, error_model="numpy")(function)  # type: ignore[no-any-return]
+    finally:
+        numba.config.CACHE_DIR = before
+
+
+def inlined(function: _Function) -> _Function:
+    """Compile a small function that only kernels call; it is compiled into them and not cached by itself."""
+    return numba.njit(nogil=True, error_model="numpy")(function)  # type: ignore[no-any-return]
+
+
+def must_compile() -> bool:
+    """True when no run has completed yet with these kernel sources, so that this one compiles them."""
+    return not numba.config.DISABLE_JIT and (_FOLDER is None or not (_FOLDER / _MARKER).exists())
+
+
+def compiled_all() -> None:
+    """Remember that a whole run has compiled its kernels; drop the caches of older sources."""
+    if _FOLDER is None or numba.config.DISABLE_JIT:
+        return
+    try:
+        (_FOLDER / _MARKER).touch()
+        older = sorted(
+            (folder for folder in _FOLDER.parent.glob("kernels-*") if folder != _FOLDER),
+            key=lambda folder: folder.stat().st_mtime_ns,
+            reverse=True,
+        )
+        for folder in older[_KEPT_CACHES - 1 :]:
+            for file in folder.rglob("*"):
+                if file.is_file():
+                    file.unlink()
+            for child in sorted(folder.rglob("*"), reverse=True):
+                child.rmdir()
+            folder.rmdir()
+    except OSError:
+        return  # another process tidies up at the same time; the cache is only a convenience

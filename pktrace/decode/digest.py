@@ -1,0 +1,99 @@
+"""The digest: a 64 bit hash of the bytes of a packet that stay the same along its path (RFC 5475 6.2.4).
+
+In: addresses, protocol, IP identification and fragment position, length of the transport segment, transport header,
+and the first payload bytes. Out: what routing and offloads rewrite (RFC 5475 6.2.1.1): TTL, DSCP/ECN, checksums,
+link layer, VLAN, IPv4 options, IPv6 flow label. All points must hash the same bytes, so the shortest capture of the
+run bounds how many bytes after the network header's beginning are used (`kept`).
+
+The mixing rounds are those of xxHash64; equal digests by chance: n^2 / 2^65, that is 4e-5 for 40 million packets.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pktrace.compiled import inlined, kernel
+from pktrace.decode.rows import HAS_IP
+
+PAYLOAD_BYTES = 64
+UNBOUNDED = np.int64(1 << 40)
+
+_P1 = np.uint64(0x9E3779B185EBCA87)
+_P2 = np.uint64(0xC2B2AE3D27D4EB4F)
+_P3 = np.uint64(0x165667B19E3779F9)
+
+
+@inlined
+def _mix(state, value):  # type: ignore[no-untyped-def]
+    state = state + value * _P2
+    state = (state << np.uint64(31)) | (state >> np.uint64(33))
+    return state * _P1
+
+
+@kernel
+def shortest_kept(rows):  # type: ignore[no-untyped-def]
+    """What the snap length left, over all IP packets that were cut by it.
+
+    Returns:
+        (bytes kept from the network header on, payload bytes kept); UNBOUNDED where no packet was cut.
+    """
+    kept = UNBOUNDED
+    payload = UNBOUNDED
+    for number in range(len(rows)):
+        row = rows[number]
+        if row["has"] & HAS_IP and row["captured_length"] < row["length"]:
+            captured = np.int64(row["captured_length"])
+            if captured < np.int64(row["ip_end"]):
+                kept = min(kept, captured - np.int64(row["l3"]))
+                payload = min(payload, max(np.int64(0), captured - np.int64(row["payload"])))
+    return kept, payload
+
+
+@kernel
+def digest(data, rows, kept):  # type: ignore[no-untyped-def]
+    """Fill `digest` of the rows of one capture file, over at most `kept` bytes from the network header on."""
+    for number in range(len(rows)):
+        row = rows[number]
+        if not row["has"] & HAS_IP:
+            continue
+        start = row["byte_offset"]
+        l4 = np.int64(row["l4"])
+        end = np.int64(row["ip_end"])
+        state = _P3 + np.uint64(row["ip_version"])
+        state = _mix(state, row["source_high"])
+        state = _mix(state, row["source_low"])
+        state = _mix(state, row["destination_high"])
+        state = _mix(state, row["destination_low"])
+        fragment = (np.uint64(row["fragment_offset"]) << np.uint64(8)) | np.uint64(row["more_fragments"])
+        state = _mix(state, (np.uint64(row["ip_id"]) << np.uint64(32)) | fragment)
+        state = _mix(state, (np.uint64(row["protocol"]) << np.uint64(32)) | np.uint64(max(np.int64(0), end - l4)))
+        if l4 > 0:
+            stop = min(np.int64(row["payload"]) + PAYLOAD_BYTES, end)
+            stop = min(stop, np.int64(row["l3"]) + kept)
+            stop = min(stop, np.int64(row["captured_length"]))
+            checksum = np.int64(-2)
+            if row["fragment_offset"] == 0:
+                protocol = row["protocol"]
+                if protocol == 6:
+                    checksum = l4 + 16
+                elif protocol == 17 or protocol == 136:
+                    checksum = l4 + 6
+                elif protocol == 1 or protocol == 58:
+                    checksum = l4 + 2
+            value = np.uint64(0)
+            shift = np.uint64(0)
+            for at in range(l4, stop):
+                if at != checksum and at != checksum + 1:
+                    value |= np.uint64(data[start + at]) << shift
+                shift += np.uint64(8)
+                if shift == np.uint64(64):
+                    state = _mix(state, value)
+                    value = np.uint64(0)
+                    shift = np.uint64(0)
+            state = _mix(state, value)
+        state ^= state >> np.uint64(33)
+        state *= _P2
+        state ^= state >> np.uint64(29)
+        state *= _P3
+        state ^= state >> np.uint64(32)
+        row["digest"] = state

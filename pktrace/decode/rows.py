@@ -1,0 +1,68 @@
+"""The decoded row: what the kernels write for each packet, and which of its fields the packet has."""
+
+from __future__ import annotations
+
+import numpy as np
+
+# Addresses are two 64 bit halves; an IPv4 address is in the low half. `l3`, `l4` and `payload` are offsets from the
+# packet's first captured byte; `ip_end` is where the IP header says that the packet ends, which excludes padding.
+ROW = np.dtype(
+    [
+        ("frame", np.int64),
+        ("byte_offset", np.int64),
+        ("ts_ns", np.int64),
+        ("source_high", np.uint64),
+        ("source_low", np.uint64),
+        ("destination_high", np.uint64),
+        ("destination_low", np.uint64),
+        ("digest", np.uint64),
+        ("captured_length", np.uint32),
+        ("length", np.uint32),
+        ("has", np.uint32),
+        ("ip_id", np.uint32),
+        ("tcp_seq", np.uint32),
+        ("tcp_ack", np.uint32),
+        ("payload_length", np.uint32),
+        ("l3", np.uint32),
+        ("l4", np.uint32),
+        ("payload", np.uint32),
+        ("ip_end", np.uint32),
+        ("point", np.int32),
+        ("capture", np.int32),
+        ("interface", np.int32),
+        ("sport", np.uint16),
+        ("dport", np.uint16),
+        ("fragment_offset", np.uint16),
+        ("tcp_flags", np.uint16),
+        ("icmp_id", np.uint16),
+        ("icmp_seq", np.uint16),
+        ("vlan", np.uint16),
+        ("ip_version", np.uint8),
+        ("protocol", np.uint8),
+        ("ttl", np.uint8),
+        ("dscp", np.uint8),
+        ("more_fragments", np.uint8),
+        ("icmp_type", np.uint8),
+        ("icmp_code", np.uint8),
+        ("direction", np.uint8),
+    ],
+    align=True,
+)
+
+# Bits of `has`: the groups of fields that a packet has, and how far it could be decoded.
+HAS_TIME = 1
+HAS_IP = 2
+HAS_ID = 4
+HAS_FRAGMENT = 8
+HAS_PORTS = 16
+HAS_TCP = 32
+HAS_ICMP = 64
+HAS_ECHO = 128
+HAS_PAYLOAD = 256
+HAS_VLAN = 512
+NOT_IP = 1024
+CUT_HEADER = 2048
+MALFORMED = 4096
+UNKNOWN_LINK = 8192
+BAD_TIME = 16384
+UNKNOWN_INTERFACE = 32768

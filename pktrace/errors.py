@@ -1,0 +1,56 @@
+"""The errors that pktrace raises on purpose: one root, children named by whose fault it is.
+
+Every message is one line that names the file, the place in it, and the next thing to try.
+"""
+
+from __future__ import annotations
+
+EXIT_DONE = 0
+EXIT_CRITERION_FAILED = 1
+EXIT_USAGE = 2
+EXIT_DAMAGED_OR_UNDECIDED = 3
+EXIT_INTEGRITY = 4
+EXIT_INTERNAL = 70
+EXIT_INTERRUPTED = 130
+
+
+class PktraceError(Exception):
+    """Root of all errors that pktrace raises on purpose."""
+
+    exit_code = EXIT_INTERNAL
+
+
+class RunFileError(PktraceError):
+    """run.toml is wrong: names the file, the key and the fix."""
+
+    exit_code = EXIT_USAGE
+
+    def __init__(self, path: object, key: str, problem: str) -> None:
+        self.path = str(path)
+        self.key = key
+        where = f"{self.path}: {key}" if key else self.path
+        super().__init__(f"{where}: {problem}")
+
+
+class CaptureFileError(PktraceError):
+    """A file is no capture, or cannot be read: names the file and the byte offset."""
+
+    exit_code = EXIT_USAGE
+
+    def __init__(self, path: object, offset: int | None, problem: str) -> None:
+        self.path = str(path)
+        self.offset = offset
+        where = self.path if offset is None else f"{self.path}: byte {offset}"
+        super().__init__(f"{where}: {problem}")
+
+
+class CallerError(PktraceError):
+    """The caller asked for something that does not exist or does not fit (no such run, no such packet)."""
+
+    exit_code = EXIT_USAGE
+
+
+class OutputError(PktraceError):
+    """Results cannot be written (folder not writable, disk full)."""
+
+    exit_code = EXIT_USAGE

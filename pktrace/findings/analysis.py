@@ -1,0 +1,110 @@
+"""The whole way from a run to its findings, step by step, and what the steps yield together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from pktrace.findings.tallies import RuleTally, tally_rules
+from pktrace.latency.stages import StageLatency, differences
+from pktrace.ledger import Ledger
+from pktrace.observations.observe import Observations, observe_run
+from pktrace.rules.expect import Expected, expected_treatment
+from pktrace.run.context import counter_packets
+from pktrace.run.model import Run
+from pktrace.trajectories.follow import follow_packets
+from pktrace.trajectories.model import UNSEEN, Trajectories
+from pktrace.verdicts.verdicts import Verdicts, judge_trajectories
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Everything that is known of a run; `ledger` holds all that was not used."""
+
+    run: Run
+    observations: Observations
+    trajectories: Trajectories
+    expected: Expected
+    verdicts: Verdicts
+    counters: dict[str, int]
+    ledger: Ledger
+
+    @cached_property
+    def latencies(self) -> list[StageLatency]:
+        """Latency of every stage of every path, then end to end."""
+        return stage_latencies(self.verdicts)
+
+    @cached_property
+    def rule_tallies(self) -> list[RuleTally]:
+        """How each rule was treated by the filter."""
+        return tally_rules(self.verdicts, self.counters)
+
+
+def analyze_run(run: Run) -> Analysis:
+    """Read, follow and judge a whole run."""
+    return analyze_observations(observe_run(run))
+
+
+def analyze_observations(observations: Observations) -> Analysis:
+    """Follow and judge observations of a run."""
+    return analyze_trajectories(follow_packets(observations))
+
+
+def analyze_trajectories(trajectories: Trajectories) -> Analysis:
+    """Judge trajectories."""
+    run = trajectories.run
+    expected = expected_treatment(trajectories)
+    counters = counter_packets(run.folder)
+    verdicts = judge_trajectories(trajectories, expected, counters)
+    ledger = trajectories.observations.ledger.merged(trajectories.ledger)
+    if run.window is not None and len(trajectories):
+        first = trajectories.first_rows["ts_ns"]
+        ledger.add("outside_window", int(((first < run.window[0]) | (first > run.window[1])).sum()))
+    for rule in run.rules:
+        if rule.counter is not None and rule.counter not in counters:
+            ledger.add("counter_missing")
+    return Analysis(run, trajectories.observations, trajectories, expected, verdicts, counters, ledger)
+
+
+def stage_latencies(verdicts: Verdicts) -> list[StageLatency]:
+    """Per path: its stages in order, the bypass where there is a detour, then end to end."""
+    trajectories = verdicts.trajectories
+    found: list[StageLatency] = []
+    nothing = np.zeros(0, np.int64)
+    for number, path in enumerate(trajectories.run.paths):
+        for stage in path.stage_numbers():
+            a, b = path.ends_of(stage)
+            same = bool(verdicts.trust.same_clock[number, stage])
+            values = differences(trajectories, verdicts.crossed(number, stage), a, b) if same else nothing
+            found.append(
+                StageLatency(
+                    number, stage, path.stage_name(stage), a, b, np.sort(values),
+                    len(verdicts.lost_in(number, stage)),
+                    int(verdicts.trust.error_ns[number, stage]) if same else None,
+                )  # fmt: skip
+            )
+        if len(path.points) > 1:
+            found.append(_end_to_end(verdicts, number))
+    return found
+
+
+def _end_to_end(verdicts: Verdicts, number: int) -> StageLatency:
+    """First to last point of the delivered packets."""
+    trajectories = verdicts.trajectories
+    path = trajectories.run.paths[number]
+    last = len(path.points) - 1
+    cover = [trajectories.observations.coverage[path.points[at]] for at in (0, last)]
+    clocks = [trajectories.clocks.clock[path.points[at]] for at in (0, last)]
+    mine = trajectories.path == number
+    delivered = np.flatnonzero(mine & verdicts.packets_with("delivered"))
+    values: np.ndarray[Any, Any] = np.zeros(0, np.int64)
+    error = None
+    if clocks[0] == clocks[1]:
+        times = trajectories.raw_times[delivered]
+        values = differences(trajectories, delivered[times[:, 0] != UNSEEN], 0, last)
+        error = cover[0].resolution_ns + cover[1].resolution_ns
+    lost = int((mine & verdicts.packets_with("lost")).sum())
+    return StageLatency(number, None, "end to end", 0, last, np.sort(values), lost, error)

@@ -1,0 +1,97 @@
+"""summary.json: the findings in one small document (design, section 6)."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pktrace.findings.analysis import Analysis
+from pktrace.findings.tables import latency_table, ledger_table, rules_table
+from pktrace.findings.tallies import basis_counts, fate_counts, stage_losses
+from pktrace.schema import SCHEMA_VERSION
+from pktrace.version import __version__
+
+
+def summary(analysis: Analysis, exit_code: int) -> dict[str, Any]:
+    """The summary as plain values; everything in it is a count, a time in ns or a name."""
+    run, verdicts, trajectories = analysis.run, analysis.verdicts, analysis.trajectories
+    losses = stage_losses(verdicts)
+    paths = {}
+    for number, path in enumerate(run.paths):
+        fates = fate_counts(verdicts, number)
+        mine = trajectories.path == number
+        paths[path.name] = {
+            "trajectories": sum(fates.values()),
+            "fates": fates,
+            "basis": basis_counts(verdicts, number),
+            "ambiguous_candidates": int((trajectories.candidates[mine] > 1).sum()),
+            "duplicates": int(trajectories.duplicates[mine].sum()),
+            "losses": [
+                {
+                    "stage": loss.stage,
+                    "stage_name": path.stage_name(loss.stage),
+                    "lost": loss.lost,
+                    "late": loss.late,
+                    "undetermined": loss.undetermined,
+                    "unobserved": loss.unobserved,
+                }
+                for loss in losses
+                if loss.path == number
+            ],
+        }
+    owner = trajectories.owner
+    return {
+        "schema": SCHEMA_VERSION,
+        "pktrace_version": __version__,
+        "run": {
+            "name": run.name,
+            "description": run.description,
+            "run_toml_sha256": run.run_toml_sha256,
+            "captures": {
+                name: digest
+                for name, digest in zip(analysis.observations.captures, analysis.observations.sha256, strict=True)
+            },
+        },
+        "observations": {
+            "total": len(owner),
+            "placed": int((owner >= 0).sum()),
+            "not_placed": int((owner < 0).sum()),
+        },
+        "points": {
+            point.name: {
+                "packets": cover.packets,
+                "first_ns": cover.first_ns,
+                "last_ns": cover.last_ns,
+                "capture_start_ns": cover.start_ns,
+                "capture_end_ns": cover.end_ns,
+                "dropped": cover.dropped,
+                "unread": cover.unread,
+                "cut": cover.cut,
+                "clock": point.clock,
+                "clock_offset_ns": int(trajectories.clocks.offset_ns[number]),
+            }
+            for number, (point, cover) in enumerate(zip(run.points, analysis.observations.coverage, strict=True))
+        },
+        "paths": paths,
+        "latency": latency_table(analysis).to_pylist(),
+        "rules": rules_table(analysis).to_pylist(),
+        "ledger": ledger_table(analysis).to_pylist(),
+        "parameters": {
+            "loss_threshold_ns": run.threshold_ns,
+            "window_ns": list(run.window) if run.window else None,
+            "digest_payload_bytes": analysis.observations.digest_payload_bytes,
+            "wait_ns": {
+                path.name: {
+                    path.stage_name(stage): int(verdicts.trust.wait[number, stage]) for stage in path.stage_numbers()
+                }
+                for number, path in enumerate(run.paths)
+            },
+            "clocks": sorted({point.clock for point in run.points}),
+        },
+        "exit_code": exit_code,
+    }
+
+
+def summary_json(document: dict[str, Any]) -> str:
+    """The document as text, the same bytes for the same document."""
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"

@@ -1,0 +1,181 @@
+"""Counts over packets: fates, losses by stage, and how the filter treated each rule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pktrace.rules.expect import NO_RULE, rules_of_path
+from pktrace.run.model import Condition, Network, Run
+from pktrace.schema import BASES, FATES, RULE_VERDICTS, VERDICTS
+from pktrace.verdicts.verdicts import Verdicts, reached_filter
+
+
+@dataclass(frozen=True)
+class RuleTally:
+    """One rule on one path (`rule` None: packets that hit no rule), with its counts and the conclusion."""
+
+    path: int
+    rule: int | None
+    action: str
+    matched: int
+    counts: dict[str, int]  # by schema.RULE_VERDICTS
+    counter: str | None
+    counter_packets: int | None
+    status: str
+
+
+@dataclass(frozen=True)
+class StageLoss:
+    """Losses of one stage of one path."""
+
+    path: int
+    stage: int
+    lost: int
+    late: int
+    undetermined: int
+    unobserved: int
+    crossed: int
+
+
+def fate_counts(verdicts: Verdicts, path: int) -> dict[str, int]:
+    """Packets of a path by fate; they add up to all its trajectories."""
+    counts = np.bincount(verdicts.fate[verdicts.trajectories.path == path], minlength=len(FATES))
+    return {name: int(counts[code]) for code, name in enumerate(FATES)}
+
+
+def basis_counts(verdicts: Verdicts, path: int) -> dict[str, int]:
+    """Packets of a path by how they were matched."""
+    trajectories = verdicts.trajectories
+    counts = np.bincount(trajectories.basis[trajectories.path == path], minlength=len(BASES))
+    return {name: int(counts[code]) for code, name in enumerate(BASES) if counts[code]}
+
+
+def stage_losses(verdicts: Verdicts) -> list[StageLoss]:
+    """What happened at every stage of every path."""
+    found = []
+    for number, path in enumerate(verdicts.trajectories.run.paths):
+        mine = verdicts.trajectories.path == number
+        for stage in path.stage_numbers():
+            verdict = verdicts.stage_verdict[mine, stage]
+            counts = {name: int((verdict == code).sum()) for code, name in enumerate(VERDICTS)}
+            lost = mine & (verdicts.lost_stage == stage)
+            found.append(
+                StageLoss(
+                    number,
+                    stage,
+                    int(lost.sum()),
+                    int((lost & (verdicts.stage_verdict[:, stage] == VERDICTS.index("lost")) & (verdicts.reason == 1)).sum()),
+                    counts["undetermined"],
+                    counts["unobserved"],
+                    counts["crossed"],
+                )
+            )
+    return found
+
+
+def tally_rules(verdicts: Verdicts, counters: dict[str, int]) -> list[RuleTally]:
+    """Every rule on its path, in file order, then the path's default on paths with a filter."""
+    run = verdicts.trajectories.run
+    reached = reached_filter(verdicts)
+    found: list[RuleTally] = []
+    for number, path in enumerate(run.paths):
+        indices: list[int] = []
+        for index, _ in rules_of_path(run, number):
+            if index not in indices:
+                indices.append(index)
+        if not indices and not path.has_detour:
+            continue
+        mine = reached & (verdicts.trajectories.path == number)
+        for place, index in enumerate([*indices, NO_RULE]):
+            chosen = mine & (verdicts.expected.rule == index)
+            counts = np.bincount(
+                verdicts.rule_verdict[chosen & (verdicts.rule_verdict < len(RULE_VERDICTS))],
+                minlength=len(RULE_VERDICTS),
+            )
+            by_name = {name: int(counts[code]) for code, name in enumerate(RULE_VERDICTS)}
+            matched = int(chosen.sum())
+            rule = run.rules[index] if index != NO_RULE else None
+            counter = rule.counter if rule is not None and rule.path == number else None
+            told = counters.get(counter) if counter is not None else None
+            fitting = verdicts.expected.fitting.get((number, index), 0)
+            earlier = [run.rules[other].condition for other in indices[:place]]
+            shadowed = rule is not None and matched == 0 and (fitting > 0 or _covered(rule.condition, earlier))
+            found.append(
+                RuleTally(
+                    number,
+                    None if rule is None else index,
+                    path.default if rule is None else rule.action,
+                    matched,
+                    by_name,
+                    counter,
+                    told,
+                    _status(matched, by_name, told, shadowed),
+                )
+            )
+    return found
+
+
+def _status(matched: int, counts: dict[str, int], told: int | None, shadowed: bool) -> str:
+    """Violated if a packet was certainly treated wrongly; verified if all were treated rightly, the counter agreeing."""
+    if any(counts[name] for name in ("false_punt", "false_forward", "missed_drop", "false_drop")):
+        return "violated"
+    if matched == 0:
+        if told:
+            return "undetermined"  # the data plane counted packets that no point saw
+        return "shadowed" if shadowed else "not_exercised"
+    if counts["hit"] == matched and (told is None or told == matched):
+        return "verified"
+    return "undetermined"
+
+
+def _covered(condition: Condition, earlier: Sequence[Condition]) -> bool:
+    """Whether one earlier condition fits every packet that this one fits (so that it can never be hit)."""
+    return any(_wider(other, condition) for other in earlier)
+
+
+def _wider(wide: Condition, narrow: Condition) -> bool:
+    return (
+        _values_within(narrow.protocols, wide.protocols)
+        and _networks_within(narrow.sources, wide.sources)
+        and _networks_within(narrow.destinations, wide.destinations)
+        and _ranges_within(narrow.sports, wide.sports)
+        and _ranges_within(narrow.dports, wide.dports)
+        and _ranges_within(narrow.icmp_types, wide.icmp_types)
+    )
+
+
+def _values_within(narrow: Sequence[Any] | None, wide: Sequence[Any] | None) -> bool:
+    if wide is None:
+        return True
+    return narrow is not None and set(narrow) <= set(wide)
+
+
+def _ranges_within(narrow: Sequence[tuple[int, int]] | None, wide: Sequence[tuple[int, int]] | None) -> bool:
+    if wide is None:
+        return True
+    return narrow is not None and all(any(a <= low and high <= b for a, b in wide) for low, high in narrow)
+
+
+def _networks_within(narrow: Sequence[Network] | None, wide: Sequence[Network] | None) -> bool:
+    if wide is None:
+        return True
+    return narrow is not None and all(any(_inside(one, other) for other in wide) for one in narrow)
+
+
+def _inside(one: Network, other: Network) -> bool:
+    return (
+        one.version == other.version
+        and one.mask_high & other.mask_high == other.mask_high
+        and one.mask_low & other.mask_low == other.mask_low
+        and one.high & other.mask_high == other.high
+        and one.low & other.mask_low == other.low
+    )
+
+
+def path_name(run: Run, path: int) -> str:
+    """Name of a path by its index."""
+    return run.paths[path].name

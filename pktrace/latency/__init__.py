@@ -1,0 +1,1 @@
+"""Latency per stage and end to end."""

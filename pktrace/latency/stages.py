@@ -1,0 +1,96 @@
+"""Latency of every packet at every stage, and its statistics.
+
+Percentiles follow RFC 2330 11.3: the smallest observed value x with F(x) >= p, where lost packets count as infinite
+(RFC 7679 5); one that falls on a lost packet is undefined, here None. Times are taken at the first sightings.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pktrace.trajectories.model import UNSEEN, Trajectories
+
+Array = np.ndarray[Any, Any]
+# (column, numerator, denominator) of each percentile: integers, so that the rank is exact.
+PERCENTILES = (("median_ns", 50, 100), ("p90_ns", 90, 100), ("p99_ns", 99, 100), ("p999_ns", 999, 1000))
+
+
+@dataclass(frozen=True)
+class StageLatency:
+    """Latencies of one stage of one path, or of the whole path (`stage` None), in ns, sorted."""
+
+    path: int
+    stage: int | None
+    name: str
+    from_position: int
+    to_position: int
+    values: Array
+    lost: int
+    error_ns: int | None
+
+    @property
+    def mean(self) -> float | None:
+        """Mean of the latencies in ns; None for an empty sample."""
+        return float(self.values.mean()) if len(self.values) else None
+
+
+def percentile(ordered: Array, lost: int, numerator: int, denominator: int) -> int | None:
+    """Smallest x with F(x) >= numerator / denominator, over the values and `lost` infinite ones (RFC 2330 11.3).
+
+    Args:
+        ordered: latencies in ns, sorted.
+
+    Returns:
+        An observed value; None for an empty sample or where the percentile falls on a lost packet.
+    """
+    total = len(ordered) + lost
+    rank = -(-numerator * total // denominator)
+    if total == 0 or rank > len(ordered):
+        return None
+    return int(ordered[max(rank, 1) - 1])
+
+
+def differences(trajectories: Trajectories, which: Array, a: int, b: int) -> Array:
+    """Raw time differences between positions a and b of the chosen packets seen at both, ns, never clipped."""
+    times = trajectories.raw_times[which]
+    both = (times[:, a] != UNSEEN) & (times[:, b] != UNSEEN)
+    found: Array = times[both, b] - times[both, a]
+    return found
+
+
+def summary_row(latency: StageLatency, share: float | None) -> dict[str, Any]:
+    """The statistics of one stage, by the column names of the latency table."""
+    values = latency.values
+    row: dict[str, Any] = {
+        "count": len(values),
+        "lost": latency.lost,
+        "min_ns": int(values[0]) if len(values) else None,
+        "mean_ns": round(latency.mean) if latency.mean is not None else None,
+        "stddev_ns": round(float(values.std(ddof=1))) if len(values) > 1 else None,
+        "max_ns": int(values[-1]) if len(values) else None,
+        "share": share,
+        "error_ns": latency.error_ns,
+    }
+    for column, numerator, denominator in PERCENTILES:
+        row[column] = percentile(values, latency.lost, numerator, denominator)
+    return row
+
+
+def shares(stages: list[StageLatency]) -> list[float | None]:
+    """Mean of each stage over the sum of the stage means of its path; None where a mean is missing or all are 0."""
+    totals: dict[int, float] = {}
+    for stage in stages:
+        if stage.stage is not None and stage.mean is not None:
+            totals[stage.path] = totals.get(stage.path, 0.0) + stage.mean
+    found: list[float | None] = []
+    for stage in stages:
+        total = totals.get(stage.path, 0.0)
+        if stage.stage is None or stage.mean is None or total == 0 or not math.isfinite(total):
+            found.append(None)
+        else:
+            found.append(stage.mean / total)
+    return found

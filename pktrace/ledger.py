@@ -1,0 +1,84 @@
+"""The ledger: everything that an analysis does not use is counted here, by declared name.
+
+A counter has a severity and a sentence, so that a reader knows what it means for the results:
+`info` (nothing is lost), `data_loss` (packets may be missing that were there), `error` (the input is damaged).
+Unknown is not zero: where a number cannot be known, a counter says that it is unknown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+Severity = Literal["info", "data_loss", "error"]
+
+
+@dataclass(frozen=True)
+class Counter:
+    """One declared kind of thing that is counted."""
+
+    name: str
+    severity: Severity
+    sentence: str
+
+
+_DECLARED = (
+    Counter("capture_cut", "error", "The file ends in the middle of a block or packet; it is used up to the cut."),
+    Counter("capture_corrupt", "error", "A block or record has an impossible length; reading stopped there."),
+    Counter("capture_drops", "data_loss", "Packets that the capture tool says it dropped."),
+    Counter("capture_drops_unknown", "info", "The capture does not say how many packets it dropped."),
+    Counter("capture_unread", "data_loss", "Packets received by the capture filter but not in the file (unread tail)."),
+    Counter("unknown_block", "info", "Blocks of a type that holds no packets for us; skipped."),
+    Counter("unknown_link_type", "data_loss", "Packets of a link type that is not decoded; rows with null fields."),
+    Counter("unknown_interface", "error", "Packets that name an interface the file does not describe."),
+    Counter("no_timestamp", "data_loss", "Packets without a time stamp (simple packet blocks); not followed."),
+    Counter("timestamp_out_of_range", "error", "Packets whose time does not fit 64 bit nanoseconds; not followed."),
+    Counter("not_ip", "info", "Frames that are not IP (ARP, LLDP and the like); not followed."),
+    Counter("malformed_ip", "info", "IP packets whose headers contradict themselves; decoded as far as they make sense."),
+    Counter("cut_header", "info", "Packets whose headers were not captured whole (snap length); fields are null."),
+    Counter("other_interface", "info", "Packets of interfaces of the file that the point does not name; not used."),
+    Counter("other_direction", "info", "Packets of the direction that the point does not ask for; not used."),
+    Counter("no_path", "info", "IP packets that fit no path where they were first seen; not followed."),
+    Counter("off_path", "info", "Sightings of a followed packet at a point that is not on its path; not used."),
+    Counter("outside_window", "info", "Followed packets first seen outside the window in which all points captured."),
+    Counter("clock_unknown", "data_loss", "Points whose clock offset could not be estimated from certain matches."),
+    Counter("counter_missing", "info", "Rules that name a data-plane counter which context/ does not hold."),
+    Counter("kernel_drops_absent", "info", "The run has no record of kernel drops (no second witness)."),
+)
+DECLARED = {counter.name: counter for counter in _DECLARED}
+
+
+class Ledger:
+    """Counts by (counter, point, capture file). Adding zero records nothing."""
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[str, str | None, str | None], int] = {}
+
+    def add(self, counter: str, count: int = 1, *, point: str | None = None, capture: str | None = None) -> None:
+        """Add to a declared counter; an undeclared name is a programming error (KeyError)."""
+        if counter not in DECLARED:
+            raise KeyError(counter)
+        if count:
+            key = (counter, point, capture)
+            self._counts[key] = self._counts.get(key, 0) + int(count)
+
+    def merged(self, other: Ledger) -> Ledger:
+        """A new ledger with the counts of both."""
+        both = Ledger()
+        for source in (self, other):
+            for (counter, point, capture), count in source._counts.items():
+                both.add(counter, count, point=point, capture=capture)
+        return both
+
+    def total(self, counter: str) -> int:
+        """Sum of one counter over all points and files."""
+        return sum(count for key, count in self._counts.items() if key[0] == counter)
+
+    def rows(self) -> Iterator[tuple[Counter, str | None, str | None, int]]:
+        """All counts, worst severity first, then by name, point and file."""
+        rank = {"error": 0, "data_loss": 1, "info": 2}
+        for (name, point, capture), count in sorted(
+            self._counts.items(), key=lambda item: (rank[DECLARED[item[0][0]].severity], *map(str, item[0]))
+        ):
+            yield DECLARED[name], point, capture, count

@@ -1,0 +1,175 @@
+"""What a notebook uses: the steps of an analysis as functions, tables as polars frames, plots as Axes."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from pktrace.findings import tables
+from pktrace.findings.analysis import Analysis, analyze_trajectories
+from pktrace.observations import observe as observing
+from pktrace.observations.table import observations_table
+from pktrace.report.explain import Explanation, explain_packet
+from pktrace.run.model import Run
+from pktrace.run.runfile import load_run as _load_run
+from pktrace.trajectories import model
+from pktrace.trajectories.follow import follow_packets
+
+if TYPE_CHECKING:
+    import polars as pl
+    import pyarrow as pa
+    from matplotlib.axes import Axes
+
+
+def _frame(table: pa.Table) -> pl.DataFrame:
+    import polars as pl
+
+    frame = pl.from_arrow(table)
+    assert isinstance(frame, pl.DataFrame)  # noqa: S101 - a table never becomes a series
+    return frame
+
+
+@dataclass(frozen=True)
+class Observations:
+    """Every packet seen at every point. `frame`: the observations table as a polars frame."""
+
+    values: observing.Observations = field(repr=False)
+
+    @cached_property
+    def frame(self) -> pl.DataFrame:
+        """A row per packet per point (docs/tables.md)."""
+        return _frame(observations_table(self.values))
+
+    def __len__(self) -> int:
+        return len(self.values.rows)
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """Every packet followed. `frame`: the trajectories table as a polars frame."""
+
+    values: model.Trajectories = field(repr=False)
+
+    @cached_property
+    def analysis(self) -> Analysis:
+        """The judged trajectories."""
+        return analyze_trajectories(self.values)
+
+    @cached_property
+    def frame(self) -> pl.DataFrame:
+        """A row per packet followed (docs/tables.md)."""
+        return _frame(tables.trajectories_table(self.analysis))
+
+    def explain(self, trajectory: int) -> Explanation:
+        """The life of one packet: every sighting, every changed field, and why the verdict is what it is."""
+        return explain_packet(self.analysis, trajectory)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What is concluded. `frame`: a row per packet per stage; `rules`: a row per rule; `losses`: lost packets."""
+
+    analysis: Analysis = field(repr=False)
+
+    @cached_property
+    def frame(self) -> pl.DataFrame:
+        """The stages table: a row per packet per stage (docs/tables.md)."""
+        return _frame(tables.stages_table(self.analysis))
+
+    @cached_property
+    def rules(self) -> pl.DataFrame:
+        """The rules table (docs/tables.md)."""
+        return _frame(tables.rules_table(self.analysis))
+
+    @cached_property
+    def fates(self) -> pl.DataFrame:
+        """Packets by path and fate; they add up to all trajectories."""
+        frame = _frame(tables.trajectories_table(self.analysis))
+        return frame.group_by("path", "fate").len("packets").sort("path", "fate")
+
+    @cached_property
+    def ledger(self) -> pl.DataFrame:
+        """What was counted and not used (docs/tables.md)."""
+        return _frame(tables.ledger_table(self.analysis))
+
+
+@dataclass(frozen=True)
+class LatencyPlots:
+    """Plots of the latency of a run."""
+
+    analysis: Analysis = field(repr=False)
+
+    def ecdf(self, path: str | None = None, ax: Axes | None = None) -> Axes:
+        """ECDF of each stage of a path (the first path by default), on the given axes or new ones."""
+        from pktrace.report.plots import draw_ecdf
+
+        return draw_ecdf(ax if ax is not None else _axes(), self.analysis, self._path(path))
+
+    def waterfall(self, path: str | None = None, ax: Axes | None = None) -> Axes:
+        """Mean of each stage of a path, one after the other."""
+        from pktrace.report.plots import draw_waterfall
+
+        return draw_waterfall(ax if ax is not None else _axes(), self.analysis, self._path(path))
+
+    def _path(self, name: str | None) -> int:
+        names = [path.name for path in self.analysis.run.paths]
+        if not names:
+            raise ValueError("the run has no path")
+        if name is None:
+            return 0
+        if name not in names:
+            raise ValueError(f"there is no path {name!r}; paths are {', '.join(names)}")
+        return names.index(name)
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Latency per stage. `frame`: the latency table as a polars frame; `plot`: its plots."""
+
+    analysis: Analysis = field(repr=False)
+
+    @cached_property
+    def frame(self) -> pl.DataFrame:
+        """A row per stage, and one end to end, per path (docs/tables.md)."""
+        return _frame(tables.latency_table(self.analysis))
+
+    @property
+    def plot(self) -> LatencyPlots:
+        """Plots as matplotlib Axes."""
+        return LatencyPlots(self.analysis)
+
+
+def load_run(location: str | os.PathLike[str]) -> Run:
+    """Read and check a run folder. Raises CallerError or RunFileError with a one-line message."""
+    return _load_run(location)
+
+
+def observe(run: Run) -> Observations:
+    """Read and decode all captures of a run."""
+    return Observations(observing.observe_run(run))
+
+
+def follow(observations: Observations) -> Trajectories:
+    """Follow every packet along its path."""
+    return Trajectories(follow_packets(observations.values))
+
+
+def judge(trajectories: Trajectories) -> Verdicts:
+    """Judge every packet at every stage."""
+    return Verdicts(trajectories.analysis)
+
+
+def stage_latency(trajectories: Trajectories) -> Latency:
+    """Latency of every stage and end to end."""
+    return Latency(trajectories.analysis)
+
+
+def _axes() -> Any:
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(layout="constrained")[1]

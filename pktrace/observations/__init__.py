@@ -1,0 +1,1 @@
+"""Observations: every packet that was seen, at every point, with what the captures say of themselves."""

@@ -1,0 +1,52 @@
+"""Which packets fit a condition (a rule, or the `match` of a path), by their decoded headers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from pktrace.decode import rows as field
+from pktrace.run.model import Condition, Network
+
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
+
+
+def fits(condition: Condition, rows: np.ndarray[Any, Any]) -> Mask:
+    """Boolean per row: every field that the condition names fits by any of its values.
+
+    A packet without ports (a later fragment, ICMP) never fits a condition that names ports; non-IP never fits.
+    """
+    found: Mask = rows["has"] & field.HAS_IP != 0
+    if condition.protocols is not None:
+        found &= np.isin(rows["protocol"], condition.protocols)
+    for networks, name in ((condition.sources, "source"), (condition.destinations, "destination")):
+        if networks is not None:
+            found &= _in_networks(networks, rows, name)
+    for ranges, name, bit in (
+        (condition.sports, "sport", field.HAS_PORTS),
+        (condition.dports, "dport", field.HAS_PORTS),
+        (condition.icmp_types, "icmp_type", field.HAS_ICMP),
+    ):
+        if ranges is not None:
+            found &= rows["has"] & bit != 0
+            found &= _in_ranges(ranges, rows[name])
+    return found
+
+
+def _in_networks(networks: Iterable[Network], rows: np.ndarray[Any, Any], name: str) -> Mask:
+    found = np.zeros(len(rows), bool)
+    for network in networks:
+        inside = rows["ip_version"] == network.version
+        inside &= rows[f"{name}_high"] & np.uint64(network.mask_high) == np.uint64(network.high)
+        inside &= rows[f"{name}_low"] & np.uint64(network.mask_low) == np.uint64(network.low)
+        found |= inside
+    return found
+
+
+def _in_ranges(ranges: Iterable[tuple[int, int]], values: np.ndarray[Any, Any]) -> Mask:
+    found = np.zeros(len(values), bool)
+    for low, high in ranges:
+        found |= (values >= low) & (values <= high)
+    return found

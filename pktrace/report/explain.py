@@ -1,0 +1,272 @@
+"""The life of one packet: every sighting, every changed field, and why the verdict is what it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import IO, Any
+
+from rich.text import Text
+
+from pktrace.decode import rows as field
+from pktrace.errors import CallerError
+from pktrace.findings.analysis import Analysis
+from pktrace.observations.table import address_text
+from pktrace.report.terminal import _table, console
+from pktrace.report.words import clock_time, date_time, microseconds, plural, safe
+from pktrace.run.conditions import PROTOCOL_NAMES
+from pktrace.schema import BASES, FATES, REASONS, RULE_VERDICTS, TREATMENTS, VERDICTS
+from pktrace.verdicts.judge import NONE
+
+# Fields that routing and offloads may change on the way, and that the digest therefore leaves out.
+_WATCHED = (
+    ("ttl", field.HAS_IP),
+    ("dscp", field.HAS_IP),
+    ("vlan", field.HAS_VLAN),
+    ("length", 0),
+    ("captured_length", 0),
+)
+
+_WHY_FATE = {
+    "delivered": "it was seen at the last point of its path",
+    "lost": "the next point's capture ran on long enough after it and has not seen it",
+    "partial": "part of its bytes was lost",
+    "dropped": "its rule says drop, and no later point saw it",
+    "absorbed": "the service may answer or swallow packets of its rule, and it was not seen after the service",
+    "injected": "no point before the service saw it, though they were capturing",
+    "undetermined": "the captures cannot show whether it was lost",
+    "ambiguous": "it cannot be told apart from other packets",
+}
+_WHY_REASON = {
+    "late": "it came later than the loss threshold",
+    "outside_window": "it was seen when not every point was certainly capturing",
+    "waiting_time": "the next point's capture ended before the waiting time was over",
+    "capture_drops": "a capture that could have seen it next dropped packets",
+    "capture_cut": "a capture that could have seen it next is damaged and ends before",
+    "clock_unknown": "the clocks of the points cannot be compared",
+    "filter_dropped": "the filter's own drop counters account for exactly the packets that vanished there",
+}
+_WHY_BASIS = {
+    "exact": "addresses, ports, IP ID, transport header and payload are the same at every point, and no other packet has them",
+    "order": "other packets have the same bytes within the loss threshold; they were told apart by their order",
+}
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """One sighting of the packet, with what happened on the way to it."""
+
+    position: int | None  # None: a duplicate
+    point: str
+    ts_ns: int | None
+    since_previous_ns: int | None
+    capture: str
+    frame: int | None
+    changes: tuple[str, ...]
+    stage: str | None
+    verdict: str | None
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One packet's life; `str()` gives what `pktrace explain` prints."""
+
+    trajectory: int
+    path: str
+    packet: str
+    fate: str
+    sightings: tuple[Sighting, ...]
+    because: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "trajectory": self.trajectory,
+            "path": self.path,
+            "packet": self.packet,
+            "fate": self.fate,
+            "sightings": [dict(vars(sighting)) for sighting in self.sightings],
+            "because": list(self.because),
+        }
+
+    def __str__(self) -> str:
+        import io
+
+        text = io.StringIO()
+        self.print(text)
+        return text.getvalue()
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(str(self))
+
+    def print(self, stream: IO[str]) -> None:
+        """Write the life of the packet to a stream."""
+        out = console(stream)
+        out.print(Text(f"Packet {self.trajectory} on path {self.path}: {self.fate}", style="bold"))
+        out.print(self.packet)
+        out.print()
+        table = _table(
+            "Sightings",
+            [("point", "left"), ("time, UTC", "left"), ("+ µs", "right"), ("frame", "left"), ("what happened", "left")],
+        )
+        for sighting in self.sightings:
+            happened = []
+            if sighting.stage is not None:
+                happened.append(f"{sighting.stage}: {sighting.verdict}" + (f" ({sighting.reason})" if sighting.reason else ""))
+            happened.extend(sighting.changes)
+            table.add_row(
+                sighting.point,
+                clock_time(sighting.ts_ns) if sighting.ts_ns is not None else "not seen",
+                microseconds(sighting.since_previous_ns) if sighting.since_previous_ns is not None else "",
+                f"{safe(sighting.capture)} {sighting.frame}" if sighting.frame is not None else "",
+                "; ".join(happened),
+            )
+        out.print(table)
+        out.print()
+        for line in self.because:
+            out.print(line)
+
+
+def explain_packet(analysis: Analysis, trajectory: int) -> Explanation:
+    """Explain one packet.
+
+    Args:
+        trajectory: its number, as in trajectories.parquet.
+
+    Raises:
+        CallerError: there is no such trajectory.
+    """
+    trajectories, verdicts, run = analysis.trajectories, analysis.verdicts, analysis.run
+    if not 0 <= trajectory < len(trajectories):
+        known = f"they run from 0 to {len(trajectories) - 1}" if len(trajectories) else "this run has none"
+        raise CallerError(f"there is no packet {trajectory}; {known}")
+    path = run.paths[int(trajectories.path[trajectory])]
+    fate = FATES[int(verdicts.fate[trajectory])]
+    return Explanation(
+        trajectory=trajectory,
+        path=path.name,
+        packet=_packet_line(analysis, trajectory),
+        fate=_fate_line(analysis, trajectory, fate),
+        sightings=tuple(_sightings(analysis, trajectory)),
+        because=tuple(_because(analysis, trajectory, fate)),
+    )
+
+
+def _packet_line(analysis: Analysis, trajectory: int) -> str:
+    row = analysis.trajectories.first_rows[trajectory]
+    has = int(row["has"])
+    ends = []
+    for side, port in (("source", "sport"), ("destination", "dport")):
+        address = address_text(int(row["ip_version"]), int(row[f"{side}_high"]), int(row[f"{side}_low"]))
+        if has & field.HAS_PORTS:
+            address = f"[{address}]:{row[port]}" if row["ip_version"] == 6 else f"{address}:{row[port]}"
+        ends.append(address)
+    protocol = PROTOCOL_NAMES.get(int(row["protocol"]), f"protocol {row['protocol']}")
+    parts = [f"IPv{row['ip_version']} {protocol} {ends[0]} > {ends[1]}"]
+    if has & field.HAS_ID:
+        parts.append(f"IP ID {row['ip_id']}")
+    if has & field.HAS_TCP:
+        parts.append(f"seq {row['tcp_seq']}, ack {row['tcp_ack']}, flags 0x{int(row['tcp_flags']):03x}")
+    if has & field.HAS_ICMP:
+        parts.append(f"type {row['icmp_type']} code {row['icmp_code']}")
+    if has & field.HAS_ECHO:
+        parts.append(f"id {row['icmp_id']} seq {row['icmp_seq']}")
+    parts.append(f"{row['length']} bytes")
+    return f"{', '.join(parts)}; first seen {date_time(int(row['ts_ns']))}"
+
+
+def _fate_line(analysis: Analysis, trajectory: int, fate: str) -> str:
+    stage = int(analysis.verdicts.lost_stage[trajectory])
+    if stage < 0:
+        return fate
+    path = analysis.run.paths[int(analysis.trajectories.path[trajectory])]
+    a, b = (analysis.run.points[path.points[at]].name for at in path.ends_of(stage))
+    return f"{fate} in stage {stage} {path.stage_name(stage)}, between {a} and {b}"
+
+
+def _sightings(analysis: Analysis, trajectory: int) -> list[Sighting]:
+    trajectories, verdicts, run = analysis.trajectories, analysis.verdicts, analysis.run
+    rows = analysis.observations.rows
+    path = run.paths[int(trajectories.path[trajectory])]
+    arriving: dict[int, int] = {}  # position -> the stage with a verdict that ends there
+    for stage in path.stage_numbers():
+        if verdicts.stage_verdict[trajectory, stage] != NONE:
+            arriving[path.ends_of(stage)[1]] = stage
+    found: list[Sighting] = []
+    previous: Any = None
+    for position, point in enumerate(path.points):
+        row_number = int(trajectories.seen[trajectory, position])
+        stage_here = arriving.get(position)
+        if row_number < 0 and stage_here is None:
+            continue
+        row = rows[row_number] if row_number >= 0 else None
+        same = previous is None or run.points[previous["point"]].clock == run.points[point].clock
+        since = int(row["ts_ns"] - previous["ts_ns"]) if row is not None and previous is not None and same else None
+        found.append(
+            Sighting(
+                position,
+                run.points[point].name,
+                int(row["ts_ns"]) if row is not None else None,
+                since,
+                analysis.observations.captures[row["capture"]] if row is not None else "",
+                int(row["frame"]) if row is not None else None,
+                _changes(previous, row) if row is not None and previous is not None else (),
+                path.stage_name(stage_here) if stage_here is not None else None,
+                VERDICTS[int(verdicts.stage_verdict[trajectory, stage_here])] if stage_here is not None else None,
+                REASONS[int(verdicts.stage_reason[trajectory, stage_here])] if stage_here is not None else None,
+            )
+        )
+        previous = row if row is not None else previous
+    owned = set((trajectories.owner == trajectory).nonzero()[0].tolist())
+    for extra in sorted(owned - set(trajectories.seen[trajectory].tolist())):
+        row = rows[extra]
+        capture = analysis.observations.captures[row["capture"]]
+        point_name = run.points[row["point"]].name
+        note = ("a further copy (duplicate)",)
+        found.append(
+            Sighting(None, point_name, int(row["ts_ns"]), None, capture, int(row["frame"]), note, None, None, None)
+        )
+    return found
+
+
+def _changes(before: Any, after: Any) -> tuple[str, ...]:
+    """Watched fields that differ between two sightings."""
+    found = []
+    for name, bit in _WATCHED:
+        had, has = (not bit or bool(row["has"] & bit) for row in (before, after))
+        if had and has and before[name] != after[name]:
+            found.append(f"{name} {before[name]} to {after[name]}")
+        elif had != has:
+            found.append(f"{name} {'added' if has else 'removed'}")
+    return tuple(found)
+
+
+def _because(analysis: Analysis, trajectory: int, fate: str) -> list[str]:
+    trajectories, verdicts, run = analysis.trajectories, analysis.verdicts, analysis.run
+    path_number = int(trajectories.path[trajectory])
+    path = run.paths[path_number]
+    lines = [f"Fate {fate}: {_WHY_FATE[fate]}."]
+    reason = REASONS[int(verdicts.reason[trajectory])]
+    if reason is not None:
+        lines.append(f"Reason {reason}: {_WHY_REASON[reason]}.")
+    stage = int(verdicts.lost_stage[trajectory])
+    if stage >= 0 and reason != "late":
+        wait = int(verdicts.trust.wait[path_number, stage])
+        end = path.ends_of(stage)[1]
+        last = int(trajectories.times[trajectory, int(verdicts.last_at[trajectory])])
+        ran_on = int(verdicts.trust.end[path_number, end]) - last
+        lines.append(
+            f"Waited: {run.points[path.points[end]].name} was captured for {ran_on / 1e6:,.3f} ms after it was last seen; "
+            f"{wait / 1e6:,.3f} ms were needed (10 x the stage's largest certain delay, at most the loss threshold)."
+        )
+    rule = int(analysis.expected.rule[trajectory])
+    action = TREATMENTS[int(analysis.expected.action[trajectory])]
+    said = f"rule {run.rules[rule].id} says {action}" if rule >= 0 else f"no rule fits, the path's default is {action}"
+    verdict, observed = int(verdicts.rule_verdict[trajectory]), int(verdicts.observed[trajectory])
+    did = f"the filter did {TREATMENTS[observed]}" if observed != NONE else "what the filter did cannot be seen"
+    judged = f": {RULE_VERDICTS[verdict]}" if verdict != NONE else ""
+    lines.append(f"Rule: {said}; {did}{judged}.")
+    basis = BASES[int(trajectories.basis[trajectory])]
+    candidates = int(trajectories.candidates[trajectory])
+    lines.append(f"Matched by {basis}: {_WHY_BASIS.get(basis, basis)} ({plural(candidates, 'candidate')}).")
+    return lines

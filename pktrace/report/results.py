@@ -1,0 +1,118 @@
+"""Writes results/: Parquet tables, summary.json and plots, each under its final name only when it is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pktrace import schema
+from pktrace.errors import OutputError
+from pktrace.findings.analysis import Analysis
+from pktrace.findings.summary import summary_json
+from pktrace.findings.tables import all_tables
+from pktrace.observations.observe import Observations
+from pktrace.version import __version__
+
+_PARTIAL = ".partial"
+_ROW_GROUP = 1 << 19
+# Hashes do not repeat, so a dictionary of them would only be overhead; times are sorted, so their differences are small.
+_PLAIN = {"digest"}
+_DELTA = {"ts_ns", "first_ns", "frame", "byte_offset", "trajectory"}
+
+
+def write_results(
+    analysis: Analysis, folder: Path, summary: dict[str, Any], figures: Callable[[Path], list[Path]] | None = None
+) -> list[Path]:
+    """Write all results of an analysis.
+
+    Args:
+        folder: made if missing; existing files of the same names are replaced one by one.
+        figures: writes the plots into a folder and returns their paths; None for no plots.
+
+    Returns:
+        The files written.
+
+    Raises:
+        OutputError: the folder cannot be written or the disk is full; no half-written file is left under its name.
+    """
+    written = []
+    metadata = metadata_of(analysis.observations)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, table in all_tables(analysis).items():
+            with _whole(folder / f"{name}.parquet") as partial:
+                write_parquet(table, partial, metadata)
+            written.append(folder / f"{name}.parquet")
+        if figures is not None:
+            (folder / "plots").mkdir(exist_ok=True)
+            written.extend(figures(folder / "plots"))
+        with _whole(folder / "summary.json") as partial:
+            partial.write_text(summary_json(summary), encoding="utf-8")
+        written.append(folder / "summary.json")
+    except OSError as problem:
+        raise OutputError(f"{problem.filename or folder}: cannot write results: {problem.strerror or problem}") from None
+    return written
+
+
+def write_table(table: pa.Table, path: Path, metadata: dict[str, str]) -> None:
+    """Write one table under its final name, whole or not at all.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    try:
+        with _whole(path) as partial:
+            write_parquet(table, partial, metadata)
+    except OSError as problem:
+        raise OutputError(f"{path}: cannot write: {problem.strerror or problem}") from None
+
+
+def metadata_of(observations: Observations) -> dict[str, str]:
+    """Key-value metadata of every file: versions, the run, and the hashes of what went in."""
+    found = {
+        "pktrace.schema_version": str(schema.SCHEMA_VERSION),
+        "pktrace.version": __version__,
+        "pktrace.digest_payload_bytes": str(observations.digest_payload_bytes),
+    }
+    if observations.run is not None:
+        found["pktrace.run"] = observations.run.name
+        found["pktrace.input.sha256:run.toml"] = observations.run.run_toml_sha256
+    for name, digest in zip(observations.captures, observations.sha256, strict=True):
+        found[f"pktrace.input.sha256:{name}"] = digest
+    return found
+
+
+def write_parquet(table: pa.Table, path: Path, metadata: dict[str, str]) -> None:
+    """Write one Parquet file: zstd, the same bytes for the same table."""
+    table = table.replace_schema_metadata({key: value.encode() for key, value in metadata.items()})
+    names = table.column_names
+    delta = {name: "DELTA_BINARY_PACKED" for name in names if name in _DELTA}
+    pq.write_table(
+        table,
+        path,
+        compression="zstd",
+        row_group_size=_ROW_GROUP,
+        use_dictionary=[name for name in names if name not in _PLAIN and name not in _DELTA],
+        column_encoding=delta or None,
+        write_page_index=True,
+        store_schema=True,
+    )
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A name to write to; renamed to `path` when all went well, removed otherwise."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}{_PARTIAL}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise

@@ -1,0 +1,46 @@
+"""How values are written for people: durations, counts, times, and text that comes from outside."""
+
+from __future__ import annotations
+
+import datetime
+
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+
+
+def microseconds(ns: float | None, digits: int = 2) -> str:
+    """A duration in microseconds, such as 195.02; a dash where it is unknown."""
+    return "–" if ns is None else f"{ns / 1000:,.{digits}f}"
+
+
+def count(value: int | None) -> str:
+    """A number of packets; a dash where it is unknown, since unknown is not zero."""
+    return "–" if value is None else f"{value:,}"
+
+
+def percent(share: float | None) -> str:
+    """A share as percent; a dash where it is undefined."""
+    return "–" if share is None else f"{100 * share:.1f} %"
+
+
+def clock_time(ns: int) -> str:
+    """Time of day in UTC with all nine digits."""
+    return f"{_seconds(ns):%H:%M:%S}.{ns % 10**9:09d}"
+
+
+def date_time(ns: int) -> str:
+    """Date and time in UTC with all nine digits."""
+    return f"{_seconds(ns):%Y-%m-%d %H:%M:%S}.{ns % 10**9:09d} UTC"
+
+
+def _seconds(ns: int) -> datetime.datetime:
+    return _EPOCH + datetime.timedelta(seconds=ns // 10**9)
+
+
+def safe(text: str) -> str:
+    """Text from outside (file names, names in captures) without control characters that a terminal would obey."""
+    return "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text)
+
+
+def plural(number: int, word: str) -> str:
+    """`1 packet`, `2 packets`."""
+    return f"{number:,} {word}{'' if number == 1 else 's'}"

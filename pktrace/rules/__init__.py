@@ -1,0 +1,1 @@
+"""Rules: what the filter should do with each packet."""

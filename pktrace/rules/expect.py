@@ -1,0 +1,68 @@
+"""Expected treatment of each packet: the first rule of its path that fits its headers, else the path's default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pktrace.observations.headers import fits
+from pktrace.run.model import Run
+from pktrace.schema import TREATMENTS
+from pktrace.trajectories.model import Trajectories
+
+NO_RULE = -1
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Per trajectory: `rule` (index into the run's rules or NO_RULE), `action` (code of schema.TREATMENTS),
+    `absorbed` (the service may answer or swallow the packet); per (path, rule): how many packets of the path fit the
+    rule at all, also where an earlier rule wins (`fitting`)."""
+
+    rule: np.ndarray[Any, Any]
+    action: np.ndarray[Any, Any]
+    absorbed: np.ndarray[Any, Any]
+    fitting: dict[tuple[int, int], int]
+
+
+def rules_of_path(run: Run, path: int) -> list[tuple[int, bool]]:
+    """(rule, reversed) of a path, in file order.
+
+    A stateful rule holds for both directions of the conversation: on its own path, and with source and destination
+    exchanged on every path that can carry out its action.
+    """
+    found = []
+    for number, rule in enumerate(run.rules):
+        if rule.path == path:
+            found.append((number, False))
+        if rule.stateful and (rule.action != "punt" or run.paths[path].has_detour):
+            found.append((number, True))
+    return found
+
+
+def expected_treatment(trajectories: Trajectories) -> Expected:
+    """What the filter should do with each packet, by its headers where it was first seen on the path."""
+    run = trajectories.run
+    rows = trajectories.first_rows
+    count = len(trajectories)
+    rule_of = np.full(count, NO_RULE, np.int32)
+    action = np.zeros(count, np.uint8)
+    absorbed = np.zeros(count, bool)
+    fitting: dict[tuple[int, int], int] = {}
+    for number, path in enumerate(run.paths):
+        mine = np.flatnonzero(trajectories.path == number)
+        action[mine] = TREATMENTS.index(path.default)
+        headers = rows[mine]
+        free = np.ones(len(mine), bool)
+        for index, backwards in rules_of_path(run, number):
+            rule = run.rules[index]
+            fit = fits(rule.condition.reversed() if backwards else rule.condition, headers)
+            fitting[number, index] = fitting.get((number, index), 0) + int(fit.sum())
+            chosen = mine[fit & free]
+            free &= ~fit
+            rule_of[chosen] = index
+            action[chosen] = TREATMENTS.index(rule.action)
+            absorbed[chosen] = rule.absorbed
+    return Expected(rule_of, action, absorbed, fitting)

@@ -1,0 +1,1 @@
+"""A run on disk: what run.toml says, checked, and what context/ holds."""

@@ -1,0 +1,66 @@
+"""What a run's context/ says that the analysis uses: the data plane's own counters, before and after."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+_LARGEST_FILE = 16 << 20
+_MOST_FILES = 1000
+_TEXT_COUNTER = re.compile(r"counter\s+\"?([^\s\"{]+)\"?\s*\{[^}]*?packets\s+(\d+)")
+
+
+def counter_packets(folder: Path) -> dict[str, int]:
+    """Packets that each named counter counted during the run.
+
+    Reads every JSON or text file in context/ whose name says counters or rule set: `nft -j list counters`,
+    `nft -j list ruleset`, `nft list counters`, or a plain JSON object of name to packets. Names that contain
+    "before" are subtracted from the others; a counter that is smaller after than before was reset in between,
+    and counts as it stands after.
+    """
+    before: dict[str, int] = {}
+    after: dict[str, int] = {}
+    context = folder / "context"
+    if not context.is_dir():
+        return {}
+    # Rule sets first, so that a list of counters, which is read closer to the end of the run, wins.
+    files = [file for file in sorted(context.iterdir())[:_MOST_FILES] if file.is_file()]
+    for word in ("rule", "counter"):
+        for file in files:
+            if word in file.name.lower() and not (word == "rule" and "counter" in file.name.lower()):
+                found = _counters(file)
+                (before if "before" in file.name.lower() else after).update(found)
+    return {
+        name: packets - before.get(name, 0) if packets >= before.get(name, 0) else packets
+        for name, packets in after.items()
+    }
+
+
+def _counters(file: Path) -> dict[str, int]:
+    try:
+        if file.stat().st_size > _LARGEST_FILE:
+            return {}
+        text = file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return {}
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        return {name: int(packets) for name, packets in _TEXT_COUNTER.findall(text)}
+    found: dict[str, int] = {}
+    if isinstance(document, dict) and isinstance(document.get("nftables"), list):
+        for entry in document["nftables"]:
+            counter = entry.get("counter") if isinstance(entry, dict) else None
+            if isinstance(counter, dict):
+                _keep(found, counter.get("name"), counter.get("packets"))
+    elif isinstance(document, dict):
+        for name, value in document.items():
+            _keep(found, name, value.get("packets") if isinstance(value, dict) else value)
+    return found
+
+
+def _keep(found: dict[str, int], name: Any, packets: Any) -> None:
+    if isinstance(name, str) and isinstance(packets, int) and not isinstance(packets, bool) and packets >= 0:
+        found[name] = packets

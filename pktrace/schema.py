@@ -1,0 +1,302 @@
+"""The tables that pktrace writes, declared once: name, type and a sentence per column.
+
+Types are chosen so that the files open unchanged in polars, pandas, DuckDB and Spark: integers for time (ns since
+the epoch), dictionary strings for names and addresses, no TIMESTAMP(NANOS), no float16. `docs/tables.md` and the
+field metadata in Parquet are generated from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+INT64 = pa.int64()
+INT32 = pa.int32()
+INT16 = pa.int16()
+UINT64 = pa.uint64()
+UINT32 = pa.uint32()
+UINT16 = pa.uint16()
+UINT8 = pa.uint8()
+BOOL = pa.bool_()
+FLOAT64 = pa.float64()
+STRING = pa.string()
+WORD = pa.dictionary(pa.int32(), pa.string())
+WORDS = pa.list_(pa.string())
+
+# Closed lists (design, section 5). The order is the numeric code inside the kernels: append only.
+VERDICTS = ("crossed", "lost", "unobserved", "undetermined", "ambiguous")
+FATES = ("delivered", "lost", "partial", "dropped", "absorbed", "injected", "undetermined", "ambiguous")
+REASONS = (
+    None,
+    "late",
+    "outside_window",
+    "waiting_time",
+    "capture_drops",
+    "capture_cut",
+    "clock_unknown",
+    "filter_dropped",
+)
+TREATMENTS = ("forward", "drop", "punt")
+RULE_VERDICTS = ("hit", "false_punt", "false_forward", "missed_drop", "false_drop", "unseen", "undetermined")
+BASES = ("packet_id", "exact", "order", "rewritten", "modified", "range")
+RULE_STATUSES = ("verified", "violated", "not_exercised", "shadowed", "undetermined")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its name, its Arrow type and what it says."""
+
+    name: str
+    type: Any
+    sentence: str
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """A table: its name, what a row is, its columns in order."""
+
+    name: str
+    row: str
+    columns: tuple[Column, ...]
+
+    def build(self, values: Mapping[str, Any]) -> pa.Table:
+        """A table from arrays by column name.
+
+        A value is an Arrow array, a NumPy array, a masked array (masked is null) or a list. Columns that are not
+        declared, or missing, are an error (KeyError): the declaration is the contract.
+        """
+        undeclared = set(values) - {column.name for column in self.columns}
+        if undeclared:
+            raise KeyError(f"{self.name}: columns not declared: {sorted(undeclared)}")
+        return pa.table(
+            [as_arrow(values[column.name], column.type) for column in self.columns], schema=self.arrow_schema()
+        )
+
+    def arrow_schema(self) -> pa.Schema:
+        """The Arrow schema, with the sentence of each column in its field metadata."""
+        return pa.schema(
+            [
+                pa.field(column.name, column.type, metadata={"description": column.sentence})
+                for column in self.columns
+            ]
+        )
+
+    def with_columns(self, extra: Sequence[Column]) -> TableSpec:
+        """The same table with further columns at the end (one per point, for instance)."""
+        return TableSpec(self.name, self.row, (*self.columns, *extra))
+
+
+# `pyarrow.array` imports pandas, where it is installed, to see whether it was given a series: that takes longer than a
+# whole small analysis. So arrays are made from their buffers.
+def as_arrow(values: Any, kind: Any) -> Any:
+    """One Arrow array of the given type from an Arrow array, a NumPy array (masked entries are null) or a list."""
+    if isinstance(values, (pa.Array, pa.ChunkedArray)):
+        return values if values.type == kind else values.cast(kind)
+    if kind == WORD:
+        return _dictionary(values)
+    if kind == STRING:
+        return _strings(values)
+    if not isinstance(values, np.ndarray):
+        absent = np.array([value is None for value in values], bool)
+        filled = [0 if value is None else value for value in values]
+        values = np.ma.MaskedArray(np.array(filled, kind.to_pandas_dtype()), absent)
+    mask = np.ma.getmaskarray(values) if isinstance(values, np.ma.MaskedArray) else None
+    plain = np.ascontiguousarray(np.asarray(values), dtype=kind.to_pandas_dtype())
+    data = np.packbits(plain, bitorder="little") if kind == BOOL else plain
+    return pa.Array.from_buffers(kind, len(plain), [_validity(mask), pa.py_buffer(data)])
+
+
+def _validity(mask: np.ndarray[Any, Any] | None) -> Any:
+    """The validity bitmap of Arrow: a set bit is a value; None where all are values."""
+    if mask is None or not mask.any():
+        return None
+    return pa.py_buffer(np.packbits(~mask, bitorder="little"))
+
+
+def _strings(values: Sequence[str | None]) -> Any:
+    encoded = [b"" if value is None else value.encode("utf-8", "replace") for value in values]
+    offsets = np.zeros(len(encoded) + 1, np.int32)
+    np.cumsum([len(text) for text in encoded], out=offsets[1:])
+    absent = np.array([value is None for value in values], bool)
+    buffers = [_validity(absent), pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded))]
+    return pa.Array.from_buffers(STRING, len(encoded), buffers)
+
+
+def _dictionary(values: Sequence[str | None]) -> Any:
+    distinct = list(dict.fromkeys(value for value in values if value is not None))
+    place = {value: number for number, value in enumerate(distinct)}
+    return words(np.array([-1 if value is None else place[value] for value in values], np.int64), distinct)
+
+
+def words(codes: np.ndarray[Any, Any], names: Sequence[str | None]) -> Any:
+    """Dictionary strings from integer codes; a code of a None name, or a negative code, is null."""
+    index = np.asarray(codes, dtype=np.int64)
+    place = np.full(len(names) + 1, -1, np.int32)  # the last entry serves all negative codes
+    place[[number for number, name in enumerate(names) if name is not None]] = np.arange(
+        sum(name is not None for name in names)
+    )
+    mapped = place[np.maximum(index, -1)]
+    return coded(mapped, mapped < 0, [name for name in names if name is not None])
+
+
+def coded(indices: np.ndarray[Any, Any], null: np.ndarray[Any, Any], texts: Sequence[str]) -> Any:
+    """Dictionary strings from int32 indices into `texts`, null where `null` is set."""
+    array = as_arrow(np.ma.MaskedArray(np.where(null, 0, indices).astype(np.int32), null), INT32)
+    return pa.DictionaryArray.from_arrays(array, _strings(texts))
+
+
+def no_words(count: int) -> Any:
+    """A column of empty lists of strings."""
+    offsets = as_arrow(np.zeros(count + 1, np.int32), INT32)
+    return pa.ListArray.from_arrays(offsets, _strings([]))
+
+
+OBSERVATIONS = TableSpec(
+    "observations",
+    "a packet seen once at one point",
+    (
+        Column("point", WORD, "The detection point where the packet was seen."),
+        Column("capture", WORD, "The capture file, relative to the run folder."),
+        Column("frame", INT64, "Number of the packet in that file, from 1, as Wireshark counts."),
+        Column("byte_offset", INT64, "Offset in the file of the packet's first captured byte."),
+        Column("ts_ns", INT64, "Time stamp of the capture, nanoseconds since the epoch, unchanged; null where the file has none."),
+        Column("captured_length", UINT32, "Bytes of the frame that are in the file."),
+        Column("length", UINT32, "Bytes of the frame on the wire."),
+        Column("ip_version", UINT8, "4 or 6."),
+        Column("protocol", UINT8, "IP protocol number, after IPv6 extension headers."),
+        Column("source", WORD, "Source address."),
+        Column("destination", WORD, "Destination address."),
+        Column("sport", UINT16, "Source port (TCP, UDP)."),
+        Column("dport", UINT16, "Destination port (TCP, UDP)."),
+        Column("ip_id", UINT32, "IPv4 identification, or that of the IPv6 fragment header."),
+        Column("ttl", UINT8, "IPv4 time to live or IPv6 hop limit."),
+        Column("dscp", UINT8, "Differentiated services code point."),
+        Column("fragment_offset", UINT16, "Offset of this fragment in bytes."),
+        Column("more_fragments", BOOL, "More fragments follow."),
+        Column("tcp_seq", UINT32, "TCP sequence number, as on the wire."),
+        Column("tcp_ack", UINT32, "TCP acknowledgment number, as on the wire."),
+        Column("tcp_flags", UINT16, "TCP flags, the 12 bits after the data offset."),
+        Column("icmp_type", UINT8, "ICMP or ICMPv6 type."),
+        Column("icmp_code", UINT8, "ICMP or ICMPv6 code."),
+        Column("icmp_id", UINT16, "Identifier of an echo request or reply."),
+        Column("icmp_seq", UINT16, "Sequence number of an echo request or reply."),
+        Column("payload_length", UINT32, "Bytes above the transport header, by the lengths in the IP header."),
+        Column("vlan", UINT16, "Outermost VLAN id."),
+        Column("tunnel", WORD, "Tunnel headers around the packet, outermost first."),
+        Column("digest", UINT64, "Hash of the bytes that stay the same along the path (RFC 5475 hash domain)."),
+        Column("trajectory", INT64, "The trajectory that owns this observation; null where none does."),
+    ),
+)
+
+TRAJECTORIES = TableSpec(
+    "trajectories",
+    "a packet followed along its path",
+    (
+        Column("trajectory", INT64, "Number of the trajectory, from 0 in order of first sighting."),
+        Column("path", WORD, "The path that it belongs to."),
+        Column("first_ns", INT64, "Time stamp of the first sighting."),
+        Column("source", WORD, "Source address where first seen."),
+        Column("destination", WORD, "Destination address where first seen."),
+        Column("protocol", UINT8, "IP protocol number."),
+        Column("sport", UINT16, "Source port where first seen."),
+        Column("dport", UINT16, "Destination port where first seen."),
+        Column("ip_id", UINT32, "IP identification where first seen."),
+        Column("length", UINT32, "Bytes of the frame where first seen."),
+        Column("fate", WORD, "What became of the packet: " + ", ".join(FATES) + "."),
+        Column("reason", WORD, "Why the fate is what it is, where that needs a reason."),
+        Column("lost_stage", INT16, "Number of the stage in which it was lost; null for every other fate."),
+        Column("last_point", WORD, "The last point of the path where it was seen."),
+        Column("rule", WORD, "The rule that its headers hit; null where none does."),
+        Column("expected_action", WORD, "What the filter should do with it: forward, drop or punt."),
+        Column("observed_action", WORD, "What the filter did with it; null where that cannot be seen."),
+        Column("rule_verdict", WORD, "Whether the filter treated it rightly: " + ", ".join(RULE_VERDICTS) + "."),
+        Column("basis", WORD, "How its sightings were matched: " + ", ".join(BASES) + "."),
+        Column("transforms", WORDS, "What changed in the packet on its way."),
+        Column("candidates", INT32, "Packets that could not be told apart within the loss threshold; 1 is certain."),
+        Column("sightings", INT32, "Observations that it owns, duplicates included."),
+        Column("duplicates", INT32, "Extra copies of the packet made on the way (RFC 5560: arrivals minus 1)."),
+    ),
+)
+
+STAGES = TableSpec(
+    "stages",
+    "a packet at one stage of its path",
+    (
+        Column("trajectory", INT64, "Number of the trajectory."),
+        Column("path", WORD, "The path."),
+        Column("stage", INT16, "Number of the stage on the path, from 0; a skipped detour is the last number."),
+        Column("stage_name", WORD, "Name of the stage."),
+        Column("from_point", WORD, "The point where the stage begins."),
+        Column("to_point", WORD, "The point where it ends."),
+        Column("verdict", WORD, "What we conclude: " + ", ".join(VERDICTS) + "."),
+        Column("reason", WORD, "Why."),
+        Column("latency_ns", INT64, "Time between the two first sightings; null unless seen at both on one clock."),
+        Column("error_ns", INT64, "Bound of the error of that time: the sum of both resolutions on one clock."),
+    ),
+)
+
+LATENCY = TableSpec(
+    "latency",
+    "a stage of a path, or a whole path",
+    (
+        Column("path", WORD, "The path."),
+        Column("stage", INT16, "Number of the stage; null for end to end."),
+        Column("stage_name", WORD, "Name of the stage."),
+        Column("from_point", WORD, "The point where it begins."),
+        Column("to_point", WORD, "The point where it ends."),
+        Column("count", INT64, "Packets that crossed it with a known latency."),
+        Column("lost", INT64, "Packets that were lost in it."),
+        Column("min_ns", INT64, "Smallest latency."),
+        Column("mean_ns", INT64, "Mean of the latencies, rounded."),
+        Column("stddev_ns", INT64, "Standard deviation of the sample (n - 1), rounded; null below 2 packets."),
+        Column("median_ns", INT64, "Median: an observed value, lost packets count as infinite (RFC 2330 11.3)."),
+        Column("p90_ns", INT64, "90th percentile, same rule; null where it falls on a lost packet."),
+        Column("p99_ns", INT64, "99th percentile, same rule."),
+        Column("p999_ns", INT64, "99.9th percentile, same rule."),
+        Column("max_ns", INT64, "Largest latency."),
+        Column("share", FLOAT64, "Mean of the stage over the sum of the stage means of the path."),
+        Column("error_ns", INT64, "Bound of the clock error of each latency."),
+    ),
+)
+
+RULES = TableSpec(
+    "rules",
+    "a rule on a path; the row without rule is the path's default",
+    (
+        Column("path", WORD, "The path."),
+        Column("rule", WORD, "The rule; null for packets that hit no rule."),
+        Column("action", WORD, "What it says: forward, drop or punt."),
+        Column("matched", INT64, "Packets at the filter's input that hit it first."),
+        Column("hit", INT64, "Packets that the filter treated so."),
+        Column("false_punt", INT64, "Punted though the rule says otherwise."),
+        Column("false_forward", INT64, "Forwarded though the rule says punt."),
+        Column("missed_drop", INT64, "Let through though the rule says drop."),
+        Column("false_drop", INT64, "Dropped by the filter, says a witness, though the rule says otherwise."),
+        Column("unseen", INT64, "Vanished at the filter without a witness."),
+        Column("undetermined", INT64, "Cannot be told (capture drops, edges)."),
+        Column("counter", WORD, "The data plane's own counter."),
+        Column("counter_packets", INT64, "What that counter counted during the run; null where unknown."),
+        Column("status", WORD, "Conclusion: " + ", ".join(RULE_STATUSES) + "."),
+    ),
+)
+
+LEDGER = TableSpec(
+    "ledger",
+    "something that was counted and not used",
+    (
+        Column("counter", WORD, "What was counted."),
+        Column("point", WORD, "At which point; null for the whole run."),
+        Column("capture", WORD, "In which file; null for the whole point."),
+        Column("severity", WORD, "info, data_loss or error."),
+        Column("count", INT64, "How many."),
+        Column("sentence", WORD, "What it means."),
+    ),
+)
+
+TABLES = (OBSERVATIONS, TRAJECTORIES, STAGES, LATENCY, RULES, LEDGER)

@@ -1,0 +1,110 @@
+"""The exact rung: observations with one key, at most one per visit of a point, are one packet.
+
+Rule: equal digests are the same packet if no point of its path saw the digest more often than the path visits it.
+Bound: wrong only where two packets with equal bytes were each missed by the captures of the other's points, or where
+two digests collide (n^2 / 2^65). Groups that a point saw more often are left to the order rung.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pktrace.compiled import inlined, kernel
+
+
+@inlined
+def place_one(members, first, last, times, points, path, visits, owner, seen, trajectory):  # type: ignore[no-untyped-def]
+    """Give members[first:last] to one trajectory; returns how many were off its path.
+
+    A point that the path visits twice and that saw the packet once: the sighting is the second visit if the packet
+    was seen earlier at a position between the two visits (a filter before and after the service).
+    """
+    off_path = 0
+    for index in range(first, last):
+        row = members[index]
+        position = visits[path, points[row], 0]
+        if position < 0:
+            off_path += 1
+            continue
+        owner[row] = trajectory
+        second = visits[path, points[row], 1]
+        if seen[trajectory, position] < 0:
+            seen[trajectory, position] = row
+        elif second >= 0 and seen[trajectory, second] < 0:
+            seen[trajectory, second] = row
+    for index in range(first, last):
+        row = members[index]
+        position = visits[path, points[row], 0]
+        if position < 0:
+            continue
+        second = visits[path, points[row], 1]
+        if second >= 0 and seen[trajectory, second] < 0 and seen[trajectory, position] == row:
+            between = False
+            for other in range(position + 1, second):
+                at = seen[trajectory, other]
+                between |= at >= 0 and times[at] < times[row]
+            if between:
+                seen[trajectory, second] = row
+                seen[trajectory, position] = -1
+    return off_path
+
+
+@inlined
+def group_path(members, first, last, paths):  # type: ignore[no-untyped-def]
+    """The path of the earliest member that has one, else -1; members are in order of time."""
+    for index in range(first, last):
+        if paths[members[index]] >= 0:
+            return np.int64(paths[members[index]])
+    return np.int64(-1)
+
+
+@inlined
+def repeats(members, first, last, points, path, visits, counts):  # type: ignore[no-untyped-def]
+    """Whether a point of the path saw more members than the path visits it; `counts` is scratch space of zeros."""
+    found = False
+    for index in range(first, last):
+        point = points[members[index]]
+        if visits[path, point, 0] < 0:
+            continue
+        counts[point] += 1
+        found |= counts[point] > (1 if visits[path, point, 1] < 0 else 2)
+    for index in range(first, last):
+        counts[points[members[index]]] = 0
+    return found
+
+
+@kernel
+def follow_unique(digests, members, times, points, paths, visits, owner, seen, path_of, repeated):  # type: ignore[no-untyped-def]
+    """Place all groups of equal digests without repeats.
+
+    Args:
+        digests: uint64 per row; members: row numbers sorted by (digest, time); times, points, paths: per row;
+        visits: of paths.visits; owner: int64 per row, -1, filled; seen: int64 (rows x positions), -1, filled;
+        path_of: int16 per trajectory, filled; repeated: int64, filled with the begin and end of repeated groups.
+
+    Returns:
+        (trajectories, numbers written to `repeated`, sightings off their path, packets without a path).
+    """
+    counts = np.zeros(visits.shape[1], np.int64)
+    trajectories = 0
+    left = 0
+    off_path = 0
+    no_path = 0
+    first = 0
+    while first < len(members):
+        last = first + 1
+        while last < len(members) and digests[members[last]] == digests[members[first]]:
+            last += 1
+        path = group_path(members, first, last, paths)
+        if path < 0:
+            no_path += last - first
+        elif repeats(members, first, last, points, path, visits, counts):
+            repeated[left] = first
+            repeated[left + 1] = last
+            left += 2
+        else:
+            off_path += place_one(members, first, last, times, points, path, visits, owner, seen, trajectories)
+            path_of[trajectories] = path
+            trajectories += 1
+        first = last
+    return trajectories, left, off_path, no_path

@@ -1,0 +1,71 @@
+"""What following yields: per packet, which observation is its sighting at each position of its path."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from pktrace.ledger import Ledger
+from pktrace.observations.observe import Observations
+from pktrace.run.model import Run
+
+UNSEEN = np.int64(-(1 << 63))  # in arrays of times: not seen at that position
+
+
+@dataclass(frozen=True)
+class Clocks:
+    """Offset of each point's clock against that of the first point, ns; 0 and `known` False where unknown."""
+
+    offset_ns: np.ndarray[Any, Any]  # int64 per point
+    clock: np.ndarray[Any, Any]  # int64 per point: points with equal numbers share a clock
+    known: np.ndarray[Any, Any]  # bool per point
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """All packets followed, in order of their first sighting.
+
+    Arrays of n packets: `path` (index into the run's paths), `seen` (n x longest path: row of the first sighting at
+    each position, -1 where not seen), `first_row`, `candidates`, `basis` (code of schema.BASES), `sightings`,
+    `duplicates`. `owner` has one entry per observation row: its trajectory or -1.
+    """
+
+    observations: Observations
+    run: Run
+    path: np.ndarray[Any, Any]
+    seen: np.ndarray[Any, Any]
+    first_row: np.ndarray[Any, Any]
+    candidates: np.ndarray[Any, Any]
+    basis: np.ndarray[Any, Any]
+    sightings: np.ndarray[Any, Any]
+    duplicates: np.ndarray[Any, Any]
+    owner: np.ndarray[Any, Any]
+    clocks: Clocks
+    ledger: Ledger
+
+    def __len__(self) -> int:
+        return len(self.path)
+
+    @cached_property
+    def raw_times(self) -> np.ndarray[Any, Any]:
+        """int64 n x longest path: time stamp at each position as captured, UNSEEN where not seen."""
+        return self._times(self.observations.rows["ts_ns"])
+
+    @cached_property
+    def times(self) -> np.ndarray[Any, Any]:
+        """As `raw_times`, on the clock of the first point (offsets removed)."""
+        rows = self.observations.rows
+        return self._times(rows["ts_ns"] - self.clocks.offset_ns[rows["point"]])
+
+    def _times(self, of_row: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        if not len(of_row):
+            return np.full(self.seen.shape, UNSEEN)
+        return np.where(self.seen >= 0, of_row[np.maximum(self.seen, 0)], UNSEEN)
+
+    @cached_property
+    def first_rows(self) -> np.ndarray[Any, Any]:
+        """The decoded rows of the first sightings."""
+        return self.observations.rows[self.first_row]

@@ -1,0 +1,42 @@
+"""Which path an observation may belong to, and the paths as arrays for the kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pktrace.decode import rows as field
+from pktrace.observations.headers import fits
+from pktrace.run.model import Run
+
+NO_PATH = -1
+
+
+def path_of_rows(run: Run, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """int16 per row: the first path, in file order, that visits the row's point and whose `match` fits; NO_PATH else.
+
+    Only IP packets with a time are followed.
+    """
+    found = np.full(len(rows), NO_PATH, np.int16)
+    usable = rows["has"] & (field.HAS_IP | field.HAS_TIME) == field.HAS_IP | field.HAS_TIME
+    for number, path in enumerate(run.paths):
+        visited = np.zeros(len(run.points) + 1, bool)
+        visited[list(path.points)] = True
+        free = usable & (found == NO_PATH) & visited[rows["point"]]
+        found[free & fits(path.condition, rows)] = number
+    return found
+
+
+def visits(run: Run) -> np.ndarray[Any, Any]:
+    """int64 (paths x points x 2): positions of the first and second visit of a point, -1 where there is none."""
+    table = np.full((max(1, len(run.paths)), len(run.points), 2), -1, np.int64)
+    for number, path in enumerate(run.paths):
+        for position, point in enumerate(path.points):
+            table[number, point, 0 if table[number, point, 0] < 0 else 1] = position
+    return table
+
+
+def longest(run: Run) -> int:
+    """Positions of the longest path."""
+    return max((len(path.points) for path in run.paths), default=1)

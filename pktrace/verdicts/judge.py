@@ -1,0 +1,218 @@
+"""The judging kernel: one packet after the other, from where it was seen to what is concluded.
+
+Logic: RFC 5644 6.2.4-6.2.5 (seen at both ends of a stage: crossed; seen before and not after: lost, if the capture
+after could have seen it; seen later: the capture between missed it) and RFC 7679/7680 (waiting time).
+Codes are positions in the closed lists of `schema`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pktrace.compiled import inlined, kernel
+from pktrace.trajectories.model import UNSEEN
+
+NONE = 255
+CROSSED, LOST, UNOBSERVED, UNDETERMINED = 0, 1, 2, 3
+F_DELIVERED, F_LOST, F_DROPPED, F_ABSORBED, F_INJECTED, F_UNDETERMINED = 0, 1, 3, 4, 5, 6
+R_NONE, R_LATE, R_OUTSIDE, R_WAITING, R_DROPS, R_CUT = 0, 1, 2, 3, 4, 5
+T_FORWARD, T_DROP, T_PUNT = 0, 1, 2
+V_HIT, V_FALSE_PUNT, V_FALSE_FORWARD, V_MISSED_DROP, V_FALSE_DROP, V_UNSEEN, V_UNDETERMINED = 0, 1, 2, 3, 4, 5, 6
+
+
+@inlined
+def _doubt(time, wait, start, end, incomplete, cut):  # type: ignore[no-untyped-def]
+    """Why a capture that has not the packet does not prove that it never came; R_NONE if it does prove it."""
+    if time < start:
+        return R_OUTSIDE
+    if time > end:
+        return R_CUT if cut else R_OUTSIDE
+    if time + wait > end:
+        return R_CUT if cut else R_WAITING
+    if incomplete:
+        return R_DROPS
+    return R_NONE
+
+
+@inlined
+def _treatment_verdict(expected, observed):  # type: ignore[no-untyped-def]
+    if expected == observed:
+        return V_HIT
+    if expected == T_DROP:
+        return V_MISSED_DROP
+    if observed == T_PUNT:
+        return V_FALSE_PUNT
+    return V_FALSE_FORWARD
+
+
+@kernel
+def judge_packets(  # type: ignore[no-untyped-def]
+    times, first_ns, path_of, layout, expected, absorbed, start, end, incomplete, cut, wait, window, threshold,
+    fate, reason, lost_stage, last_at, observed, rule_verdict, stage_verdict, stage_reason,
+):  # fmt: skip
+    """Judge all packets.
+
+    Args:
+        times: int64 (n x positions) aligned, UNSEEN where not seen; first_ns: raw time of the first sighting;
+        layout: int64 per path: positions, first and last detour position or -1, 1 if the path has rules;
+        expected, absorbed: of rules.expect; start, end, incomplete, cut, wait: of coverage.Trust; window: (start, end);
+        threshold: the loss threshold in ns.
+        Filled per packet: fate, reason, lost_stage (-1 none), last_at (position), observed, rule_verdict (NONE none);
+        per packet and stage: stage_verdict (NONE: no row), stage_reason.
+    """
+    for packet in range(len(path_of)):
+        path = path_of[packet]
+        positions = layout[path, 0]
+        detour_first = layout[path, 1]
+        detour_last = layout[path, 2]
+        has_detour = detour_first >= 0
+        has_rules = layout[path, 3] != 0
+        bypass = positions - 1
+        at = times[packet]
+        first = np.int64(-1)
+        last = np.int64(-1)
+        in_detour = False
+        for position in range(positions):
+            if at[position] != UNSEEN:
+                if first < 0:
+                    first = position
+                last = position
+                if has_detour and position >= detour_first and position <= detour_last:
+                    in_detour = True
+        last_at[packet] = last
+        filter_input = detour_first - 1 if has_detour else np.int64(0)
+        after = detour_last + 1 if has_detour else np.int64(-1)
+        action = expected[packet]
+        outside = first_ns[packet] < window[0] or first_ns[packet] > window[1]
+
+        # Injected: first seen where the service's packets come out, and a point before the filter, which would have
+        # seen it, was capturing whole at that time. How early it would have passed is bounded by the waits between.
+        injected = False
+        if has_detour and first >= detour_last and first > filter_input:
+            earlier = at[first]
+            for stage in range(filter_input, first):
+                earlier -= wait[path, stage]
+            for position in range(filter_input + 1):
+                doubt = _doubt(
+                    earlier, 0, start[path, position], end[path, position], incomplete[path, position], cut[path, position]
+                )
+                injected |= doubt == R_NONE
+            injected &= not outside and earlier >= window[0]
+
+        # The way it went: through the detour, or over the bypass; unsure where both detour captures may have missed it.
+        skipped = has_detour and not in_detour and last >= after and first <= filter_input
+        unsure = np.int64(R_NONE)
+        if skipped and action == T_PUNT:
+            unsure = np.int64(-1)
+            for position in range(detour_first, detour_last + 1):
+                doubt = _doubt(
+                    at[first], wait[path, filter_input], start[path, position], end[path, position],
+                    incomplete[path, position], cut[path, position],
+                )  # fmt: skip
+                if doubt == R_NONE:
+                    unsure = np.int64(R_NONE)
+                elif unsure < 0:
+                    unsure = np.int64(doubt)
+            unsure = max(unsure, np.int64(R_NONE))
+
+        late = np.int64(-1)
+        position = first if injected or (has_detour and first >= after) else np.int64(0)
+        while position < last:
+            stage = position
+            target = position + 1
+            if skipped and unsure == R_NONE and position == filter_input:
+                stage = bypass
+                target = after
+            if skipped and unsure != R_NONE and position >= filter_input and position < after:
+                stage_verdict[packet, stage] = UNDETERMINED
+                stage_reason[packet, stage] = unsure
+            elif at[position] != UNSEEN and at[target] != UNSEEN:
+                stage_verdict[packet, stage] = CROSSED
+                if at[target] - at[position] > threshold:
+                    stage_verdict[packet, stage] = LOST
+                    stage_reason[packet, stage] = R_LATE
+                    if late < 0:
+                        late = stage
+            else:
+                stage_verdict[packet, stage] = UNOBSERVED
+                missed = target if at[target] == UNSEEN else position
+                seen_near = at[last] if at[target] == UNSEEN else at[target]
+                stage_reason[packet, stage] = _doubt(
+                    seen_near, 0, start[path, missed], end[path, missed], incomplete[path, missed], cut[path, missed]
+                )
+            position = target
+
+        # What the filter did with it.
+        reached = last >= filter_input if has_detour else True
+        treatment = np.int64(NONE)
+        if injected or (has_detour and first > filter_input and first >= detour_last):
+            reached = False
+        elif has_detour:
+            if in_detour:
+                treatment = np.int64(T_PUNT)
+            elif last >= after and unsure == R_NONE:
+                treatment = np.int64(T_FORWARD)
+        elif last == positions - 1:
+            treatment = np.int64(T_FORWARD)
+        if reached and treatment != NONE:
+            rule_verdict[packet] = _treatment_verdict(action, treatment)
+        elif reached and unsure != R_NONE:
+            rule_verdict[packet] = V_UNDETERMINED
+        observed[packet] = treatment
+
+        if last == positions - 1:
+            if injected:
+                fate[packet] = F_INJECTED
+            elif late >= 0:
+                fate[packet] = F_LOST
+                reason[packet] = R_LATE
+                lost_stage[packet] = late
+            else:
+                fate[packet] = F_DELIVERED
+            continue
+
+        # It went no further than `last`. Every point where it could have come next must have been able to see it.
+        at_filter = has_detour and last == filter_input
+        stage = last
+        if at_filter and action != T_PUNT:
+            stage = bypass
+        doubt = _doubt(
+            at[last], wait[path, stage if not at_filter else filter_input], start[path, last + 1], end[path, last + 1],
+            incomplete[path, last + 1], cut[path, last + 1],
+        )  # fmt: skip
+        if at_filter and doubt == R_NONE:
+            doubt = _doubt(
+                at[last], wait[path, bypass], start[path, after], end[path, after], incomplete[path, after], cut[path, after]
+            )
+        if outside:
+            doubt = R_OUTSIDE
+        if injected:
+            fate[packet] = F_INJECTED
+        elif late >= 0:
+            fate[packet] = F_LOST
+            reason[packet] = R_LATE
+            lost_stage[packet] = late
+        drop_place = at_filter or (not has_detour and has_rules)
+        if doubt != R_NONE:
+            if fate[packet] == NONE:
+                fate[packet] = F_UNDETERMINED
+                reason[packet] = doubt
+            stage_verdict[packet, stage] = UNDETERMINED
+            stage_reason[packet, stage] = doubt
+            if at_filter or (not has_detour and has_rules):
+                rule_verdict[packet] = V_UNDETERMINED
+        elif drop_place and action == T_DROP:
+            if fate[packet] == NONE:
+                fate[packet] = F_DROPPED
+            observed[packet] = T_DROP
+            rule_verdict[packet] = V_HIT
+        elif absorbed[packet] and has_detour and last >= detour_first and last < detour_last:
+            if fate[packet] == NONE:
+                fate[packet] = F_ABSORBED
+        else:
+            if fate[packet] == NONE:
+                fate[packet] = F_LOST
+                lost_stage[packet] = stage
+            stage_verdict[packet, stage] = LOST
+            if at_filter:
+                rule_verdict[packet] = V_UNSEEN

@@ -1,0 +1,151 @@
+"""Verdicts of a run: calls the judging kernel and asks the witnesses of the filter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pktrace.rules.expect import NO_RULE, Expected
+from pktrace.run.model import Run
+from pktrace.schema import FATES, REASONS, RULE_VERDICTS, TREATMENTS, VERDICTS
+from pktrace.trajectories.model import UNSEEN, Trajectories
+from pktrace.verdicts.coverage import Trust, trust_in_captures
+from pktrace.verdicts.judge import NONE, judge_packets
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """Per packet (codes of the closed lists in schema; NONE where there is none): `fate`, `reason`, `lost_stage`
+    (-1 none), `last_at` (position), `observed`, `rule_verdict`, `reached` (at the filter's input or later);
+    per packet and stage: `stage_verdict` (NONE: no row), `stage_reason`. `trust` says what the captures cover."""
+
+    trajectories: Trajectories
+    expected: Expected
+    trust: Trust
+    fate: Array
+    reason: Array
+    lost_stage: Array
+    last_at: Array
+    observed: Array
+    rule_verdict: Array
+    stage_verdict: Array
+    stage_reason: Array
+
+    def packets_with(self, fate: str) -> Array:
+        """Which packets have a fate."""
+        found: Array = self.fate == FATES.index(fate)
+        return found
+
+    def crossed(self, path: int, stage: int) -> Array:
+        """Trajectories of a path that crossed a stage."""
+        verdict = self.stage_verdict[:, stage] == VERDICTS.index("crossed")
+        return np.flatnonzero((self.trajectories.path == path) & verdict)
+
+    def lost_in(self, path: int, stage: int) -> Array:
+        """Trajectories of a path that were lost in a stage."""
+        return np.flatnonzero((self.trajectories.path == path) & (self.lost_stage == stage))
+
+
+def judge_trajectories(
+    trajectories: Trajectories, expected: Expected, counters: dict[str, int] | None = None
+) -> Verdicts:
+    """Judge every packet at every stage of its path.
+
+    Args:
+        counters: packets by the data plane's own counters, a witness of what the filter dropped.
+    """
+    run = trajectories.run
+    trust = trust_in_captures(trajectories)
+    count, width = trajectories.seen.shape
+    fate = np.full(count, NONE, np.uint8)
+    reason = np.zeros(count, np.uint8)
+    lost_stage = np.full(count, -1, np.int16)
+    last_at = np.zeros(count, np.int64)
+    observed = np.full(count, NONE, np.uint8)
+    rule_verdict = np.full(count, NONE, np.uint8)
+    stage_verdict = np.full((count, width + 1), NONE, np.uint8)
+    stage_reason = np.zeros((count, width + 1), np.uint8)
+    if count:
+        judge_packets(
+            trajectories.times, trajectories.first_rows["ts_ns"].copy(), trajectories.path, _layout(run),
+            expected.action, expected.absorbed, trust.start, trust.end, trust.incomplete, trust.cut, trust.wait,
+            np.array(trust.window, np.int64), np.int64(run.threshold_ns),
+            fate, reason, lost_stage, last_at, observed, rule_verdict, stage_verdict, stage_reason,
+        )  # fmt: skip
+    verdicts = Verdicts(
+        trajectories, expected, trust, fate, reason, lost_stage, last_at, observed, rule_verdict, stage_verdict, stage_reason
+    )
+    _ask_counters(verdicts, counters or {})
+    return verdicts
+
+
+def reached_filter(verdicts: Verdicts) -> Array:
+    """Packets that were seen at the filter's input of their path or, having been seen before it, after it.
+
+    Injected packets, and those first seen where the service's packets come out, never came to the filter.
+    """
+    trajectories = verdicts.trajectories
+    reached = np.zeros(len(trajectories), bool)
+    first = np.argmax(trajectories.seen >= 0, axis=1) if len(trajectories) else np.zeros(0, np.int64)
+    for number, path in enumerate(trajectories.run.paths):
+        mine = trajectories.path == number
+        if path.has_detour:
+            came = (first <= path.filter_input) | (first < path.detour_last)
+            reached |= mine & came & (verdicts.last_at >= path.filter_input)
+        else:
+            reached |= mine
+    return reached
+
+
+def _layout(run: Run) -> Array:
+    return np.array(
+        [
+            [
+                len(path.points),
+                path.detour_first,
+                path.detour_last,
+                int(any(rule.path == number for rule in run.rules)),
+            ]
+            for number, path in enumerate(run.paths)
+        ]
+        or [[0, -1, -1, 0]],
+        np.int64,
+    )
+
+
+def _ask_counters(verdicts: Verdicts, counters: dict[str, int]) -> None:
+    """Packets that vanished at the filter were dropped by it where its drop counters say so, all of them.
+
+    Rule: the drop rules of the path counted exactly as many packets more than fit them as vanished there. Any other
+    difference says nothing about single packets, and they stay `unseen`.
+    """
+    trajectories = verdicts.trajectories
+    run = trajectories.run
+    unseen = verdicts.rule_verdict == RULE_VERDICTS.index("unseen")
+    if not unseen.any():
+        return
+    reached = reached_filter(verdicts)
+    for number in range(len(run.paths)):
+        drops = [
+            index
+            for index, rule in enumerate(run.rules)
+            if rule.path == number and rule.action == "drop" and rule.counter is not None
+        ]
+        if any(run.rules[index].counter not in counters for index in drops) or not drops:
+            continue
+        surplus = 0
+        for index in drops:
+            matched = int((reached & (trajectories.path == number) & (verdicts.expected.rule == index)).sum())
+            surplus += counters[run.rules[index].counter or ""] - matched
+        vanished = unseen & (trajectories.path == number)
+        if surplus > 0 and surplus == int(vanished.sum()):
+            verdicts.rule_verdict[vanished] = RULE_VERDICTS.index("false_drop")
+            verdicts.observed[vanished] = TREATMENTS.index("drop")
+            verdicts.reason[vanished] = REASONS.index("filter_dropped")
+
+
+__all__ = ["NO_RULE", "UNSEEN", "Verdicts", "judge_trajectories", "reached_filter"]

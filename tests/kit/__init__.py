@@ -1,0 +1,1 @@
+"""Writers of captures, builders of packets and the generator of synthetic runs."""

@@ -1,0 +1,134 @@
+"""What the design demands to be said of each packet, from the true passes and from which of them were
+captured.
+
+Written from the truth's side: identity is known here and clocks are exact, only visibility decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from tests.kit.truth import Coverage, PacketTruth
+
+
+class _Demand:
+    def __init__(
+        self,
+        packets: Sequence[PacketTruth],
+        coverage: Mapping[str, Coverage],
+        offsets: Mapping[str, int],
+        threshold_ns: int,
+    ) -> None:
+        self.coverage, self.offsets, self.threshold_ns = coverage, offsets, threshold_ns
+        self.largest: dict[tuple[str, int, int], int] = {}
+        for packet in packets:
+            for a in packet.seen:
+                for b in packet.seen:
+                    if a < b and packet.group is None:
+                        name = (packet.path.name, a, b)
+                        self.largest[name] = max(
+                            self.largest.get(name, 0), self.at(packet, b) - self.at(packet, a)
+                        )
+
+    def at(self, packet: PacketTruth, position: int) -> int:
+        """When the packet was first captured there, on the true clock."""
+        return min(s.ts_ns for s in packet.seen[position]) - self.offsets[packet.path.points[position]]
+
+    def wait(self, packet: PacketTruth, origin: int, target: int) -> int:
+        """min(threshold, 10 x largest certain delay), the threshold if no packet was certain."""
+        largest = self.largest.get((packet.path.name, origin, target))
+        return self.threshold_ns if largest is None else min(self.threshold_ns, 10 * largest)
+
+    def doubt(self, packet: PacketTruth, origin: int, target: int) -> str | None:
+        """Why absence at ``target`` shows nothing about a packet last captured at ``origin``."""
+        point = packet.path.points[target]
+        cover, time = self.coverage[point], self.at(packet, origin) + self.offsets[point]
+        if not cover.holds(time, time):
+            return "outside_window"
+        if not cover.holds(time, time + self.wait(packet, origin, target)):
+            return "waiting_time"
+        return "capture_drops" if cover.dropped else None
+
+    def blind(self, packet: PacketTruth, position: int, seen_at: int) -> bool:
+        """Whether that point may have missed the packet, which was captured at another position."""
+        point = packet.path.points[position]
+        cover, time = self.coverage[point], self.at(packet, seen_at) + self.offsets[point]
+        low, high = sorted((position, seen_at))
+        guard = min(self.threshold_ns, sum(self.wait(packet, s, s + 1) for s in range(low, high)))
+        span = (time - guard, time) if position < seen_at else (time, time + guard)
+        return cover.dropped > 0 or not cover.holds(*span)
+
+    def observed(self, packet: PacketTruth) -> str | None:
+        """The treatment that the captures show; never another one than the true treatment."""
+        path = packet.path
+        if path.detour is None or packet.injected:
+            return None
+        first, last = path.detour
+        if any(first <= position <= last for position in packet.seen):
+            return "punt"
+        after = [position for position in packet.seen if position > last]
+        reference = first - 1 if first - 1 in packet.seen else min(after, default=None)
+        if not after or reference is None:
+            return None
+        shown = any(not self.blind(packet, position, reference) for position in range(first, last + 1))
+        return "forward" if shown else None
+
+    def decide(self, packet: PacketTruth) -> None:
+        """Fate, reason, lost stage, observed action and rule verdict of one packet."""
+        path, last = packet.path, max(packet.seen)
+        packet.observed_action = self.observed(packet)
+        packet.fate = "delivered"
+        at_filter = last == path.filter_input
+        if packet.injected:
+            shown = not any(self.blind(packet, p, min(packet.seen)) for p in range(min(packet.seen)))
+            packet.fate = "injected" if shown else packet.fate
+        if last < path.last and packet.fate != "injected":
+            targets = [last + 1]
+            if at_filter and path.detour is not None:
+                targets = [path.detour[0], path.detour[1] + 1]
+            doubts = [self.doubt(packet, last, target) for target in targets]
+            ranks = ("outside_window", "waiting_time", "capture_drops")
+            packet.reason = next((reason for reason in ranks if reason in doubts), None)
+            if packet.reason:
+                packet.fate = "undetermined"
+            elif at_filter and packet.expected_action == "drop":
+                packet.fate, packet.observed_action = "dropped", "drop"
+            elif packet.absorbed and path.detour is not None and last == path.detour[0]:
+                packet.fate = "absorbed"
+            else:
+                packet.fate = "lost"
+                forward = at_filter and packet.expected_action == "forward"
+                packet.lost_stage = path.last if forward else last
+        for origin, target in zip(sorted(packet.seen), sorted(packet.seen)[1:], strict=False):
+            next_on_route = target == origin + 1 or (
+                origin == path.filter_input and packet.treatment == "forward"
+            )
+            if next_on_route and self.at(packet, target) - self.at(packet, origin) > self.threshold_ns:
+                packet.fate, packet.reason, packet.lost_stage = "lost", "late", path.stage(origin, target)
+                break
+        packet.rule_verdict = self.verdict(packet, last)
+
+    def verdict(self, packet: PacketTruth, last: int) -> str | None:
+        at_filter = packet.path.filter_input
+        expected, observed = packet.expected_action, packet.observed_action
+        if at_filter is None or last < at_filter or packet.fate == "injected":
+            return None
+        if expected == "drop" and last > at_filter:
+            return "missed_drop"
+        if expected == observed:
+            return "hit"
+        if observed is not None:
+            return f"false_{observed}"
+        return "unseen" if last == at_filter and packet.fate == "lost" else "undetermined"
+
+
+def demand(
+    packets: Sequence[PacketTruth],
+    coverage: Mapping[str, Coverage],
+    offsets: Mapping[str, int],
+    threshold_ns: int,
+) -> None:
+    """Fill in what is demanded of every visible packet."""
+    demands = _Demand(packets, coverage, offsets, threshold_ns)
+    for packet in packets:
+        demands.decide(packet)
