@@ -34,7 +34,9 @@ MARKER_BYTES = 14
 # Payload lengths: mostly small, some longer than what is kept of a packet, some full frames.
 _PAYLOADS = (14, 18, 24, 32, 48, 64, 64, 100, 256, 700, 1200)
 _EACH = 18  # packets of each kind that nothing drops on purpose
-_EACH_LOST = 2  # packets of each kind lost at each place it comes through
+_EACH_LOST_IN_SERVICE = 2  # packets of each kind lost in the service: the loss that the recording is about
+_KINDS_PER_LOSS_ELSEWHERE = 3  # elsewhere one packet of every third kind: below 1 %, so that p99 is a latency
+_IN_SERVICE = "cC"
 # Bypass and detour have places of their own; a packet that a rule drops can be lost only before the filter.
 _CODES = {
     ("ingress", "punt"): "abcd",
@@ -180,12 +182,21 @@ def kinds() -> list[Kind]:
     return ingress + egress + direct
 
 
+def _times_lost(code: str, turn: int) -> int:
+    if code in _IN_SERVICE:
+        return _EACH_LOST_IN_SERVICE
+    return 1 if turn % _KINDS_PER_LOSS_ELSEWHERE == 0 else 0
+
+
 def make_plan(seed: int = DEFAULT_SEED, rate_pps: float = DEFAULT_RATE_PPS) -> list[MarkedPacket]:
     """The whole plan: the same for the same seed. Each sender sends about ``rate_pps`` packets per second."""
     chance = random.Random(seed)
     wanted = [(kind, NO_DROP) for kind in kinds() for _ in range(_EACH)]
     wanted += [
-        (kind, code) for kind in kinds() for code in _CODES[kind.path, kind.action] for _ in range(_EACH_LOST)
+        (kind, code)
+        for number, kind in enumerate(kinds())
+        for place, code in enumerate(_CODES[kind.path, kind.action])
+        for _ in range(_times_lost(code, number + place))
     ]
     chance.shuffle(wanted)
     # One draw for all senders: an IP ID is used once, whoever sends it.

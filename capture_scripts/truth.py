@@ -42,7 +42,7 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
         pa.string(),
         "Rule that fits it, also when lost before the filter; null: the default, or no filter",
     ),
-    ("expected_action", pa.string(), "forward, drop or punt; null on paths without a filter"),
+    ("expected_action", pa.string(), "forward, drop or punt; forward on paths without a filter"),
     ("fate", pa.string(), "delivered, dropped (by its rule) or lost"),
     ("lost_stage", pa.int16(), "Stage in which it is lost on purpose; null unless the fate is lost"),
     ("protocol", pa.uint8(), "IP protocol number"),
@@ -68,7 +68,7 @@ def _row(packet: MarkedPacket) -> dict[str, Any]:
         "marker": packet.marker,
         "path": kind.path,
         "rule": kind.rule,
-        "expected_action": kind.action,
+        "expected_action": kind.action or "forward",  # a path without a filter forwards
         "fate": packet.fate,
         "lost_stage": packet.lost_stage,
         "protocol": kind.protocol,

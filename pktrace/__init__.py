@@ -1,11 +1,11 @@
 """pktrace follows every packet through a service chain, from captures taken at several points.
 
-    import pktrace as pt
-    run = pt.load_run("fixtures/service-chain")
-    observations = pt.observe(run)
-    trajectories = pt.follow(observations)
-    verdicts = pt.judge(trajectories)
-    latency = pt.stage_latency(trajectories)
+import pktrace as pt
+run = pt.load_run("fixtures/service-chain")
+observations = pt.observe(run)
+trajectories = pt.follow(observations)
+verdicts = pt.judge(trajectories)
+latency = pt.stage_latency(trajectories)
 """
 
 from __future__ import annotations

@@ -13,11 +13,9 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numba
-
-_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 # The packages that hold kernels; a change in any of them invalidates all of them (together about 8 s).
 _KERNEL_PACKAGES = ("capture", "decode", "trajectories", "verdicts")
@@ -28,10 +26,10 @@ _MARKER = "complete"
 def _state_of_sources() -> str:
     package = Path(__file__).parent
     state = hashlib.sha256(numba.__version__.encode())
-    for folder in _KERNEL_PACKAGES:
-        for source in sorted((package / folder).glob("*.py")):
-            status = source.stat()
-            state.update(f"{folder}/{source.name} {status.st_size} {status.st_mtime_ns}\n".encode())
+    sources = [source for folder in _KERNEL_PACKAGES for source in sorted((package / folder).glob("*.py"))]
+    for source in [package / "wire.py", *sources]:
+        status = source.stat()
+        state.update(f"{source.name} {status.st_size} {status.st_mtime_ns}\n".encode())
     return state.hexdigest()[:16]
 
 
@@ -59,20 +57,20 @@ def _cache_folder() -> Path | None:
 _FOLDER = _cache_folder()
 
 
-def kernel(function: _Function) -> _Function:
+def kernel(function: Callable[..., Any]) -> Any:
     """Compile a plain loop over packets with numba on first call; releases the GIL; cached on disk."""
     before = numba.config.CACHE_DIR
     try:
         if _FOLDER is not None:
             numba.config.CACHE_DIR = str(_FOLDER)
-        return numba.njit(cache=_FOLDER is not None, nogil=True, error_model="numpy")(function)  # type: ignore[no-any-return]
+        return numba.njit(cache=_FOLDER is not None, nogil=True, error_model="numpy")(function)
     finally:
         numba.config.CACHE_DIR = before
 
 
-def inlined(function: _Function) -> _Function:
+def inlined(function: Callable[..., Any]) -> Any:
     """Compile a small function that only kernels call; it is compiled into them and not cached by itself."""
-    return numba.njit(nogil=True, error_model="numpy")(function)  # type: ignore[no-any-return]
+    return numba.njit(nogil=True, error_model="numpy")(function)
 
 
 def must_compile() -> bool:

@@ -35,7 +35,9 @@ _DECLARED = (
     Counter("no_timestamp", "data_loss", "Packets without a time stamp (simple packet blocks); not followed."),
     Counter("timestamp_out_of_range", "error", "Packets whose time does not fit 64 bit nanoseconds; not followed."),
     Counter("not_ip", "info", "Frames that are not IP (ARP, LLDP and the like); not followed."),
-    Counter("malformed_ip", "info", "IP packets whose headers contradict themselves; decoded as far as they make sense."),
+    Counter(
+        "malformed_ip", "info", "IP packets whose headers contradict themselves; decoded as far as they make sense."
+    ),
     Counter("cut_header", "info", "Packets whose headers were not captured whole (snap length); fields are null."),
     Counter("other_interface", "info", "Packets of interfaces of the file that the point does not name; not used."),
     Counter("other_direction", "info", "Packets of the direction that the point does not ask for; not used."),

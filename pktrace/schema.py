@@ -81,10 +81,7 @@ class TableSpec:
     def arrow_schema(self) -> pa.Schema:
         """The Arrow schema, with the sentence of each column in its field metadata."""
         return pa.schema(
-            [
-                pa.field(column.name, column.type, metadata={"description": column.sentence})
-                for column in self.columns
-            ]
+            [pa.field(column.name, column.type, metadata={"description": column.sentence}) for column in self.columns]
         )
 
     def with_columns(self, extra: Sequence[Column]) -> TableSpec:
@@ -109,14 +106,18 @@ def as_arrow(values: Any, kind: Any) -> Any:
     mask = np.ma.getmaskarray(values) if isinstance(values, np.ma.MaskedArray) else None
     plain = np.ascontiguousarray(np.asarray(values), dtype=kind.to_pandas_dtype())
     data = np.packbits(plain, bitorder="little") if kind == BOOL else plain
-    return pa.Array.from_buffers(kind, len(plain), [_validity(mask), pa.py_buffer(data)])
+    return pa.Array.from_buffers(kind, len(plain), [_validity(mask), _buffer(data)])
 
 
 def _validity(mask: np.ndarray[Any, Any] | None) -> Any:
     """The validity bitmap of Arrow: a set bit is a value; None where all are values."""
     if mask is None or not mask.any():
         return None
-    return pa.py_buffer(np.packbits(~mask, bitorder="little"))
+    return _buffer(np.packbits(~mask, bitorder="little"))
+
+
+def _buffer(values: Any) -> Any:
+    return pa.py_buffer(values)
 
 
 def _strings(values: Sequence[str | None]) -> Any:
@@ -124,7 +125,7 @@ def _strings(values: Sequence[str | None]) -> Any:
     offsets = np.zeros(len(encoded) + 1, np.int32)
     np.cumsum([len(text) for text in encoded], out=offsets[1:])
     absent = np.array([value is None for value in values], bool)
-    buffers = [_validity(absent), pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded))]
+    buffers = [_validity(absent), _buffer(offsets), pa.py_buffer(b"".join(encoded))]
     return pa.Array.from_buffers(STRING, len(encoded), buffers)
 
 
@@ -165,7 +166,11 @@ OBSERVATIONS = TableSpec(
         Column("capture", WORD, "The capture file, relative to the run folder."),
         Column("frame", INT64, "Number of the packet in that file, from 1, as Wireshark counts."),
         Column("byte_offset", INT64, "Offset in the file of the packet's first captured byte."),
-        Column("ts_ns", INT64, "Time stamp of the capture, nanoseconds since the epoch, unchanged; null where the file has none."),
+        Column(
+            "ts_ns",
+            INT64,
+            "Time stamp of the capture, nanoseconds since the epoch, unchanged; null where the file has none.",
+        ),
         Column("captured_length", UINT32, "Bytes of the frame that are in the file."),
         Column("length", UINT32, "Bytes of the frame on the wire."),
         Column("ip_version", UINT8, "4 or 6."),

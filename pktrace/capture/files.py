@@ -45,7 +45,7 @@ def read_capture(path: str | os.PathLike[str], name: str) -> CaptureFile:
     reasons = [form.refusal(head) for form in _FORMATS]
     for form, reason in zip(_FORMATS, reasons, strict=True):
         if reason is None:
-            return CaptureFile(name, data, form.read(data), hashlib.sha256(data).hexdigest())
+            return CaptureFile(name, data, form.read(data), hashlib.sha256(data.data).hexdigest())
     raise CaptureFileError(name, 0, f"is no capture file ({'; '.join(filter(None, reasons))})")
 
 

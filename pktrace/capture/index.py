@@ -1,4 +1,4 @@
-"""The packet index: where each packet of a capture file lies, when it was seen and on which interface."""
+"""What indexing a capture file yields: its packets, its interfaces, and how reading ended."""
 
 from __future__ import annotations
 
@@ -6,25 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-
-# One row per packet, in file order; row n is frame n + 1 of Wireshark.
-#   offset, captured: the captured bytes are data[offset : offset + captured]
-#   length: bytes on the wire;  ts: ns since the epoch, NO_TIME where there is none
-#   interface: row of `Capture.interfaces`, -1 where the file does not describe it
-#   direction: 0 unknown, 1 in, 2 out (epb_flags bits 0-1)
-PACKET = np.dtype(
-    [
-        ("offset", np.int64),
-        ("ts", np.int64),
-        ("captured", np.uint32),
-        ("length", np.uint32),
-        ("interface", np.int32),
-        ("direction", np.uint8),
-    ],
-    align=True,
-)
-NO_TIME = np.int64(-(1 << 63))
-OUT_OF_RANGE = np.int64(-(1 << 63) + 1)
 
 # How reading ended.
 WHOLE, CUT, CORRUPT = 0, 1, 2

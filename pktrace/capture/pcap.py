@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from pktrace.capture.index import CUT, PACKET, WHOLE, Capture, Interface
-from pktrace.capture.words import word
+from pktrace.capture.index import CUT, WHOLE, Capture, Interface
 from pktrace.compiled import kernel
+from pktrace.wire import PACKET, word
 
 _MAGICS = {
     b"\xd4\xc3\xb2\xa1": ("<", 1000),
@@ -57,7 +57,7 @@ def read(data: np.ndarray[Any, Any]) -> Capture:
 
 
 @kernel
-def _scan(data, packets, count, position, big, fraction_ns):  # type: ignore[no-untyped-def]
+def _scan(data, packets, count, position, big, fraction_ns):
     """Walk the records from `position`; returns (packets, offset where reading stopped, no room left).
 
     Every read is checked against the size of the file; each step goes on by at least 16 bytes.

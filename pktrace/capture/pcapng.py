@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from pktrace.capture.index import CORRUPT, CUT, NO_TIME, OUT_OF_RANGE, PACKET, WHOLE, Capture, Interface
+from pktrace.capture.index import CORRUPT, CUT, WHOLE, Capture, Interface
 from pktrace.capture.options import Options
-from pktrace.capture.words import half, word
 from pktrace.compiled import inlined, kernel
+from pktrace.wire import NO_TIME, OUT_OF_RANGE, PACKET, half, word
 
 SECTION_HEADER = 0x0A0D0D0A
 INTERFACE_DESCRIPTION = 1
@@ -147,7 +147,7 @@ def _exact_nanoseconds(ticks: int, row: list[int]) -> int:
 
 
 @inlined
-def _nanoseconds(ticks, times, row):  # type: ignore[no-untyped-def]
+def _nanoseconds(ticks, times, row):
     """Ticks of an interface to ns since the epoch; OUT_OF_RANGE where 64 bits do not hold them."""
     offset_ns = times[row, 3] * 1_000_000_000
     if times[row, 3] > 9_000_000_000 or times[row, 3] < -9_000_000_000:
@@ -175,7 +175,7 @@ def _nanoseconds(ticks, times, row):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _direction(data, start, end, big):  # type: ignore[no-untyped-def]
+def _direction(data, start, end, big):
     """Bits 0-1 of the epb_flags option (4.3), 0 where there is none. At most (end - start) / 4 steps."""
     at = start
     while at + 4 <= end:
@@ -190,7 +190,7 @@ def _direction(data, start, end, big):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _scan(data, packets, state, times, first_interface):  # type: ignore[no-untyped-def]
+def _scan(data, packets, state, times, first_interface):
     """Walk blocks from state[_POSITION]; stop at the end, at a block for Python, or when `packets` is full.
 
     Every read is checked against the size of the file; each step goes on by at least 12 bytes.

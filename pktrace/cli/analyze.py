@@ -18,7 +18,9 @@ _WORST_FIRST = (2, EXIT_DAMAGED_OR_UNDECIDED, EXIT_CRITERION_FAILED, EXIT_DONE)
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 @click.option("-o", "--output", metavar="DIR", help="Where results go; default RUN/results. One RUN only.")
 @click.option("--plots/--no-plots", default=True, help="Draw the plots (default) or leave them out.")
-@click.option("--fail-on", default="", metavar="LIST", help="Criteria: loss, rules; exit 1 if one fails, 3 if undecided.")
+@click.option(
+    "--fail-on", default="", metavar="LIST", help="Criteria: loss, rules; exit 1 if one fails, 3 if undecided."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print summary.json instead of tables.")
 def analyze(runs: tuple[str, ...], output: str | None, plots: bool, fail_on: str, as_json: bool) -> int:
     """Analyse recorded runs: follow every packet, judge it, measure each stage, write RUN/results/.
@@ -31,7 +33,9 @@ def analyze(runs: tuple[str, ...], output: str | None, plots: bool, fail_on: str
     if wanted - set(CRITERIA):
         raise click.BadParameter(f"criteria are {', '.join(CRITERIA)}", param_hint="--fail-on")
     if output is not None and len(runs) > 1:
-        raise click.BadParameter("takes one RUN; the results of several would overwrite each other", param_hint="--output")
+        raise click.BadParameter(
+            "takes one RUN; the results of several would overwrite each other", param_hint="--output"
+        )
     codes = []
     for number, location in enumerate(runs):
         if len(runs) == 1:

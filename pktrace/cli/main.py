@@ -101,7 +101,7 @@ def _run(arguments: list[str]) -> int:
             raise
         click.echo("pktrace: error: not enough memory for these captures", err=True)
         return EXIT_INTERNAL
-    except Exception as problem:  # noqa: BLE001 - the last line of defence: users see one line, not a traceback
+    except Exception as problem:
         if debug:
             raise
         text = _one_line(f"{type(problem).__name__}: {problem}")
@@ -111,4 +111,6 @@ def _run(arguments: list[str]) -> int:
 
 
 def _one_line(text: str) -> str:
-    return "".join(letter if letter.isprintable() else " " if letter == "\n" else f"\\x{ord(letter):02x}" for letter in text)
+    return "".join(
+        letter if letter.isprintable() else " " if letter == "\n" else f"\\x{ord(letter):02x}" for letter in text
+    )

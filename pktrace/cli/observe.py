@@ -13,7 +13,12 @@ from pktrace.errors import EXIT_DAMAGED_OR_UNDECIDED, EXIT_DONE
 @click.command(epilog="Example: pktrace observe uplink.pcapng vnic.pcap -o observations.parquet")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option(
-    "-o", "--output", default="observations.parquet", show_default=True, metavar="FILE", help="The Parquet file to write."
+    "-o",
+    "--output",
+    default="observations.parquet",
+    show_default=True,
+    metavar="FILE",
+    help="The Parquet file to write.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print counts and the ledger as JSON.")
 def observe(files: tuple[str, ...], output: str, as_json: bool) -> int:
@@ -25,7 +30,13 @@ def observe(files: tuple[str, ...], output: str, as_json: bool) -> int:
     observations = observe_files(list(files))
     write_table(observations_table(observations), Path(output), metadata_of(observations))
     ledger = [
-        {"counter": counter.name, "capture": capture, "severity": counter.severity, "count": count, "sentence": counter.sentence}
+        {
+            "counter": counter.name,
+            "capture": capture,
+            "severity": counter.severity,
+            "count": count,
+            "sentence": counter.sentence,
+        }
         for counter, _, capture, count in observations.ledger.rows()
     ]
     if as_json:

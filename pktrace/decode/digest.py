@@ -24,14 +24,14 @@ _P3 = np.uint64(0x165667B19E3779F9)
 
 
 @inlined
-def _mix(state, value):  # type: ignore[no-untyped-def]
+def _mix(state, value):
     state = state + value * _P2
     state = (state << np.uint64(31)) | (state >> np.uint64(33))
     return state * _P1
 
 
 @kernel
-def shortest_kept(rows):  # type: ignore[no-untyped-def]
+def shortest_kept(rows):
     """What the snap length left, over all IP packets that were cut by it.
 
     Returns:
@@ -50,7 +50,7 @@ def shortest_kept(rows):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def digest(data, rows, kept):  # type: ignore[no-untyped-def]
+def digest(data, rows, kept):
     """Fill `digest` of the rows of one capture file, over at most `kept` bytes from the network header on."""
     for number in range(len(rows)):
         row = rows[number]

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from pktrace.capture.index import NO_TIME, OUT_OF_RANGE
-from pktrace.capture.words import half, word
 from pktrace.compiled import inlined, kernel
 from pktrace.decode.link import IPV4, IPV6, network_header
 from pktrace.decode.rows import (
@@ -30,18 +28,19 @@ from pktrace.decode.rows import (
     UNKNOWN_INTERFACE,
     UNKNOWN_LINK,
 )
+from pktrace.wire import NO_TIME, OUT_OF_RANGE, half, word
 
 _MOST_EXTENSIONS = 16
 
 
 @inlined
-def _double(data, at):  # type: ignore[no-untyped-def]
+def _double(data, at):
     """Unsigned 64 bit word in network order."""
     return (np.uint64(word(data, at, True)) << np.uint64(32)) | np.uint64(word(data, at + 4, True))
 
 
 @inlined
-def _ipv4(data, start, captured, row, l3):  # type: ignore[no-untyped-def]
+def _ipv4(data, start, captured, row, l3):
     """IPv4 header (RFC 791 3.1). Returns (offset of what follows it, or -1 where there is nothing to decode)."""
     if captured < l3 + 20:
         row["has"] |= CUT_HEADER
@@ -76,7 +75,7 @@ def _ipv4(data, start, captured, row, l3):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _ipv6(data, start, captured, row, l3):  # type: ignore[no-untyped-def]
+def _ipv6(data, start, captured, row, l3):
     """IPv6 header and its extension headers (RFC 8200 3, 4). Returns as `_ipv4`."""
     if captured < l3 + 40:
         row["has"] |= CUT_HEADER
@@ -133,7 +132,7 @@ def _ipv6(data, start, captured, row, l3):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _transport(data, start, captured, row, l4):  # type: ignore[no-untyped-def]
+def _transport(data, start, captured, row, l4):
     """TCP, UDP, ICMP or ICMPv6 at l4; `payload` is where its payload begins."""
     protocol = row["protocol"]
     version = row["ip_version"]
@@ -176,7 +175,7 @@ def _transport(data, start, captured, row, l4):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def decode(data, packets, link_types, rows):  # type: ignore[no-untyped-def]
+def decode(data, packets, link_types, rows):
     """Decode the packets of one capture file.
 
     Args:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from pktrace.capture.words import half, word
 from pktrace.compiled import inlined
+from pktrace.wire import half, word
 
 ETHERNET = 1
 IPV4 = 0x0800
@@ -19,7 +19,7 @@ _MOST_TAGS = 8
 
 
 @inlined
-def _ethernet(data, start, captured, at):  # type: ignore[no-untyped-def]
+def _ethernet(data, start, captured, at):
     """EtherType at `at`, with VLAN tags 802.1Q and 802.1ad before it, or an 802.3 length with a SNAP header."""
     vlan = -1
     if at + 2 > captured:
@@ -47,7 +47,7 @@ def _ethernet(data, start, captured, at):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _by_version(data, start, captured):  # type: ignore[no-untyped-def]
+def _by_version(data, start, captured):
     """Raw IP: the version is in the first four bits."""
     if captured < 1:
         return -1
@@ -60,7 +60,7 @@ def _by_version(data, start, captured):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def network_header(data, start, captured, link_type):  # type: ignore[no-untyped-def]
+def network_header(data, start, captured, link_type):
     """(ethertype, offset, vlan) for one packet of `captured` bytes at data[start]."""
     if link_type == 1:  # Ethernet
         return _ethernet(data, start, captured, 12)

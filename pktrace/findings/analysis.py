@@ -81,10 +81,15 @@ def stage_latencies(verdicts: Verdicts) -> list[StageLatency]:
             values = differences(trajectories, verdicts.crossed(number, stage), a, b) if same else nothing
             found.append(
                 StageLatency(
-                    number, stage, path.stage_name(stage), a, b, np.sort(values),
+                    number,
+                    stage,
+                    path.stage_name(stage),
+                    a,
+                    b,
+                    np.sort(values),
                     len(verdicts.lost_in(number, stage)),
                     int(verdicts.trust.error_ns[number, stage]) if same else None,
-                )  # fmt: skip
+                )
             )
         if len(path.points) > 1:
             found.append(_end_to_end(verdicts, number))

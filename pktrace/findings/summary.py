@@ -47,10 +47,7 @@ def summary(analysis: Analysis, exit_code: int) -> dict[str, Any]:
             "name": run.name,
             "description": run.description,
             "run_toml_sha256": run.run_toml_sha256,
-            "captures": {
-                name: digest
-                for name, digest in zip(analysis.observations.captures, analysis.observations.sha256, strict=True)
-            },
+            "captures": dict(zip(analysis.observations.captures, analysis.observations.sha256, strict=True)),
         },
         "observations": {
             "total": len(owner),

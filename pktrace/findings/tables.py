@@ -45,8 +45,7 @@ def trajectories_table(analysis: Analysis) -> pa.Table:
         mine = np.flatnonzero(trajectories.path == number)
         last_point[mine] = np.array(path.points, np.int64)[verdicts.last_at[mine]]
         for position, column in enumerate(run.position_columns(path)):
-            values = times.setdefault(column, np.full(count, UNSEEN))
-            values[mine] = trajectories.raw_times[mine, position]
+            times.setdefault(column, np.full(count, UNSEEN))[mine] = trajectories.raw_times[mine, position]
     spec = schema.TRAJECTORIES.with_columns([_time_column(name) for name in times])
     values: dict[str, Any] = {
         "trajectory": np.arange(count, dtype=np.int64),

@@ -68,7 +68,11 @@ def stage_losses(verdicts: Verdicts) -> list[StageLoss]:
                     number,
                     stage,
                     int(lost.sum()),
-                    int((lost & (verdicts.stage_verdict[:, stage] == VERDICTS.index("lost")) & (verdicts.reason == 1)).sum()),
+                    int(
+                        (
+                            lost & (verdicts.stage_verdict[:, stage] == VERDICTS.index("lost")) & (verdicts.reason == 1)
+                        ).sum()
+                    ),
                     counts["undetermined"],
                     counts["unobserved"],
                     counts["crossed"],
@@ -120,7 +124,7 @@ def tally_rules(verdicts: Verdicts, counters: dict[str, int]) -> list[RuleTally]
 
 
 def _status(matched: int, counts: dict[str, int], told: int | None, shadowed: bool) -> str:
-    """Violated if a packet was certainly treated wrongly; verified if all were treated rightly, the counter agreeing."""
+    """Violated if a packet was certainly treated wrongly; verified if all were right and the counter agrees."""
     if any(counts[name] for name in ("false_punt", "false_forward", "missed_drop", "false_drop")):
         return "violated"
     if matched == 0:

@@ -167,9 +167,7 @@ def _digest_all(files: list[CaptureFile], parts: list[np.ndarray[Any, Any]]) -> 
     return int(payload)
 
 
-def _selected(
-    file: CaptureFile, rows: np.ndarray[Any, Any], point: Point, ledger: Ledger
-) -> np.ndarray[Any, Any]:
+def _selected(file: CaptureFile, rows: np.ndarray[Any, Any], point: Point, ledger: Ledger) -> np.ndarray[Any, Any]:
     """Which rows belong to the point, by its `interface` and `direction`."""
     keep = np.ones(len(rows), bool)
     where = {"point": point.name, "capture": file.name}

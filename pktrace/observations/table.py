@@ -75,15 +75,11 @@ def address_columns(rows: np.ndarray[Any, Any]) -> tuple[Any, Any]:
     version = np.concatenate([rows["ip_version"], rows["ip_version"]])
     order = np.lexsort((low, high, version))
     new = np.ones(2 * count, bool)
-    new[1:] = (
-        (np.diff(low[order]) != 0) | (np.diff(high[order]) != 0) | (np.diff(version[order]) != 0)
-    )
+    new[1:] = (np.diff(low[order]) != 0) | (np.diff(high[order]) != 0) | (np.diff(version[order]) != 0)
     code = np.empty(2 * count, np.int32)
     code[order] = np.cumsum(new) - 1
     first = order[new]
-    texts = [
-        address_text(int(version[index]), int(high[index]), int(low[index])) for index in first.tolist()
-    ]
+    texts = [address_text(int(version[index]), int(high[index]), int(low[index])) for index in first.tolist()]
     absent = rows["has"] & field.HAS_IP == 0
     return schema.coded(code[:count], absent, texts), schema.coded(code[count:], absent, texts)
 

@@ -46,7 +46,7 @@ _WHY_REASON = {
     "filter_dropped": "the filter's own drop counters account for exactly the packets that vanished there",
 }
 _WHY_BASIS = {
-    "exact": "addresses, ports, IP ID, transport header and payload are the same at every point, and no other packet has them",
+    "exact": "addresses, ports, IP ID, transport header and payload are the same at every point, as in no other packet",
     "order": "other packets have the same bytes within the loss threshold; they were told apart by their order",
 }
 
@@ -112,13 +112,15 @@ class Explanation:
         for sighting in self.sightings:
             happened = []
             if sighting.stage is not None:
-                happened.append(f"{sighting.stage}: {sighting.verdict}" + (f" ({sighting.reason})" if sighting.reason else ""))
+                happened.append(
+                    f"{sighting.stage}: {sighting.verdict}" + (f" ({sighting.reason})" if sighting.reason else "")
+                )
             happened.extend(sighting.changes)
             table.add_row(
                 sighting.point,
                 clock_time(sighting.ts_ns) if sighting.ts_ns is not None else "not seen",
                 microseconds(sighting.since_previous_ns) if sighting.since_previous_ns is not None else "",
-                f"{safe(sighting.capture)} {sighting.frame}" if sighting.frame is not None else "",
+                f"{safe(sighting.capture.rpartition('/')[2])} {sighting.frame}" if sighting.frame is not None else "",
                 "; ".join(happened),
             )
         out.print(table)
@@ -256,8 +258,8 @@ def _because(analysis: Analysis, trajectory: int, fate: str) -> list[str]:
         last = int(trajectories.times[trajectory, int(verdicts.last_at[trajectory])])
         ran_on = int(verdicts.trust.end[path_number, end]) - last
         lines.append(
-            f"Waited: {run.points[path.points[end]].name} was captured for {ran_on / 1e6:,.3f} ms after it was last seen; "
-            f"{wait / 1e6:,.3f} ms were needed (10 x the stage's largest certain delay, at most the loss threshold)."
+            f"Waited: {run.points[path.points[end]].name} was captured for {ran_on / 1e6:,.3f} ms after it was last "
+            f"seen; {wait / 1e6:,.3f} ms were needed (10 x the stage's largest certain delay, at most the loss threshold)."
         )
     rule = int(analysis.expected.rule[trajectory])
     action = TREATMENTS[int(analysis.expected.action[trajectory])]

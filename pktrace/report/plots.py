@@ -24,7 +24,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _STYLES = ("-", "--", "-.", ":")
 _MOST_STEPS = 600
 _MOST_PATHS = 8
-_SETTINGS = {"svg.hashsalt": "pktrace", "svg.fonttype": "path", "font.size": 9}
+_SETTINGS: Any = {"svg.hashsalt": "pktrace", "svg.fonttype": "path", "font.size": 9}
 _NO_DATE = {"svg": {"Date": None}, "png": {"Software": None}}
 
 
@@ -62,22 +62,42 @@ def _save(figure: Figure, stem: Path) -> list[Path]:
     return written
 
 
+def _colour(analysis: Analysis, stage: str) -> str:
+    """One colour per stage name in all panels."""
+    names = list(dict.fromkeys(latency.name for latency in analysis.latencies if latency.stage is not None))
+    return _COLOURS[names.index(stage) % len(_COLOURS)]
+
+
 def _with_latency(analysis: Analysis) -> list[int]:
     """Paths with any latency, the first few of them."""
     found = sorted({latency.path for latency in analysis.latencies if len(latency.values)})
     return found[:_MOST_PATHS]
 
 
-def _grid(paths: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+def _grid(paths: int, width: float, height: float, left: float) -> tuple[Figure, list[Axes]]:
+    """Panels of `width` x `height` inches in two columns, with fixed margins: a layout engine would draw twice."""
     from matplotlib.figure import Figure
 
     columns = min(2, paths)
     rows = math.ceil(paths / columns)
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for spare in list(axes.flat)[paths:]:
-        spare.remove()
-    return figure, list(axes.flat)[:paths]
+    below, above, right = 0.48, 0.28, 0.12
+    whole = (width * columns, height * rows)
+    figure = Figure(figsize=whole)
+    axes = []
+    for number in range(paths):
+        row, column = divmod(number, columns)
+        x, y = column * width + left, whole[1] - (row + 1) * height + below
+        axes.append(
+            figure.add_axes(
+                (
+                    x / whole[0],
+                    y / whole[1],
+                    (width - left - right) / whole[0],
+                    (height - below - above) / whole[1],
+                )
+            )
+        )
+    return figure, axes
 
 
 def ecdf_figure(analysis: Analysis) -> Figure | None:
@@ -85,7 +105,7 @@ def ecdf_figure(analysis: Analysis) -> Figure | None:
     paths = _with_latency(analysis)
     if not paths:
         return None
-    figure, axes = _grid(len(paths), 5.2, 3.4)
+    figure, axes = _grid(len(paths), 5.2, 3.4, 0.55)
     for number, ax in zip(paths, axes, strict=True):
         draw_ecdf(ax, analysis, number)
     return figure
@@ -94,7 +114,11 @@ def ecdf_figure(analysis: Analysis) -> Figure | None:
 def draw_ecdf(ax: Axes, analysis: Analysis, path: int) -> Axes:
     """ECDF of the latency of each stage of one path, x logarithmic in µs."""
     drawn = [latency for latency in analysis.latencies if latency.path == path and len(latency.values)]
-    floor = min((int(latency.values[latency.values > 0][0]) for latency in drawn if (latency.values > 0).any()), default=1)
+    if len(drawn) == 2:
+        drawn = drawn[:1]  # a single stage is the whole way
+    floor = min(
+        (int(latency.values[latency.values > 0][0]) for latency in drawn if (latency.values > 0).any()), default=1
+    )
     for order, latency in enumerate(drawn):
         x, y = _steps(latency)
         whole = latency.stage is None
@@ -102,7 +126,7 @@ def draw_ecdf(ax: Axes, analysis: Analysis, path: int) -> Axes:
             np.maximum(x, floor / 2) / 1000 if (x <= 0).any() else x / 1000,
             y,
             where="post",
-            color="0.35" if whole else _COLOURS[order % len(_COLOURS)],
+            color="0.35" if whole else _colour(analysis, latency.name),
             linestyle=_STYLES[order % len(_STYLES)] if not whole else (0, (1, 1)),
             linewidth=1.0 if whole else 1.5,
             label=f"{latency.name} (N {len(latency.values):,}{f', lost {latency.lost:,}' if latency.lost else ''})",
@@ -111,10 +135,11 @@ def draw_ecdf(ax: Axes, analysis: Analysis, path: int) -> Axes:
     ax.set_ylim(0, 1.02)
     ax.set_xlabel("latency, µs")
     ax.set_ylabel("share of packets, lost = never")
-    ax.set_title(_plain(analysis.run.paths[path].name))
-    ax.xaxis.set_major_formatter(_microsecond_ticks())
+    ax.set_title(analysis.run.paths[path].name, parse_math=False, fontsize=10)
+    _microsecond_ticks(ax)
     ax.grid(True, which="major", color="0.9", linewidth=0.6)
-    ax.legend(loc="lower right", fontsize=7, framealpha=0.9)
+    for text in ax.legend(loc="lower right", fontsize=7, framealpha=0.9).get_texts():
+        text.set_parse_math(False)
     return ax
 
 
@@ -134,9 +159,10 @@ def waterfall_figure(analysis: Analysis) -> Figure | None:
     if not paths:
         return None
     most = max(len(_stages_of(analysis, number)) for number in paths)
-    figure, axes = _grid(len(paths), 5.2, 1.1 + 0.34 * most)
+    longest = max(len(latency.name) for number in paths for latency in _stages_of(analysis, number))
+    figure, axes = _grid(len(paths), 5.2, 0.8 + 0.3 * most, min(2.5, 0.25 + 0.075 * longest))
     for number, ax in zip(paths, axes, strict=True):
-        draw_waterfall(ax, analysis, number)
+        draw_waterfall(ax, analysis, number, most)
     return figure
 
 
@@ -148,11 +174,16 @@ def _stages_of(analysis: Analysis, path: int) -> list[StageLatency]:
     ]
 
 
-def draw_waterfall(ax: Axes, analysis: Analysis, path: int) -> Axes:
-    """Mean of each stage, each bar beginning where the one before ends; the bypass beside the stages it replaces."""
+def draw_waterfall(ax: Axes, analysis: Analysis, path: int, most: int | None = None) -> Axes:
+    """Mean of each stage, each bar beginning where the one before ends; the bypass beside the stages it replaces.
+
+    `most` bars fit the panel, so that bars of panels side by side are equally thick.
+    """
     way = analysis.run.paths[path]
     stages = _stages_of(analysis, path)
     begin: dict[int, float] = {}
+    most = max(len(stages), 3) if most is None else most
+    ends = []
     reached = 0.0
     for order, latency in enumerate(stages):
         mean = (latency.mean or 0.0) / 1000
@@ -166,10 +197,11 @@ def draw_waterfall(ax: Axes, analysis: Analysis, path: int) -> Axes:
             mean,
             left=left,
             height=0.7,
-            color=_COLOURS[order % len(_COLOURS)],
+            color=_colour(analysis, latency.name),
             hatch="///" if bypass else None,
             edgecolor="white",
         )
+        ends.append(left + mean)
         median = percentile(latency.values, latency.lost, 50, 100)
         ax.annotate(
             f" {mean:,.1f} (median {median / 1000:,.1f})" if median is not None else f" {mean:,.1f}",
@@ -177,22 +209,22 @@ def draw_waterfall(ax: Axes, analysis: Analysis, path: int) -> Axes:
             va="center",
             fontsize=7,
         )
-    ax.set_yticks(range(len(stages)), [_plain(latency.name) for latency in stages])
-    ax.invert_yaxis()
-    ax.margins(x=0.32)
-    ax.set_xlim(left=0)
+    ax.set_yticks(range(len(stages)), [latency.name for latency in stages], parse_math=False)
+    ax.set_ylim(most - 0.4, -0.6)
+    ax.set_xlim(0, 1.45 * max(reached, max(ends)))
     ax.set_xlabel("mean latency, µs; medians do not add up")
-    ax.set_title(_plain(way.name))
+    ax.set_title(way.name, parse_math=False, fontsize=10)
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 
 
-def _plain(text: str) -> str:
-    """Names are not TeX: matplotlib reads what stands between dollar signs as mathematics."""
-    return text.replace("$", r"\$")
+def _microsecond_ticks(ax: Axes) -> None:
+    """Ticks at 1, 2 and 5 of each decade where there are few decades, written out; powers would be set as TeX."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-
-def _microsecond_ticks() -> Any:
-    from matplotlib.ticker import FuncFormatter
-
-    return FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
+    low, high = ax.get_xlim()
+    few = math.log10(high / low) < 2.5
+    ax.xaxis.set_major_locator(LogLocator(10, (1.0, 2.0, 5.0) if few else (1.0,), numticks=20))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_minor_formatter(NullFormatter())

@@ -21,7 +21,7 @@ from pktrace.version import __version__
 
 _PARTIAL = ".partial"
 _ROW_GROUP = 1 << 19
-# Hashes do not repeat, so a dictionary of them would only be overhead; times are sorted, so their differences are small.
+# Hashes do not repeat, so a dictionary of them would only be overhead; sorted times have small differences.
 _PLAIN = {"digest"}
 _DELTA = {"ts_ns", "first_ns", "frame", "byte_offset", "trajectory"}
 
@@ -56,7 +56,9 @@ def write_results(
             partial.write_text(summary_json(summary), encoding="utf-8")
         written.append(folder / "summary.json")
     except OSError as problem:
-        raise OutputError(f"{problem.filename or folder}: cannot write results: {problem.strerror or problem}") from None
+        raise OutputError(
+            f"{problem.filename or folder}: cannot write results: {problem.strerror or problem}"
+        ) from None
     return written
 
 
@@ -98,7 +100,7 @@ def write_parquet(table: pa.Table, path: Path, metadata: dict[str, str]) -> None
         path,
         compression="zstd",
         row_group_size=_ROW_GROUP,
-        use_dictionary=[name for name in names if name not in _PLAIN and name not in _DELTA],
+        use_dictionary=[name for name in names if name not in _PLAIN and name not in _DELTA],  # type: ignore[arg-type]
         column_encoding=delta or None,
         write_page_index=True,
         store_schema=True,

@@ -1,8 +1,8 @@
-"""Terminal tables: mode 0 (latency per stage), mode 1 (rules), losses and fates, the ledger. Plain columns, no frames."""
+"""Terminal tables: mode 0 (latency per stage), mode 1 (rules), losses and fates, the ledger. No frames."""
 
 from __future__ import annotations
 
-from typing import IO
+from typing import IO, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -10,7 +10,7 @@ from rich.text import Text
 
 from pktrace.findings.analysis import Analysis
 from pktrace.findings.tallies import RuleTally, fate_counts, stage_losses
-from pktrace.latency.stages import shares, summary_row
+from pktrace.latency.stages import StageLatency, percentile, shares, summary_row
 from pktrace.report.words import count, microseconds, percent, plural, safe
 from pktrace.schema import RULE_VERDICTS
 
@@ -25,14 +25,14 @@ def console(stream: IO[str]) -> Console:
     return Console(file=stream, markup=False, highlight=False, emoji=False, soft_wrap=False)
 
 
-def _table(title: str, columns: list[tuple[str, str]]) -> Table:
-    """A table without frames; columns are (heading, "left" or "right")."""
+def _table(title: str, columns: list[tuple[str, str]], gap: int = 2) -> Table:
+    """A table without frames; columns are (heading, "left" or "right"), `gap` spaces apart."""
     table = Table(
         title=Text(title, style="bold"),
         title_justify="left",
         box=None,
         pad_edge=False,
-        padding=(0, 2, 0, 0),
+        padding=(0, gap, 0, 0),
         header_style="dim",
     )
     for heading, justify in columns:
@@ -53,19 +53,18 @@ def latency_tables(analysis: Analysis, wide: bool) -> list[Table]:
         columns += [(name, "right") for name in ("mean", "median", "p99")]
         columns += [(name, "right") for name in (("p99.9", "min", "max", "lost") if wide else ("max",))]
         columns.append(("share", "right"))
-        table = _table(f"Latency of {path.name}, µs ({plural(packets, 'packet')})", columns)
+        table = _table(f"Latency of {path.name}, µs ({plural(packets, 'packet')})", columns, 2 if wide else 1)
         for latency, share in rows:
             if latency.path != number:
                 continue
             row = summary_row(latency, share)
             name = latency.name if latency.stage is None else f"{latency.stage} {latency.name}"
-            ends = [
-                run.points[path.points[at]].name for at in (latency.from_position, latency.to_position)
-            ]
+            ends = [run.points[path.points[at]].name for at in (latency.from_position, latency.to_position)]
             cells = [name, *ends, count(row["count"])]
-            cells += [microseconds(row[key]) for key in ("mean_ns", "median_ns", "p99_ns")]
+            cells += [microseconds(row["mean_ns"]), *(_percentile(row, key) for key in ("median_ns", "p99_ns"))]
             if wide:
-                cells += [microseconds(row[key]) for key in ("p999_ns", "min_ns", "max_ns")] + [count(row["lost"])]
+                cells += [_percentile(row, "p999_ns"), microseconds(row["min_ns"]), microseconds(row["max_ns"])]
+                cells.append(count(row["lost"]))
             else:
                 cells.append(microseconds(row["max_ns"]))
             table.add_row(*cells, percent(share) if latency.stage is not None else "", end_section=False)
@@ -73,17 +72,26 @@ def latency_tables(analysis: Analysis, wide: bool) -> list[Table]:
     return found
 
 
-def rules_table(analysis: Analysis, wide: bool) -> Table | None:
-    """Mode 1: every rule with what the filter did, beside the data plane's own counter; None without any filter."""
-    if not analysis.rule_tallies:
-        return None
-    columns = [("path", "left"), ("rule", "left"), ("action", "left"), ("matched", "right"), ("hit", "right")]
+def _percentile(row: dict[str, Any], key: str) -> str:
+    """A percentile; the sign of infinity where it falls on a lost packet."""
+    return "∞" if row[key] is None and row["count"] + row["lost"] else microseconds(row[key])
+
+
+def rules_tables(analysis: Analysis, wide: bool) -> list[Table]:
+    """Mode 1: per path with a filter, every rule with what the filter did, beside the data plane's own counter."""
+    paths = sorted({tally.path for tally in analysis.rule_tallies})
+    return [_rules_of_path(analysis, path, wide) for path in paths]
+
+
+def _rules_of_path(analysis: Analysis, path: int, wide: bool) -> Table:
+    columns = [("rule", "left"), ("action", "left"), ("matched", "right"), ("hit", "right")]
     columns += [(name.replace("_", " "), "right") for name in _MISSES] if wide else [("misses", "left")]
     columns += [("counter", "right"), ("status", "left")]
-    table = _table("Rules: what each says, and what the filter did", columns)
+    table = _table(f"Rules of {analysis.run.paths[path].name}: what each says, and what the filter did", columns)
     for tally in analysis.rule_tallies:
+        if tally.path != path:
+            continue
         cells: list[str | Text] = [
-            analysis.run.paths[tally.path].name,
             "(no rule)" if tally.rule is None else analysis.run.rules[tally.rule].id,
             tally.action,
             count(tally.matched),
@@ -103,33 +111,22 @@ def _misses(tally: RuleTally) -> str:
     return ", ".join(f"{tally.counts[name]:,} {name}" for name in _MISSES if tally.counts[name])
 
 
-def losses_table(analysis: Analysis) -> Table:
+def losses_table(analysis: Analysis, wide: bool) -> Table:
     """Every stage in which a packet was lost, or where that cannot be told; three numbers kept apart."""
-    table = _table(
-        "Losses and their stage",
-        [
-            ("path", "left"),
-            ("stage", "left"),
-            ("from", "left"),
-            ("to", "left"),
-            ("entered", "right"),
-            ("lost", "right"),
-            ("ratio", "right"),
-            ("missed by capture", "right"),
-            ("cannot tell", "right"),
-        ],
-    )
+    columns = [("path", "left"), ("stage", "left")]
+    columns += [("from", "left"), ("to", "left")] if wide else []
+    columns += [(name, "right") for name in ("entered", "lost", "ratio", "unobserved", "undetermined")]
+    table = _table("Losses and their stage", columns)
     for loss in stage_losses(analysis.verdicts):
         if not loss.lost and not loss.undetermined and not loss.unobserved:
             continue
         path = analysis.run.paths[loss.path]
-        a, b = (analysis.run.points[path.points[at]].name for at in path.ends_of(loss.stage))
+        ends = [analysis.run.points[path.points[at]].name for at in path.ends_of(loss.stage)]
         entered = loss.crossed + loss.lost
         table.add_row(
             path.name,
             f"{loss.stage} {path.stage_name(loss.stage)}",
-            a,
-            b,
+            *(ends if wide else []),
             count(entered),
             Text(count(loss.lost), style="bold red" if loss.lost else ""),
             percent(loss.lost / entered if entered else None),
@@ -157,18 +154,17 @@ def ledger_lines(analysis: Analysis) -> list[Text]:
             continue
         where = " ".join(safe(part) for part in (point, capture) if part)
         lines.append(
-            Text(f"{counter.name}: {number:,} at {where or 'the run'}. {counter.sentence}", style=_SEVERITY_STYLE[counter.severity])
+            Text(
+                f"{counter.name}: {number:,} at {where or 'the run'}. {counter.sentence}",
+                style=_SEVERITY_STYLE[counter.severity],
+            )
         )
     return lines
 
 
 def print_analysis(analysis: Analysis, stream: IO[str]) -> None:
     """All tables of an analysis, as `pktrace analyze` shows them."""
-    out = console(stream)
-    wide = out.width >= _WIDE
-    for table in latency_tables(analysis, wide):
-        out.print(table)
-        out.print()
+    print_latency(analysis, stream)
     print_rules(analysis, stream)
     print_losses(analysis, stream)
 
@@ -176,42 +172,55 @@ def print_analysis(analysis: Analysis, stream: IO[str]) -> None:
 def print_latency(analysis: Analysis, stream: IO[str]) -> None:
     """Mode 0 only."""
     out = console(stream)
-    for table in latency_tables(analysis, out.width >= _WIDE):
-        out.print(table)
+    _print_tables(out, latency_tables(analysis, out.width >= _WIDE), "Latency: no packet of this run was followed.")
+    if any(_falls_on_lost(latency) for latency in analysis.latencies):
+        out.print(Text("∞: the percentile falls on a lost packet (RFC 7679 5).", style="dim"))
         out.print()
+
+
+def _falls_on_lost(latency: StageLatency) -> bool:
+    total = len(latency.values) + latency.lost
+    return total > 0 and percentile(latency.values, latency.lost, 999, 1000) is None
 
 
 def print_rules(analysis: Analysis, stream: IO[str]) -> None:
     """Mode 1 only."""
     out = console(stream)
-    table = rules_table(analysis, out.width >= _WIDE)
-    if table is None:
-        out.print("Rules: no path of this run has a filter (a detour or rules).")
-    else:
+    tables = rules_tables(analysis, out.width >= _WIDE)
+    _print_tables(out, tables, "Rules: no path of this run has a filter (a detour or rules).")
+
+
+def _print_tables(out: Console, tables: list[Table], instead: str) -> None:
+    for table in tables:
         out.print(table)
-    out.print()
+        out.print()
+    if not tables:
+        out.print(instead)
+        out.print()
 
 
 def print_losses(analysis: Analysis, stream: IO[str]) -> None:
     """Losses, fates and the ledger's warnings."""
     out = console(stream)
-    table = losses_table(analysis)
+    table = losses_table(analysis, out.width >= _WIDE)
     if table.row_count:
         out.print(table)
-        out.print()
     else:
-        out.print("Losses: none; every packet is accounted for.")
+        out.print("Losses: none.")
+    out.print()
     out.print(Text("Fates", style="bold"))
     for line in fates_lines(analysis):
         out.print(line)
     verdicts = analysis.verdicts
-    lost = int(verdicts.packets_with("lost").sum())
+    lost = int(verdicts.packets_with("lost").sum() + verdicts.packets_with("partial").sum())
     missed = sum(loss.unobserved for loss in stage_losses(verdicts))
     doubtful = int((verdicts.packets_with("undetermined") | verdicts.packets_with("ambiguous")).sum())
-    dropped = sum(cover.dropped or 0 for cover in analysis.observations.coverage)
-    out.print(
-        f"Lost in the network: {lost:,}.  Lost by the captures: {dropped:,} dropped, {missed:,} sightings missed.  "
-        f"Cannot tell: {doubtful:,}."
-    )
+    dropped = sum((cover.dropped or 0) + cover.unread for cover in analysis.observations.coverage)
+    unknown = sum(cover.dropped is None for cover in analysis.observations.coverage)
+    out.print()
+    out.print(f"Network loss  {plural(lost, 'packet')}")
+    silent = f"; {plural(unknown, 'point')} did not count" if unknown else ""
+    out.print(f"Capture loss  {plural(dropped, 'packet')} dropped, {plural(missed, 'stage')} unobserved{silent}")
+    out.print(f"Cannot tell   {plural(doubtful, 'packet')}")
     for warning in ledger_lines(analysis):
         out.print(warning)

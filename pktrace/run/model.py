@@ -35,9 +35,7 @@ class Condition:
 
     def reversed(self) -> Condition:
         """The same conversation seen in the other direction."""
-        return Condition(
-            self.protocols, self.destinations, self.sources, self.dports, self.sports, self.icmp_types
-        )
+        return Condition(self.protocols, self.destinations, self.sources, self.dports, self.sports, self.icmp_types)
 
 
 @dataclass(frozen=True)

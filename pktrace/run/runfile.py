@@ -10,7 +10,7 @@ import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -22,11 +22,12 @@ SCHEMA = 1
 RUN_FILE = "run.toml"
 _LARGEST_RUN_FILE = 16 << 20
 _UNITS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "min": 60 * 10**9, "h": 3600 * 10**9}
+_Entry = TypeVar("_Entry", bound=msgspec.Struct)
 _Scalars = str | int | list[str | int]
 _Texts = str | list[str]
 
 
-class _Strict(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+class _Strict(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     pass
 
 
@@ -57,9 +58,7 @@ class _Match(_Strict):
     icmp_type: _Scalars | None = None
 
     def condition(self) -> Condition:
-        return condition_of(
-            self.protocol, self.source, self.destination, self.sport, self.dport, self.icmp_type
-        )
+        return condition_of(self.protocol, self.source, self.destination, self.sport, self.dport, self.icmp_type)
 
 
 class _Path(_Strict):
@@ -143,8 +142,8 @@ class _Checker:
     def wrong(self, key: str, problem: str) -> RunFileError:
         return RunFileError(self.file, key, problem)
 
-    def convert(self, value: Any, kind: Any, key: str) -> Any:
-        if isinstance(value, dict) and issubclass(kind, msgspec.Struct):
+    def convert(self, value: Any, kind: type[_Entry], key: str) -> _Entry:
+        if isinstance(value, dict):
             known = [name.name for name in msgspec.structs.fields(kind)]
             for name in value:
                 if name not in known:
@@ -197,10 +196,10 @@ class _Checker:
     def threshold(self, text: str | int) -> int:
         found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)\s*", str(text))
         if not found or found[2] not in _UNITS:
-            raise self.wrong("loss.threshold", f"{text!r} is no duration; write it with a unit, such as \"2s\"")
+            raise self.wrong("loss.threshold", f'{text!r} is no duration; write it with a unit, such as "2s"')
         whole, _, fraction = found[1].partition(".")
         scale = 10 ** len(fraction)
-        nanoseconds = int(whole + fraction) * _UNITS[found[2]] // scale
+        nanoseconds: int = int(whole + fraction) * _UNITS[found[2]] // scale
         if not 0 < nanoseconds < 1 << 62:
             raise self.wrong("loss.threshold", f"{text!r} is out of range; it must be above 0")
         return nanoseconds
@@ -274,9 +273,11 @@ class _Checker:
                 raise self.wrong(f"{key}.points", f"{first!r} stands twice in a row; a stage needs two points")
         for name in entry.points:
             if entry.points.count(name) > 2:
-                raise self.wrong(f"{key}.points", f"{name!r} stands more than twice; a path visits a point at most twice")
-        first, last = self.detour(entry, key)
-        if entry.default == "punt" and first < 0:
+                raise self.wrong(
+                    f"{key}.points", f"{name!r} stands more than twice; a path visits a point at most twice"
+                )
+        begin, end = self.detour(entry, key)
+        if entry.default == "punt" and begin < 0:
             raise self.wrong(f"{key}.default", "is punt, but the path has no detour; add `detour`")
         stages = entry.stages
         if stages is None:
@@ -286,7 +287,7 @@ class _Checker:
                 f"{key}.stages",
                 f"has {len(stages)} names, but {len(entry.points)} points make {len(entry.points) - 1} stages",
             )
-        if len(set(stages)) != len(stages) or (first >= 0 and "bypass" in stages):
+        if len(set(stages)) != len(stages) or (begin >= 0 and "bypass" in stages):
             raise self.wrong(f"{key}.stages", "names must differ from each other and from `bypass`")
         for name in stages:
             self.plain_name(name, f"{key}.stages")
@@ -295,7 +296,13 @@ class _Checker:
         except BadValue as problem:
             raise self.wrong(f"{key}.match.{problem.key}", str(problem)) from None
         return PacketPath(
-            entry.name, tuple(index[name] for name in entry.points), tuple(stages), condition, entry.default, first, last
+            entry.name,
+            tuple(index[name] for name in entry.points),
+            tuple(stages),
+            condition,
+            entry.default,
+            begin,
+            end,
         )
 
     def detour(self, entry: _Path, key: str) -> tuple[int, int]:

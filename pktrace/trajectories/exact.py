@@ -13,7 +13,7 @@ from pktrace.compiled import inlined, kernel
 
 
 @inlined
-def place_one(members, first, last, times, points, path, visits, owner, seen, trajectory):  # type: ignore[no-untyped-def]
+def place_one(members, first, last, times, points, path, visits, owner, seen, trajectory):
     """Give members[first:last] to one trajectory; returns how many were off its path.
 
     A point that the path visits twice and that saw the packet once: the sighting is the second visit if the packet
@@ -50,7 +50,7 @@ def place_one(members, first, last, times, points, path, visits, owner, seen, tr
 
 
 @inlined
-def group_path(members, first, last, paths):  # type: ignore[no-untyped-def]
+def group_path(members, first, last, paths):
     """The path of the earliest member that has one, else -1; members are in order of time."""
     for index in range(first, last):
         if paths[members[index]] >= 0:
@@ -59,7 +59,7 @@ def group_path(members, first, last, paths):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def repeats(members, first, last, points, path, visits, counts):  # type: ignore[no-untyped-def]
+def repeats(members, first, last, points, path, visits, counts):
     """Whether a point of the path saw more members than the path visits it; `counts` is scratch space of zeros."""
     found = False
     for index in range(first, last):
@@ -74,7 +74,7 @@ def repeats(members, first, last, points, path, visits, counts):  # type: ignore
 
 
 @kernel
-def follow_unique(digests, members, times, points, paths, visits, owner, seen, path_of, repeated):  # type: ignore[no-untyped-def]
+def follow_unique(digests, members, times, points, paths, visits, owner, seen, path_of, repeated):
     """Place all groups of equal digests without repeats.
 
     Args:

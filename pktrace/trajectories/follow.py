@@ -141,7 +141,9 @@ def _align(run: Run, rows: Array, digests: Array, members: Array, paths: Array) 
     keys = digests[members].astype(np.uint64)
     points = rows["point"][members]
     at = {
-        number: _once(keys[points == number], rows["ts_ns"][members][points == number], paths[members][points == number])
+        number: _once(
+            keys[points == number], rows["ts_ns"][members][points == number], paths[members][points == number]
+        )
         for number in range(len(run.points))
     }
     forward: dict[tuple[int, int], list[Array]] = {}
@@ -176,9 +178,7 @@ def _once(keys: Array, times: Array, paths: Array) -> tuple[Array, Array, Array]
     return unique[single], times[index[single]], paths[index[single]]
 
 
-def _differences(
-    a: tuple[Array, Array, Array], b: tuple[Array, Array, Array], path: int
-) -> Array:
+def _differences(a: tuple[Array, Array, Array], b: tuple[Array, Array, Array], path: int) -> Array:
     """t_b - t_a of the packets of a path that both points saw exactly once."""
     _, index_a, index_b = np.intersect1d(a[0], b[0], assume_unique=True, return_indices=True)
     mine = (a[2][index_a] == path) & (b[2][index_b] == path)
@@ -187,7 +187,7 @@ def _differences(
 
 
 def _layout(run: Run) -> Array:
-    """int64 per path: positions, filter input or -1, position after the detour or -1, then the point of each position."""
+    """int64 per path: positions, filter input or -1, position after the detour or -1, then each position's point."""
     table = np.full((len(run.paths), 3 + longest(run)), -1, np.int64)
     for number, path in enumerate(run.paths):
         table[number, 0] = len(path.points)
@@ -198,9 +198,7 @@ def _layout(run: Run) -> Array:
     return table
 
 
-def _expected_delays(
-    run: Run, times: Array, seen: Array, path_of: Array, points: Array
-) -> tuple[Array, Array]:
+def _expected_delays(run: Run, times: Array, seen: Array, path_of: Array, points: Array) -> tuple[Array, Array]:
     """Median delay of certain packets, and how early a sighting may lie, by path and pair of positions.
 
     The delay is 0 where no certain packet made that way: then the nearest sighting after it is taken. On one clock

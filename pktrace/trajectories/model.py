@@ -63,9 +63,11 @@ class Trajectories:
     def _times(self, of_row: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         if not len(of_row):
             return np.full(self.seen.shape, UNSEEN)
-        return np.where(self.seen >= 0, of_row[np.maximum(self.seen, 0)], UNSEEN)
+        found: np.ndarray[Any, Any] = np.where(self.seen >= 0, of_row[np.maximum(self.seen, 0)], UNSEEN)
+        return found
 
     @cached_property
     def first_rows(self) -> np.ndarray[Any, Any]:
         """The decoded rows of the first sightings."""
-        return self.observations.rows[self.first_row]
+        found: np.ndarray[Any, Any] = self.observations.rows[self.first_row]
+        return found

@@ -21,7 +21,7 @@ _EARLY_NS = np.int64(1_000_000)  # how far before its cause a sighting may lie o
 
 
 @inlined
-def _assign(sent, arrived, delay, earliest, latest, given):  # type: ignore[no-untyped-def]
+def _assign(sent, arrived, delay, earliest, latest, given):
     """Order-preserving assignment: given[j] becomes the index in `sent` of arrived[j], or -1.
 
     Minimal sum of |arrived - sent - delay| among the assignments with most pairs; pairs need a difference within
@@ -70,7 +70,7 @@ def _assign(sent, arrived, delay, earliest, latest, given):  # type: ignore[no-u
 
 
 @inlined
-def _assign_nearest(sent, arrived, delay, earliest, latest, given):  # type: ignore[no-untyped-def]
+def _assign_nearest(sent, arrived, delay, earliest, latest, given):
     """The same in one pass for long runs of equal packets: each sighting takes the nearest packet still free."""
     free = 0
     for j in range(len(arrived)):
@@ -89,7 +89,7 @@ def _assign_nearest(sent, arrived, delay, earliest, latest, given):  # type: ign
 
 
 @inlined
-def _extend(of_position, rows, times, last_row, last_at, chosen, delay, earliest, latest, owner, seen, base, position):  # type: ignore[no-untyped-def]
+def _extend(of_position, rows, times, last_row, last_at, chosen, delay, earliest, latest, owner, seen, base, position):
     """Give free sightings `rows` to the packets `chosen`; marks what it gave in `of_position`."""
     free = np.empty(len(rows), np.int64)
     count = 0
@@ -120,7 +120,7 @@ def _extend(of_position, rows, times, last_row, last_at, chosen, delay, earliest
 
 
 @inlined
-def _place_many(members, first, last, times, points, path, visits, layout, delays, slack, threshold, owner, seen, base):  # type: ignore[no-untyped-def]
+def _place_many(members, first, last, times, points, path, visits, layout, delays, slack, threshold, owner, seen, base):
     """Place one cluster of equal packets; returns how many packets it holds.
 
     layout: per path (positions, filter input or -1, point of each position...); delays: expected delay from each
@@ -219,8 +219,22 @@ def _place_many(members, first, last, times, points, path, visits, layout, delay
 
 
 @kernel
-def follow_repeated(  # type: ignore[no-untyped-def]
-    repeated, members, times, points, paths, visits, layout, delays, slack, threshold, owner, seen, path_of, candidates, count
+def follow_repeated(
+    repeated,
+    members,
+    times,
+    points,
+    paths,
+    visits,
+    layout,
+    delays,
+    slack,
+    threshold,
+    owner,
+    seen,
+    path_of,
+    candidates,
+    count,
 ):
     """Place the groups that `exact.follow_unique` left.
 
@@ -251,7 +265,20 @@ def follow_repeated(  # type: ignore[no-untyped-def]
                 count += 1
             else:
                 placed = _place_many(
-                    members, first, last, times, points, path, visits, layout, delays, slack, threshold, owner, seen, count
+                    members,
+                    first,
+                    last,
+                    times,
+                    points,
+                    path,
+                    visits,
+                    layout,
+                    delays,
+                    slack,
+                    threshold,
+                    owner,
+                    seen,
+                    count,
                 )
                 for index in range(first, last):
                     off_path += 1 if owner[members[index]] < 0 else 0

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from pktrace.run.model import Run
 from pktrace.trajectories.model import UNSEEN, Trajectories
 
 _WAIT_FACTOR = 10

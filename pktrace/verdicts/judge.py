@@ -21,7 +21,7 @@ V_HIT, V_FALSE_PUNT, V_FALSE_FORWARD, V_MISSED_DROP, V_FALSE_DROP, V_UNSEEN, V_U
 
 
 @inlined
-def _doubt(time, wait, start, end, incomplete, cut):  # type: ignore[no-untyped-def]
+def _doubt(time, wait, start, end, incomplete, cut):
     """Why a capture that has not the packet does not prove that it never came; R_NONE if it does prove it."""
     if time < start:
         return R_OUTSIDE
@@ -35,7 +35,7 @@ def _doubt(time, wait, start, end, incomplete, cut):  # type: ignore[no-untyped-
 
 
 @inlined
-def _treatment_verdict(expected, observed):  # type: ignore[no-untyped-def]
+def _treatment_verdict(expected, observed):
     if expected == observed:
         return V_HIT
     if expected == T_DROP:
@@ -46,7 +46,7 @@ def _treatment_verdict(expected, observed):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def judge_packets(  # type: ignore[no-untyped-def]
+def judge_packets(
     times, first_ns, path_of, layout, expected, absorbed, start, end, incomplete, cut, wait, window, threshold,
     fate, reason, lost_stage, last_at, observed, rule_verdict, stage_verdict, stage_reason,
 ):  # fmt: skip
@@ -94,7 +94,12 @@ def judge_packets(  # type: ignore[no-untyped-def]
                 earlier -= wait[path, stage]
             for position in range(filter_input + 1):
                 doubt = _doubt(
-                    earlier, 0, start[path, position], end[path, position], incomplete[path, position], cut[path, position]
+                    earlier,
+                    0,
+                    start[path, position],
+                    end[path, position],
+                    incomplete[path, position],
+                    cut[path, position],
                 )
                 injected |= doubt == R_NONE
             injected &= not outside and earlier >= window[0]
@@ -182,7 +187,12 @@ def judge_packets(  # type: ignore[no-untyped-def]
         )  # fmt: skip
         if at_filter and doubt == R_NONE:
             doubt = _doubt(
-                at[last], wait[path, bypass], start[path, after], end[path, after], incomplete[path, after], cut[path, after]
+                at[last],
+                wait[path, bypass],
+                start[path, after],
+                end[path, after],
+                incomplete[path, after],
+                cut[path, after],
             )
         if outside:
             doubt = R_OUTSIDE

@@ -77,7 +77,17 @@ def judge_trajectories(
             fate, reason, lost_stage, last_at, observed, rule_verdict, stage_verdict, stage_reason,
         )  # fmt: skip
     verdicts = Verdicts(
-        trajectories, expected, trust, fate, reason, lost_stage, last_at, observed, rule_verdict, stage_verdict, stage_reason
+        trajectories,
+        expected,
+        trust,
+        fate,
+        reason,
+        lost_stage,
+        last_at,
+        observed,
+        rule_verdict,
+        stage_verdict,
+        stage_reason,
     )
     _ask_counters(verdicts, counters or {})
     return verdicts

@@ -1,0 +1,5 @@
+"""`python -m pktrace`: the same as the command `pktrace`."""
+
+from pktrace.cli.main import run
+
+run()
