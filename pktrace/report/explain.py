@@ -259,7 +259,7 @@ def _because(analysis: Analysis, trajectory: int, fate: str) -> list[str]:
         ran_on = int(verdicts.trust.end[path_number, end]) - last
         lines.append(
             f"Waited: {run.points[path.points[end]].name} was captured for {ran_on / 1e6:,.3f} ms after it was last "
-            f"seen; {wait / 1e6:,.3f} ms were needed (10 x the stage's largest certain delay, at most the loss threshold)."
+            f"seen; {wait / 1e6:,.3f} ms were needed (10 x its largest certain delay, at most the loss threshold)."
         )
     rule = int(analysis.expected.rule[trajectory])
     action = TREATMENTS[int(analysis.expected.action[trajectory])]

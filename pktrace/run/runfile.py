@@ -66,7 +66,7 @@ class _Path(_Strict):
     points: list[str]
     detour: list[str] = []
     stages: list[str] | None = None
-    match: _Match = _Match()
+    match: _Match = msgspec.field(default_factory=_Match)
     default: Literal["forward", "drop", "punt"] = "forward"
 
 
