@@ -103,9 +103,7 @@ def expected_points(packet: MarkedPacket) -> tuple[str, ...]:
     crossed = [point for point in path.points if packet.kind.action == "punt" or point not in path.detour]
     if packet.fate == "delivered":
         return tuple(crossed)
-    if packet.lost_stage is None or packet.lost_stage == len(
-        path.stages
-    ):  # dropped by its rule, or in the bypass
+    if packet.lost_stage is None or packet.lost_stage == len(path.stages):  # dropped by its rule, or in the bypass
         last = _filter_input(path.name)
     else:
         last = path.points[packet.lost_stage]
@@ -136,9 +134,7 @@ def matches(rule: Rule, seen: Seen) -> bool:
     )
 
 
-def check(
-    run: Path, plan: Sequence[MarkedPacket], rules: Sequence[Rule]
-) -> tuple[dict[str, object], list[str]]:
+def check(run: Path, plan: Sequence[MarkedPacket], rules: Sequence[Rule]) -> tuple[dict[str, object], list[str]]:
     """Figures of the comparison, and a sentence for each thing that does not agree."""
     seen = {
         point: [found for data in packets(run / "captures" / f"{point}.pcapng") if (found := decode(data))]
@@ -149,9 +145,7 @@ def check(
     figures: dict[str, object] = {
         "packets": {point: len(there) for point, there in seen.items()},
         "marked": len(plan),
-        "identical": {
-            point: sum(s.marker.startswith(IDENTICAL) for s in there) for point, there in seen.items()
-        },
+        "identical": {point: sum(s.marker.startswith(IDENTICAL) for s in there) for point, there in seen.items()},
         "kernel_tcp_lost": _check_kernel_tcp(seen, counted, faults),
         "rules": _check_rules(seen, rules, counted, faults),
     }
@@ -177,9 +171,7 @@ def _check_marked(plan: Sequence[MarkedPacket], seen: Mapping[str, Sequence[Seen
 
 
 def _kernel_tcp(there: Sequence[Seen], path: str) -> Counter[bytes]:
-    return Counter(
-        s.key for s in there if KERNEL_TCP_PORT in (s.sport, s.dport) and not s.marker and s.path == path
-    )
+    return Counter(s.key for s in there if KERNEL_TCP_PORT in (s.sport, s.dport) and not s.marker and s.path == path)
 
 
 def _check_kernel_tcp(
@@ -210,24 +202,16 @@ def _check_rules(
         mine = [rule for rule in rules if rule.path == path]
         for packet in seen[_filter_input(path)]:
             if packet.path == path:
-                hit = next(
-                    (rule.counter for rule in mine if matches(rule, packet)), default_counter(AGENT1, path)
-                )
+                hit = next((rule.counter for rule in mine if matches(rule, packet)), default_counter(AGENT1, path))
                 matched[hit] += 1
-    names = [rule.counter for rule in rules] + [
-        default_counter(AGENT1, path) for path in ("ingress", "egress")
-    ]
+    names = [rule.counter for rule in rules] + [default_counter(AGENT1, path) for path in ("ingress", "egress")]
     for name in names:
         if matched[name] != counted[f"host:{name}"]:
-            faults.append(
-                f"rule counter {name}: {counted[f'host:{name}']} counted, {matched[name]} in the captures"
-            )
+            faults.append(f"rule counter {name}: {counted[f'host:{name}']} counted, {matched[name]} in the captures")
     return {name: matched[name] for name in names}
 
 
-def _check_identical(
-    seen: Mapping[str, Sequence[Seen]], counted: Mapping[str, int], faults: list[str]
-) -> None:
+def _check_identical(seen: Mapping[str, Sequence[Seen]], counted: Mapping[str, int], faults: list[str]) -> None:
     lost = counted[f"svm:{IDENTICAL_COUNTER}"]
     for point in PATH_BY_NAME["ingress"].points:
         number = sum(packet.marker.startswith(IDENTICAL) for packet in seen[point])
@@ -248,9 +232,7 @@ def _check_the_rest(seen: Mapping[str, Sequence[Seen]], faults: list[str]) -> No
             for point in (path.points[0], path.points[-1])
         )
         if first != last:
-            faults.append(
-                f"{path.name}: {(first - last).total()} other packets lost, {(last - first).total()} added"
-            )
+            faults.append(f"{path.name}: {(first - last).total()} other packets lost, {(last - first).total()} added")
     strangers = sum(not packet.path for there in seen.values() for packet in there)
     if strangers:
         faults.append(f"{strangers} packets that belong to no path")
@@ -264,9 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog="example: check_run.py fixtures/service-chain",
     )
     parser.add_argument("run", type=Path)
-    parser.add_argument(
-        "--seed", type=int, default=DEFAULT_SEED, help="seed of its plan (default: %(default)s)"
-    )
+    parser.add_argument("--seed", type=int, default=DEFAULT_SEED, help="seed of its plan (default: %(default)s)")
     options = parser.parse_args(arguments)
     try:
         figures, faults = check(options.run, make_plan(options.seed), load_rules(DEFAULT_RULES))

@@ -61,9 +61,7 @@ def counters(namespace: str) -> dict[str, int]:
     """Packets of every named nft counter in a namespace."""
     listed = json.loads(run(in_namespace(namespace, ["nft", "-j", "list", "counters"])))
     return {
-        item["counter"]["name"]: int(item["counter"]["packets"])
-        for item in listed["nftables"]
-        if "counter" in item
+        item["counter"]["name"]: int(item["counter"]["packets"]) for item in listed["nftables"] if "counter" in item
     }
 
 
@@ -127,9 +125,7 @@ class Context:
         return "\n".join(parts)
 
     def _sysctls(self, namespace: str) -> dict[str, str]:
-        script = "".join(
-            f'[ ! -e /proc/sys/{key} ] || echo "{key} $(cat /proc/sys/{key})"\n' for key in _SYSCTLS
-        )
+        script = "".join(f'[ ! -e /proc/sys/{key} ] || echo "{key} $(cat /proc/sys/{key})"\n' for key in _SYSCTLS)
         said = run(in_namespace(namespace, ["sh", "-e"]), stdin=script)
         return dict(line.split(" ", 1) for line in said.splitlines())
 

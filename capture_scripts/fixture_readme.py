@@ -85,9 +85,7 @@ def _table(rows: Iterable[Sequence[object]]) -> str:
     return "\n".join("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows)
 
 
-def readme(
-    plan: Sequence[MarkedPacket], truth: Mapping[str, Any], figures: Mapping[str, Any], snaplen: int
-) -> str:
+def readme(plan: Sequence[MarkedPacket], truth: Mapping[str, Any], figures: Mapping[str, Any], snaplen: int) -> str:
     """README.md; ``truth`` as in truth.json, ``figures`` of the self check, ``snaplen`` in bytes."""
     identical = truth["identical"]
     tcp = truth["kernel_tcp"]

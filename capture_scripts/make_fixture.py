@@ -30,9 +30,7 @@ from .truth import write_truth
 
 TOOLS = {**topology.TOOLS, **record.TOOLS, "ping": "iputils-ping"}
 RUN_NAME = "service-chain"
-DESCRIPTION = (
-    "TCP, UDP and ICMP, IPv4 and IPv6, through a forwarding service, with known losses at every stage"
-)
+DESCRIPTION = "TCP, UDP and ICMP, IPv4 and IPv6, through a forwarding service, with known losses at every stage"
 # Enough for every header and the whole marker, and it keeps the fixture small.
 SNAPLEN = 128
 
@@ -65,9 +63,7 @@ def make_fixture(
         lab.down()
     dropped = {point: counts.dropped for point, counts in recorded.counts.items() if counts.dropped}
     if dropped:  # honest, but no fixture: what a capture missed cannot be told from what was lost
-        raise LabError(
-            f"{out}: packets were dropped by the captures: {dropped}; record again on a quieter machine"
-        )
+        raise LabError(f"{out}: packets were dropped by the captures: {dropped}; record again on a quieter machine")
     truth = write_truth(out, plan, rules)
     figures, faults = check(out, plan, rules)
     if faults:
@@ -85,15 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog="example: make_fixture.py /tmp/service-chain",
     )
     parser.add_argument("out", type=Path, help="run folder to make")
-    parser.add_argument(
-        "--name", default=f"pk{os.getpid()}", help="name of the lab (default: one of its own)"
-    )
-    parser.add_argument(
-        "--seed", type=int, default=DEFAULT_SEED, help="seed of the plan (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--snaplen", type=int, default=SNAPLEN, help="bytes kept per packet (default: %(default)s)"
-    )
+    parser.add_argument("--name", default=f"pk{os.getpid()}", help="name of the lab (default: one of its own)")
+    parser.add_argument("--seed", type=int, default=DEFAULT_SEED, help="seed of the plan (default: %(default)s)")
+    parser.add_argument("--snaplen", type=int, default=SNAPLEN, help="bytes kept per packet (default: %(default)s)")
     parser.add_argument("--keep-raw", action="store_true", help="keep tcpdump's own pcap files")
     parser.add_argument("--replace", action="store_true", help="put the new run in the place of an older one")
     options = parser.parse_args(arguments)

@@ -149,9 +149,7 @@ def parse_rules(document: Mapping[str, Any], agent_number: int = 1) -> list[Rule
         for key, allowed in (("id", None), ("path", tuple(PATHS)), ("action", ACTIONS)):
             value = table.get(key)
             if not isinstance(value, str) or not value or (allowed and value not in allowed):
-                raise LabError(
-                    f"{label}: {key} must be {'a name' if allowed is None else ' | '.join(allowed)}"
-                )
+                raise LabError(f"{label}: {key} must be {'a name' if allowed is None else ' | '.join(allowed)}")
         position[table["path"]] += 1
         counter = table.get("counter", f"{PATHS[table['path']]}{agent_number}_r{position[table['path']]}")
         if not isinstance(counter, str) or not _NAME.fullmatch(counter):
@@ -210,12 +208,8 @@ def _ranges(table: Mapping[str, Any], key: str, label: str, largest: int) -> tup
     found: list[Range] = []
     for part in (part for value in _listed(table.get(key)) for part in str(value).split(",")):
         first, _, last = part.strip().partition("-")
-        if not (
-            first.isdecimal() and (last or first).isdecimal() and int(first) <= int(last or first) <= largest
-        ):
-            raise LabError(
-                f"{label}: {key} {part.strip()!r}: use numbers up to {largest} and ranges like 9000-9099"
-            )
+        if not (first.isdecimal() and (last or first).isdecimal() and int(first) <= int(last or first) <= largest):
+            raise LabError(f"{label}: {key} {part.strip()!r}: use numbers up to {largest} and ranges like 9000-9099")
         found.append((int(first), int(last or first)))
     merged: list[Range] = []
     for low, high in sorted(found):
@@ -258,12 +252,7 @@ def compile_filter(rules: Sequence[Rule], agent: Agent) -> str:
             f"filter_{path}",
             hooked,
             [f'meta protocol != {{ ip, ip6 }} counter name {other[path]} fwd to "{onward}";']
-            + [
-                statement
-                for rule in rules
-                if rule.path == path
-                for statement in rule.statements(verdicts[rule.action])
-            ]
+            + [statement for rule in rules if rule.path == path for statement in rule.statements(verdicts[rule.action])]
             + [f"counter name {default_counter(agent, path)} {verdicts['forward']};"],
         )
     mac = agent.protected_mac

@@ -36,9 +36,7 @@ class Interrupted(BaseException):
 def need_root(what: str) -> None:
     """Refuse early: half of a lab made without rights is worse than none."""
     if os.geteuid() != 0:
-        raise LabError(
-            f"{what} needs root (it makes network namespaces and packet sockets): run it with sudo"
-        )
+        raise LabError(f"{what} needs root (it makes network namespaces and packet sockets): run it with sudo")
 
 
 def need_tools(packages: Mapping[str, str]) -> None:

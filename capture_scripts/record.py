@@ -215,9 +215,7 @@ def record(
         _seal(capture, settings, recorded)
     ready = [capture.ready_ns for capture in running if capture.ready_ns is not None]
     stopped = [capture.stopped_ns for capture in running if capture.stopped_ns is not None]
-    if len(ready) == len(stopped) == len(running) and all(
-        counts.complete for counts in recorded.counts.values()
-    ):
+    if len(ready) == len(stopped) == len(running) and all(counts.complete for counts in recorded.counts.values()):
         recorded.window_ns = (max(ready), min(stopped))
     return recorded, trouble
 
@@ -235,9 +233,7 @@ def _wait_ready(captures: Sequence[Capture]) -> None:
         for capture in captures:
             if not capture.running:
                 words = capture.said().strip().replace("\n", "; ") or "no message"
-                raise LabError(
-                    f"tcpdump at {capture.point.name} ({capture.point.device}) did not start: {words}"
-                )
+                raise LabError(f"tcpdump at {capture.point.name} ({capture.point.device}) did not start: {words}")
         if time.monotonic() > deadline:
             silent = ", ".join(capture.point.name for capture in captures if not capture.listening())
             raise LabError(f"tcpdump is not listening after {READY_TIMEOUT_S:g} s at: {silent}")
@@ -253,15 +249,11 @@ def _settle(captures: Sequence[Capture], wait_s: float) -> None:
         now = _ask_all(captures)
         for capture, counts in zip(captures, now, strict=True):
             if counts is None or not capture.running:
-                raise LabError(
-                    f"tcpdump at {capture.point.name} ended before it was told to (see {capture.log.name})"
-                )
+                raise LabError(f"tcpdump at {capture.point.name} ended before it was told to (see {capture.log.name})")
         if all(counts is not None and counts.complete for counts in now) and now == previous:
             return
         if time.monotonic() > deadline:
-            raise LabError(
-                f"packets are still arriving or unread {SETTLE_TIMEOUT_S:g} s after the traffic ended"
-            )
+            raise LabError(f"packets are still arriving or unread {SETTLE_TIMEOUT_S:g} s after the traffic ended")
         previous = now
         time.sleep(0.25)
 
@@ -298,9 +290,7 @@ def _seal(capture: Capture, settings: Settings, recorded: Recorded) -> None:
     name = capture.point.name
     counts = capture.last_counts()
     versions = tool_versions()
-    application = (
-        f"tcpdump {versions.get('tcpdump', '?')} libpcap {versions.get('libpcap', '?')}, sealed by pktrace"
-    )
+    application = f"tcpdump {versions.get('tcpdump', '?')} libpcap {versions.get('libpcap', '?')}, sealed by pktrace"
     end_ns = capture.stopped_ns  # unknown when it ended by itself: then the last packet is the end
     final = counts if end_ns is not None else None
     interface = InterfaceRecord(
@@ -328,9 +318,7 @@ def _seal(capture: Capture, settings: Settings, recorded: Recorded) -> None:
             unread = final.received - final.dropped - final.captured
             recorded.problems.append(f"{name}: {unread} packets were received and never read")
         if sealed.cut or sealed.packets != final.captured:
-            recorded.problems.append(
-                f"{name}: {final.captured} packets captured, {sealed.packets} in the file"
-            )
+            recorded.problems.append(f"{name}: {final.captured} packets captured, {sealed.packets} in the file")
     if not settings.keep_raw:
         capture.raw.unlink()
 
@@ -376,18 +364,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--name", default=DEFAULT_NAME, help="name of the lab (default: %(default)s)")
     parser.add_argument("--run-name", default="", help="name in run.toml (default: the folder's)")
     parser.add_argument("--description", default="", help="one sentence for run.toml")
-    parser.add_argument(
-        "--rules", type=Path, default=DEFAULT_RULES, help="the rules the lab was brought up with"
-    )
-    parser.add_argument(
-        "--snaplen", type=int, default=Settings.snaplen, help="bytes kept per packet (%(default)s)"
-    )
-    parser.add_argument(
-        "--threshold", type=float, default=Settings.threshold_s, help="loss threshold, s (%(default)s)"
-    )
-    parser.add_argument(
-        "--keep-raw", action="store_true", help="keep tcpdump's own pcap files beside the sealed ones"
-    )
+    parser.add_argument("--rules", type=Path, default=DEFAULT_RULES, help="the rules the lab was brought up with")
+    parser.add_argument("--snaplen", type=int, default=Settings.snaplen, help="bytes kept per packet (%(default)s)")
+    parser.add_argument("--threshold", type=float, default=Settings.threshold_s, help="loss threshold, s (%(default)s)")
+    parser.add_argument("--keep-raw", action="store_true", help="keep tcpdump's own pcap files beside the sealed ones")
     parser.add_argument("command", nargs="+", metavar="COMMAND", help="what to run meanwhile, after --")
     options = parser.parse_args(arguments)
     if not 64 <= options.snaplen <= 262144 or not 0 < options.threshold <= 600:
@@ -403,9 +383,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 rules_file=options.rules,
                 run_name=options.run_name or options.out.resolve().name,
                 description=options.description or f"recorded while running: {' '.join(options.command)}",
-                settings=Settings(
-                    snaplen=options.snaplen, threshold_s=options.threshold, keep_raw=options.keep_raw
-                ),
+                settings=Settings(snaplen=options.snaplen, threshold_s=options.threshold, keep_raw=options.keep_raw),
             )
     except LabError as error:
         print(f"record: {error}", file=sys.stderr)

@@ -60,8 +60,7 @@ class RunFile:
             document["window"] = {"start_ns": self.window_ns[0], "end_ns": self.window_ns[1]}
         document["loss"] = {"threshold": self.threshold}
         document["point"] = [
-            {"name": point, "captures": [f"captures/{point}.pcapng"], "clock": self.clock}
-            for point in self.points
+            {"name": point, "captures": [f"captures/{point}.pcapng"], "clock": self.clock} for point in self.points
         ]
         for key, tables in (("path", [path.table() for path in self.paths]), ("rule", list(self.rules))):
             if tables:
@@ -98,9 +97,7 @@ def _value(value: object) -> str:
     if isinstance(value, int):
         return str(value)
     if isinstance(value, str):
-        return json.dumps(value).replace(
-            "\x7f", "\\u007f"
-        )  # a JSON string is a TOML basic string but for DEL
+        return json.dumps(value).replace("\x7f", "\\u007f")  # a JSON string is a TOML basic string but for DEL
     if isinstance(value, datetime):
         return value.strftime("%Y-%m-%dT%H:%M:%SZ")
     if isinstance(value, list):

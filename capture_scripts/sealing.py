@@ -109,9 +109,7 @@ def options(values: Sequence[Option]) -> bytes:
     """Option list with its end mark; empty when there is none."""
     if not values:
         return b""
-    written = b"".join(
-        struct.pack("<HH", code, len(value)) + value + bytes(-len(value) % 4) for code, value in values
-    )
+    written = b"".join(struct.pack("<HH", code, len(value)) + value + bytes(-len(value) % 4) for code, value in values)
     return written + struct.pack("<HH", 0, 0)
 
 
@@ -151,9 +149,7 @@ def interface_statistics(record: InterfaceRecord, block_time_ns: int) -> bytes:
     for code, moment in ((2, record.start_ns), (3, record.end_ns)):
         if moment is not None:
             values.append((code, _time(moment)))
-    delivered = (
-        None if record.received is None or record.dropped is None else record.received - record.dropped
-    )
+    delivered = None if record.received is None or record.dropped is None else record.received - record.dropped
     counts = (
         (4, record.received),
         (5, record.interface_dropped),
@@ -187,9 +183,7 @@ def seal(raw: Path, sealed: Path, record: InterfaceRecord, *, os_name: str, appl
                 ts_ns, original, data = packet
                 target.write(enhanced_packet(ts_ns, original, data))
                 packets += 1
-                first_ns = (
-                    ts_ns if first_ns is None else min(first_ns, ts_ns)
-                )  # a capture is not always in order
+                first_ns = ts_ns if first_ns is None else min(first_ns, ts_ns)  # a capture is not always in order
                 last_ns = ts_ns if last_ns is None else max(last_ns, ts_ns)
             moment = next((t for t in (record.end_ns, last_ns, record.start_ns) if t is not None), 0)
             target.write(interface_statistics(record, moment))

@@ -63,18 +63,14 @@ def points(lab: Lab) -> list[Point]:
 
 def check_rules(lab: Lab, rules: Sequence[Rule]) -> None:
     """LabError if the lab's filter does not have exactly the counters of these rules."""
-    expected = {rule.counter for rule in rules} | {
-        default_counter(AGENT1, path) for path in ("ingress", "egress")
-    }
+    expected = {rule.counter for rule in rules} | {default_counter(AGENT1, path) for path in ("ingress", "egress")}
     found = {
         name
         for name in counters(lab.namespace("host"))
         if name.startswith(("in", "eg")) and not name.endswith(("_other", "_back"))
     }
     if found != expected:
-        raise LabError(
-            f"lab {lab.name!r} was brought up with other rules: give record the same --rules as 'lab up'"
-        )
+        raise LabError(f"lab {lab.name!r} was brought up with other rules: give record the same --rules as 'lab up'")
 
 
 def record_chain(

@@ -123,9 +123,7 @@ class Lab:
         """
         rules = load_rules(rules_file)
         if self.existing():
-            raise LabError(
-                f"lab {self.name!r} stands already (or partly): run 'lab down --name {self.name}' first"
-            )
+            raise LabError(f"lab {self.name!r} stands already (or partly): run 'lab down --name {self.name}' first")
         try:
             self._build(compile_filter(rules, AGENT1), offloads=offloads)
         except BaseException:
@@ -144,9 +142,7 @@ class Lab:
         existing = self.existing()
         return "up" if len(existing) == len(ROLES) else "partial" if existing else "down"
 
-    def run_in(
-        self, role: str, command: Sequence[str], *, stdin: str | None = None, check: bool = True
-    ) -> str:
+    def run_in(self, role: str, command: Sequence[str], *, stdin: str | None = None, check: bool = True) -> str:
         """Run one command in a namespace of this lab and return its stdout."""
         return run(in_namespace(self.namespace(role), command), stdin=stdin, check=check)
 
@@ -201,8 +197,7 @@ class Lab:
             # No link-local address: it would only bring traffic of its own.
             wanted |= {"ipv6/conf/default/addr_gen_mode": 1}
         script = "".join(
-            f"[ ! -e /proc/sys/net/{key} ] || echo {value} > /proc/sys/net/{key}\n"
-            for key, value in wanted.items()
+            f"[ ! -e /proc/sys/net/{key} ] || echo {value} > /proc/sys/net/{key}\n" for key, value in wanted.items()
         )
         self.run_in(role, ["sh", "-e"], stdin=script)
 
@@ -270,15 +265,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog="example: lab up --name demo, then ip netns exec demo-client ping -c3 fd77::1",
     )
     parser.add_argument("action", choices=("up", "down", "status"))
-    parser.add_argument(
-        "--name", default=DEFAULT_NAME, help="prefix of the namespaces (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--rules", type=Path, default=DEFAULT_RULES, help="rules file for 'up' (TOML, [[rule]])"
-    )
-    parser.add_argument(
-        "--offloads", choices=("off", "on"), default="off", help="TSO, GSO and tx checksum at the ends"
-    )
+    parser.add_argument("--name", default=DEFAULT_NAME, help="prefix of the namespaces (default: %(default)s)")
+    parser.add_argument("--rules", type=Path, default=DEFAULT_RULES, help="rules file for 'up' (TOML, [[rule]])")
+    parser.add_argument("--offloads", choices=("off", "on"), default="off", help="TSO, GSO and tx checksum at the ends")
     options = parser.parse_args(arguments)
     try:
         need_root("the lab")

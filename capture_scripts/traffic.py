@@ -68,8 +68,7 @@ def _framed(
     path: str, version: int, protocol: int, source: str, destination: str, ip_id: int, transport: dpkt.Packet
 ) -> bytes:
     addresses = [
-        socket.inet_pton(socket.AF_INET if version == 4 else socket.AF_INET6, text)
-        for text in (source, destination)
+        socket.inet_pton(socket.AF_INET if version == 4 else socket.AF_INET6, text) for text in (source, destination)
     ]
     if version == 4:
         network = dpkt.ip.IP(src=addresses[0], dst=addresses[1], p=protocol, id=ip_id, ttl=64, data=transport)
@@ -252,9 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _send_planned(role: str, seed: int, rate_pps: float) -> None:
     """The part of the plan that ``role`` sends."""
-    send_frames(
-        [(packet.due_s, frame(packet)) for packet in make_plan(seed, rate_pps) if packet.sender == role]
-    )
+    send_frames([(packet.due_s, frame(packet)) for packet in make_plan(seed, rate_pps) if packet.sender == role])
 
 
 def _send_identical() -> None:

@@ -198,9 +198,7 @@ def _check_against_plan(plan: Sequence[MarkedPacket], counted: Mapping[str, int]
         expected[f"host:{name}"] = 0
     wrong = {name: (number, counted[name]) for name, number in expected.items() if counted[name] != number}
     if wrong:
-        told = ", ".join(
-            f"{name} planned {planned}, counted {found}" for name, (planned, found) in wrong.items()
-        )
+        told = ", ".join(f"{name} planned {planned}, counted {found}" for name, (planned, found) in wrong.items())
         raise LabError(f"the counters contradict the plan: {told}")
 
 

@@ -11,6 +11,7 @@ from pktrace.compiled import inlined
 #   length: bytes on the wire;  ts: ns since the epoch, NO_TIME where there is none, OUT_OF_RANGE where 64 bits are few
 #   interface: which of the file's interfaces, -1 where the file does not describe it
 #   direction: 0 unknown, 1 in, 2 out (epb_flags bits 0-1)
+#   dropped: packets that the capture lost on this interface since the one before (epb_dropcount)
 PACKET = np.dtype(
     [
         ("offset", np.int64),
@@ -18,6 +19,7 @@ PACKET = np.dtype(
         ("captured", np.uint32),
         ("length", np.uint32),
         ("interface", np.int32),
+        ("dropped", np.uint32),
         ("direction", np.uint8),
     ],
     align=True,

@@ -47,7 +47,11 @@ def test_a_capture_in_place_of_a_run(pktrace: CommandLine, service_chain: Path) 
     [
         ('name = "uplink"', 'name = "uplink"\nsnaplen = 3', ["point[uplink].snaplen", "unknown key", "known keys"]),
         ('detour = ["punt"', 'detuor = ["punt"', ["path[ingress].detuor", "did you mean `detour`"]),
-        ('captures = ["captures/punt.pcapng"]', 'captures = ["captures/gone.pcapng"]', ["point[punt].captures", "gone"]),
+        (
+            'captures = ["captures/punt.pcapng"]',
+            'captures = ["captures/gone.pcapng"]',
+            ["point[punt].captures", "gone"],
+        ),
         ('captures = ["captures/punt.pcapng"]', "captures = []", ["point[punt].captures", "empty"]),
         (
             'captures = ["captures/punt.pcapng"]',

@@ -168,3 +168,13 @@ def test_duckdb_reads_the_tables_unchanged(analyzed: Path) -> None:
     assert {fate for fate, _ in counted} == {"delivered", "dropped", "lost"}
     metadata = duckdb.sql(f"select key from parquet_kv_metadata('{analyzed}/trajectories.parquet')").fetchall()
     assert {b"pktrace.schema_version", b"pktrace.version", b"pktrace.run"} <= {key for (key,) in metadata}
+
+
+def test_the_kernels_without_compilation_give_the_same_bytes(
+    tmp_path: Path, analyzed: Path, pktrace: CommandLine
+) -> None:
+    """NUMBA_DISABLE_JIT=1 runs the same loops in Python, where every index is checked."""
+    result = pktrace("analyze", SERVICE_CHAIN, "--no-plots", "-o", tmp_path / "plain", NUMBA_DISABLE_JIT="1")
+    assert result.returncode == 0, result.stderr
+    names = sorted(path.name for path in analyzed.iterdir())
+    assert filecmp.cmpfiles(analyzed, tmp_path / "plain", names, shallow=False)[0] == names

@@ -175,18 +175,22 @@ def _nanoseconds(ticks, times, row):
 
 
 @inlined
-def _direction(data, start, end, big):
-    """Bits 0-1 of the epb_flags option (4.3), 0 where there is none. At most (end - start) / 4 steps."""
+def _packet_options(data, start, end, big, packet):
+    """Options of a packet block (4.3): epb_flags bits 0-1, epb_dropcount. At most (end - start) / 4 steps."""
     at = start
     while at + 4 <= end:
         code = half(data, at, big)
         length = half(data, at + 2, big)
-        if code == 0:
-            return 0
-        if code == 2 and length == 4 and at + 8 <= end:
-            return word(data, at + 4, big) & 3
+        if code == 0 or at + 4 + length > end:
+            return
+        if code == 2 and length == 4:
+            packet["direction"] = word(data, at + 4, big) & 3
+        elif code == 4 and length == 8:
+            high, low = word(data, at + 4, big), word(data, at + 8, big)
+            if not big:
+                high, low = low, high
+            packet["dropped"] = low if high == 0 else 0xFFFFFFFF
         at += 4 + ((length + 3) & ~3)
-    return 0
 
 
 @kernel
@@ -254,7 +258,7 @@ def _scan(data, packets, state, times, first_interface):
                 else:
                     packet["ts"] = NO_TIME
                 options = position + head + ((captured + 3) & ~np.int64(3))
-                packet["direction"] = _direction(data, options, end - 4, big)
+                _packet_options(data, options, end - 4, big, packet)
             packet["offset"] = position + head
             packet["captured"] = captured
             packet["length"] = length

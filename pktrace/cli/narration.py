@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import click
 
 from pktrace.findings.analysis import Analysis
+
+_LONGEST_COMPILATION_S = 120
 
 
 def tell(line: str) -> None:
@@ -18,10 +25,29 @@ def analysis_of(location: str) -> Analysis:
 
     run = load_run(location)  # before anything slow: most mistakes are in run.toml
     from pktrace.compiled import compiled_all, must_compile
-    from pktrace.findings.analysis import analyze_run
+    from pktrace.findings.analysis import analyze_observations
+    from pktrace.observations.observe import observe_run
 
-    if must_compile():
-        tell("Compiling the packet kernels for this machine; this happens once and takes a few seconds ...")
-    analysis = analyze_run(run)
+    if not must_compile():
+        return analyze_observations(observe_run(run))
+    tell("Compiling the packet kernels for this machine; this happens once and takes a few seconds ...")
+    with _compiling_the_rest():
+        observations = observe_run(run)
+    analysis = analyze_observations(observations)
     compiled_all()
     return analysis
+
+
+@contextmanager
+def _compiling_the_rest() -> Iterator[None]:
+    """Compile the kernels for following packets in a second process, meanwhile; they come back through the cache."""
+    command = [sys.executable, "-m", "pktrace.trajectories.precompile"]
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet) as process:
+        try:
+            yield
+            process.wait(_LONGEST_COMPILATION_S)
+        except subprocess.TimeoutExpired:
+            pass  # this process compiles them itself
+        finally:
+            process.kill()

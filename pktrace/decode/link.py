@@ -62,25 +62,20 @@ def _by_version(data, start, captured):
 @inlined
 def network_header(data, start, captured, link_type):
     """(ethertype, offset, vlan) for one packet of `captured` bytes at data[start]."""
-    if link_type == 1:  # Ethernet
-        return _ethernet(data, start, captured, 12)
+    if link_type == 1 or link_type == 113:  # Ethernet; Linux cooked, version 1
+        if link_type == 113 and captured < 16:
+            return -1, 0, -1
+        return _ethernet(data, start, captured, np.int64(12 if link_type == 1 else 14))
+    if link_type == 276:  # Linux cooked, version 2: the protocol stands first, and 20 bytes of header around it
+        if captured < 20:
+            return -1, 0, -1
+        return half(data, start, True), 20, -1
     if link_type == 101 or link_type == 12 or link_type == 14:  # raw IP
         return _by_version(data, start, captured), 0, -1
     if link_type == 228:
         return IPV4, 0, -1
     if link_type == 229:
         return IPV6, 0, -1
-    if link_type == 113:  # Linux cooked, version 1
-        if captured < 16:
-            return -1, 0, -1
-        kind, at, vlan = _ethernet(data, start, captured, 14)
-        return kind, at, vlan
-    if link_type == 276:  # Linux cooked, version 2
-        if captured < 20:
-            return -1, 0, -1
-        kind, at, vlan = _ethernet(data, start, captured, 0)
-        # The protocol stands first and the rest of the header (20 bytes) follows it.
-        return half(data, start, True) if vlan < 0 else 0, 20, -1
     if link_type == 0 or link_type == 108:  # BSD loopback: address family, in the byte order of the writer
         if captured < 4:
             return -1, 0, -1

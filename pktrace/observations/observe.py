@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -265,17 +264,23 @@ def _coverage(
 
 
 def _dropped(run: Run, point: Point, file: CaptureFile) -> tuple[int | None, int]:
-    """(packets dropped by the capture, or None where nothing says so; packets left unread)."""
-    chosen = [file.capture.interfaces[number] for number in _interfaces_of(file, point)]
-    told = [interface.dropped for interface in chosen if interface.dropped is not None]
+    """(packets dropped by the capture, or None where nothing says so; packets left unread).
+
+    The interface statistics, the packets' own drop counts and the tool's log may each tell; the largest is believed.
+    """
+    numbers = _interfaces_of(file, point)
+    told = [file.capture.interfaces[number].dropped for number in numbers]
+    in_statistics = [count for count in told if count is not None]
+    packets = file.capture.packets
+    with_packets = int(packets["dropped"][np.isin(packets["interface"], numbers)].sum())
     capture = run.folder / file.name
     counts = read_tool_log(capture)
     if counts is None and "/" not in point.name and len(point.captures) == 1:
-        counts = read_tool_log(capture.parent / f"{Path(point.name).name}.log")
-    unread = counts.unread if counts is not None else 0
-    if told:
-        return sum(told), unread
-    return (counts.dropped if counts is not None else None), unread
+        counts = read_tool_log(capture.parent / f"{point.name}.log")
+    found = [sum(in_statistics)] if in_statistics else []
+    found += [with_packets] if with_packets else []
+    found += [counts.dropped] if counts is not None and counts.dropped is not None else []
+    return (max(found) if found else None), (counts.unread if counts is not None else 0)
 
 
 def _matters(run: Run, cover: Coverage) -> bool:

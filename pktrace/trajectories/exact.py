@@ -86,11 +86,12 @@ def follow_unique(digests, members, times, points, paths, visits, owner, seen, p
         (trajectories, numbers written to `repeated`, sightings off their path, packets without a path).
     """
     counts = np.zeros(visits.shape[1], np.int64)
-    trajectories = 0
+    # np.int64(0), not 0: numba would compile what is called with the literal 0 a second time.
+    trajectories = np.int64(0)
     left = 0
     off_path = 0
     no_path = 0
-    first = 0
+    first = np.int64(0)
     while first < len(members):
         last = first + 1
         while last < len(members) and digests[members[last]] == digests[members[first]]:

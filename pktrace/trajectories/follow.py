@@ -44,14 +44,21 @@ def follow_packets(observations: Observations) -> Trajectories:
     times = rows["ts_ns"] - clocks.offset_ns[rows["point"]]
     if clocks.offset_ns.any():
         members = members[np.lexsort((members, times[members], digests[members]))]
-    placed = _place(run, digests, members, times, np.ascontiguousarray(rows["point"]), paths, ledger)
+    placed = _place(observations, run, digests, members, times, np.ascontiguousarray(rows["point"]), paths, ledger)
     for point in np.flatnonzero(~clocks.known):
         ledger.add("clock_unknown", point=run.points[point].name)
     return _in_order(observations, run, clocks, ledger, *placed)
 
 
 def _place(
-    run: Run, digests: Array, members: Array, times: Array, points: Array, paths: Array, ledger: Ledger
+    observations: Observations,
+    run: Run,
+    digests: Array,
+    members: Array,
+    times: Array,
+    points: Array,
+    paths: Array,
+    ledger: Ledger,
 ) -> tuple[Array, Array, Array, Array]:
     """(owner per row, path, seen, candidates) with trajectories in order of digest."""
     table = visits(run)
@@ -68,10 +75,11 @@ def _place(
         if left:
             from pktrace.trajectories.order import follow_repeated  # compiled only where packets repeat
 
-            delays, slack = _expected_delays(run, times, seen[:count], path_of[:count], points)
+            delays, slack, plausible = _expected_delays(run, times, seen[:count], path_of[:count])
             count, more_off, more_none = follow_repeated(
                 repeated[:left], members, times, points, paths, table, _layout(run), delays, slack,
-                np.int64(run.threshold_ns), owner, seen, path_of, candidates, count,
+                plausible, _may_miss(observations, run), np.int64(run.threshold_ns), owner, seen,
+                path_of, candidates, count,
             )  # fmt: skip
             off_path, no_path = off_path + more_off, no_path + more_none
         ledger.add("off_path", off_path)
@@ -198,22 +206,40 @@ def _layout(run: Run) -> Array:
     return table
 
 
-def _expected_delays(run: Run, times: Array, seen: Array, path_of: Array, points: Array) -> tuple[Array, Array]:
-    """Median delay of certain packets, and how early a sighting may lie, by path and pair of positions.
+def _expected_delays(run: Run, times: Array, seen: Array, path_of: Array) -> tuple[Array, Array, Array]:
+    """What certain packets tell of the delays between positions.
 
-    The delay is 0 where no certain packet made that way: then the nearest sighting after it is taken. On one clock
-    a sighting may lie 1 ms before its cause, on two clocks the loss threshold.
+    Returns:
+        By path and pair of positions: the median delay, and how early a sighting may lie (1 ms on one clock, the loss
+        threshold on two); by path and position: 10 x the largest delay from the position before, at most the loss
+        threshold. Without any certain packet the delay is 0: the nearest sighting after a packet is taken.
     """
     width = longest(run)
     delays = np.zeros((len(run.paths), width, width), np.int64)
     slack = np.full((len(run.paths), width, width), _EARLY_NS, np.int64)
+    plausible = np.full((len(run.paths), width), run.threshold_ns, np.int64)
     for number, path in enumerate(run.paths):
         mine = seen[path_of == number]
         for a in range(len(path.points)):
             for b in range(a + 1, len(path.points)):
                 both = mine[(mine[:, a] >= 0) & (mine[:, b] >= 0)]
+                if path.has_detour and (a, b) == path.ends_of(path.bypass):
+                    both = both[(both[:, a + 1 : b] < 0).all(axis=1)]
                 if len(both):
-                    delays[number, a, b] = int(np.median(times[both[:, b]] - times[both[:, a]]))
+                    found = times[both[:, b]] - times[both[:, a]]
+                    delays[number, a, b] = int(np.median(found))
+                    if b == a + 1 and found.max() > 0:
+                        plausible[number, b] = min(run.threshold_ns, 10 * int(found.max()))
                 if run.points[path.points[a]].clock != run.points[path.points[b]].clock:
                     slack[number, a, b] = run.threshold_ns
-    return delays, slack
+    return delays, slack, plausible
+
+
+def _may_miss(observations: Observations, run: Run) -> Array:
+    """bool by path and position: the capture there dropped packets, is damaged, or does not say what it dropped."""
+    table = np.zeros((len(run.paths), longest(run)), bool)
+    for number, path in enumerate(run.paths):
+        for position, point in enumerate(path.points):
+            cover = observations.coverage[point]
+            table[number, position] = cover.incomplete or cover.cut or cover.dropped is None
+    return table

@@ -5,7 +5,10 @@ next position are given to the packets seen before by an order-preserving assign
 these the assignment with the smallest sum of differences from the delay that certain packets had. What is left over
 at a position where packets arrived is a duplicate of the one before it (RFC 5560); elsewhere it begins a packet.
 Bound: which of the equal packets was lost may be wrong, how many were lost at a stage is not, unless a loss and a
-duplicate among equal packets fall into the same stage within the threshold.
+duplicate among equal packets fall into the same stage within the threshold. A packet is taken to have passed a point
+unseen only over the bypass, or where that point's capture may have missed it.
+
+Sorting and searching are written out: numba's own would triple the time that this module takes to compile.
 """
 
 from __future__ import annotations
@@ -17,44 +20,65 @@ from pktrace.trajectories.exact import group_path, place_one, repeats
 
 _SKIP_COST = np.int64(1 << 45)  # ns: above any difference within a threshold, 2^17 of them fit 63 bits
 _LARGEST_TABLE = 1 << 25  # cells of the assignment table; beyond it, in order by nearest delay
-_EARLY_NS = np.int64(1_000_000)  # how far before its cause a sighting may lie on one clock (stamps taken late)
 
 
 @inlined
-def _assign(sent, arrived, delay, earliest, latest, given):
-    """Order-preserving assignment: given[j] becomes the index in `sent` of arrived[j], or -1.
+def _sort(values, order):
+    """Put `order` into the order of `values[order]`, stable: merge sort, bottom up."""
+    size = len(order)
+    other = np.empty(size, np.int64)
+    width = 1
+    while width < size:
+        for low in range(0, size, 2 * width):
+            middle = min(low + width, size)
+            high = min(low + 2 * width, size)
+            a = low
+            b = middle
+            for at in range(low, high):
+                if a < middle and (b >= high or values[order[a]] <= values[order[b]]):
+                    other[at] = order[a]
+                    a += 1
+                else:
+                    other[at] = order[b]
+                    b += 1
+        for at in range(size):
+            order[at] = other[at]
+        width *= 2
 
-    Minimal sum of |arrived - sent - delay| among the assignments with most pairs; pairs need a difference within
-    [earliest, latest]. Dynamic programming over both lists, each in order of time.
+
+@inlined
+def _assign(due, sent, penalty, arrived, earliest, latest, given):
+    """Order-preserving assignment: given[j] becomes the packet of arrived[j], or -1.
+
+    Minimal sum of |arrived - due| + penalty among the assignments with most pairs; pairs need arrived - sent within
+    [earliest, latest] of the packet. Dynamic programming over both lists, each in order: of `due`, and of time.
     """
-    rows = len(sent)
+    rows = len(due)
     columns = len(arrived)
-    given[:] = -1
+    for j in range(columns):
+        given[j] = -1
     if rows * columns > _LARGEST_TABLE:
-        _assign_nearest(sent, arrived, delay, earliest, latest, given)
+        _assign_nearest(due, sent, arrived, earliest, latest, given)
         return
     step = np.zeros((rows + 1, columns + 1), np.uint8)
-    above = np.zeros(columns + 1, np.int64)
+    cost = np.zeros(columns + 1, np.int64)  # of the row above, overwritten from the left by this row's
     for j in range(columns + 1):
-        above[j] = j * _SKIP_COST
-        step[0, j] = 2
+        cost[j] = j * _SKIP_COST
     for i in range(1, rows + 1):
-        diagonal = above[0]
+        diagonal = cost[0]
         for j in range(1, columns + 1):
-            best = above[j]  # packet i - 1 did not arrive
+            best = cost[j]  # packet i - 1 did not arrive
             taken = 1
-            left = above[j - 1] + _SKIP_COST  # sighting j - 1 is of no packet before; above[j - 1] is this row's
-            if left < best:
-                best = left
+            if cost[j - 1] + _SKIP_COST < best:  # sighting j - 1 is of no packet before
+                best = cost[j - 1] + _SKIP_COST
                 taken = 2
-            difference = arrived[j - 1] - sent[i - 1]
-            if difference >= earliest and difference <= latest:
-                pair = diagonal + abs(difference - delay)
-                if pair <= best:
-                    best = pair
-                    taken = 3
-            diagonal = above[j]
-            above[j] = best
+            after = arrived[j - 1] - sent[i - 1]
+            pair = diagonal + abs(arrived[j - 1] - due[i - 1]) + penalty[i - 1]
+            if after >= earliest[i - 1] and after <= latest and pair <= best:
+                best = pair
+                taken = 3
+            diagonal = cost[j]
+            cost[j] = best
             step[i, j] = taken
     i = rows
     j = columns
@@ -70,177 +94,176 @@ def _assign(sent, arrived, delay, earliest, latest, given):
 
 
 @inlined
-def _assign_nearest(sent, arrived, delay, earliest, latest, given):
-    """The same in one pass for long runs of equal packets: each sighting takes the nearest packet still free."""
+def _assign_nearest(due, sent, arrived, earliest, latest, given):
+    """The same in one pass, for long runs of equal packets: each sighting takes the nearest packet still free.
+
+    A packet is passed over only while enough packets are left for the sightings to come.
+    """
     free = 0
     for j in range(len(arrived)):
         while free < len(sent) and arrived[j] - sent[free] > latest:
             free += 1
         spare = (len(sent) - free) - (len(arrived) - j)
         while spare > 0 and free + 1 < len(sent):
-            here = abs(arrived[j] - sent[free] - delay)
-            if arrived[j] - sent[free + 1] < earliest or abs(arrived[j] - sent[free + 1] - delay) >= here:
+            next_fits = arrived[j] - sent[free + 1] >= earliest[free + 1]
+            if not next_fits or abs(arrived[j] - due[free + 1]) >= abs(arrived[j] - due[free]):
                 break
             free += 1
             spare -= 1
-        if free < len(sent) and arrived[j] - sent[free] >= earliest:
+        if free < len(sent) and arrived[j] - sent[free] >= earliest[free]:
             given[j] = free
             free += 1
 
 
 @inlined
-def _extend(of_position, rows, times, last_row, last_at, chosen, delay, earliest, latest, owner, seen, base, position):
-    """Give free sightings `rows` to the packets `chosen`; marks what it gave in `of_position`."""
-    free = np.empty(len(rows), np.int64)
-    count = 0
-    for index in range(len(rows)):
-        if of_position[index] < 0:
-            free[count] = index
-            count += 1
-    if count == 0 or len(chosen) == 0:
-        return
-    sent = np.empty(len(chosen), np.int64)
-    for index in range(len(chosen)):
-        sent[index] = times[last_row[chosen[index]]]
-    order = np.argsort(sent, kind="mergesort")
-    arrived = np.empty(count, np.int64)
-    for index in range(count):
-        arrived[index] = times[rows[free[index]]]
-    given = np.empty(count, np.int64)
-    _assign(sent[order], arrived, delay, earliest, latest, given)
-    for index in range(count):
-        if given[index] >= 0:
-            packet = chosen[order[given[index]]]
-            row = rows[free[index]]
-            of_position[free[index]] = packet
-            owner[row] = base + packet
-            seen[base + packet, position] = row
-            last_row[packet] = row
-            last_at[packet] = position
+def _duplicate_of(rows, packet_of, index, times, sent_at, threshold):
+    """The packet of which rows[index] is a further copy, -1 where there is none.
+
+    That of the nearest given sighting before it within the threshold, else of the nearest after it, if that packet
+    was seen at an earlier position before this copy: then this one is the first to arrive.
+    """
+    at = times[rows[index]]
+    for other in range(index - 1, -1, -1):
+        if packet_of[other] >= 0:
+            if at - times[rows[other]] <= threshold:
+                return packet_of[other]
+            break
+    for other in range(index + 1, len(packet_of)):
+        packet = packet_of[other]
+        if packet >= 0:
+            if sent_at[packet] <= at and at - sent_at[packet] <= threshold:
+                return packet
+            break
+    return np.int64(-1)
 
 
 @inlined
-def _place_many(members, first, last, times, points, path, visits, layout, delays, slack, threshold, owner, seen, base):
-    """Place one cluster of equal packets; returns how many packets it holds.
+def _can_come(may_miss, path, origin, position, before_detour, after_detour):
+    """Whether a packet last seen at `origin` may come to `position` without being seen between."""
+    if origin == before_detour and position == after_detour:
+        return True
+    unseen = True
+    for between in range(origin + 1, position):
+        unseen &= may_miss[path, between]
+    return unseen
 
-    layout: per path (positions, filter input or -1, point of each position...); delays: expected delay from each
-    position to each later one, by path; slack: how early a sighting may lie, by path and pair of positions.
-    """
-    positions = layout[path, 0]
-    before_detour = layout[path, 1]
-    after_detour = layout[path, 2]
+
+@inlined
+def _place_many(
+    members, first, last, times, points, path, visits, layout, delays, slack, plausible, may_miss, threshold,
+    owner, seen, base,
+):  # fmt: skip
+    """Place one cluster of equal packets, position by position; returns how many packets it holds."""
     size = last - first
-    last_row = np.empty(size, np.int64)
     last_at = np.empty(size, np.int64)
+    sent_at = np.empty(size, np.int64)  # time at the last position where a packet was seen
     packets = 0
-    for position in range(positions):
+    for position in range(layout[path, 0]):
         point = layout[path, 3 + position]
-        count = 0
         rows = np.empty(size, np.int64)
+        count = 0
         for index in range(first, last):
             row = members[index]
             if points[row] == point and owner[row] < 0:
                 rows[count] = row
                 count += 1
-        rows = rows[:count]
-        of_position = np.full(count, -1, np.int64)
-        # Nearest origin first: the position before, then over the bypass, then whatever was seen earlier.
-        for phase in range(3):
-            if phase == 1 and position != after_detour:
-                continue
-            chosen = np.empty(packets, np.int64)
-            number = 0
-            origin = position - 1
-            for packet in range(packets):
-                at = last_at[packet]
-                here = at == position - 1
-                if phase == 1:
-                    here = at == before_detour
-                elif phase == 2:
-                    here = at < position
-                if here:
-                    chosen[number] = packet
-                    number += 1
-                    origin = at
-            if number:
-                _extend(
-                    of_position,
-                    rows,
-                    times,
-                    last_row,
-                    last_at,
-                    chosen[:number],
-                    delays[path, origin, position],
-                    -slack[path, origin, position],
-                    threshold,
-                    owner,
-                    seen,
-                    base,
-                    position,
-                )
-        second_visit = visits[path, point, 1]
-        if second_visit > position:
-            # What is left over may be the second visit. At the very first position it begins packets below, as
-            # many as half of what was seen, since every packet comes back.
-            if packets == 0:
-                for index in range((count + 1) // 2):
-                    owner[rows[index]] = base + packets
-                    seen[base + packets, position] = rows[index]
-                    last_row[packets] = rows[index]
-                    last_at[packets] = position
-                    packets += 1
-            continue
-        arrivals = 0
+        arrived = np.empty(count, np.int64)
+        packet_of = np.empty(count, np.int64)
         for index in range(count):
-            arrivals += 1 if of_position[index] >= 0 else 0
-        before = packets
+            arrived[index] = times[rows[index]]
+            packet_of[index] = -1
+        # Every packet that can have come here, in the order in which it is due. One that must have skipped a point
+        # is due as well, but a sighting goes to it only if it is not plausible for those that were seen just before.
+        chosen = np.empty(packets, np.int64)
+        due_at = np.empty(packets, np.int64)
+        number = 0
+        for packet in range(packets):
+            origin = last_at[packet]
+            due_at[packet] = sent_at[packet] + delays[path, origin, position]
+            if _can_come(may_miss, path, origin, position, layout[path, 1], layout[path, 2]):
+                chosen[number] = packet
+                number += 1
+        chosen = chosen[:number]
+        _sort(due_at, chosen)
+        due = np.empty(number, np.int64)
+        sent = np.empty(number, np.int64)
+        penalty = np.empty(number, np.int64)
+        earliest = np.empty(number, np.int64)
+        for index in range(number):
+            packet = chosen[index]
+            origin = last_at[packet]
+            due[index] = due_at[packet]
+            sent[index] = sent_at[packet]
+            earliest[index] = -slack[path, origin, position]
+            penalty[index] = 0 if origin == position - 1 else plausible[path, position]
+        given = np.empty(count, np.int64)
+        _assign(due, sent, penalty, arrived, earliest, threshold, given)
         for index in range(count):
-            if of_position[index] >= 0:
-                continue
+            if given[index] >= 0:
+                packet_of[index] = chosen[given[index]]
+        # Where the path comes by once more, what is left over may be the second visit. At the first position of all
+        # it begins packets, half as many as were seen, since every packet comes back.
+        again = visits[path, point, 1] > position
+        begins = (count + 1) // 2 if again and packets == 0 else (0 if again else count)
+        copy_of = np.empty(count, np.int64)
+        for index in range(count):
+            copy_of[index] = -1
+            if packet_of[index] < 0 and not again:
+                copy_of[index] = _duplicate_of(rows, packet_of, index, times, sent_at, threshold)
+        for index in range(count):
             row = rows[index]
-            original = np.int64(-1)
-            if arrivals:
-                for other in range(index - 1, -1, -1):
-                    if of_position[other] >= 0:
-                        if times[row] - times[rows[other]] <= threshold:
-                            original = of_position[other]
-                        break
-            if original >= 0:
-                owner[row] = base + original
-                continue
-            owner[row] = base + packets
-            seen[base + packets, position] = row
-            last_row[packets] = row
-            last_at[packets] = position
-            packets += 1
-        if before == packets:
-            continue
+            packet = max(packet_of[index], copy_of[index])
+            if packet < 0 and begins > 0:
+                begins -= 1
+                packet = packets
+                packets += 1
+            if packet >= 0:
+                owner[row] = base + packet
+                if seen[base + packet, position] < 0:  # rows are in order of time: the first copy to arrive counts
+                    seen[base + packet, position] = row
+                    last_at[packet] = position
+                    sent_at[packet] = times[row]
     return packets
+
+
+@inlined
+def _count_candidates(seen, base, packets, positions, times, threshold, candidates):
+    """How many packets of the cluster begin within the threshold of each, itself included."""
+    begins = np.empty(packets, np.int64)
+    order = np.empty(packets, np.int64)
+    for packet in range(packets):
+        begins[packet] = np.int64(1 << 62)
+        order[packet] = packet
+        for position in range(positions):
+            row = seen[base + packet, position]
+            if row >= 0:
+                begins[packet] = min(begins[packet], times[row])
+    _sort(begins, order)
+    low = 0
+    high = 0
+    for packet in order:
+        while begins[order[low]] < begins[packet] - threshold:
+            low += 1
+        while high < packets and begins[order[high]] <= begins[packet] + threshold:
+            high += 1
+        candidates[base + packet] = high - low
 
 
 @kernel
 def follow_repeated(
-    repeated,
-    members,
-    times,
-    points,
-    paths,
-    visits,
-    layout,
-    delays,
-    slack,
-    threshold,
-    owner,
-    seen,
-    path_of,
-    candidates,
-    count,
-):
+    repeated, members, times, points, paths, visits, layout, delays, slack, plausible, may_miss, threshold, owner, seen,
+    path_of, candidates, count,
+):  # fmt: skip
     """Place the groups that `exact.follow_unique` left.
 
     Args:
-        repeated: begin and end of each group in `members`; layout, delays, slack: of `follow`; threshold: ns;
-        candidates: int32 per trajectory, filled; count: trajectories so far. The rest as for follow_unique.
+        repeated: begin and end of each group in `members`; threshold: ns;
+        layout: int64 per path: positions, filter input or -1, position after the detour or -1, then each position's
+        point; delays, slack: int64 by path and pair of positions, the median delay of certain packets and how early
+        a sighting may lie; plausible: int64 by path and position, 10 x the largest certain delay on the way there,
+        beyond which another packet is the better explanation; may_miss: bool by path and position, the capture
+        may have missed packets; candidates: int32 per trajectory, filled; count: trajectories so far. The rest as
+        for follow_unique.
 
     Returns:
         (trajectories in all, sightings off their path, packets without a path).
@@ -265,37 +288,14 @@ def follow_repeated(
                 count += 1
             else:
                 placed = _place_many(
-                    members,
-                    first,
-                    last,
-                    times,
-                    points,
-                    path,
-                    visits,
-                    layout,
-                    delays,
-                    slack,
-                    threshold,
-                    owner,
-                    seen,
-                    count,
-                )
+                    members, first, last, times, points, path, visits, layout, delays, slack, plausible, may_miss,
+                    threshold, owner, seen, count,
+                )  # fmt: skip
                 for index in range(first, last):
                     off_path += 1 if owner[members[index]] < 0 else 0
-                begins = np.empty(placed, np.int64)
                 for packet in range(placed):
                     path_of[count + packet] = path
-                    earliest = np.int64(1 << 62)
-                    for position in range(layout[path, 0]):
-                        row = seen[count + packet, position]
-                        if row >= 0:
-                            earliest = min(earliest, times[row])
-                    begins[packet] = earliest
-                begins_sorted = np.sort(begins)
-                for packet in range(placed):
-                    low = np.searchsorted(begins_sorted, begins[packet] - threshold)
-                    high = np.searchsorted(begins_sorted, begins[packet] + threshold + 1)
-                    candidates[count + packet] = high - low
+                _count_candidates(seen, count, placed, layout[path, 0], times, threshold, candidates)
                 count += placed
             first = last
     return count, off_path, no_path

@@ -95,7 +95,7 @@ def judge_packets(
             for position in range(filter_input + 1):
                 doubt = _doubt(
                     earlier,
-                    0,
+                    np.int64(0),
                     start[path, position],
                     end[path, position],
                     incomplete[path, position],
@@ -104,14 +104,15 @@ def judge_packets(
                 injected |= doubt == R_NONE
             injected &= not outside and earlier >= window[0]
 
-        # The way it went: through the detour, or over the bypass; unsure where both detour captures may have missed it.
-        skipped = has_detour and not in_detour and last >= after and first <= filter_input
+        # The way it went: through the detour, or over the bypass; unsure where all captures of the detour may have
+        # missed it. Then it is taken to have gone as its rule says, but that the filter obeyed is not shown.
+        skipped = has_detour and not in_detour and last >= after and not injected
         unsure = np.int64(R_NONE)
-        if skipped and action == T_PUNT:
+        if skipped:
             unsure = np.int64(-1)
             for position in range(detour_first, detour_last + 1):
                 doubt = _doubt(
-                    at[first], wait[path, filter_input], start[path, position], end[path, position],
+                    at[first], at[last] - at[first], start[path, position], end[path, position],
                     incomplete[path, position], cut[path, position],
                 )  # fmt: skip
                 if doubt == R_NONE:
@@ -120,18 +121,16 @@ def judge_packets(
                     unsure = np.int64(doubt)
             unsure = max(unsure, np.int64(R_NONE))
 
+        unsure_punt = unsure != R_NONE and action == T_PUNT
         late = np.int64(-1)
-        position = first if injected or (has_detour and first >= after) else np.int64(0)
+        position = first if injected else np.int64(0)
         while position < last:
             stage = position
             target = position + 1
-            if skipped and unsure == R_NONE and position == filter_input:
+            if skipped and not unsure_punt and position == filter_input:
                 stage = bypass
                 target = after
-            if skipped and unsure != R_NONE and position >= filter_input and position < after:
-                stage_verdict[packet, stage] = UNDETERMINED
-                stage_reason[packet, stage] = unsure
-            elif at[position] != UNSEEN and at[target] != UNSEEN:
+            if at[position] != UNSEEN and at[target] != UNSEEN:
                 stage_verdict[packet, stage] = CROSSED
                 if at[target] - at[position] > threshold:
                     stage_verdict[packet, stage] = LOST
@@ -150,19 +149,19 @@ def judge_packets(
         # What the filter did with it.
         reached = last >= filter_input if has_detour else True
         treatment = np.int64(NONE)
-        if injected or (has_detour and first > filter_input and first >= detour_last):
+        if injected:
             reached = False
         elif has_detour:
             if in_detour:
                 treatment = np.int64(T_PUNT)
             elif last >= after and unsure == R_NONE:
                 treatment = np.int64(T_FORWARD)
-        elif last == positions - 1:
+        elif has_rules and last == positions - 1:
             treatment = np.int64(T_FORWARD)
         if reached and treatment != NONE:
             rule_verdict[packet] = _treatment_verdict(action, treatment)
         elif reached and unsure != R_NONE:
-            rule_verdict[packet] = V_UNDETERMINED
+            rule_verdict[packet] = V_MISSED_DROP if action == T_DROP else V_UNDETERMINED
         observed[packet] = treatment
 
         if last == positions - 1:
@@ -202,16 +201,17 @@ def judge_packets(
             fate[packet] = F_LOST
             reason[packet] = R_LATE
             lost_stage[packet] = late
-        drop_place = at_filter or (not has_detour and has_rules)
+        drops_here = (at_filter or (not has_detour and has_rules)) and action == T_DROP
         if doubt != R_NONE:
             if fate[packet] == NONE:
                 fate[packet] = F_UNDETERMINED
                 reason[packet] = doubt
-            stage_verdict[packet, stage] = UNDETERMINED
-            stage_reason[packet, stage] = doubt
-            if at_filter or (not has_detour and has_rules):
+            if not drops_here:
+                stage_verdict[packet, stage] = UNDETERMINED
+                stage_reason[packet, stage] = doubt
+            if at_filter or drops_here:
                 rule_verdict[packet] = V_UNDETERMINED
-        elif drop_place and action == T_DROP:
+        elif drops_here:
             if fate[packet] == NONE:
                 fate[packet] = F_DROPPED
             observed[packet] = T_DROP

@@ -94,20 +94,12 @@ def judge_trajectories(
 
 
 def reached_filter(verdicts: Verdicts) -> Array:
-    """Packets that were seen at the filter's input of their path or, having been seen before it, after it.
-
-    Injected packets, and those first seen where the service's packets come out, never came to the filter.
-    """
+    """Packets that were seen at the filter's input of their path or after it; injected ones never came to it."""
     trajectories = verdicts.trajectories
-    reached = np.zeros(len(trajectories), bool)
-    first = np.argmax(trajectories.seen >= 0, axis=1) if len(trajectories) else np.zeros(0, np.int64)
+    reached = ~verdicts.packets_with("injected")
     for number, path in enumerate(trajectories.run.paths):
-        mine = trajectories.path == number
         if path.has_detour:
-            came = (first <= path.filter_input) | (first < path.detour_last)
-            reached |= mine & came & (verdicts.last_at >= path.filter_input)
-        else:
-            reached |= mine
+            reached &= (trajectories.path != number) | (verdicts.last_at >= path.filter_input)
     return reached
 
 

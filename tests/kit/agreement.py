@@ -65,9 +65,7 @@ def disagreements(
     certain = [packet for packet in truth.visible if packet.group is None]
     for packet in certain:
         if packet.owned() not in by_frames:
-            wrong.append(
-                f"packet {packet.number} {packet.path.name}: no trajectory owns exactly {packet.owned()}"
-            )
+            wrong.append(f"packet {packet.number} {packet.path.name}: no trajectory owns exactly {packet.owned()}")
             continue
         row = by_frames.pop(packet.owned())
         for column, value in demanded_row(packet).items():
@@ -113,9 +111,7 @@ def _stages(packet: PacketTruth, rows: Sequence[Row]) -> list[str]:
         crossed = [row for row in rows if row["stage"] == stage and row["latency_ns"] is not None]
         true = min(s.ts_ns for s in packet.seen[target]) - min(s.ts_ns for s in packet.seen[origin])
         if crossed and crossed[0]["latency_ns"] != true:
-            wrong.append(
-                f"packet {packet.number} stage {stage}: {crossed[0]['latency_ns']} ns, true is {true}"
-            )
+            wrong.append(f"packet {packet.number} stage {stage}: {crossed[0]['latency_ns']} ns, true is {true}")
     return wrong
 
 

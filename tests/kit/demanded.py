@@ -24,11 +24,12 @@ class _Demand:
         for packet in packets:
             for a in packet.seen:
                 for b in packet.seen:
-                    if a < b and packet.group is None:
+                    detour = packet.path.detour
+                    around = detour is not None and (a, b) == (detour[0] - 1, detour[1] + 1)
+                    inside = detour is not None and any(detour[0] <= p <= detour[1] for p in packet.seen)
+                    if a < b and packet.group is None and not (around and inside):
                         name = (packet.path.name, a, b)
-                        self.largest[name] = max(
-                            self.largest.get(name, 0), self.at(packet, b) - self.at(packet, a)
-                        )
+                        self.largest[name] = max(self.largest.get(name, 0), self.at(packet, b) - self.at(packet, a))
 
     def at(self, packet: PacketTruth, position: int) -> int:
         """When the packet was first captured there, on the true clock."""
@@ -49,12 +50,15 @@ class _Demand:
             return "waiting_time"
         return "capture_drops" if cover.dropped else None
 
-    def blind(self, packet: PacketTruth, position: int, seen_at: int) -> bool:
-        """Whether that point may have missed the packet, which was captured at another position."""
+    def blind(self, packet: PacketTruth, position: int, seen_at: int, until: int | None = None) -> bool:
+        """Whether that point may have missed the packet, which was captured at another position (or at two,
+        before and after).
+        """
         point = packet.path.points[position]
         cover, time = self.coverage[point], self.at(packet, seen_at) + self.offsets[point]
-        low, high = sorted((position, seen_at))
-        guard = min(self.threshold_ns, sum(self.wait(packet, s, s + 1) for s in range(low, high)))
+        guard = self.wait(packet, *sorted((position, seen_at)))
+        if until is not None and position > seen_at:
+            guard = max(0, self.at(packet, until) - self.at(packet, seen_at))
         span = (time - guard, time) if position < seen_at else (time, time + guard)
         return cover.dropped > 0 or not cover.holds(*span)
 
@@ -70,7 +74,7 @@ class _Demand:
         reference = first - 1 if first - 1 in packet.seen else min(after, default=None)
         if not after or reference is None:
             return None
-        shown = any(not self.blind(packet, position, reference) for position in range(first, last + 1))
+        shown = any(not self.blind(packet, position, reference, min(after)) for position in range(first, last + 1))
         return "forward" if shown else None
 
     def decide(self, packet: PacketTruth) -> None:
@@ -100,9 +104,7 @@ class _Demand:
                 forward = at_filter and packet.expected_action == "forward"
                 packet.lost_stage = path.last if forward else last
         for origin, target in zip(sorted(packet.seen), sorted(packet.seen)[1:], strict=False):
-            next_on_route = target == origin + 1 or (
-                origin == path.filter_input and packet.treatment == "forward"
-            )
+            next_on_route = target == origin + 1 or (origin == path.filter_input and packet.treatment == "forward")
             if next_on_route and self.at(packet, target) - self.at(packet, origin) > self.threshold_ns:
                 packet.fate, packet.reason, packet.lost_stage = "lost", "late", path.stage(origin, target)
                 break

@@ -65,9 +65,7 @@ def tcp(
     """A TCP segment; ``flags`` are the 12 low bits, ``options`` are filled up to four bytes."""
     options = options + bytes(-len(options) % 4)
     offset_and_flags = (5 + len(options) // 4) << 12 | flags & 0xFFF
-    head = struct.pack(
-        "!HHIIHHHH", sport, dport, seq & 0xFFFFFFFF, ack & 0xFFFFFFFF, offset_and_flags, window, 0, 0
-    )
+    head = struct.pack("!HHIIHHHH", sport, dport, seq & 0xFFFFFFFF, ack & 0xFFFFFFFF, offset_and_flags, window, 0, 0)
     segment = head + options + payload
     return with_checksum(segment, 16, transport_checksum(source, destination, TCP, segment))
 
@@ -179,9 +177,7 @@ def ethernet(
     return frame_bytes + bytes(max(0, minimum - len(frame_bytes)))
 
 
-def arp_request(
-    sender: str = "10.77.0.10", target: str = "10.77.0.1", *, vlans: tuple[int, ...] = ()
-) -> bytes:
+def arp_request(sender: str = "10.77.0.10", target: str = "10.77.0.1", *, vlans: tuple[int, ...] = ()) -> bytes:
     """An ARP request, the usual noise that is no IP packet."""
     body = struct.pack("!HHBBH", 1, ETHERTYPE_IPV4, 6, 4, 1)
     body += CLIENT_MAC + address_bytes(sender) + bytes(6) + address_bytes(target)

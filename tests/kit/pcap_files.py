@@ -131,9 +131,7 @@ def pcap_header(
     return struct.pack(order + "IHHiIII", magic, 2, 4, 0, 0, snaplen, linktype)
 
 
-def pcap_record(
-    record: Record, *, nanoseconds: bool = True, order: ByteOrder = "<", snaplen: int = 262144
-) -> bytes:
+def pcap_record(record: Record, *, nanoseconds: bool = True, order: ByteOrder = "<", snaplen: int = 262144) -> bytes:
     """One record: 16-byte header and the captured bytes."""
     data, length = record.cut_to(snaplen)
     seconds, rest = divmod(record.ts_ns, NANOSECONDS)
@@ -151,9 +149,7 @@ def pcap_bytes(
 ) -> bytes:
     """A whole pcap file."""
     parts = [pcap_header(nanoseconds=nanoseconds, order=order, snaplen=snaplen, linktype=linktype)]
-    parts += [
-        pcap_record(record, nanoseconds=nanoseconds, order=order, snaplen=snaplen) for record in records
-    ]
+    parts += [pcap_record(record, nanoseconds=nanoseconds, order=order, snaplen=snaplen) for record in records]
     return b"".join(parts)
 
 

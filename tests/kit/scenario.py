@@ -159,12 +159,7 @@ class _Chain:
             (topology.IDENTICAL, options.identical, 1_000_000),
             (topology.IDENTICAL_FORWARD, options.identical_forward, 1_000_001),
         ):
-            lost = [
-                stage
-                for (path, stage), n in options.identical_lost.items()
-                if path == "ingress"
-                for _ in range(n)
-            ]
+            lost = [stage for (path, stage), n in options.identical_lost.items() if path == "ingress" for _ in range(n)]
             if flow is topology.IDENTICAL_FORWARD:
                 lost = [stage for stage in lost if stage in (0, 4)]
             unlucky: dict[int, int] = dict(
@@ -246,9 +241,7 @@ def _captured(
             point = packet.path.points[position]
             data = _wire_frame(packet, position, options.changes)
             for time in times:
-                held[point].append(
-                    _Held(time + options.clock_offsets.get(point, 0), data, (packet, position))
-                )
+                held[point].append(_Held(time + options.clock_offsets.get(point, 0), data, (packet, position)))
     for point in topology.POINTS:
         low, high = spans[point]
         for _ in range(options.noise):
@@ -277,9 +270,7 @@ def _captured(
     return held, spans, dropped
 
 
-def _file_bytes(
-    options: Options, point: str, records: list[_Held], span: tuple[int, int], dropped: int
-) -> bytes:
+def _file_bytes(options: Options, point: str, records: list[_Held], span: tuple[int, int], dropped: int) -> bytes:
     """The capture file of one point."""
     snaplen = options.snaplen.get(point, 0)
     told = options.drops_told_by
@@ -290,9 +281,7 @@ def _file_bytes(
             order=options.order,
             snaplen=snaplen or 262144,
         )
-    interface = pcap_files.Interface(
-        name=point, tsresol=options.tsresol, tsoffset=options.tsoffset, snaplen=snaplen
-    )
+    interface = pcap_files.Interface(name=point, tsresol=options.tsresol, tsoffset=options.tsoffset, snaplen=snaplen)
     statistics = pcap_files.Statistics(
         ts_ns=span[1],
         start_ns=span[0],
@@ -361,9 +350,7 @@ def generate(options: Options, folder: Path) -> Truth:
     chain = _Chain(options)
     chain.ordinary()
     chain.special()
-    last = max(
-        (t for p in chain.packets for times in p.passed.values() for t in times), default=chain.clock_ns
-    )
+    last = max((t for p in chain.packets for times in p.passed.values() for t in times), default=chain.clock_ns)
     begin, end = BEGIN_NS, last + options.tail_ns
     held, spans, dropped = _captured(chain, begin, end)
 

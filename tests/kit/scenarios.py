@@ -30,15 +30,15 @@ SCENARIOS: dict[str, Options] = {
         packets=200, loss={("ingress", 2): 0.05}, duplicates={("ingress", 3): 0.05}, reordered=0.1
     ),
     "late": Options(packets=60, late=4, tail_ns=8 * SECOND, threshold_ns=SECOND),
-    "late-egress": Options(
-        packets=60, late=3, late_stage=("egress", 1), tail_ns=8 * SECOND, threshold_ns=SECOND
-    ),
+    "late-egress": Options(packets=60, late=3, late_stage=("egress", 1), tail_ns=8 * SECOND, threshold_ns=SECOND),
     "identical": Options(packets=60, identical=60, identical_lost={("ingress", 2): 5}),
     "identical-fast": Options(
+        seed=3,
         packets=60,
-        identical=60,
-        identical_gap_ns=20_000,
-        identical_lost={("ingress", 1): 2, ("ingress", 3): 3},
+        identical=40,
+        identical_forward=20,
+        identical_gap_ns=40_000,
+        identical_lost={("ingress", 0): 2, ("ingress", 1): 6, ("ingress", 3): 5, ("ingress", 4): 2},
     ),
     "identical-forward": Options(packets=60, identical_forward=40, identical_lost={("ingress", 4): 3}),
     "identical-and-faults": Options(
@@ -58,9 +58,7 @@ SCENARIOS: dict[str, Options] = {
     "ip-id-wraps-slowly": Options(
         packets=60, id_modulus=20, threshold_ns=100 * MILLISECOND, interval_ns=15 * MILLISECOND
     ),
-    "ip-id-wraps-fast": Options(
-        packets=120, id_modulus=16, interval_ns=1_000_000, loss={("ingress", 2): 0.08}
-    ),
+    "ip-id-wraps-fast": Options(packets=120, id_modulus=16, interval_ns=1_000_000, loss={("ingress", 2): 0.08}),
     "fragments": Options(packets=60, fragmented=5),
     "absorbed": Options(packets=60, absorbed=20),
     "absorbed-or-lost": Options(packets=60, absorbed=20, answered=0.4, loss={("ingress", 1): 0.2}),
@@ -85,7 +83,7 @@ SCENARIOS: dict[str, Options] = {
     "capture-drops-everywhere": Options(
         packets=200, capture_drops=dict.fromkeys(EVERY_POINT, 0.2), loss={("ingress", 2): 0.1}
     ),
-    "snaplen": Options(snaplen={"punt": 70}),
+    "snaplen": Options(snaplen={"punt": 80}),
     "snaplen-headers-only": Options(snaplen={"return": 76, "vnic": 80}),
     "silent-point": Options(silent=("punt",), statistics=False),
     "silent-point-that-covered": Options(silent=("punt",)),
@@ -112,12 +110,9 @@ SCENARIOS: dict[str, Options] = {
         starts_late={"uplink": 150 * MILLISECOND, "switchport": 140 * MILLISECOND, "punt": 130 * MILLISECOND}
     ),
     "ends-early": Options(ends_early={"vnic": 3 * SECOND + 20 * MILLISECOND}),
-    "ends-early-middle": Options(
-        ends_early={"punt": 3 * SECOND + 20 * MILLISECOND}, loss={("ingress", 2): 0.2}
-    ),
-    "short-tail": Options(
-        tail_ns=200_000, loss={("ingress", 3): 0.3, ("ingress", 2): 0.3, ("egress", 0): 0.3}
-    ),
+    "ends-early-middle": Options(ends_early={"punt": 3 * SECOND + 20 * MILLISECOND}, loss={("ingress", 2): 0.2}),
+    "short-tail-nothing-certain": Options(tail_ns=SECOND, loss={("ingress", 2): 1.0}),
+    "short-tail": Options(tail_ns=200_000, loss={("ingress", 3): 0.3, ("ingress", 2): 0.3, ("egress", 0): 0.3}),
     "no-statistics": Options(statistics=False, loss={("ingress", 3): 0.2, ("ingress", 2): 0.2}),
     "no-statistics-but-window": Options(statistics=False, window=True, loss={("ingress", 3): 0.2}),
     "pcap-nanoseconds": Options(format="pcap", window=True, loss={("ingress", 3): 0.1}),

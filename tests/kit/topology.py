@@ -214,15 +214,15 @@ FLOWS: tuple[Flow, ...] = (
     _flow(EGRESS, "e-punt-icmp", "punt", AGENT4, CLIENT4, ICMP, icmp_type=0),
     _flow(EGRESS, None, "forward", AGENT6, CLIENT6, ICMPV6, icmp_type=129),
     _flow(EGRESS, None, "forward", AGENT4, CLIENT4, UDP, sport=9000, dport=40004),
-    _flow(DIRECT, None, None, CLIENT4, PLAIN4, UDP, sport=40008, dport=9000),
-    _flow(DIRECT, None, None, CLIENT6, PLAIN6, TCP, sport=40009, dport=80),
-    _flow(DIRECT_BACK, None, None, PLAIN4, CLIENT4, TCP, sport=80, dport=40010),
+    _flow(DIRECT, None, "forward", CLIENT4, PLAIN4, UDP, sport=40008, dport=9000),
+    _flow(DIRECT, None, "forward", CLIENT6, PLAIN6, TCP, sport=40009, dport=80),
+    _flow(DIRECT_BACK, None, "forward", PLAIN4, CLIENT4, TCP, sport=80, dport=40010),
 )
 ABSORBED = _flow(INGRESS, "absorb", "punt", CLIENT4, AGENT4, TCP, sport=40011, dport=3128, absorbed=True)
 IDENTICAL = _flow(INGRESS, "punt-range", "punt", CLIENT4, AGENT4, UDP, sport=41000, dport=9001, ip_id=0)
 IDENTICAL_FORWARD = _flow(INGRESS, None, "forward", CLIENT4, AGENT4, UDP, sport=41000, dport=9500, ip_id=0)
 FRAGMENTED = _flow(INGRESS, "punt-range", "punt", CLIENT4, AGENT4, UDP, sport=41001, dport=9002)
-LOOPED = _flow(LOOP, None, None, CLIENT4, LOOP4, UDP, sport=41002, dport=53)
+LOOPED = _flow(LOOP, None, "forward", CLIENT4, LOOP4, UDP, sport=41002, dport=53)
 FLOWS_BY_EXPECTED = {
     action: [flow for flow in FLOWS if flow.expected == action] for action in ("punt", "forward", "drop")
 }

@@ -119,11 +119,7 @@ class Coverage:
     dropped: int
 
     def holds(self, low: int, high: int) -> bool:
-        return (
-            self.start_ns is not None
-            and self.end_ns is not None
-            and self.start_ns <= low <= high <= self.end_ns
-        )
+        return self.start_ns is not None and self.end_ns is not None and self.start_ns <= low <= high <= self.end_ns
 
 
 @dataclass

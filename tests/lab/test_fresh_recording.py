@@ -18,9 +18,7 @@ _TOOLS = ("tcpdump", "nft", "ip", "ethtool", "ping")
 pytestmark = [
     pytest.mark.lab,
     pytest.mark.skipif(os.geteuid() != 0, reason="the lab needs root to make network namespaces"),
-    pytest.mark.skipif(
-        any(shutil.which(tool) is None for tool in _TOOLS), reason=f"the lab needs {', '.join(_TOOLS)}"
-    ),
+    pytest.mark.skipif(any(shutil.which(tool) is None for tool in _TOOLS), reason=f"the lab needs {', '.join(_TOOLS)}"),
 ]
 
 

@@ -69,9 +69,7 @@ def options(data: bytes) -> dict[int, bytes]:
     return found
 
 
-def seal(
-    tmp_path: Path, raw: bytes, **fields: object
-) -> tuple[sealing.SealedCounts, list[tuple[int, bytes]]]:
+def seal(tmp_path: Path, raw: bytes, **fields: object) -> tuple[sealing.SealedCounts, list[tuple[int, bytes]]]:
     (tmp_path / "raw.pcap").write_bytes(raw)
     given = {"name": "punt", "description": "host/punt1", **fields}
     interface = sealing.InterfaceRecord(**given)  # type: ignore[arg-type]
@@ -149,9 +147,7 @@ def test_what_is_no_pcap_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
 @pytest.mark.skipif(shutil.which("capinfos") is None, reason="needs capinfos")
 def test_capinfos_reads_it(tmp_path: Path) -> None:
     seal(tmp_path, pcap([(1, 2, bytes(60))]), start_ns=START, end_ns=END, received=1, dropped=0)
-    said = subprocess.run(
-        ["capinfos", tmp_path / "punt.pcapng"], capture_output=True, text=True, check=True
-    ).stdout
+    said = subprocess.run(["capinfos", tmp_path / "punt.pcapng"], capture_output=True, text=True, check=True).stdout
     for words in ("Name = punt", "Description = host/punt1", "Number of stat entries = 1", "tcpdump 4"):
         assert words in said
 
@@ -274,9 +270,7 @@ def test_every_marked_packet_can_be_told_from_every_other() -> None:
     assert len({packet.marker for packet in plan}) == len(plan)
     keys: Counter[tuple[object, ...]] = Counter()
     for packet in plan:
-        keys[
-            *packet.kind.addresses(), packet.kind.protocol, packet.sport, packet.dport, packet.icmp_sequence
-        ] += 1
+        keys[*packet.kind.addresses(), packet.kind.protocol, packet.sport, packet.dport, packet.icmp_sequence] += 1
         assert len(frame(packet)) == packet.length
         assert packet.payload.startswith(packet.marker.encode())
         assert packet.kind.protocol not in (1, 58) or packet.length not in (98, 118)  # the length of a ping

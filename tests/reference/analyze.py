@@ -87,9 +87,7 @@ def logged_drops(log: Path) -> int:
     """Packets that the capture tool says were dropped (by kernel, by interface)."""
     if not log.exists():
         return 0
-    return sum(
-        int(number) for number in re.findall(r"(\d+) packets? dropped by", log.read_text(errors="replace"))
-    )
+    return sum(int(number) for number in re.findall(r"(\d+) packets? dropped by", log.read_text(errors="replace")))
 
 
 def widened(coverage: Coverage, window: tuple[int, int] | None, cut: bool) -> Coverage:
@@ -124,8 +122,7 @@ def trajectory_row(number: int, judged: Judged, columns: list[str]) -> dict[str,
         "path": trajectory.path.name,
         "first_ns": first.ts_ns,
         **{
-            name: first.row[name]
-            for name in ("source", "destination", "protocol", "sport", "dport", "ip_id", "length")
+            name: first.row[name] for name in ("source", "destination", "protocol", "sport", "dport", "ip_id", "length")
         },
         "fate": judged.fate,
         "reason": judged.reason,
@@ -174,6 +171,4 @@ def analyze(run_dir: Path) -> Results:
     for sighting in sightings:
         sighting.row["_key"] = sighting.key or None
     observations = [sighting.row for sighting in sightings]
-    return Results(
-        observations, trajectories, stages, latency_rows(run, judged, coverage), rule_rows(run, judged)
-    )
+    return Results(observations, trajectories, stages, latency_rows(run, judged, coverage), rule_rows(run, judged))

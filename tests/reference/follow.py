@@ -82,11 +82,7 @@ class Clocks:
         # Which of two points comes first is taken from the paths that list both, not from the clocks in
         # question.
         before = {
-            (a, b)
-            for path in run.paths
-            for i, a in enumerate(path.points)
-            for b in path.points[i + 1 :]
-            if a != b
+            (a, b) for path in run.paths for i, a in enumerate(path.points) for b in path.points[i + 1 :] if a != b
         }
         for sightings in unique:
             for a in sightings:
@@ -212,9 +208,7 @@ def follow(sightings: Sequence[Sighting], run: Run) -> Followed:
     clusters: list[tuple[Path_, list[Sighting]]] = []
     for group in groups.values():
         for path, members in paths_of(run, group, clocks):
-            clusters += [
-                (path, cluster) for cluster in split_by_threshold(path, members, clocks, run.threshold_ns)
-            ]
+            clusters += [(path, cluster) for cluster in split_by_threshold(path, members, clocks, run.threshold_ns)]
 
     trajectories: list[Trajectory] = []
     delays: Delays = {}
@@ -250,10 +244,15 @@ def follow(sightings: Sequence[Sighting], run: Run) -> Followed:
 
 
 def collect_delays(trajectory: Trajectory, clocks: Clocks, delays: Delays) -> None:
-    """Certain delays, per path and pair of positions."""
+    """Certain delays, per path and pair of positions; over the bypass only of packets that took it."""
+    path = trajectory.path
+    in_detour = path.enter is not None and any(
+        path.enter <= position <= (path.leave or 0) for position in trajectory.visits
+    )
     for a in trajectory.visits:
         for b in trajectory.visits:
-            if a < b:
+            over_bypass = a == path.filter_input and b == path.after_detour
+            if a < b and not (over_bypass and in_detour):
                 delay = clocks.between(trajectory.sighting(a), trajectory.sighting(b))
                 if delay is not None:
                     delays.setdefault((trajectory.path.name, a, b), []).append(delay)
@@ -277,9 +276,7 @@ def paths_of(run: Run, group: list[Sighting], clocks: Clocks) -> list[tuple[Path
     return found
 
 
-def split_by_threshold(
-    path: Path_, members: list[Sighting], clocks: Clocks, threshold_ns: int
-) -> list[list[Sighting]]:
+def split_by_threshold(path: Path_, members: list[Sighting], clocks: Clocks, threshold_ns: int) -> list[list[Sighting]]:
     """Sightings of one key, cut wherever nothing was seen for longer than the loss threshold.
 
     Design 5: among equal keys the threshold bounds the candidates; a unique packet that comes later than the

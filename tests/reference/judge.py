@@ -90,19 +90,23 @@ class Judge:
         ranks = ("clock_offset", "outside_window", "waiting_time", "capture_drops")
         return next((reason for reason in ranks if reason in reasons), None)
 
-    def is_blind(self, trajectory: Trajectory, position: int, seen_at: int, *, backwards: bool) -> bool:
+    def is_blind(
+        self, trajectory: Trajectory, position: int, seen_at: int, *, backwards: bool, until: int | None = None
+    ) -> bool:
         """A point that did not see the packet proves nothing: drops, or it did not cover the time.
 
         The packet was at ``position`` some time before (``backwards``) or after it was seen at ``seen_at``:
-        so much coverage is asked for as the stages between may take.
+        coverage is asked for as long as packets are known to take between the two, or until the packet was
+        seen at position ``until``.
         """
         path, seen = trajectory.path, trajectory.sighting(seen_at)
         cover = self.coverage[path.points[position]]
         time = self.clocks.translate(seen.ts_ns, seen.clock, self.run.point(path.points[position]).clock)
         if cover.dropped or cover.start_ns is None or cover.end_ns is None or time is None:
             return True
-        low, high = min(position, seen_at), max(position, seen_at)
-        guard = min(self.run.threshold_ns, sum(self.wait_ns(path, s, s + 1) for s in range(low, high)))
+        guard = self.wait_ns(path, min(position, seen_at), max(position, seen_at))
+        if until is not None:
+            guard = max(0, self.clocks.between(seen, trajectory.sighting(until)) or 0)
         if backwards:
             return not cover.start_ns <= time - guard <= time <= cover.end_ns
         return not cover.start_ns <= time <= time + guard <= cover.end_ns
@@ -133,7 +137,7 @@ class Judge:
             return None
         for position in range(path.enter, path.leave + 1):
             if path.enter - 1 in trajectory.visits:
-                blind = self.is_blind(trajectory, position, path.enter - 1, backwards=False)
+                blind = self.is_blind(trajectory, position, path.enter - 1, backwards=False, until=min(after))
             else:
                 blind = self.is_blind(trajectory, position, min(after), backwards=True)
             if not blind:
@@ -173,25 +177,17 @@ class Judge:
         """
         path, threshold = trajectory.path, self.run.threshold_ns
         rows = []
-        unknown = branch is None and path.enter is not None and trajectory.last >= (path.after_detour or 0)
-        for stage, origin, target in self.stages_on(
-            path, branch or ("punt" if expected == "punt" else "forward")
-        ):
+        for stage, origin, target in self.stages_on(path, branch or ("punt" if expected == "punt" else "forward")):
             if target > trajectory.last or (injected and origin < trajectory.first):
                 continue
             reason = None
-            if unknown and stage == path.bypass:
-                verdict, reason = "undetermined", "detour_unobserved"
-            elif origin in trajectory.visits and target in trajectory.visits:
+            if origin in trajectory.visits and target in trajectory.visits:
                 delay = self.clocks.between(trajectory.sighting(origin), trajectory.sighting(target))
                 late = delay is not None and delay > threshold
                 verdict, reason = ("lost", "late") if late else ("crossed", None)
             else:
                 verdict = "unobserved"
-            row = self.stage_row(trajectory, stage, origin, target, verdict, reason)
-            if verdict == "undetermined":
-                row["latency_ns"] = row["error_ns"] = None
-            rows.append(row)
+            rows.append(self.stage_row(trajectory, stage, origin, target, verdict, reason))
         return rows
 
     def stages_on(self, path: Path_, branch: str) -> list[tuple[int, int, int]]:
@@ -210,7 +206,7 @@ class Judge:
             headers = trajectory.sighting(path.filter_input).row
         has_filter = self.run.has_filter(path)
         rule = next((r for r in self.run.rules_of(path) if fits(r.match, headers)), None)
-        expected = (rule.action if rule else path.default) if has_filter else None
+        expected = rule.action if rule else path.default
         injected = self.is_injected(trajectory)
         observed = self.observed(trajectory, injected)
         reached = not injected and path.filter_input is not None and trajectory.last >= path.filter_input
@@ -255,9 +251,7 @@ class Judge:
             # RFC 7680 2.4: not within Tmax is lost, wherever it turned up afterwards.
             fate, reason, lost_stage = "lost", "late", late
         verdict_on_rule = self.rule_verdict(trajectory, expected, observed, fate, reached)
-        return Judged(
-            trajectory, rule, expected, observed, verdict_on_rule, reached, fate, reason, lost_stage, rows
-        )
+        return Judged(trajectory, rule, expected, observed, verdict_on_rule, reached, fate, reason, lost_stage, rows)
 
     def rule_verdict(
         self, trajectory: Trajectory, expected: str | None, observed: str | None, fate: str, reached: bool

@@ -98,10 +98,8 @@ def _end_to_end(run: Run, path: Path_, mine: list[Judged], coverage: dict[str, C
             if a.clock == b.clock:
                 values.append(b.ts_ns - a.ts_ns)
     lost = sum(j.fate == "lost" for j in mine)
-    head = {"path": path.name, "stage": None, "stage_name": None, **_points(path, 0, path.last)}
-    return (
-        head | figures(values, lost) | {"error_ns": _error(run, path, 0, path.last, coverage), "share": None}
-    )
+    head = {"path": path.name, "stage": None, "stage_name": "end to end", **_points(path, 0, path.last)}
+    return head | figures(values, lost) | {"error_ns": _error(run, path, 0, path.last, coverage), "share": None}
 
 
 def _ends(path: Path_, stage: int) -> tuple[int, int]:

@@ -125,9 +125,7 @@ def _path(table: dict[str, Any]) -> Path_:
         enter = points.index(detour[0])
         leave = enter + len(detour) - 1
     stages = tuple(table.get("stages") or (f"{a}-{b}" for a, b in itertools.pairwise(points)))
-    return Path_(
-        table["name"], points, stages, table.get("match", {}), table.get("default", "forward"), enter, leave
-    )
+    return Path_(table["name"], points, stages, table.get("match", {}), table.get("default", "forward"), enter, leave)
 
 
 def load_run(folder: Path) -> Run:
@@ -197,9 +195,7 @@ def number_ranges(wanted: Any) -> list[tuple[int, int]]:
 
 def protocol_numbers(wanted: Any) -> set[int]:
     """Names or numbers of protocols; "icmp" is 1 only, "icmpv6" is 58."""
-    return {
-        PROTOCOLS[str(entry).lower()] if not str(entry).isdigit() else int(entry) for entry in _many(wanted)
-    }
+    return {PROTOCOLS[str(entry).lower()] if not str(entry).isdigit() else int(entry) for entry in _many(wanted)}
 
 
 def fits(match: dict[str, Any], fields: dict[str, Any]) -> bool:

@@ -21,20 +21,12 @@ A4, B4, A6, B6 = "10.0.0.1", "10.0.0.2", "fd00::1", "fd00::2"
 def header_frames() -> dict[str, bytes]:
     """Frames of every kind the decoder knows."""
     udp6 = packets.udp(A6, B6, 1, 2, b"x" * 40)
-    extended = packets.ipv6_extension(packets.DESTINATION_OPTIONS) + packets.ipv6_extension(
-        packets.UDP, bytes(9)
-    )
-    option_tcp = packets.tcp(
-        A4, B4, 5, 6, b"abc", seq=2**32 - 1, ack=7, flags=0x1FF, options=b"\x02\x04\x05\xb4\x01"
-    )
+    extended = packets.ipv6_extension(packets.DESTINATION_OPTIONS) + packets.ipv6_extension(packets.UDP, bytes(9))
+    option_tcp = packets.tcp(A4, B4, 5, 6, b"abc", seq=2**32 - 1, ack=7, flags=0x1FF, options=b"\x02\x04\x05\xb4\x01")
     return {
-        "tcp4": packets.frame(
-            Header(A4, B4, TCP, b"hello", 1000, 2000, 7, seq=99, ack=3, flags=0x12), ttl=3, dscp=46
-        ),
+        "tcp4": packets.frame(Header(A4, B4, TCP, b"hello", 1000, 2000, 7, seq=99, ack=3, flags=0x12), ttl=3, dscp=46),
         "tcp-options": packets.ethernet(packets.ipv4(A4, B4, TCP, option_tcp, options=bytes(4)), 0x0800),
-        "udp4-padded": packets.ethernet(
-            packets.ipv4(A4, B4, UDP, packets.udp(A4, B4, 9, 8, b"z")), 0x0800, minimum=60
-        ),
+        "udp4-padded": packets.ethernet(packets.ipv4(A4, B4, UDP, packets.udp(A4, B4, 9, 8, b"z")), 0x0800, minimum=60),
         "udp4-vlan": packets.frame(Header(A4, B4, UDP, b"data", 53, 53), vlans=(100,)),
         "udp4-two-vlans": packets.frame(Header(A4, B4, UDP, b"data", 53, 53), vlans=(4095, 7)),
         "echo4": packets.frame(Header(A4, B4, ICMP, b"ping", icmp_type=8, icmp_id=77, icmp_seq=5)),
@@ -45,9 +37,7 @@ def header_frames() -> dict[str, bytes]:
         "tcp6": packets.frame(Header(A6, B6, TCP, b"hello", 1000, 2000, seq=5), ttl=9, dscp=10),
         "echo6": packets.frame(Header(A6, B6, ICMPV6, b"ping", icmp_type=128, icmp_id=7, icmp_seq=6)),
         "neighbour6": packets.frame(Header(A6, B6, ICMPV6, bytes(16), icmp_type=135)),
-        "udp6-extensions": packets.ethernet(
-            packets.ipv6(A6, B6, packets.HOP_BY_HOP, extended + udp6), 0x86DD
-        ),
+        "udp6-extensions": packets.ethernet(packets.ipv6(A6, B6, packets.HOP_BY_HOP, extended + udp6), 0x86DD),
         "first-fragment6": packets.frame(Header(A6, B6, UDP, b"f" * 100, 1, 2, 70000), fragment=(0, 48)),
         "later-fragment6": packets.frame(Header(A6, B6, UDP, b"f" * 100, 1, 2, 70000), fragment=(48, 108)),
         "no-next-header6": packets.ethernet(packets.ipv6(A6, B6, 59, b""), 0x86DD),
@@ -149,10 +139,7 @@ TSHARK = {
 def test_against_tshark(tmp_path: Path) -> None:
     """Frame numbers, times to the nanosecond and fields, as tshark has them."""
     frames = list(header_frames().values())
-    records = [
-        pcap_files.Record(1_795_410_000_123_456_789 + 1_000_000_007 * n, data)
-        for n, data in enumerate(frames)
-    ]
+    records = [pcap_files.Record(1_795_410_000_123_456_789 + 1_000_000_007 * n, data) for n, data in enumerate(frames)]
     file = tmp_path / "all.pcapng"
     file.write_bytes(pcap_files.pcapng_bytes(pcap_files.Section([pcap_files.Interface("x")], records)))
     names = [name for alternatives in TSHARK.values() for name in alternatives]
@@ -210,9 +197,7 @@ def test_simple_packets_many_sections_and_foreign_blocks() -> None:
             pcap_files.name_resolution_block([(bytes([10, 0, 0, 1]), "host"), (bytes(16), "other")]),
         ],
     )
-    two = pcap_files.Section(
-        [pcap_files.Interface(snaplen=20)], [pcap_files.Record(0, data)], order=">", simple=True
-    )
+    two = pcap_files.Section([pcap_files.Interface(snaplen=20)], [pcap_files.Record(0, data)], order=">", simple=True)
     capture = read_capture(pcap_files.pcapng_bytes(one, two))
     assert [p.frame for p in capture.packets] == [1, 2, 3]
     assert [p.ts_ns for p in capture.packets] == [5_000_000_000, 7_500_000_000, None]

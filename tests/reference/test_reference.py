@@ -177,9 +177,7 @@ def test_cut_capture_ends_at_its_last_whole_packet(tmp_path: Path) -> None:
             st.floats(0, 0.2),
             max_size=3,
         ),
-        duplicates=st.dictionaries(
-            st.tuples(st.just("ingress"), st.integers(0, 4)), st.floats(0, 0.2), max_size=2
-        ),
+        duplicates=st.dictionaries(st.tuples(st.just("ingress"), st.integers(0, 4)), st.floats(0, 0.2), max_size=2),
         reordered=st.sampled_from([0.0, 0.1]),
         faults=st.dictionaries(
             st.sampled_from(["false_punt", "false_forward", "missed_drop", "vanish"]),
@@ -188,9 +186,7 @@ def test_cut_capture_ends_at_its_last_whole_packet(tmp_path: Path) -> None:
         ),
         identical=st.integers(0, 12),
         identical_gap_ns=st.sampled_from([100_000, 5 * MILLISECOND]),
-        identical_lost=st.dictionaries(
-            st.tuples(st.just("ingress"), st.integers(0, 3)), st.integers(1, 2), max_size=2
-        ),
+        identical_lost=st.dictionaries(st.tuples(st.just("ingress"), st.integers(0, 3)), st.integers(1, 2), max_size=2),
         fragmented=st.integers(0, 2),
         absorbed=st.integers(0, 4),
         looped=st.integers(0, 4),
