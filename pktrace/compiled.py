@@ -46,14 +46,19 @@ def _cache_folder() -> Path | None:
     for candidate in candidates:
         folder = candidate / f"kernels-{_state_of_sources()}"
         try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            owner = folder.stat().st_uid
+            candidate.mkdir(parents=True, exist_ok=True, mode=0o700)
+            folder.mkdir(exist_ok=True, mode=0o700)
         except OSError:
             continue
-        # Compiled code is loaded from here: never from a folder that another user could write.
-        if owner == os.getuid() and os.access(folder, os.W_OK):
+        # Compiled code is loaded from here: never from a folder that another user made or could write.
+        if all(_ours_alone(made) for made in (candidate, folder)):
             return folder
     return None
+
+
+def _ours_alone(folder: Path) -> bool:
+    status = folder.stat()
+    return status.st_uid == os.getuid() and not status.st_mode & 0o022 and os.access(folder, os.W_OK)
 
 
 _FOLDER = _cache_folder()

@@ -6,10 +6,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import click
 
-from pktrace.findings.analysis import Analysis
+if TYPE_CHECKING:
+    from pktrace.findings.analysis import Analysis
 
 _LONGEST_COMPILATION_S = 120
 

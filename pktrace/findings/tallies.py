@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from pktrace.rules.expect import NO_RULE, rules_of_path
-from pktrace.run.model import Condition, Network, Run
-from pktrace.schema import BASES, FATES, RULE_VERDICTS, VERDICTS
+from pktrace.run.model import Condition, Network
+from pktrace.schema import BASES, FATES, REASONS, RULE_VERDICTS, VERDICTS
 from pktrace.verdicts.verdicts import Verdicts, reached_filter
 
 
@@ -70,7 +70,9 @@ def stage_losses(verdicts: Verdicts) -> list[StageLoss]:
                     int(lost.sum()),
                     int(
                         (
-                            lost & (verdicts.stage_verdict[:, stage] == VERDICTS.index("lost")) & (verdicts.reason == 1)
+                            lost
+                            & (verdicts.stage_verdict[:, stage] == VERDICTS.index("lost"))
+                            & (verdicts.reason == REASONS.index("late"))
                         ).sum()
                     ),
                     counts["undetermined"],
@@ -182,8 +184,3 @@ def _inside(one: Network, other: Network) -> bool:
         and one.high & other.mask_high == other.high
         and one.low & other.mask_low == other.low
     )
-
-
-def path_name(run: Run, path: int) -> str:
-    """Name of a path by its index."""
-    return run.paths[path].name

@@ -22,7 +22,8 @@ _SEVERITY_STYLE = {"error": "bold red", "data_loss": "yellow"}
 
 def console(stream: IO[str]) -> Console:
     """A console that follows NO_COLOR, COLUMNS and whether it writes to a terminal; nothing is taken as markup."""
-    return Console(file=stream, markup=False, highlight=False, emoji=False, soft_wrap=False)
+    # In a notebook rich would display by itself, beside what the caller returns.
+    return Console(file=stream, force_jupyter=False, markup=False, highlight=False, emoji=False, soft_wrap=False)
 
 
 def _table(title: str, columns: list[tuple[str, str]], gap: int = 2) -> Table:
