@@ -29,6 +29,11 @@ _DECLARED = (
     Counter("capture_drops", "data_loss", "Packets that the capture tool says it dropped."),
     Counter("capture_drops_unknown", "info", "The capture does not say how many packets it dropped."),
     Counter("capture_unread", "data_loss", "Packets received by the capture filter but not in the file (unread tail)."),
+    Counter(
+        "excerpt",
+        "info",
+        "Files cut out of a larger capture, whose statistics they carry; their packets bound them.",
+    ),
     Counter("unknown_block", "info", "Blocks of a type that holds no packets for us; skipped."),
     Counter("unknown_link_type", "data_loss", "Packets of a link type that is not decoded; rows with null fields."),
     Counter("unknown_interface", "error", "Packets that name an interface the file does not describe."),

@@ -98,7 +98,7 @@ def _interface(body: bytes, big: bool) -> tuple[Interface, tuple[int, ...]]:
     offset_s = options.signed(14, 0)
     up, down, bits, step = 1, 1, 0, 1
     if resolution & 0x80:
-        bits = min(resolution & 0x7F, 63)
+        bits = resolution & 0x7F
         step = max(1, -(-(10**9) >> bits))
     else:
         digits = min(resolution, 27)
@@ -154,6 +154,9 @@ def _nanoseconds(ticks, times, row):
         return OUT_OF_RANGE
     bits = times[row, 2]
     if bits >= 0:
+        if bits > 63:  # steps so small that 64 bits of them are less than a second
+            ticks = ticks >> np.uint64(min(bits - 63, 63))
+            bits = np.int64(63)
         shift = np.uint64(bits)
         seconds = ticks >> shift
         if seconds > np.uint64(9_000_000_000):

@@ -43,11 +43,11 @@ def summary(analysis: Analysis, exit_code: int) -> dict[str, Any]:
     return {
         "schema": SCHEMA_VERSION,
         "pktrace_version": __version__,
-        "run": {
-            "name": run.name,
-            "description": run.description,
-            "run_toml_sha256": run.run_toml_sha256,
-            "captures": dict(zip(analysis.observations.captures, analysis.observations.sha256, strict=True)),
+        "run": run.name,
+        "description": run.description,
+        "inputs_sha256": {
+            "run.toml": run.run_toml_sha256,
+            **dict(zip(analysis.observations.captures, analysis.observations.sha256, strict=True)),
         },
         "observations": {
             "total": len(owner),

@@ -57,27 +57,22 @@ def basis_counts(verdicts: Verdicts, path: int) -> dict[str, int]:
 def stage_losses(verdicts: Verdicts) -> list[StageLoss]:
     """What happened at every stage of every path."""
     found = []
+    came_late = verdicts.reason == REASONS.index("late")
     for number, path in enumerate(verdicts.trajectories.run.paths):
         mine = verdicts.trajectories.path == number
         for stage in path.stage_numbers():
-            verdict = verdicts.stage_verdict[mine, stage]
-            counts = {name: int((verdict == code).sum()) for code, name in enumerate(VERDICTS)}
+            of_stage = np.bincount(verdicts.stage_verdict[mine, stage], minlength=len(VERDICTS))
+            counts = dict(zip(VERDICTS, of_stage.tolist(), strict=False))
             lost = mine & (verdicts.lost_stage == stage)
             found.append(
                 StageLoss(
                     number,
                     stage,
-                    int(lost.sum()),
-                    int(
-                        (
-                            lost
-                            & (verdicts.stage_verdict[:, stage] == VERDICTS.index("lost"))
-                            & (verdicts.reason == REASONS.index("late"))
-                        ).sum()
-                    ),
-                    counts["undetermined"],
-                    counts["unobserved"],
-                    counts["crossed"],
+                    lost=int(lost.sum()),
+                    late=int((lost & came_late).sum()),
+                    undetermined=counts["undetermined"],
+                    unobserved=counts["unobserved"],
+                    crossed=counts["crossed"],
                 )
             )
     return found

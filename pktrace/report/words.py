@@ -18,8 +18,10 @@ def count(value: int | None) -> str:
 
 
 def percent(share: float | None) -> str:
-    """A share as percent; a dash where it is undefined."""
-    return "–" if share is None else f"{100 * share:.1f} %"
+    """A share as percent; a dash where it is undefined; a little is never shown as nothing."""
+    if share is None:
+        return "–"
+    return "<0.1 %" if 0 < share < 0.0005 else f"{100 * share:.1f} %"
 
 
 def clock_time(ns: int) -> str:

@@ -15,23 +15,20 @@ _TEXT_COUNTER = re.compile(r"counter\s+\"?([^\s\"{]+)\"?\s*\{[^}]*?packets\s+(\d
 def counter_packets(folder: Path) -> dict[str, int]:
     """Packets that each named counter counted during the run.
 
-    Reads every JSON or text file in context/ whose name says counters or rule set: `nft -j list counters`,
-    `nft -j list ruleset`, `nft list counters`, or a plain JSON object of name to packets. Names that contain
-    "before" are subtracted from the others; a counter that is smaller after than before was reset in between,
-    and counts as it stands after.
+    Reads every file in context/ that holds counters, whatever its name: `nft -j list counters`, `nft -j list ruleset`,
+    `nft list counters`; and plain JSON objects of name to packets where the file's name says counter. What files with
+    "before" in their name say is subtracted; a counter that is smaller after than before was reset in between, and
+    counts as it stands after. Where several files tell of one counter, one whose name says counter is believed, since
+    it is read closer to the end of the run than a rule set.
     """
     before: dict[str, int] = {}
     after: dict[str, int] = {}
     context = folder / "context"
     if not context.is_dir():
         return {}
-    # Rule sets first, so that a list of counters, which is read closer to the end of the run, wins.
     files = [file for file in sorted(context.iterdir())[:_MOST_FILES] if file.is_file()]
-    for word in ("rule", "counter"):
-        for file in files:
-            if word in file.name.lower() and not (word == "rule" and "counter" in file.name.lower()):
-                found = _counters(file)
-                (before if "before" in file.name.lower() else after).update(found)
+    for file in sorted(files, key=lambda file: "counter" in file.name.lower()):
+        (before if "before" in file.name.lower() else after).update(_counters(file))
     return {
         name: packets - before.get(name, 0) if packets >= before.get(name, 0) else packets
         for name, packets in after.items()
@@ -55,7 +52,7 @@ def _counters(file: Path) -> dict[str, int]:
             counter = entry.get("counter") if isinstance(entry, dict) else None
             if isinstance(counter, dict):
                 _keep(found, counter.get("name"), counter.get("packets"))
-    elif isinstance(document, dict):
+    elif isinstance(document, dict) and "counter" in file.name.lower():
         for name, value in document.items():
             _keep(found, name, value.get("packets") if isinstance(value, dict) else value)
     return found

@@ -1,0 +1,162 @@
+"""What the captures of one point cover, what they lost, and how far that can be believed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pktrace.capture.files import CaptureFile, read_tool_log
+from pktrace.capture.index import WHOLE, Interface
+from pktrace.decode import rows as field
+from pktrace.errors import CaptureFileError
+from pktrace.ledger import Ledger
+from pktrace.run.model import Point, Run
+
+_SLACK_NS = 10**9
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What one point's captures cover, on its own clock.
+
+    `start_ns` and `end_ns` are the interface statistics' times, else those of the first and last packet; None where
+    there is neither. `dropped` is None where nothing says how many packets the capture dropped. `cut` says that a
+    file is damaged, `hole` that packets may be missing between its files.
+    """
+
+    packets: int
+    first_ns: int | None
+    last_ns: int | None
+    start_ns: int | None
+    end_ns: int | None
+    dropped: int | None
+    unread: int
+    cut: bool
+    hole: bool
+    resolution_ns: int
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether packets that passed may be missing from the captures."""
+        return bool(self.dropped) or self.unread > 0 or self.hole
+
+
+def interfaces_of(file: CaptureFile, point: Point) -> list[int]:
+    """Interfaces of the file that belong to the point; files without interface names belong to it whole."""
+    interfaces = file.capture.interfaces
+    if point.interface is None or not any(interface.name for interface in interfaces):
+        return list(range(len(interfaces)))
+    found = [number for number, interface in enumerate(interfaces) if interface.name == point.interface]
+    if not found:
+        known = ", ".join(sorted({interface.name for interface in interfaces if interface.name}))
+        raise CaptureFileError(
+            file.name, None, f"has no interface {point.interface!r} that point {point.name!r} asks for; it has: {known}"
+        )
+    return found
+
+
+def coverage_of(
+    run: Run,
+    point: Point,
+    files: list[CaptureFile],
+    decoded: list[np.ndarray[Any, Any]],
+    ledger: Ledger,
+) -> Coverage:
+    """What the captures of one point cover and what they lost."""
+    starts, ends, drops, steps = [], [], [], [1]
+    firsts, lasts, cut_at = [], [], []
+    unread = 0
+    for file, rows in zip(files, decoded, strict=True):
+        times = rows["ts_ns"][rows["has"] & field.HAS_TIME != 0]
+        span = (int(times.min()), int(times.max())) if len(times) else (None, None)
+        firsts.append(span[0])
+        lasts.append(span[1])
+        damaged = file.capture.ended != WHOLE
+        cut_at.append(damaged)
+        chosen = [file.capture.interfaces[number] for number in interfaces_of(file, point)]
+        steps.extend(interface.resolution_ns for interface in chosen)
+        start, end = span
+        if _is_excerpt(file, chosen):
+            ledger.add("excerpt", point=point.name, capture=file.name)
+        else:
+            told = [_statistics_span(interface, span) for interface in chosen]
+            start = min((time for time, _ in told if time is not None), default=start)
+            # A damaged file ends where its last whole packet was seen, whatever its statistics say.
+            end = end if damaged else max((time for _, time in told if time is not None), default=end)
+        starts.append(start)
+        ends.append(end)
+        dropped, missing = _dropped(run, point, file)
+        drops.append(dropped)
+        unread += missing
+        ledger.add("capture_drops", dropped or 0, point=point.name, capture=file.name)
+        ledger.add("capture_unread", missing, point=point.name, capture=file.name)
+        if dropped is None:
+            ledger.add("capture_drops_unknown", point=point.name, capture=file.name)
+    known_drops = [count for count in drops if count is not None]
+    return Coverage(
+        packets=sum(len(rows) for rows in decoded),
+        first_ns=min((time for time in firsts if time is not None), default=None),
+        last_ns=max((time for time in lasts if time is not None), default=None),
+        start_ns=min((time for time in [*starts, *firsts] if time is not None), default=None),
+        end_ns=max((time for time in [*ends, *lasts] if time is not None), default=None),
+        dropped=sum(known_drops) if known_drops else None,
+        unread=unread,
+        cut=any(cut_at),
+        hole=any(cut_at) and len(files) > 1,
+        resolution_ns=max(steps),
+    )
+
+
+def _statistics_span(interface: Interface, packets: tuple[int | None, int | None]) -> tuple[int | None, int | None]:
+    """Start and end of the capture by the interface statistics; None where they do not say, or contradict its packets.
+
+    dumpcap wrote these times in microseconds, whatever if_tsresol said, for years (seen in 2.2.6): times that lie
+    before all packets, and fit them a thousandfold, are taken so.
+    """
+    start, end = interface.start_ns, interface.end_ns
+    if packets[0] is None or end is None or end >= packets[0]:
+        return start, end
+    if 1000 * end >= packets[0] - _SLACK_NS and (start is None or 1000 * start <= packets[0] + _SLACK_NS):
+        return None if start is None else 1000 * start, 1000 * end
+    return None, None
+
+
+def _is_excerpt(file: CaptureFile, chosen: list[Interface]) -> bool:
+    """Whether the statistics are of a larger capture, from which the file was cut out, and say nothing of its ends.
+
+    Some tools count received packets with those dropped, some without; both ways round, a whole file has at least
+    received - dropped packets.
+    """
+    received = sum(interface.received or 0 for interface in chosen)
+    dropped = sum(interface.dropped or 0 for interface in chosen)
+    numbers = [number for number, interface in enumerate(file.capture.interfaces) if interface in chosen]
+    return int(np.isin(file.capture.packets["interface"], numbers).sum()) < received - dropped
+
+
+def _dropped(run: Run, point: Point, file: CaptureFile) -> tuple[int | None, int]:
+    """(packets dropped by the capture, or None where nothing says so; packets left unread).
+
+    The interface statistics, the packets' own drop counts and the tool's log may each tell; the largest is believed.
+    """
+    numbers = interfaces_of(file, point)
+    told = [file.capture.interfaces[number].dropped for number in numbers]
+    in_statistics = [count for count in told if count is not None]
+    packets = file.capture.packets
+    with_packets = int(packets["dropped"][np.isin(packets["interface"], numbers)].sum())
+    capture = run.folder / file.name
+    counts = read_tool_log(capture)
+    if counts is None and "/" not in point.name and len(point.captures) == 1:
+        counts = read_tool_log(capture.parent / f"{point.name}.log")
+    found = [sum(in_statistics)] if in_statistics else []
+    found += [with_packets] if with_packets else []
+    found += [counts.dropped] if counts is not None and counts.dropped is not None else []
+    return (max(found) if found else None), (counts.unread if counts is not None else 0)
+
+
+def damage_matters(run: Run, cover: Coverage) -> bool:
+    """A damaged file matters unless it still covers the whole window in which all points captured."""
+    if not cover.cut:
+        return False
+    return run.window is None or cover.last_ns is None or cover.last_ns < run.window[1]
