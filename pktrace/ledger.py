@@ -30,6 +30,12 @@ _DECLARED = (
     Counter("capture_drops_unknown", "info", "The capture does not say how many packets it dropped."),
     Counter("capture_unread", "data_loss", "Packets received by the capture filter but not in the file (unread tail)."),
     Counter(
+        "capture_missed",
+        "data_loss",
+        "Packets that the capture missed though it was running: they were seen before and after it.",
+    ),
+    Counter("recording_incomplete", "data_loss", "The recorder marked the run as incomplete (context/incomplete.txt)."),
+    Counter(
         "excerpt",
         "info",
         "Files cut out of a larger capture, whose statistics they carry; their packets bound them.",

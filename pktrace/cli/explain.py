@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from pktrace.cli.narration import analysis_of
+from pktrace.cli.narration import analysis_of, show
 from pktrace.errors import EXIT_DONE
 
 
@@ -25,7 +25,7 @@ def explain(run: str, trajectory: int, as_json: bool) -> int:
 
     explanation = explain_packet(analysis, trajectory)
     if as_json:
-        click.echo(json.dumps(explanation.as_dict(), indent=2, ensure_ascii=False))
+        show(lambda: click.echo(json.dumps(explanation.as_dict(), indent=2, ensure_ascii=False)))
     else:
-        explanation.print(sys.stdout)
+        show(lambda: explanation.print(sys.stdout))
     return EXIT_DONE

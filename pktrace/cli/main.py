@@ -68,7 +68,7 @@ def run(arguments: list[str] | None = None) -> None:
     code = _run(sys.argv[1:] if arguments is None else arguments)
     try:
         sys.stdout.flush()
-    except (BrokenPipeError, ValueError):
+    except (OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
 
@@ -88,9 +88,6 @@ def _run(arguments: list[str]) -> int:
             raise
         click.echo("pktrace: interrupted; files under their final names are whole", err=True)
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except PktraceError as problem:
         if debug:
             raise

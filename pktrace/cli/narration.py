@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
+
+from pktrace.errors import OutputError
 
 if TYPE_CHECKING:
     from pktrace.findings.analysis import Analysis
@@ -19,6 +22,22 @@ _LONGEST_COMPILATION_S = 120
 def tell(line: str) -> None:
     """One line of narration on stderr."""
     click.echo(line, err=True)
+
+
+def show(write: Callable[[], None]) -> None:
+    """Write to stdout; whoever reads it may have gone (`| head`), which is no fault.
+
+    Raises:
+        OutputError: stdout takes no more, for instance because a disk is full.
+    """
+    try:
+        write()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as problem:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise OutputError(f"standard output: cannot be written: {problem.strerror}") from None
 
 
 def analysis_of(location: str) -> Analysis:

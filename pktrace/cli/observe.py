@@ -8,6 +8,7 @@ import click
 
 from pktrace.cli.narration import tell
 from pktrace.errors import EXIT_DAMAGED_OR_UNDECIDED, EXIT_DONE
+from pktrace.report.words import plural
 
 
 @click.command(epilog="Example: pktrace observe uplink.pcapng vnic.pcap -o observations.parquet")
@@ -46,5 +47,5 @@ def observe(files: tuple[str, ...], output: str, as_json: bool) -> int:
     else:
         for entry in ledger:
             tell(f"{entry['counter']}: {entry['count']:,} in {entry['capture']}. {entry['sentence']}")
-        tell(f"{len(observations.rows):,} packets of {len(files)} files in {output}")
+        tell(f"{plural(len(observations.rows), 'packet')} of {plural(len(files), 'file')} in {output}")
     return EXIT_DAMAGED_OR_UNDECIDED if observations.damaged else EXIT_DONE

@@ -63,6 +63,7 @@ def analyze_trajectories(trajectories: Trajectories) -> Analysis:
     if run.window is not None and len(trajectories):
         first = trajectories.first_rows["ts_ns"]
         ledger.add("outside_window", int(((first < run.window[0]) | (first > run.window[1])).sum()))
+    ledger.add("recording_incomplete", int((run.folder / "context" / "incomplete.txt").exists()))
     for rule in run.rules:
         if rule.counter is not None and rule.counter not in counters:
             ledger.add("counter_missing")

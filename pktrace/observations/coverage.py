@@ -15,6 +15,7 @@ from pktrace.ledger import Ledger
 from pktrace.run.model import Point, Run
 
 _SLACK_NS = 10**9
+_1990_NS = 631_152_000 * 10**9
 
 
 @dataclass(frozen=True)
@@ -112,15 +113,17 @@ def coverage_of(
 def _statistics_span(interface: Interface, packets: tuple[int | None, int | None]) -> tuple[int | None, int | None]:
     """Start and end of the capture by the interface statistics; None where they do not say, or contradict its packets.
 
-    dumpcap wrote these times in microseconds, whatever if_tsresol said, for years (seen in 2.2.6): times that lie
-    before all packets, and fit them a thousandfold, are taken so.
+    dumpcap writes these times in microseconds, whatever if_tsresol says (seen in 2.2.6 and 4.0.17): times that lie
+    before all packets, and fit them a thousandfold, are taken so; without packets, times before 1990 whose
+    thousandfold lies after it.
     """
     start, end = interface.start_ns, interface.end_ns
-    if packets[0] is None or end is None or end >= packets[0]:
+    first = packets[0] if packets[0] is not None else _1990_NS
+    if end is None or end >= first:
         return start, end
-    if 1000 * end >= packets[0] - _SLACK_NS and (start is None or 1000 * start <= packets[0] + _SLACK_NS):
+    if 1000 * end >= first - _SLACK_NS and (packets[0] is None or start is None or 1000 * start <= first + _SLACK_NS):
         return None if start is None else 1000 * start, 1000 * end
-    return None, None
+    return (None, None) if packets[0] is not None else (start, end)
 
 
 def _is_excerpt(file: CaptureFile, chosen: list[Interface]) -> bool:

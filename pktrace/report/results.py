@@ -45,6 +45,8 @@ def write_results(
     metadata = metadata_of(analysis.observations)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        # Written last: where it is, all of an analysis is there, and nothing of an earlier one.
+        (folder / "summary.json").unlink(missing_ok=True)
         for name, table in all_tables(analysis).items():
             with _whole(folder / f"{name}.parquet") as partial:
                 write_parquet(table, partial, metadata)

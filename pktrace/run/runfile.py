@@ -22,6 +22,12 @@ SCHEMA = 1
 RUN_FILE = "run.toml"
 _LARGEST_RUN_FILE = 16 << 20
 _UNITS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "min": 60 * 10**9, "h": 3600 * 10**9}
+# The words that a key may hold, for messages.
+_WORDS = {
+    "direction": ("any", "in", "out"),
+    "default": ("forward", "drop", "punt"),
+    "action": ("forward", "drop", "punt"),
+}
 _Entry = TypeVar("_Entry", bound=msgspec.Struct)
 _Scalars = str | int | list[str | int]
 _Texts = str | list[str]
@@ -158,7 +164,9 @@ class _Checker:
             missing = re.match(r"Object missing required field `(\w+)`", text)
             if missing:
                 inner = f"{inner}.{missing[1]}" if inner else missing[1]
-                text = "required key is missing"
+                text = f"required key is missing; add `{missing[1]} = ...`"
+            if text.startswith("Invalid enum value"):
+                text += f"; use one of {', '.join(_WORDS.get(inner, ()))}"
             joined = ".".join(part for part in (key, inner) if part)
             raise self.wrong(joined, text[:1].lower() + text[1:]) from None
 
@@ -263,10 +271,10 @@ class _Checker:
         return tuple(paths)
 
     def path(self, entry: _Path, key: str, index: dict[str, int]) -> PacketPath:
-        for name in [*entry.points, *entry.detour]:
+        for place, name in [("points", name) for name in entry.points] + [("detour", name) for name in entry.detour]:
             if name not in index:
                 raise self.wrong(
-                    f"{key}.points", f"there is no point {name!r}; add a [[point]], or use one of {', '.join(index)}"
+                    f"{key}.{place}", f"there is no point {name!r}; add a [[point]], or use one of {', '.join(index)}"
                 )
         for first, second in zip(entry.points, entry.points[1:], strict=False):
             if first == second:

@@ -138,20 +138,29 @@ def _duplicate_of(rows, packet_of, index, times, sent_at, threshold):
 
 
 @inlined
-def _can_come(may_miss, path, origin, position, before_detour, after_detour):
-    """Whether a packet last seen at `origin` may come to `position` without being seen between."""
+def _can_come(may_miss, start, end, path, origin, position, left, due, before_detour, after_detour):
+    """Whether a packet that left `origin` may come to `position` without being seen between."""
     if origin == before_detour and position == after_detour:
         return True
     unseen = True
     for between in range(origin + 1, position):
-        unseen &= may_miss[path, between]
+        unseen &= may_miss[path, between] or left < start[path, between] or due > end[path, between]
+    return unseen
+
+
+@inlined
+def _may_begin(missed, start, end, path, position, time):
+    """Whether every point before `position` may have missed a packet seen there: then it is no copy of another."""
+    unseen = True
+    for before in range(position):
+        unseen &= missed[path, before] or time < start[path, before] or time > end[path, before]
     return unseen
 
 
 @inlined
 def _place_many(
-    members, first, last, times, points, path, visits, layout, delays, slack, plausible, may_miss, threshold,
-    owner, seen, base,
+    members, first, last, times, points, path, visits, layout, delays, slack, plausible, start, end, may_miss, missed,
+    threshold, owner, seen, base,
 ):  # fmt: skip
     """Place one cluster of equal packets, position by position; returns how many packets it holds."""
     size = last - first
@@ -180,7 +189,10 @@ def _place_many(
         for packet in range(packets):
             origin = last_at[packet]
             due_at[packet] = sent_at[packet] + delays[path, origin, position]
-            if _can_come(may_miss, path, origin, position, layout[path, 1], layout[path, 2]):
+            if _can_come(
+                may_miss, start, end, path, origin, position, sent_at[packet], due_at[packet], layout[path, 1],
+                layout[path, 2],
+            ):  # fmt: skip
                 chosen[number] = packet
                 number += 1
         chosen = chosen[:number]
@@ -208,7 +220,8 @@ def _place_many(
         copy_of = np.empty(count, np.int64)
         for index in range(count):
             copy_of[index] = -1
-            if packet_of[index] < 0 and not again:
+            is_copy = not _may_begin(missed, start, end, path, position, arrived[index])
+            if packet_of[index] < 0 and not again and is_copy:
                 copy_of[index] = _duplicate_of(rows, packet_of, index, times, sent_at, threshold)
         for index in range(count):
             row = rows[index]
@@ -251,8 +264,8 @@ def _count_candidates(seen, base, packets, positions, times, threshold, candidat
 
 @kernel
 def follow_repeated(
-    repeated, members, times, points, paths, visits, layout, delays, slack, plausible, may_miss, threshold, owner, seen,
-    path_of, candidates, count,
+    repeated, members, times, points, paths, visits, layout, delays, slack, plausible, start, end, may_miss, missed,
+    threshold, owner, seen, path_of, candidates, count,
 ):  # fmt: skip
     """Place the groups that `exact.follow_unique` left.
 
@@ -261,8 +274,9 @@ def follow_repeated(
         layout: int64 per path: positions, filter input or -1, position after the detour or -1, then each position's
         point; delays, slack: int64 by path and pair of positions, the median delay of certain packets and how early
         a sighting may lie; plausible: int64 by path and position, 10 x the largest certain delay on the way there,
-        beyond which another packet is the better explanation; may_miss: bool by path and position, the capture
-        may have missed packets; candidates: int32 per trajectory, filled; count: trajectories so far. The rest as
+        beyond which another packet is the better explanation; start, end: int64 by path and
+        position, what the capture covers; may_miss, missed: bool by path and position, the capture may have missed
+        packets, or did; candidates: int32 per trajectory, filled; count: trajectories so far. The rest as
         for follow_unique.
 
     Returns:
@@ -273,10 +287,10 @@ def follow_repeated(
     no_path = 0
     for group in range(0, len(repeated), 2):
         first = repeated[group]
-        end = repeated[group + 1]
-        while first < end:
+        group_end = repeated[group + 1]
+        while first < group_end:
             last = first + 1
-            while last < end and times[members[last]] - times[members[last - 1]] <= threshold:
+            while last < group_end and times[members[last]] - times[members[last - 1]] <= threshold:
                 last += 1
             path = group_path(members, first, last, paths)
             if path < 0:
@@ -288,8 +302,8 @@ def follow_repeated(
                 count += 1
             else:
                 placed = _place_many(
-                    members, first, last, times, points, path, visits, layout, delays, slack, plausible, may_miss,
-                    threshold, owner, seen, count,
+                    members, first, last, times, points, path, visits, layout, delays, slack, plausible, start, end,
+                    may_miss, missed, threshold, owner, seen, count,
                 )  # fmt: skip
                 for index in range(first, last):
                     off_path += 1 if owner[members[index]] < 0 else 0

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from pktrace.trajectories.model import UNSEEN, Trajectories
+from pktrace.trajectories.reach import FOREVER
 
 _WAIT_FACTOR = 10
-FOREVER = np.int64((1 << 62) - 1)
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,9 @@ class Trust:
 def trust_in_captures(trajectories: Trajectories) -> Trust:
     """What the captures cover, position by position.
 
-    A capture runs from its statistics' start to their end, else from its first to its last packet; the window of
-    run.toml widens it, since every point captured all through it; not where the file is damaged.
     The wait of a stage is min(loss threshold, 10 x the largest delay of certain packets); the threshold without any.
     """
-    run = trajectories.run
+    run, reach = trajectories.run, trajectories.reach
     width = trajectories.seen.shape[1]
     shape = (max(1, len(run.paths)), width)
     start = np.full(shape, FOREVER)
@@ -47,19 +45,10 @@ def trust_in_captures(trajectories: Trajectories) -> Trust:
     error = np.zeros((shape[0], width + 1), np.int64)
     for number, path in enumerate(run.paths):
         for position, point in enumerate(path.points):
-            cover = trajectories.observations.coverage[point]
-            offset = int(trajectories.clocks.offset_ns[point])
-            first, last = cover.start_ns, cover.end_ns
-            if run.window is not None:
-                first = min(run.window[0], first if first is not None else run.window[0])
-                if not cover.cut:
-                    last = max(run.window[1], last if last is not None else run.window[1])
-            if first is not None:
-                start[number, position] = max(-int(FOREVER), first - offset)
-            if last is not None:
-                end[number, position] = min(int(FOREVER), last - offset)
-            incomplete[number, position] = cover.incomplete
-            cut[number, position] = cover.cut
+            start[number, position] = reach.start[point]
+            end[number, position] = reach.end[point]
+            incomplete[number, position] = reach.incomplete[point]
+            cut[number, position] = trajectories.observations.coverage[point].cut
         mine = (trajectories.path == number) & (trajectories.candidates == 1)
         for stage in path.stage_numbers():
             a, b = path.ends_of(stage)

@@ -176,23 +176,21 @@ def judge_packets(
             continue
 
         # It went no further than `last`. Every point where it could have come next must have been able to see it.
+        # What its rule drops went no further if it did not come out behind the detour, where every way leads.
         at_filter = has_detour and last == filter_input
-        stage = last
-        if at_filter and action != T_PUNT:
-            stage = bypass
-        doubt = _doubt(
-            at[last], wait[path, stage if not at_filter else filter_input], start[path, last + 1], end[path, last + 1],
-            incomplete[path, last + 1], cut[path, last + 1],
-        )  # fmt: skip
-        if at_filter and doubt == R_NONE:
-            doubt = _doubt(
-                at[last],
-                wait[path, bypass],
-                start[path, after],
-                end[path, after],
-                incomplete[path, after],
-                cut[path, after],
-            )
+        drops_here = (at_filter or (not has_detour and has_rules)) and action == T_DROP
+        stage = bypass if at_filter and action != T_PUNT else last
+        doubt = R_NONE
+        for way in range(2):
+            over_bypass = way == 1
+            if (over_bypass and not at_filter) or (not over_bypass and at_filter and drops_here):
+                continue
+            target = after if over_bypass else last + 1
+            if doubt == R_NONE:
+                doubt = _doubt(
+                    at[last], wait[path, bypass if over_bypass else last], start[path, target], end[path, target],
+                    incomplete[path, target], cut[path, target],
+                )  # fmt: skip
         if outside:
             doubt = R_OUTSIDE
         if injected:
@@ -201,7 +199,6 @@ def judge_packets(
             fate[packet] = F_LOST
             reason[packet] = R_LATE
             lost_stage[packet] = late
-        drops_here = (at_filter or (not has_detour and has_rules)) and action == T_DROP
         if doubt != R_NONE:
             if fate[packet] == NONE:
                 fate[packet] = F_UNDETERMINED
