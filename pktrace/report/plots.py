@@ -141,6 +141,7 @@ def draw_ecdf(ax: Axes, analysis: Analysis, path: int) -> Axes:
     ax.set_ylabel("share of packets")
     ax.set_title(analysis.run.paths[path].name, parse_math=False, fontsize=10)
     _microsecond_ticks(ax)
+    ax.set_yticks((0, 0.25, 0.5, 0.75, 1))
     ax.grid(True, which="major", color="0.9", linewidth=0.6)
     # Beside the panel: inside it, some curve would always be hidden.
     for text in ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.02), fontsize=7, frameon=False).get_texts():
@@ -161,6 +162,8 @@ def _steps(latency: StageLatency) -> tuple[np.ndarray[Any, Any], np.ndarray[Any,
 def waterfall_figure(analysis: Analysis) -> Figure | None:
     """One panel per path: stage means end to end, so that the bar's end is the mean of the whole way."""
     paths = [number for number in _with_latency(analysis) if _stages_of(analysis, number)]
+    # The share of a single stage is always the whole: such paths are drawn only where there are no others.
+    paths = [number for number in paths if len(_stages_of(analysis, number)) > 1] or paths
     if not paths:
         return None
     most = max(len(_stages_of(analysis, number)) for number in paths)
@@ -219,6 +222,7 @@ def draw_waterfall(ax: Axes, analysis: Analysis, path: int, most: int | None = N
     ax.set_yticks(range(len(stages)), [latency.name for latency in stages], parse_math=False)
     ax.set_ylim(most - 0.4, -0.6)
     ax.set_xlim(0, 1.45 * max(reached, max(ends)))
+    ax.locator_params(axis="x", nbins=6)
     ax.set_xlabel("mean latency, µs; medians do not add up")
     ax.set_title(way.name, parse_math=False, fontsize=10)
     ax.spines[["top", "right"]].set_visible(False)
