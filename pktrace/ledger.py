@@ -52,6 +52,7 @@ _DECLARED = (
     Counter("cut_header", "info", "Packets whose headers were not captured whole (snap length); fields are null."),
     Counter("other_interface", "info", "Packets of interfaces of the file that the point does not name; not used."),
     Counter("other_direction", "info", "Packets of the direction that the point does not ask for; not used."),
+    Counter("no_direction", "data_loss", "Packets without a direction at a point that asks for one; not followed."),
     Counter("no_path", "info", "IP packets that fit no path where they were first seen; not followed."),
     Counter("off_path", "info", "Sightings of a followed packet at a point that is not on its path; not used."),
     Counter("outside_window", "info", "Followed packets first seen outside the window in which all points captured."),

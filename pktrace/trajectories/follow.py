@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from pktrace.decode import rows as field
 from pktrace.ledger import Ledger
 from pktrace.observations.observe import Observations
 from pktrace.run.model import Run
@@ -14,7 +13,7 @@ from pktrace.schema import BASES
 from pktrace.trajectories.clock_model import Clocks, align_clocks
 from pktrace.trajectories.exact import follow_unique
 from pktrace.trajectories.model import Trajectories
-from pktrace.trajectories.paths import NO_PATH, longest, path_of_rows, visits
+from pktrace.trajectories.paths import NO_PATH, followed, longest, path_of_rows, visits
 from pktrace.trajectories.reach import Reach, reach_of, with_proven_misses
 
 Array = np.ndarray[Any, Any]
@@ -36,8 +35,7 @@ def follow_packets(observations: Observations) -> Trajectories:
     rows = observations.rows
     ledger = Ledger()
     paths = path_of_rows(run, rows)
-    followed = rows["has"] & (field.HAS_IP | field.HAS_TIME) == field.HAS_IP | field.HAS_TIME
-    members = np.flatnonzero(followed)
+    members = np.flatnonzero(followed(rows))
     digests = np.ascontiguousarray(rows["digest"])
     # Rows are in order of (time, point, file, frame); a stable sort by digest keeps that within each group.
     members = members[np.argsort(digests[members], kind="stable")]
