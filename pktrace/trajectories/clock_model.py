@@ -15,11 +15,11 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Clocks:
-    """Offset of each point's clock against that of the first point, ns; 0 and `known` False where unknown."""
+    """Offset of each point's clock against that of the first point of its group, ns."""
 
     offset_ns: Array  # int64 per point
     clock: Array  # int64 per point: points with equal numbers share a clock
-    known: Array  # bool per point
+    group: Array  # int64 per point: times of points with equal numbers can be compared once offsets are removed
 
 
 def align_clocks(run: Run, rows: Array, digests: Array, members: Array, paths: Array) -> Clocks:
@@ -28,7 +28,7 @@ def align_clocks(run: Run, rows: Array, digests: Array, members: Array, paths: A
     clock = np.array([names.index(point.clock) for point in run.points], np.int64)
     if len(names) == 1:
         zeros = np.zeros(len(run.points), np.int64)
-        return Clocks(zeros, clock, np.ones(len(run.points), bool))
+        return Clocks(zeros, clock, zeros)
     keys = digests[members].astype(np.uint64)
     points = rows["point"][members]
     at = {
@@ -54,12 +54,8 @@ def align_clocks(run: Run, rows: Array, digests: Array, members: Array, paths: A
         )
         if offset is not None:
             links[a, b] = offset
-    offsets = clock_arithmetic.chain(len(names), links)
-    return Clocks(
-        np.array([offsets[number] or 0 for number in clock], np.int64),
-        clock,
-        np.array([offsets[number] is not None for number in clock], bool),
-    )
+    offsets, groups = clock_arithmetic.chain(len(names), links)
+    return Clocks(np.array(offsets, np.int64)[clock], clock, np.array(groups, np.int64)[clock])
 
 
 def _once(keys: Array, times: Array, paths: Array) -> tuple[Array, Array, Array]:

@@ -45,10 +45,10 @@ def follow_packets(observations: Observations) -> Trajectories:
         members = members[np.lexsort((members, times[members], digests[members]))]
     reach = reach_of(run, observations.coverage, clocks)
     points = np.ascontiguousarray(rows["point"])
-    reach, *placed = _place(run, reach, digests, members, times, points, paths, ledger)
+    reach, *placed = _place(run, reach, clocks, digests, members, times, points, paths, ledger)
     for point in np.flatnonzero(reach.missed):
         ledger.add("capture_missed", int(reach.missed[point]), point=run.points[point].name)
-    for point in np.flatnonzero(~clocks.known):
+    for point in np.flatnonzero(clocks.group != clocks.group[0]):
         ledger.add("clock_unknown", point=run.points[point].name)
     return _in_order(observations, run, clocks, reach, ledger, *placed)
 
@@ -56,6 +56,7 @@ def follow_packets(observations: Observations) -> Trajectories:
 def _place(
     run: Run,
     reach: Reach,
+    clocks: Clocks,
     digests: Array,
     members: Array,
     times: Array,
@@ -73,7 +74,18 @@ def _place(
     count = 0
     if len(members) and run.paths:
         count, left, off_path, no_path = follow_unique(
-            digests, members, times, points, paths, table, owner, seen, path_of, repeated
+            digests,
+            members,
+            times,
+            points,
+            paths,
+            table,
+            clocks.clock,
+            np.int64(run.threshold_ns),
+            owner,
+            seen,
+            path_of,
+            repeated,
         )
         reach = with_proven_misses(reach, run, times, seen[:count], path_of[:count])
         if left:
@@ -81,7 +93,7 @@ def _place(
 
             delays, slack, plausible = _expected_delays(run, times, seen[:count], path_of[:count])
             count, more_off, more_none = follow_repeated(
-                repeated[:left], members, times, points, paths, table, _layout(run), delays, slack,
+                repeated[:left], members, times, points, paths, table, clocks.clock, _layout(run), delays, slack,
                 plausible, *_unseen(run, reach), np.int64(run.threshold_ns), owner, seen,
                 path_of, candidates, count,
             )  # fmt: skip

@@ -20,10 +20,11 @@ def compile_kernels() -> None:
     one, flags = np.zeros((1, 1), np.int64), np.zeros((1, 1), bool)
     seen, pairs = np.zeros((0, 1), np.int64), np.zeros((1, 1, 1), np.int64)
     follow_unique(
-        np.zeros(0, np.uint64), numbers, numbers, points, paths, visits, numbers, seen, paths, numbers
+        np.zeros(0, np.uint64), numbers, numbers, points, paths, visits, numbers, np.int64(0), numbers, seen, paths,
+        numbers,
     )  # fmt: skip
     follow_repeated(
-        numbers, numbers, numbers, points, paths, visits, table, pairs, pairs, one, one, one, flags,
+        numbers, numbers, numbers, points, paths, visits, numbers, table, pairs, pairs, one, one, one, flags,
         flags, np.int64(0), numbers, seen, paths, candidates, 0,
     )  # fmt: skip
 

@@ -15,8 +15,9 @@ _WAIT_FACTOR = 10
 
 @dataclass(frozen=True)
 class Trust:
-    """Arrays (paths x positions): `start`, `end` of the captures on the first point's clock, `incomplete` (the capture
-    dropped packets), `cut` (a file is damaged); (paths x stages) `wait` in ns, `same_clock`; `window` in ns."""
+    """Arrays (paths x positions): `start`, `end` of the captures on the clock of the path's group, `incomplete` (the
+    capture missed packets), `cut` (a file is damaged), `clock_group` (times of equal numbers can be compared);
+    (paths x stages): `wait` in ns, `same_clock`, `error_ns`; `window` in ns."""
 
     start: np.ndarray[Any, Any]
     end: np.ndarray[Any, Any]
@@ -25,6 +26,7 @@ class Trust:
     wait: np.ndarray[Any, Any]
     same_clock: np.ndarray[Any, Any]
     error_ns: np.ndarray[Any, Any]
+    clock_group: np.ndarray[Any, Any]
     window: tuple[int, int]
 
 
@@ -40,6 +42,7 @@ def trust_in_captures(trajectories: Trajectories) -> Trust:
     end = np.full(shape, -FOREVER)
     incomplete = np.zeros(shape, bool)
     cut = np.zeros(shape, bool)
+    group = np.zeros(shape, np.int64)
     wait = np.full((shape[0], width + 1), np.int64(run.threshold_ns))
     same_clock = np.ones((shape[0], width + 1), bool)
     error = np.zeros((shape[0], width + 1), np.int64)
@@ -47,6 +50,7 @@ def trust_in_captures(trajectories: Trajectories) -> Trust:
         for position, point in enumerate(path.points):
             start[number, position] = reach.start[point]
             end[number, position] = reach.end[point]
+            group[number, position] = trajectories.clocks.group[point]
             incomplete[number, position] = reach.incomplete[point]
             cut[number, position] = trajectories.observations.coverage[point].cut
         mine = (trajectories.path == number) & (trajectories.candidates == 1)
@@ -63,7 +67,7 @@ def trust_in_captures(trajectories: Trajectories) -> Trust:
             if len(delays) and int(delays.max()) > 0:
                 wait[number, stage] = min(run.threshold_ns, _WAIT_FACTOR * int(delays.max()))
     window = run.window if run.window is not None else (-int(FOREVER), int(FOREVER))
-    return Trust(start, end, incomplete, cut, wait, same_clock, error, window)
+    return Trust(start, end, incomplete, cut, wait, same_clock, error, group, window)
 
 
 def _both(trajectories: Trajectories, mine: np.ndarray[Any, Any], a: int, b: int) -> np.ndarray[Any, Any]:

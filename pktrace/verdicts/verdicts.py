@@ -72,6 +72,7 @@ def judge_trajectories(
     if count:
         judge_packets(
             trajectories.times, trajectories.first_rows["ts_ns"].copy(), trajectories.path, _layout(run),
+            trust.clock_group,
             expected.action, expected.absorbed, trust.start, trust.end, trust.incomplete, trust.cut, trust.wait,
             np.array(trust.window, np.int64), np.int64(run.threshold_ns),
             fate, reason, lost_stage, last_at, observed, rule_verdict, stage_verdict, stage_reason,
@@ -110,7 +111,9 @@ def _layout(run: Run) -> Array:
                 len(path.points),
                 path.detour_first,
                 path.detour_last,
-                int(any(rule.path == number for rule in run.rules)),
+                int(
+                    len(path.points) > 1 and (path.default == "drop" or any(rule.path == number for rule in run.rules))
+                ),
             ]
             for number, path in enumerate(run.paths)
         ]
@@ -144,7 +147,9 @@ def _ask_counters(verdicts: Verdicts, counters: dict[str, int]) -> None:
             told = counters.get(rule.counter) if rule.counter is not None else None
             matched = int((mine & (expected.rule == index)).sum())
             if rule.action == "drop":
-                agree &= told is not None
+                # A counter counts the copies of a packet too.
+                copies = trajectories.duplicates[mine & (expected.rule == index)].any()
+                agree &= told is not None and not copies
                 surplus += (told or 0) - matched
             elif told is not None:
                 agree &= told == matched - int((vanished & (expected.rule == index)).sum())
