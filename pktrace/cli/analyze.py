@@ -11,13 +11,16 @@ import click
 
 from pktrace.cli.narration import analysis_of, show, tell
 from pktrace.errors import EXIT_CRITERION_FAILED, EXIT_DAMAGED_OR_UNDECIDED, EXIT_DONE, PktraceError
-from pktrace.report.words import plural
+from pktrace.report.words import one_line, plural
 
 if TYPE_CHECKING:
     from pktrace.findings.analysis import Analysis
 
 # Ledger counters of observations that belong to no packet followed.
-_LEFT_OUT = ("not_ip", "no_path", "off_path", "malformed_ip", "cut_header", "unknown_link_type", "no_timestamp")
+_LEFT_OUT = (
+    "not_ip", "no_path", "off_path", "malformed_ip", "cut_header", "unknown_link_type", "unknown_interface",
+    "no_timestamp", "timestamp_out_of_range", "no_direction",
+)  # fmt: skip
 _WORST_FIRST = (2, EXIT_DAMAGED_OR_UNDECIDED, EXIT_CRITERION_FAILED, EXIT_DONE)
 
 
@@ -53,7 +56,7 @@ def analyze(runs: tuple[str, ...], output: str | None, plots: bool, fail_on: str
                 click.echo()
             codes.append(_analyze(location, output, plots, wanted, as_json))
         except PktraceError as problem:
-            click.echo(f"pktrace: error: {problem}", err=True)
+            tell(f"pktrace: error: {one_line(str(problem))}")
             codes.append(problem.exit_code)
     return next((code for code in _WORST_FIRST if code in codes), max(codes))
 

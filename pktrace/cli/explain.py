@@ -8,7 +8,6 @@ import sys
 import click
 
 from pktrace.cli.narration import analysis_of, show
-from pktrace.errors import EXIT_DONE
 
 
 @click.command(epilog="Example: pktrace explain fixtures/service-chain 1184")
@@ -21,6 +20,7 @@ def explain(run: str, trajectory: int, as_json: bool) -> int:
     ID is the number in the column `trajectory` of trajectories.parquet.
     """
     analysis = analysis_of(run)
+    from pktrace.findings.criteria import exit_code
     from pktrace.report.explain import explain_packet
 
     explanation = explain_packet(analysis, trajectory)
@@ -28,4 +28,4 @@ def explain(run: str, trajectory: int, as_json: bool) -> int:
         show(lambda: click.echo(json.dumps(explanation.as_dict(), indent=2, ensure_ascii=False)))
     else:
         show(lambda: explanation.print(sys.stdout))
-    return EXIT_DONE
+    return exit_code(analysis)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
 
-from pktrace.cli.narration import tell
+from pktrace.cli.narration import tell, with_kernels
 from pktrace.errors import EXIT_DAMAGED_OR_UNDECIDED, EXIT_DONE
 from pktrace.report.words import plural
 
@@ -28,7 +29,9 @@ def observe(files: tuple[str, ...], output: str, as_json: bool) -> int:
     from pktrace.observations.table import observations_table
     from pktrace.report.results import metadata_of, write_table
 
-    observations = observe_files(list(files))
+    if not output or any(os.path.realpath(output) == os.path.realpath(file) for file in files):
+        raise click.BadParameter("must be a file of its own, not one of the captures", param_hint="--output")
+    observations = with_kernels(lambda: observe_files(list(files)))
     write_table(observations_table(observations), Path(output), metadata_of(observations))
     ledger = [
         {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,8 @@ def draw_all(analysis: Analysis, folder: Path) -> list[Path]:
     """
     import matplotlib as mpl
 
-    with mpl.rc_context(_SETTINGS):
+    with mpl.rc_context(_SETTINGS), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # letters that the font lacks, axes without extent: nothing to be done about
         written = []
         for name, figure in (("ecdf", ecdf_figure(analysis)), ("waterfall", waterfall_figure(analysis))):
             if figure is not None:

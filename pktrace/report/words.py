@@ -40,9 +40,15 @@ def _seconds(ns: int) -> datetime.datetime:
 
 def safe(text: str) -> str:
     """Text from outside (file names, names in captures) without control characters that a terminal would obey."""
-    return "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text)
+    plain = text.encode("utf-8", "backslashreplace").decode()
+    return "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in plain)
 
 
 def plural(number: int, word: str) -> str:
     """`1 packet`, `2 packets`."""
     return f"{number:,} {word}{'' if number == 1 else 's'}"
+
+
+def one_line(text: str) -> str:
+    """Text as one line: line ends become spaces, control characters and stray bytes escapes."""
+    return safe(" ".join(text.splitlines()))
