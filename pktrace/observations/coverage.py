@@ -193,8 +193,8 @@ def _dropped(run: Run, point: Point, file: CaptureFile, logs: set[Path]) -> tupl
         if counts is None:
             continue
         logs.add(log)
-        if counts.dropped is not None:
-            found.append(counts.dropped + counts.by_interface)
+        if counts.dropped is not None or counts.by_interface:
+            found.append((counts.dropped or 0) + counts.by_interface)
         unread = counts.unread if len(point.captures) == 1 else 0
         break
     return (max(found) if found else None), unread

@@ -16,6 +16,7 @@ from pktrace.schema import RULE_VERDICTS
 
 _MISSES = tuple(name for name in RULE_VERDICTS if name != "hit")
 _WIDE = 120
+_NARROWEST = 80
 _STATUS_STYLE = {"verified": "green", "violated": "bold red", "undetermined": "yellow"}
 _SEVERITY_STYLE = {"error": "bold red", "data_loss": "yellow"}
 
@@ -29,7 +30,10 @@ class _Console(Console):
 def console(stream: IO[str]) -> Console:
     """A console that follows NO_COLOR, COLUMNS and whether it writes to a terminal; nothing is taken as markup."""
     # In a notebook rich would display by itself, beside what the caller returns.
-    return _Console(file=stream, force_jupyter=False, markup=False, highlight=False, emoji=False, soft_wrap=False)
+    made = _Console(file=stream, force_jupyter=False, markup=False, highlight=False, emoji=False, soft_wrap=False)
+    # A narrower terminal breaks the lines itself; a table that is squeezed would cut its numbers.
+    made.width = max(_NARROWEST, made.width)
+    return made
 
 
 def _table(title: str, columns: list[tuple[str, str]], gap: int = 2) -> Table:

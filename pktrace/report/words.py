@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 
+_LONGEST_LINE = 1200
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 
@@ -50,5 +51,6 @@ def plural(number: int, word: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Text as one line: line ends become spaces, control characters and stray bytes escapes."""
-    return safe(" ".join(text.splitlines()))
+    """Text as one line of bounded length: line ends become spaces, control characters and stray bytes escapes."""
+    line = safe(" ".join(text.splitlines()))
+    return line if len(line) <= _LONGEST_LINE else f"{line[: _LONGEST_LINE // 2]} ... {line[-_LONGEST_LINE // 4 :]}"

@@ -12,6 +12,14 @@ _MOST_FILES = 1000
 _TEXT_COUNTER = re.compile(r"\bcounter\s{1,9}\"?([^\s\"{]{1,200})\"?\s{0,9}\{\s{0,99}packets\s{1,9}(\d{1,18})\b")
 
 
+def marked_incomplete(folder: Path) -> bool:
+    """Whether the recorder says that something went wrong (context/incomplete.txt)."""
+    try:
+        return (folder / "context" / "incomplete.txt").exists()
+    except OSError:
+        return False
+
+
 def counter_packets(folder: Path) -> dict[str, int]:
     """Packets that each named counter counted during the run.
 

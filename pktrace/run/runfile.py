@@ -119,7 +119,7 @@ def load_run(location: str | os.PathLike[str]) -> Run:
     except OSError as problem:
         raise CallerError(f"{file}: cannot be read: {problem.strerror}") from None
     try:
-        document = tomllib.loads(raw.decode("utf-8"))
+        document = tomllib.loads(raw.decode("utf-8-sig"))
     except (ValueError, RecursionError) as problem:  # also an integer of thousands of digits
         raise RunFileError(file, "", f"is no valid TOML: {problem}") from None
     return _Checker(folder, file).run(document, hashlib.sha256(raw).hexdigest())
