@@ -32,6 +32,7 @@ import dpkt
 
 from .first_match import ICMP, ICMPV6, TCP, UDP
 from .known_loss import MARK
+from .near_misses import Addresses
 from .nft_rules import load_rules
 from .plan import ICMP_ID
 from .processes import (
@@ -46,7 +47,7 @@ from .processes import (
     run,
     wait_all,
 )
-from .tailored import MOST_PACKETS, Addresses, filling, make_plan, read_plan
+from .tailored import MOST_PACKETS, filling, make_plan, read_plan
 from .topology import DEFAULT_NAME, Lab
 
 TOOLS = {"ip": "iproute2", "nft": "nftables"}
@@ -105,7 +106,7 @@ def frame(row: Mapping[str, Any], plan_id: str, source_mac: bytes, destination_m
         network.extension_hdrs = {}
         network.p = protocol if protocol in (TCP, UDP, ICMPV6) and not isinstance(transport, bytes) else 0
         network.data = transport
-    kind = dpkt.ethernet.ETH_TYPE_IP if version == 4 else dpkt.ethernet.ETH_TYPE_IP6
+    kind = 0x0800 if version == 4 else 0x86DD
     return destination_mac + source_mac + kind.to_bytes(2, "big") + bytes(network)
 
 

@@ -16,7 +16,7 @@ import ipaddress
 import json
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .first_match import ICMP, ICMPV6, TCP, UDP, Headers, first_match
+from .first_match import TCP, UDP, Headers, first_match
 from .known_loss import BY_CODE, MARK, NO_DROP, PLACES
-from .nft_rules import Network, Range, Rule
+from .near_misses import Addresses, Case, LeftOut, cases, icmp_of
+from .nft_rules import Range, Rule
 from .plan import ICMP_ID, LETTERS, MARKER_BYTES
 from .processes import LabError
 from .service_chain import PATH_BY_NAME
-from .topology import CLIENT, PVM1
 from .truth import COLUMNS
 
 MOST_PACKETS = 50_000  # IPv4 identifications, drawn without putting back, are 65,535
@@ -38,11 +38,6 @@ PLAN_ID_BYTES = 8
 FREE_PORTS = (20_000, 60_000)
 _ECHO = {4: (8, 0), 6: (128, 129)}
 _PAYLOADS = (22, 22, 26, 32, 48, 64, 64, 100, 256, 700, 1200)
-# Protocols that a packet of IPv6 cannot simply carry: what follows would have to be an extension header.
-_EXTENSIONS = (0, 43, 44, 51, 60, 135, 139, 140)
-_ANY_OTHER = 253  # for experiments (RFC 3692)
-# With fields in the place of ports that are none to a rule: SCTP and UDP-Lite.
-_LIKE_PORTS = (132, 136)
 _DRAWS = 40
 _TURNS_OF_A_HIT = 4  # there are more ways to miss a rule than to hit it; of the packets, about as many should
 
@@ -54,61 +49,6 @@ EXTRA_COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("sequence", pa.uint32(), "Number of the packet on its path, from 1; also the order of sending"),
     ("lead", pa.uint32(), "First four bytes above IP where they are neither ports nor an ICMP type that rules know"),
 )
-
-
-@dataclass(frozen=True)
-class Addresses:
-    """Both ends: the client's side, and the protected machine whose filter the rules are."""
-
-    client4: str = CLIENT.ipv4
-    client6: str = CLIENT.ipv6
-    target4: str = PVM1.ipv4
-    target6: str = PVM1.ipv6
-
-    def __post_init__(self) -> None:
-        for name, text in asdict(self).items():
-            try:
-                fits = ipaddress.ip_address(text).version == int(name[-1])
-            except ValueError:
-                fits = False
-            if not fits:
-                raise LabError(f"{name}: {text!r} is no IPv{name[-1]} address")
-
-    def target(self, version: int) -> str:
-        return self.target4 if version == 4 else self.target6
-
-    def client(self, version: int) -> str:
-        return self.client4 if version == 4 else self.client6
-
-
-@dataclass(frozen=True)
-class Case:
-    """One way to hit or just miss a rule. Ranges hold the values to draw from; None: any, as it does not matter.
-
-    ``peer`` is the address that is not the protected machine's: source on ingress, destination on egress.
-    """
-
-    path: str
-    about: str | None
-    field: str
-    where: str
-    version: int
-    protocol: int
-    peer: tuple[Range, ...] | None = None
-    sport: tuple[Range, ...] | None = None
-    dport: tuple[Range, ...] | None = None
-    icmp_type: tuple[Range, ...] | None = None
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """What was wanted and is not in the plan, and why not."""
-
-    rule: str
-    version: int
-    field: str
-    what: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -235,125 +175,6 @@ def read_plan(file: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     return table.to_pylist(), json.loads(about)
 
 
-def cases(rules: Sequence[Rule], addresses: Addresses) -> tuple[list[Case], list[LeftOut]]:
-    """Every way to hit or just miss each rule, and the defaults of both paths; and what cannot be sent."""
-    found: list[Case] = []
-    left_out: list[LeftOut] = []
-    for rule in rules:
-        for version in (4, 6):
-            found += _cases_of(rule, version, addresses, left_out)
-    for path in ("ingress", "egress"):
-        for version in (4, 6):
-            for protocol in _any_protocol(version):
-                found.append(Case(path, None, "all", "inside", version, protocol))
-    return list(dict.fromkeys(found)), left_out
-
-
-def _cases_of(rule: Rule, version: int, addresses: Addresses, left_out: list[LeftOut]) -> Iterator[Case]:
-    def leave(field: str, what: object, reason: str) -> None:
-        left_out.append(LeftOut(rule.id, version, field, str(what), reason))
-
-    ingress = rule.path == "ingress"
-    own_field, peer_field = ("destination", "source") if ingress else ("source", "destination")
-    own, peer = (rule.destinations, rule.sources) if ingress else (rule.sources, rule.destinations)
-    target = addresses.target(version)
-    elsewhere = "the path is that of the protected machine: a packet with another address there is on no path"
-    for network in own:
-        if network.version == version and network.num_addresses > 1:
-            leave(own_field, f"bounds of {network}", elsewhere)
-    protocols = rule.protocols or _any_protocol(version)
-    if rule.sports or rule.dports:
-        protocols = tuple(number for number in protocols if number in (TCP, UDP))
-    if rule.icmp_types:
-        protocols = tuple(number for number in protocols if number == _icmp(version))
-    if not protocols:
-        protocols = rule.protocols or (_icmp(version),)  # all of them near misses: a type of the other version's ICMP
-    if own and not any(ipaddress.ip_address(target) in network for network in own):
-        if any(network.version == version for network in own):
-            leave(own_field, ", ".join(map(str, own)), f"{target} is not in it, and {elsewhere}")
-            return
-        field, where = own_field, "other version"
-    elif peer and not any(network.version == version for network in peer):
-        field, where = peer_field, "other version"
-    else:
-        field, where = "all", "inside"
-    spans = tuple(_span(network) for network in peer if network.version == version)
-    for protocol in protocols:
-        if version == 6 and protocol in _EXTENSIONS:
-            leave("protocol", protocol, "in IPv6 this number is an extension header")
-            continue
-        base = Case(
-            rule.path, rule.id, field, where, version, protocol, spans or None,
-            rule.sports or None, rule.dports or None, rule.icmp_types or None,
-        )  # fmt: skip
-        yield base
-        if field != "all":
-            continue
-        for name, ranges, largest in (
-            ("sport", rule.sports, 65535),
-            ("dport", rule.dports, 65535),
-            ("icmp_type", rule.icmp_types, 255),
-            ("peer", spans, 2 ** (32 if version == 4 else 128) - 1),
-        ):
-            shown = peer_field if name == "peer" else name
-            for place, value in _bounds(ranges):
-                if name == "peer" and value == int(ipaddress.ip_address(target)):
-                    leave(shown, place, "that is the protected machine itself: such a packet fits both paths")
-                elif 0 <= value <= largest:
-                    chosen: dict[str, Any] = {name: ((value, value),)}
-                    yield replace(base, field=shown, where=place, **chosen)
-                else:
-                    leave(shown, place, "the field has no such value")
-    if field != "all":
-        return
-    example = Case(
-        rule.path, rule.id, "protocol", "neighbour", version, 0, spans or None,
-        rule.sports or None, rule.dports or None, rule.icmp_types or None,
-    )  # fmt: skip
-    for number in _neighbours(rule, version):
-        if not 0 <= number <= 255:
-            leave("protocol", number, "the field has no such value")
-        elif version == 6 and number in _EXTENSIONS:
-            leave("protocol", number, "in IPv6 this number is an extension header")
-        else:
-            yield replace(example, protocol=number)
-
-
-def _icmp(version: int) -> int:
-    return ICMP if version == 4 else ICMPV6
-
-
-def _any_protocol(version: int) -> tuple[int, ...]:
-    return (TCP, UDP, _icmp(version), _ANY_OTHER)
-
-
-def _neighbours(rule: Rule, version: int) -> list[int]:
-    """Protocols just beside those of the rule, and those that a sloppy filter would take for them."""
-    named = set(rule.protocols)
-    near = {number + step for number in named for step in (-1, 1)}
-    near |= {other for number, other in ((TCP, UDP), (UDP, TCP), (ICMP, ICMPV6), (ICMPV6, ICMP)) if number in named}
-    if rule.sports or rule.dports:
-        named |= {TCP, UDP} if not named else set()
-        near |= {*_LIKE_PORTS, _icmp(version)}
-    if rule.icmp_types:
-        named |= {_icmp(version)} if not named else set()
-        near |= {ICMP, ICMPV6, UDP}
-    return sorted(near - named)
-
-
-def _bounds(ranges: Sequence[Range]) -> Iterator[tuple[str, int]]:
-    for low, high in ranges:
-        yield "first", low
-        if high != low:
-            yield "last", high
-        yield "below", low - 1
-        yield "above", high + 1
-
-
-def _span(network: Network) -> Range:
-    return int(network.network_address), int(network.broadcast_address)
-
-
 def make_plan(
     rules: Sequence[Rule], count: int, *, seed: int = 1, addresses: Addresses | None = None, lost_percent: float = 0.0
 ) -> Plan:
@@ -458,7 +279,7 @@ class _Drawing:
             size = 8 if case.version == 4 else 64
             peer = str(_address(case.version, int(ipaddress.ip_address(client)) >> size << size | self._bits(size)))
         source, destination = (peer, target) if case.path == "ingress" else (target, peer)
-        if case.icmp_type is not None or case.protocol == _icmp(case.version):
+        if case.icmp_type is not None or case.protocol == icmp_of(case.version):
             types = case.icmp_type or tuple((kind, kind) for kind in _ECHO[case.version])
             first, second = self._draw(types) << 8, 0
         else:
