@@ -242,8 +242,10 @@ class _Drawing:
 
     def packet(self, case: Case) -> Tailored | None:
         """A new packet of this case; None when all have been drawn."""
+        # In IPv6 only their addresses tell these apart; the client's own is left to rules that name it.
+        nameless = case.version == 6 and case.protocol not in (TCP, UDP, icmp_of(6))
         for turn in range(_DRAWS):
-            headers = self._headers(case, any_peer=turn > _DRAWS // 2)
+            headers = self._headers(case, any_peer=nameless or turn > _DRAWS // 2)
             if headers.source == headers.destination:  # fits both paths
                 continue
             rule, action = first_match(self._tables, case.path, headers)
