@@ -244,7 +244,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             print(json.dumps(send_frames(read_frames(options.file), options.device, options.rate)))
             return 0
-        return _plan(options) if options.part == "plan" else _run(options)
+        with interruptible():
+            return _plan(options) if options.part == "plan" else _run(options)
     except LabError as error:
         print(f"send: {error}", file=sys.stderr)
         return 1
@@ -252,7 +253,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"send: {error.strerror or error}", file=sys.stderr)
         return 1
     except Interrupted as error:
-        print(f"send: interrupted ({error}); part of the packets may have been sent", file=sys.stderr)
+        left = "nothing was written" if options.part == "plan" else "part of the packets may have been sent"
+        print(f"send: interrupted ({error}); {left}", file=sys.stderr)
         return 130
 
 
@@ -287,13 +289,12 @@ def _run(options: argparse.Namespace) -> int:
     need_tools(TOOLS)
     client, target = options.netns or (Lab(options.name).namespace(role) for role in ("client", "pvm1"))
     ends = (End(client, options.devices[0]), End(target, options.devices[1]))
-    with interruptible():
-        prepared = prepare(options.plan, *ends)
-        try:
-            with swallowed(ends) if options.netns else contextlib.nullcontext():
-                told = send_prepared(prepared, options.rate)
-        finally:
-            prepared.close()
+    prepared = prepare(options.plan, *ends)
+    try:
+        with swallowed(ends) if options.netns else contextlib.nullcontext():
+            told = send_prepared(prepared, options.rate)
+    finally:
+        prepared.close()
     print(json.dumps(told, indent=1))
     return 0
 
