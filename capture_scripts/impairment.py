@@ -20,7 +20,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "loss": ("P", "drop a packet with probability P"),
     "every": ("N", "drop every Nth packet"),
     "marked": ("CODE", "drop marked packets that carry this drop code"),
-    "nat": ("FIELD=OLD:NEW", "rewrite source, destination, sport or dport; back again in the other direction"),
+    "nat": ("FIELD=OLD,NEW", "rewrite source, destination, sport or dport; back again in the other direction"),
     "ttl": ("N", "set TTL or hop limit to N; the forwarder also takes -N: lower it by N"),
     "dscp": ("N", "set the DSCP, 0..63"),
     "payload": ("BYTE", "set one payload byte (--offset) to this value, 0..255"),
@@ -89,25 +89,17 @@ class Impairment:
     def nat(self) -> tuple[str, str, str]:
         """(field, old, new) of a translation, checked."""
         which, _, pair = self.value.partition("=")
+        old, _, new = pair.partition(",")  # a colon would also stand inside an IPv6 address
         if which not in NAT_FIELDS:
             raise ValueError(f"the field is one of {', '.join(NAT_FIELDS)}")
         if which in ("sport", "dport"):
-            old, _, new = pair.partition(":")
             for port in (old, new):
                 _within(int(port), 1, 65535)
             return which, old, new
-        # A colon also stands inside an IPv6 address: take the place where both halves are addresses.
-        found = []
-        for at in (i for i, letter in enumerate(pair) if letter == ":"):
-            try:
-                halves = [ipaddress.ip_address(half) for half in (pair[:at], pair[at + 1 :])]
-            except ValueError:
-                continue
-            if halves[0].version == halves[1].version:
-                found.append((which, str(halves[0]), str(halves[1])))
-        if len(found) != 1:
-            raise ValueError("OLD and NEW are two addresses of one IP version")
-        return found[0]
+        addresses = [ipaddress.ip_address(address) for address in (old, new)]
+        if addresses[0].version != addresses[1].version:
+            raise ValueError("OLD and NEW are addresses of one IP version")
+        return which, str(addresses[0]), str(addresses[1])
 
     def rule(self) -> Rule:
         """The packets it applies to, as a rule (whose action and path mean nothing)."""

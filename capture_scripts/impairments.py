@@ -122,11 +122,14 @@ def _marking(agent: Agent, path: str) -> list[str]:
 def _actions(impairment: Impairment, path: str, place: Hook, count: str) -> list[str]:
     kind = impairment.kind
     if kind in ("loss", "dup"):
-        chance = f"numgen random mod {_PARTS} < {round(impairment.probability * _PARTS)}"
+        parts = round(impairment.probability * _PARTS)
+        if parts == 0:
+            return []
+        chance = f"numgen random mod {_PARTS} < {parts} " if parts < _PARTS else ""
         if kind == "loss":
-            return [f"{chance} {count} drop"]
+            return [f"{chance}{count} drop"]
         mark = f"meta mark set {_DUPLICATED} " if place.hook == "egress" else ""
-        return [f'{chance} {count} {mark}dup to "{place.onward}"']
+        return [f'{chance}{count} {mark}dup to "{place.onward}"']
     if kind == "every":
         return [f"numgen inc mod {impairment.integer} == {impairment.integer - 1} {count} drop"]
     if kind == "marked":
@@ -143,8 +146,6 @@ def _actions(impairment: Impairment, path: str, place: Hook, count: str) -> list
         return [f"ip ttl set {impairment.integer} {count}", f"ip6 hoplimit set {impairment.integer} {count}"]
     if kind == "dscp":
         return [f"ip dscp set {impairment.integer} {count}", f"ip6 dscp set {impairment.integer} {count}"]
-    # Two bytes at a time: nft finds the change of a checksum by whole words. The neighbour keeps its value
-    # because the forwarder's way, one byte, is not to be had here; see _payload.
     return _payload(impairment, count)
 
 
