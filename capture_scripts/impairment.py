@@ -165,9 +165,16 @@ def match_from_flags(options: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
+def paths_of(kind: str, path: str, one_way: bool) -> tuple[str, ...]:
+    """The paths that ``--path`` means. A translation works on both, from the first one named."""
+    if path == "both":
+        return PATHS
+    other = next(one for one in PATHS if one != path)
+    return (path, other) if kind == "nat" and not one_way else (path,)
+
+
 def from_flags(options: argparse.Namespace) -> list[Impairment]:
     """The impairments of the flags of ``add_flags``."""
-    paths = PATHS if options.path == "both" else (options.path,)
     if options.jitter and options.delay is None:
         options.delay = "0"
     return [
@@ -175,7 +182,7 @@ def from_flags(options: argparse.Namespace) -> list[Impairment]:
             number=number,
             kind=kind,
             value=getattr(options, kind),
-            paths=paths,
+            paths=paths_of(kind, options.path, options.one_way),
             match=match_from_flags(options),
             jitter_us=options.jitter if kind == "delay" else 0,
             offset=options.offset,

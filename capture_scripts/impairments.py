@@ -14,20 +14,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .impairment import DROPPING, NAT_FIELDS, Impairment
+from .impairment import KINDS, NAT_FIELDS, ForwarderPlan, Impairment
 from .known_loss import MARK
 from .nft_rules import PATHS, Agent
-from .processes import LabError, in_namespace, run
+from .processes import LabError, run
 from .topology import CLIENT, Lab
 
 STAGES = ("vswitch", "filter", "service", "delivery", "bypass")
 BY_NFT = ("loss", "every", "marked", "dup", "nat", "ttl", "dscp", "payload")
 BY_ETHTOOL = ("split",)  # at any stage, with the MTU of the link
 _FAMILIES = {4: "ip", 6: "ip6"}
-# Marks on packets within the host: neither survives the way into another namespace.
-_FROM_SERVICE = "0x50545201"
-_DUPLICATED = "0x50545202"
-_PRIORITY = -5  # behind the known losses (-10), in front of the filter (0)
+_FIRST_PRIORITY = -9  # behind the known losses (-10), in front of the filter (0)
 _PARTS = 1_000_000  # probabilities are this fine
 
 
@@ -59,6 +56,14 @@ def hook_of(stage: str, path: str, agent: Agent) -> Hook:
     return replace(places[stage], onward=agent.switch_port) if stage == "vswitch" and into else places[stage]
 
 
+def _marks(agent: Agent) -> tuple[str, str]:
+    """(came back from the service, duplicated): marks on packets within the host.
+
+    Neither survives the way into another namespace, but both do the way to the other agent: each has its own.
+    """
+    return f"0x5054{agent.number:02x}01", f"0x5054{agent.number:02x}02"
+
+
 def table_of(number: int) -> str:
     return f"impair_{number}"
 
@@ -80,17 +85,25 @@ def scripts(impairment: Impairment, agent: Agent) -> dict[str, str]:
         side = "daddr" if path == "ingress" else "saddr"
         name = f"{PATHS[path]}_act"
         conditions = f"ether {side} {agent.protected_mac} "
-        conditions += f"meta mark != {{ {_FROM_SERVICE}, {_DUPLICATED} }} " if place.bypass else ""
-        if impairment.kind == "dup" and place.hook == "egress" and not place.bypass:
-            conditions += f"meta mark != {_DUPLICATED} "
+        from_service, duplicated = _marks(agent)
+        conditions += f"meta mark != {{ {from_service}, {duplicated} }} " if place.bypass else ""
+        if place.role == "host" and place.hook == "egress" and not place.bypass:
+            conditions += f"meta mark != {duplicated} "  # a copy passes here again, and is left alone
         lines = chains.setdefault(place.role, [])
         seen, applied = (counter_of(impairment.number, path, what) for what in ("seen", "applied"))
         counters.setdefault(place.role, []).extend((seen, applied))
         # One chain for all kinds of packets, so that "every Nth" counts over all of them.
         lines += [f"    chain {name} {{", f"        counter name {seen};"]
-        lines += [f"        {line};" for line in _actions(impairment, path, place, f"counter name {applied}")]
+        lines += [
+            f"        {line};" for line in _actions(impairment, path, place, f"counter name {applied}", duplicated)
+        ]
         lines += ["    }"]
-        lines += _base(place, path, [f"{conditions}{rule}" for rule in impairment.rule().matching(f"jump {name};")])
+        lines += _base(
+            place,
+            path,
+            impairment.kind,
+            [f"{conditions}{rule}" for rule in impairment.rule().matching(f"jump {name};")],
+        )
         if place.bypass:
             lines += _marking(agent, path)
     table = f"table netdev {table_of(impairment.number)}"
@@ -100,10 +113,12 @@ def scripts(impairment: Impairment, agent: Agent) -> dict[str, str]:
     }
 
 
-def _base(place: Hook, path: str, rules: Sequence[str]) -> list[str]:
+def _base(place: Hook, path: str, kind: str, rules: Sequence[str]) -> list[str]:
+    # In the order in which the forwarder applies them.
+    priority = _FIRST_PRIORITY + [one for one in KINDS if one in BY_NFT].index(kind)
     return [
         f"    chain {PATHS[path]}_{place.device}_{place.hook} {{",
-        f'        type filter hook {place.hook} device "{place.device}" priority {_PRIORITY}; policy accept;',
+        f'        type filter hook {place.hook} device "{place.device}" priority {priority}; policy accept;',
         *(f"        {rule}" for rule in rules),
         "    }",
     ]
@@ -113,13 +128,13 @@ def _marking(agent: Agent, path: str) -> list[str]:
     """What comes back from the service leaves by the same device as what bypassed it: a mark tells them apart."""
     return [
         f"    chain {PATHS[path]}_marking {{",
-        f'        type filter hook ingress device "{agent.returned}" priority {_PRIORITY}; policy accept;',
-        f"        meta mark set {_FROM_SERVICE};",
+        f'        type filter hook ingress device "{agent.returned}" priority {_FIRST_PRIORITY}; policy accept;',
+        f"        meta mark set {_marks(agent)[0]};",
         "    }",
     ]
 
 
-def _actions(impairment: Impairment, path: str, place: Hook, count: str) -> list[str]:
+def _actions(impairment: Impairment, path: str, place: Hook, count: str, duplicated: str) -> list[str]:
     kind = impairment.kind
     if kind in ("loss", "dup"):
         parts = round(impairment.probability * _PARTS)
@@ -128,7 +143,7 @@ def _actions(impairment: Impairment, path: str, place: Hook, count: str) -> list
         chance = f"numgen random mod {_PARTS} < {parts} " if parts < _PARTS else ""
         if kind == "loss":
             return [f"{chance}{count} drop"]
-        mark = f"meta mark set {_DUPLICATED} " if place.hook == "egress" else ""
+        mark = f"meta mark set {duplicated} " if place.hook == "egress" else ""
         return [f'{chance}{count} {mark}dup to "{place.onward}"']
     if kind == "every":
         return [f"numgen inc mod {impairment.integer} == {impairment.integer - 1} {count} drop"]
@@ -200,8 +215,7 @@ class Impairments:
             self._segmentation(impairment, agent, "off")
         else:
             self._through_forwarder(impairment, agent, log)
-        if impairment.kind == "nat":
-            self._introduce(impairment)
+        self.introduce(impairment)
         self._lab.state.update(impairments=[*self.listed(), entry], impairments_made=impairment.number)
         self._lab.state.note("impair", **entry)
         return entry
@@ -293,9 +307,9 @@ class Impairments:
         for role, device in sorted(devices):
             self._lab.run_in(role, ["ethtool", "-K", device, "tso", setting, "gso", setting])
 
-    def _introduce(self, impairment: Impairment) -> None:
+    def introduce(self, impairment: Impairment) -> None:
         """Tell the end hosts whose machine a translated address is: nobody would answer when they ask."""
-        which, old, new = impairment.nat()
+        which, old, new = impairment.nat() if impairment.kind == "nat" else ("", "", "")
         if which not in ("source", "destination"):
             return
         owner = {address: host for host in self._lab.end_hosts() for address in (host.ipv4, host.ipv6)}
@@ -317,21 +331,19 @@ def start_service(
     lab: Lab, agent: Agent, kind: str, impairments: Sequence[Impairment] = (), *, seed: int = 1, log: str = ""
 ) -> None:
     """Start a service where there is none, with the known losses placed to fit it, and note it."""
-    from .impairment import ForwarderPlan
-
     if impairments and kind != "forwarder":
         raise LabError(f"a {kind} impairs nothing: start a forwarder, or use 'lab impair'")
     service = lab.service(agent)
     if service.kind != "none":
         raise LabError(f"agent {agent.number} has a service ({service.kind}): stop it first, or swap it")
-    for device, setting in ((agent.service_in, "on"), (agent.service_out, "on")):
-        run(in_namespace(lab.namespace("svm"), ["ip", "link", "set", device, "up"]), check=setting == "on")
     numbered = Impairments(lab).remember_forwarder(agent, impairments) if impairments else []
     try:
         service.start(kind, ForwarderPlan(seed, tuple(numbered), log))
     except BaseException:
         Impairments(lab).forget_forwarder(agent)
         raise
+    for one in numbered:
+        Impairments(lab).introduce(one)
     lab.install_known_losses()
     lab.state.note(
         "service start", agent=agent.number, kind=kind, seed=seed, impairments=[one.table() for one in numbered]
@@ -357,16 +369,3 @@ def swap_service(
     counts = stop_service(lab, agent) if lab.service(agent).kind != "none" else {}
     start_service(lab, agent, kind, impairments, seed=seed, log=log)
     return counts
-
-
-__all__ = [
-    "DROPPING",
-    "STAGES",
-    "Hook",
-    "Impairments",
-    "hook_of",
-    "scripts",
-    "start_service",
-    "stop_service",
-    "swap_service",
-]

@@ -147,16 +147,12 @@ def _impair(lab: Lab, options: argparse.Namespace) -> int:
         kind=options.kind,
         value=value,
         stage=options.stage,
-        paths=impairment_flags.PATHS if options.path == "both" else (options.path,),
+        paths=impairment_flags.paths_of(options.kind, options.path, options.one_way),
         match=impairment_flags.match_from_flags(options),
         jitter_us=options.jitter,
         offset=options.offset,
         one_way=options.one_way,
     )
-    if wanted.kind == "nat" and options.path != "both" and not wanted.one_way:
-        # The direction named is the one that is translated; the other one is translated back.
-        other = next(path for path in impairment_flags.PATHS if path != options.path)
-        wanted = Impairment(**{**wanted.table(), "paths": (options.path, other)})
     log = str(lab.service(agent).log) if options.log else ""
     before = lab.service(agent).kind
     entry = at_work.add(wanted, agent, by, log)

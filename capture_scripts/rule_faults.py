@@ -13,15 +13,15 @@ from .nft_rules import WITH_PORTS, Agent, Rule, compile_filter, load_rules
 from .processes import LabError
 from .topology import Lab
 
+_WIDENED_BY = 100
 FAULTS = {
     "false-punt": "a forward rule punts",
     "false-forward": "a punt rule forwards",
     "missed-drop": "a drop rule forwards",
     "shadowed": "a wider rule in front of a punt rule takes its packets and forwards them",
     "never-reached": "a rule stands behind the default, where no packet comes",
-    "drops-too-much": f"a drop rule takes up to {100} ports more on either side, or all types",
+    "drops-too-much": f"a drop rule takes up to {_WIDENED_BY} ports more on either side, or all types",
 }
-_WIDENED_BY = 100
 # The action of the rules that a fault can concern; never-reached: any, but one whose loss would show.
 _CONCERNS = {
     "false-punt": ("forward",),

@@ -428,6 +428,24 @@ class TestInTheLab:
         with closing(Flow(lab)) as flow:
             assert flow.passed(numbered(3)) == numbered(3)
 
+    def test_what_the_kernel_had_no_room_for_is_counted(self, lab: Lab, at_work: Impairments) -> None:
+        pid = lab.service(AGENT1).described()["pid"]
+        before = lab.service(AGENT1).counts()
+        payload = bytes(1400)
+        with closing(Tap(lab, "punt1")), closing(Flow(lab)) as flow:
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                flow.send([payload] * 75_000)  # 170 MB as the kernel counts them; there is room for 128 MB
+            finally:
+                os.kill(pid, signal.SIGCONT)
+        received = dropped = 0
+        deadline = time.monotonic() + 5
+        while received + dropped < 75_000 and time.monotonic() < deadline:  # it still takes what had room
+            counts = lab.service(AGENT1).counts()
+            received, dropped = (counts[key] - before[key] for key in ("received", "kernel_dropped"))
+        assert dropped > 1000
+        assert received + dropped == 75_000
+
     def test_a_forwarder_that_died_is_named(self, lab: Lab, at_work: Impairments) -> None:
         service = lab.service(AGENT1)
         os.kill(service.described()["pid"], signal.SIGKILL)

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from capture_scripts import known_loss, lab_report, lab_state, processes, rule_faults, topology
+from capture_scripts.impairment import Impairment
 from capture_scripts.impairments import Impairments, swap_service
 from capture_scripts.nft_rules import compile_filter, load_rules, parse_rules
 from capture_scripts.processes import LabError
@@ -305,6 +306,20 @@ class TestTwoAgents:
         found = json.loads(command("status", "--json", "--name", lab.name).stdout)
         assert (found["state"], found["agents"], found["offloads"]) == ("up", 2, False)
         assert len(found["namespaces"]) == 6
+
+    def test_impairments_of_the_two_agents_do_not_mix(self, lab: Lab) -> None:
+        at_work = Impairments(lab)
+        for kind, stage in (("dup", "bypass"), ("dup", "filter"), ("every", "bypass")):
+            for agent in (AGENT1, AGENT2):
+                value = "2" if kind == "every" else "1"
+                at_work.add(Impairment(0, kind, value, stage=stage, paths=("ingress",)), agent)
+        assert answers(lab, "pvm1", PVM2.ipv4, 4) == 4
+        counts = {(one["kind"], one["stage"], one["agent"]): one["counts"]["ingress"] for one in at_work.clear()}
+        # Requests are punted at agent 2 (copied there), answers bypass the service of agent 1: halved, copied.
+        assert counts["dup", "filter", 2] == {"seen": 4, "applied": 4}
+        assert counts["dup", "filter", 1] == counts["dup", "bypass", 2] == {"seen": 0, "applied": 0}
+        assert counts["every", "bypass", 1] == {"seen": 8, "applied": 4}
+        assert counts["dup", "bypass", 1] == {"seen": 4, "applied": 4}
 
 
 class TestRules:
