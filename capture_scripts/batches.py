@@ -121,15 +121,13 @@ class Batch:
         return bytes(self._view[start : start + VNET_HEADER]), bytearray(self._view[start + VNET_HEADER : end])
 
     def send(self, sender: socket.socket) -> int:
-        """Send all frames on as they came. Returns how many the kernel took; those it refused are skipped."""
+        """Send all frames on as they came. Returns how many the kernel took; those it refused are tried once."""
         at = taken = 0
         while at < self.count:
             rest = ctypes.byref(self._messages, at * ctypes.sizeof(_Numbered))
-            sent = _libc.sendmmsg(sender.fileno(), rest, self.count - at, 0)
-            if sent < 0:
-                if ctypes.get_errno() != errno.EINTR:
-                    at += 1
-                continue
-            at += sent
+            sent = max(0, _libc.sendmmsg(sender.fileno(), rest, self.count - at, 0))
             taken += sent
+            # Fewer than asked for: the next one was tried and refused, for instance by an nft rule at the way
+            # out. Trying it again would give it a second chance, and count it twice there.
+            at += sent + 1
         return taken

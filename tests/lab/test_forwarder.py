@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import struct
@@ -24,7 +25,7 @@ from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6, IPv6ExtHdrDestOpt
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
-from capture_scripts import topology
+from capture_scripts import make_fixture, topology
 from capture_scripts.alterations import Chain, fits
 from capture_scripts.frames import Frame, VnetHeader
 from capture_scripts.impairment import Impairment
@@ -403,6 +404,16 @@ class TestInTheLab:
         }
         assert shown["loss"]["seen"] == 300
 
+    def test_what_nft_drops_behind_it_is_tried_once(self, lab: Lab, at_work: Impairments) -> None:
+        at_work.add(impairment("every", "3", paths=("ingress",), match={"protocol": "udp"}), AGENT1)
+        before = lab.service(AGENT1).counts()
+        with closing(Flow(lab)) as flow:
+            arrived = flow.passed(numbered(3000))
+        counts = lab.service(AGENT1).counts()
+        assert len(arrived) == 2000
+        assert [counts[key] - before[key] for key in ("received", "forwarded", "refused")] == [3000, 2000, 1000]
+        assert at_work.shown()[0]["counts"] == {"ingress": {"seen": 3000, "applied": 1000}}
+
     def test_known_losses_are_lost_in_front_of_a_forwarder_too(self, lab: Lab, at_work: Impairments) -> None:
         with closing(Tap(lab, "punt1")) as before, closing(Tap(lab, "ret1")) as after, closing(Flow(lab)) as flow:
             flow.send([f"{code}PKTRI{number:08d}".encode() for number, code in enumerate("cc-c")])
@@ -477,3 +488,13 @@ def forwarder(lab: Lab, flags: Sequence[str], folder: Path) -> subprocess.Popen[
     with process.stdout:
         assert process.stdout.readline() == b"ready\n"
     return process
+
+
+@pytest.mark.lab
+@pytest.mark.skipif(os.geteuid() != 0, reason="the lab needs root: it makes network namespaces")
+@pytest.mark.skipif(shutil.which("tcpdump") is None, reason="recording needs tcpdump")
+def test_a_recording_through_it_agrees_with_plan_and_counters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    up = Lab.up
+    monkeypatch.setattr(Lab, "up", lambda lab, rules_file: up(lab, rules_file, service="forwarder"))
+    figures = make_fixture.make_fixture(tmp_path / "run", f"fr{os.getpid()}")  # LabError if anything disagrees
+    assert figures["marked"] > 1000
