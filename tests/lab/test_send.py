@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from capture_scripts import marker_run, near_misses, send, topology
+from capture_scripts import marker_run, send, topology
 from capture_scripts.context import counters
 from capture_scripts.known_loss import SINK_COUNTER
 from capture_scripts.nft_rules import Agent, Rule, compile_filter, load_rules
@@ -59,10 +59,8 @@ def test_the_marker_run_agrees_with_its_plan_to_the_last_packet(tmp_path: Path) 
 
 
 def test_rules_of_every_form_mean_the_same_to_filter_plan_and_analysis(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    # Without UDP-Lite, of which plan and analysis do not think the same: tests/test_tailored_plan.py has that.
-    monkeypatch.setattr(near_misses, "_LIKE_PORTS", (132,))
     figures, faults = marker_run.marker_run(
         tmp_path / "run", f"sf{os.getpid()}", EVERY_FORM, count=6000, rate_pps=6000, seed=2, lost_percent=15
     )
