@@ -32,7 +32,7 @@ def _version4(data: bytes, packet: dict[str, Any]) -> None:
         return
     length, ip_id, fragment = struct.unpack_from(">HHH", data, 2)
     packet |= {"length": length, "ip_id": ip_id, "fragment_offset": (fragment & 0x1FFF) * 8}
-    packet |= {"protocol": data[9], "source": _address(data[12:16]), "destination": _address(data[16:20])}
+    packet |= {"protocol": data[9], "source": _address(data, 12, 4), "destination": _address(data, 16, 4)}
     if fragment & 0x1FFF == 0:
         _transport(data, (data[0] & 15) * 4, length, packet)
 
@@ -41,7 +41,7 @@ def _version6(data: bytes, packet: dict[str, Any]) -> None:
     if not data or data[0] >> 4 != 6:
         return
     length = 40 + struct.unpack_from(">H", data, 4)[0]
-    packet |= {"length": length, "source": _address(data[8:24]), "destination": _address(data[24:40])}
+    packet |= {"length": length, "source": _address(data, 8, 16), "destination": _address(data, 24, 16)}
     protocol, at = data[6], 40
     while protocol in (*_EXTENSIONS, _FRAGMENT):
         following = data[at]
@@ -57,10 +57,8 @@ def _version6(data: bytes, packet: dict[str, Any]) -> None:
         _transport(data, at, length, packet)
 
 
-def _address(raw: bytes) -> str:
-    if len(raw) not in (4, 16):
-        raise IndexError
-    return str(ip_address(raw))
+def _address(data: bytes, at: int, size: int) -> str:
+    return str(ip_address(bytes(struct.unpack_from(f"{size}B", data, at))))
 
 
 def _transport(data: bytes, at: int, end: int, packet: dict[str, Any]) -> None:

@@ -106,9 +106,7 @@ class KernelWitness:
     def _start(self) -> None:
         if shutil.which("bpftrace") is None:
             raise LabError("bpftrace is not installed (apt-get install bpftrace)")
-        if not (_TRACEFS / "events").is_dir():
-            run(["mount", "-t", "tracefs", "tracefs", str(_TRACEFS)])
-        if not (_TRACEFS / "events/skb/kfree_skb/format").is_file():
+        if not tracepoint_there():
             raise LabError("this kernel has no tracepoint skb:kfree_skb")
         words = ", ".join(f"*(uint64 *)($p + {8 * number})" for number in range(WORDS))
         program = _PROGRAM.format(formats=" ".join(["%llx"] * WORDS), words=words)
@@ -249,6 +247,13 @@ class _Mapping:
         """The reading error, and how far the two clocks moved against each other meanwhile."""
         begin, end = self._first.clocks.offsets[self.name], self._last.clocks.offsets[self.name]
         return max(self._first.clocks.error_ns, self._last.clocks.error_ns) + abs(end - begin)
+
+
+def tracepoint_there() -> bool:
+    """Whether the kernel tells of dropped packets; mounts tracefs if it is not. LabError if that is not allowed."""
+    if not (_TRACEFS / "events").is_dir():
+        run(["mount", "-t", "tracefs", "tracefs", str(_TRACEFS)])
+    return (_TRACEFS / "events/skb/kfree_skb/format").is_file()
 
 
 def namespace_names() -> dict[int, str]:

@@ -194,10 +194,28 @@ def accept_interruptions() -> None:
 @contextmanager
 def interruptible() -> Iterator[None]:
     """The first SIGINT, SIGTERM or SIGHUP raises Interrupted; later ones leave the cleaning up alone."""
-    before = {number: signal.getsignal(number) for number in _INTERRUPTIONS}
+    before = {number: signal.getsignal(number) for number in (*_INTERRUPTIONS, signal.SIGALRM)}
+    hook = sys.unraisablehook
+
+    def again(details: sys.UnraisableHookArgs) -> None:
+        """Python ignores what is raised inside a finalizer; an interruption that fell there is raised once more."""
+        interruption = details.exc_value
+        if not isinstance(interruption, Interrupted):
+            hook(details)
+            return
+        reason = str(interruption)
+
+        def raise_it(_: int, __: FrameType | None) -> None:
+            raise Interrupted(reason)
+
+        signal.signal(signal.SIGALRM, raise_it)
+        signal.setitimer(signal.ITIMER_REAL, 0.001)
+
+    sys.unraisablehook = again
     accept_interruptions()
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from .captures import Capture, Counts, Settings, dead, new_capture
+from .points import clocks
 from .processes import CannotStart, Children, Interrupted, LabError
 from .sealed_runs import SealedGroup, seal_group
 from .sources import Group
@@ -37,11 +38,12 @@ _POLL_S = 0.005
 class Recorded:
     """The outcome. ``window_ns`` is None and ``problems`` tell why when the recording is not complete.
 
-    ``counts`` are by file stem, which is the point's name unless captures are shared. ``notes`` are what a
-    reader should know of a complete recording.
+    ``counts`` are by file stem, which is the point's name unless captures are shared. ``clocks`` are by point.
+    ``notes`` are what a reader should know of a complete recording.
     """
 
     started: datetime
+    clocks: Mapping[str, str]
     window_ns: tuple[int, int] | None = None
     counts: dict[str, Counts] = field(default_factory=dict)
     sealed: dict[str, SealedGroup] = field(default_factory=dict)
@@ -95,7 +97,7 @@ def record(
     """
     folder_of_captures = folder / "captures"
     folder_of_captures.mkdir(parents=True, exist_ok=True)
-    recorded = Recorded(started=datetime.now(UTC))
+    recorded = Recorded(datetime.now(UTC), clocks([point for group in groups for point in group.points]))
     trouble: BaseException | None = None
     captures = {
         source: new_capture(source, folder_of_captures, settings) for group in groups for source in group.sources
@@ -132,7 +134,7 @@ def record(
             recorded.counts[group.stem] = sealed.counts
     recorded.counts = {g.stem: recorded.counts[g.stem] for g in groups if g.stem in recorded.counts}
     if not recorded.problems:
-        recorded.window_ns = _window([recorded.sealed[group.stem] for group in groups])
+        recorded.window_ns = _window(groups, recorded)
     return recorded, trouble
 
 
@@ -141,14 +143,14 @@ def reason(error: BaseException) -> str:
     return f"interrupted ({error})" if isinstance(error, Interrupted) else str(error) or type(error).__name__
 
 
-def _window(sealed: Sequence[SealedGroup]) -> tuple[int, int] | None:
+def _window(groups: Sequence[Group], recorded: Recorded) -> tuple[int, int] | None:
     """The span that all captures cover, where they are on one clock and say when they began and ended."""
-    starts = [group.start_ns for group in sealed]
-    ends = [group.end_ns for group in sealed]
-    if len({group.clock for group in sealed}) != 1 or None in starts or None in ends:
+    spans = [(recorded.sealed[group.stem].start_ns, recorded.sealed[group.stem].end_ns) for group in groups]
+    known = [(start, end) for start, end in spans if start is not None and end is not None]
+    if len(set(recorded.clocks.values())) != 1 or len(known) < len(spans):
         return None
-    window = max(t for t in starts if t is not None), min(t for t in ends if t is not None)
-    return window if window[0] <= window[1] else None
+    start, end = max(start for start, _ in known), min(end for _, end in known)
+    return (start, end) if start <= end else None
 
 
 def _wait_ready(captures: Sequence[Capture]) -> None:

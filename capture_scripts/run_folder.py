@@ -11,7 +11,7 @@ from typing import Any
 from .captures import Settings
 from .context import Context
 from .kernel_witness import KernelWitness
-from .points import Point, clocks
+from .points import Point
 from .processes import CannotStart, LabError
 from .recording import Recorded, Running, reason, record
 from .run_file import PathTable, PointTable, RunFile
@@ -151,7 +151,6 @@ def _bound_by_sentinels(context: Context, sentinels: Sentinels, recorded: Record
 
 
 def _run_file(plan: RunPlan, groups: Sequence[Group], recorded: Recorded) -> RunFile:
-    clock = clocks(plan.points)
     description = plan.description
     if recorded.problems:
         description = f"INCOMPLETE ({recorded.problems[0]}): {description}"
@@ -159,7 +158,7 @@ def _run_file(plan: RunPlan, groups: Sequence[Group], recorded: Recorded) -> Run
         point.name: PointTable(
             point.name,
             tuple(recorded.sealed[group.stem].files),
-            clock[point.name],
+            recorded.clocks[point.name],
             point.name if group.sources[0].cooked else "",
         )
         for group in groups

@@ -25,7 +25,6 @@ class SealedGroup:
     points share a file.
     """
 
-    clock: str
     start_ns: int | None = None
     end_ns: int | None = None
     files: list[str] = field(default_factory=list)
@@ -45,7 +44,7 @@ def application(settings: Settings) -> str:
 
 def seal_group(group: Group, captures: Sequence[Capture], settings: Settings) -> SealedGroup:
     """Seal what the captures of one group wrote; every disagreement is a problem in the result."""
-    sealed = SealedGroup(clock=group.sources[0].host.label())
+    sealed = SealedGroup()
     counts = [capture.last_counts() if capture.stopped_ns is not None else None for capture in captures]
     if all(count is not None for count in counts):
         sealed.counts = reduce(Counts.plus, [count for count in counts if count is not None])

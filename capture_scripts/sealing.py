@@ -10,6 +10,7 @@ written little-endian.
 from __future__ import annotations
 
 import heapq
+import itertools
 import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
@@ -234,7 +235,7 @@ def _merged(files: Sequence[RawFile], parts: Sequence[Part]) -> Iterator[tuple[R
     if len(files) == 1:
         yield from ((packet, parts[0]) for packet in files[0])
         return
-    streams = [((packet, part) for packet in file) for file, part in zip(files, parts, strict=True)]
+    streams = [zip(file, itertools.repeat(part), strict=False) for file, part in zip(files, parts, strict=True)]
     yield from heapq.merge(*streams, key=lambda item: item[0][0])
 
 
