@@ -138,7 +138,7 @@ class Context:
         for role in self._places:
             links = self._ask_json(role, ["ip", "-j", "link"])
             for device in sorted(link["ifname"] for link in links if link["ifname"] != "lo"):
-                said = self._ask(role, ["ethtool", "-k", device], check=False)
+                said = self._ask(role, ["ethtool", "-k", device], check=not self._strict)
                 kept = [line for line in said.splitlines() if not line.endswith("[fixed]")]
                 parts.append(f"# namespace: {role}\n" + "\n".join(kept) + "\n")
         return "\n".join(parts)

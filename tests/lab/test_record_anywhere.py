@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from capture_scripts import record as recorder
+from capture_scripts import socket_filters
 from capture_scripts.processes import run
 from tests.conftest import CommandLine
 from tests.lab.conftest import Wire, captures, packets, record, run_toml, start, wait_for
@@ -263,3 +265,72 @@ def test_two_recordings_at_once(tmp_path: Path, wire: Wire) -> None:
     _, said = first.communicate(timeout=30)
     assert first.returncode == 0, said
     assert packets(tmp_path / "first") == {"near": 400, "far": 400}
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_where_no_inflow_can_be_shut(
+    tmp_path: Path, wire: Wire, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], busy: bool
+) -> None:
+    """An older kernel, or no right to: exact on a quiet network; on a busy one the capture ends at its last packet."""
+
+    def refuse(*_: object) -> int:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(socket_filters, "attach", refuse)
+    out = tmp_path / "run"
+    pings = wire.ping(5000, "-i", "0.002") if busy else wire.ping(20)
+    background = subprocess.Popen(pings, stdout=subprocess.DEVNULL)
+    try:
+        assert recorder.main([str(out), *wire.points(), "--duration", "1.3", "--threshold", "0.1"]) == 0
+    finally:
+        background.terminate()
+        background.wait()
+    assert "note: near (eth0): its inflow could not be shut" in capsys.readouterr().err
+    notes = (out / "context" / "notes.txt").read_text()
+    ends = []
+    for name, file in captures(out).items():
+        (interface,) = file.capture.interfaces
+        last = int(file.capture.packets["ts"].max())
+        assert interface.end_ns is not None
+        ends.append(interface.end_ns)
+        if busy:
+            assert f"{name}: " in notes
+            assert interface.end_ns == last
+        else:
+            assert interface.end_ns > last
+            assert interface.received == len(file.capture.packets)
+    assert run_toml(out)["window"]["end_ns"] == min(ends)
+    assert ("were not read" in notes) is busy
+
+
+def test_a_recorder_that_is_killed_leaves_no_process(tmp_path: Path, wire: Wire) -> None:
+    out = tmp_path / "run"
+    killed = start(out, *wire.points(), "--kernel-drops", "--", *wire.in_left("sleep", "62.5"))
+    wait_for(out / "context" / "ruleset-before.nft")
+    time.sleep(0.3)
+    children = [
+        Path("/proc") / child for child in Path(f"/proc/{killed.pid}/task/{killed.pid}/children").read_text().split()
+    ]
+    assert len(children) >= 3
+    killed.kill()
+    killed.communicate(timeout=10)
+    deadline = time.monotonic() + 10
+    while run(["ip", "netns", "pids", wire.left]) or any(child.exists() for child in children):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_tools_that_are_missing_are_noted(tmp_path: Path, wire: Wire) -> None:
+    """Without nft and ethtool there are no rule sets and features; there is a recording."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for tool in ("tcpdump", "ip", "bridge", "ping", "sh", "cat", "python3"):
+        found = shutil.which(tool)
+        assert found is not None
+        (tools / tool).symlink_to(found)
+    out = tmp_path / "run"
+    record(out, *wire.points(), *QUICK, "--", *wire.ping(5), PATH=str(tools))
+    missing = (out / "context" / "missing.txt").read_text()
+    assert "nft -j list counters" in missing
+    assert "ethtool -k eth0" in missing
+    assert packets(out) == {"near": 10, "far": 10}

@@ -5,14 +5,22 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from capture_scripts import kernel_witness
+from capture_scripts import record as recorder
+from capture_scripts.captures import Settings
 from capture_scripts.dropped_packets import identity
+from capture_scripts.known_loss import BY_CODE, MARK
+from capture_scripts.plan import MARKER_BYTES, make_plan
 from capture_scripts.processes import run
+from capture_scripts.service_chain import chain_plan, record_planned
+from capture_scripts.topology import DEFAULT_RULES, ROLES, Lab
+from capture_scripts.traffic import run_traffic
 from tests.kit import packets as build
 from tests.lab.conftest import Wire, captures, packets, record
 
@@ -80,6 +88,45 @@ class TestWitness:
             # Dropped after it was seen at the point; the clocks agree to some microseconds, a busy machine to less.
             assert -100_000 < drop["ts_ns"] - ts_ns < 50_000_000
         assert not list((out / "context").glob("*.part"))
+
+    @pytest.mark.skipif(any(shutil.which(tool) is None for tool in recorder.TOOLS), reason="needs the tools of the lab")
+    def test_it_agrees_with_every_known_loss_of_the_lab(self, tmp_path: Path) -> None:
+        """Marked packets dropped at thirteen places in both directions: the same ones by plan, counters and witness."""
+        lab = Lab(f"tk{os.getpid()}")
+        lab.up()
+        try:
+            plan = chain_plan(lab, DEFAULT_RULES, "run", "", Settings(threshold_s=0.2))
+            plan = replace(plan, kernel_drops=True)
+            record_planned(lab, tmp_path / "run", plan, lambda _: run_traffic(lab), rules_file=DEFAULT_RULES)
+        finally:
+            lab.down()
+        context = tmp_path / "run" / "context"
+        state = json.loads((context / "kernel_witness.json").read_text())
+        if not state["recorded"]:
+            pytest.skip(f"no witness here: {state['reason']}")
+        assert state["events_lost"] == 0
+        drops = [json.loads(line) for line in (context / "kernel_drops.jsonl").read_text().splitlines()]
+        assert {drop["netns"] for drop in drops} <= {lab.namespace(role) for role in ROLES}
+        witnessed: dict[str, set[str]] = {}
+        for drop in drops:
+            marker = bytes.fromhex(drop.get("payload", ""))[:MARKER_BYTES]
+            if marker[1:5] == MARK and marker[:1].decode() in BY_CODE and drop["reason"] == "NETFILTER_DROP":
+                place = BY_CODE[marker[:1].decode()]
+                if (drop["netns"], drop["device"]) == (lab.namespace(place.namespace), place.device):
+                    witnessed.setdefault(place.counter, set()).add(marker.decode())
+        planned: dict[str, set[str]] = {}
+        for packet in make_plan():
+            if packet.code in BY_CODE:
+                planned.setdefault(BY_CODE[packet.code].counter, set()).add(packet.marker)
+        assert witnessed == planned
+        counted = {}
+        for name in ("counters-after.json", "drop-counters-after.json"):
+            document = json.loads((context / name).read_text())
+            for listed in [document] if "nftables" in document else document.values():
+                counted.update(
+                    {e["counter"]["name"]: e["counter"]["packets"] for e in listed["nftables"] if "counter" in e}
+                )
+        assert {name: len(markers) for name, markers in witnessed.items()} == {name: counted[name] for name in planned}
 
 
 def test_no_bpftrace_is_a_warning(
