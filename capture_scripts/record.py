@@ -223,8 +223,8 @@ def _fragment(file: Path | None, points: Sequence[Point]) -> str:
 
 def _record(options: argparse.Namespace, command: Sequence[str]) -> Recorded:
     settings = _settings(options)
-    if options.lab and (options.points or options.any or options.paths or options.netns):
-        raise CannotStart("--lab brings its own points and paths: give it without --points, --netns, --any and --paths")
+    if options.lab and (options.points or options.paths or options.netns):
+        raise CannotStart("--lab brings its own points and paths: give it without --points, --netns and --paths")
     if options.out.exists():
         raise CannotStart(f"{options.out} exists already: name another folder, or remove it")
     words = f"recorded while running: {shlex.join(command)}" if command else "recorded at all points"
