@@ -1,10 +1,12 @@
 """What surrounded a recording, written to ``context/``: rules, counters, links, settings, versions.
 
-Nothing here names the machine: no host name, no address that is not the lab's.
+Of a lab, nothing here names the machine: no host name, no address that is not the lab's. Of other hosts the
+addresses of the recorded namespaces are written down, and nothing is ever changed there.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
@@ -13,9 +15,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .hosts import LOCAL, Host
 from .nft_rules import Rule
 from .processes import LabError, in_namespace, run
 from .run_file import render
+
+Place = tuple[Host, str | None]  # a namespace of a machine; None: the one it is entered in
 
 _SYSCTLS = (
     "net/bridge/bridge-nf-call-iptables",
@@ -30,10 +35,13 @@ _SYSCTLS = (
 )
 
 
-def tool_versions() -> dict[str, str]:
+@functools.cache
+def tool_versions() -> Mapping[str, str]:
     """The versions of the tools that make a recording; a tool that is missing is left out."""
     commands = {
         "tcpdump": ["tcpdump", "--version"],
+        "dumpcap": ["dumpcap", "--version"],
+        "bpftrace": ["bpftrace", "--version"],
         "nft": ["nft", "--version"],
         "iproute2": ["ip", "-V"],
         "ethtool": ["ethtool", "--version"],
@@ -66,75 +74,122 @@ def counters(namespace: str) -> dict[str, int]:
 
 
 class Context:
-    """The ``context/`` folder of one recording in the namespaces ``roles`` (role to namespace).
+    """The ``context/`` folder of one recording in ``places``, by the role that each plays.
 
     ``filter_role`` is the one whose counters are the data plane's own; the counters of the others belong to
-    the places where packets are dropped on purpose, or swallowed at the end.
+    the places where packets are dropped on purpose, or swallowed at the end. Without it there is no such
+    distinction. ``strict=False`` is for hosts that are not ours: what cannot be had there is noted in
+    ``missing.txt`` and is no failure.
     """
 
-    def __init__(self, folder: Path, roles: Mapping[str, str], filter_role: str = "host") -> None:
-        self._folder = folder
-        self._roles = dict(roles)
+    def __init__(
+        self, folder: Path, places: Mapping[str, Place], filter_role: str = "", *, strict: bool = True
+    ) -> None:
+        self.folder = folder
+        self._places = dict(places)
         self._filter_role = filter_role
+        self._strict = strict
+        self._missing: list[str] = []
         folder.mkdir(parents=True, exist_ok=True)
 
     def reset_counters(self) -> None:
-        """Set every named counter of every namespace to zero; called when all points record."""
-        for namespace in self._roles.values():
-            run(in_namespace(namespace, ["nft", "reset", "counters"]))
+        """Set every named counter of every namespace to zero; called when all points record. For labs only."""
+        for host, namespace in self._places.values():
+            host.run(["nft", "reset", "counters"], namespace)
 
     def write_counters(self, moment: str) -> None:
         """``counters-<moment>.json``, ``drop-counters-<moment>.json`` and ``ruleset-<moment>.nft``."""
-        listed = {
-            role: json.loads(run(in_namespace(namespace, ["nft", "-j", "list", "counters"])))
-            for role, namespace in self._roles.items()
-        }
-        self._write_json(f"counters-{moment}.json", listed.pop(self._filter_role))
-        self._write_json(f"drop-counters-{moment}.json", listed)
-        rulesets = [
-            f"# namespace: {role}\n{run(in_namespace(namespace, ['nft', 'list', 'ruleset']))}"
-            for role, namespace in self._roles.items()
-        ]
-        self._write(f"ruleset-{moment}.nft", "\n".join(rulesets))
+        listed = {role: self._ask_json(role, ["nft", "-j", "list", "counters"]) for role in self._places}
+        if self._filter_role:
+            self.write_json(f"counters-{moment}.json", listed.pop(self._filter_role))
+            self.write_json(f"drop-counters-{moment}.json", listed)
+        else:
+            self.write_json(f"counters-{moment}.json", _together(listed))
+        rulesets = [f"# namespace: {role}\n{self._ask(role, ['nft', 'list', 'ruleset'])}" for role in self._places]
+        self.write(f"ruleset-{moment}.nft", "\n".join(rulesets))
 
-    def write_surroundings(self, rules: Sequence[Rule]) -> None:
+    def write_links(self, moment: str) -> None:
+        """``ip-link.json`` or ``ip-link-<moment>.json``: links with their own packet counts."""
+        name = f"ip-link-{moment}.json" if moment else "ip-link.json"
+        self.write_json(name, {role: self._ask_json(role, ["ip", "-j", "-s", "link"]) for role in self._places})
+
+    def write_surroundings(self, rules: Sequence[Rule] = ()) -> None:
         """Rules with their counters, links, addresses, neighbours, offloads, sysctls, kernel, versions."""
-        self._write("rules.toml", render({"rule": [dict(rule.written) for rule in rules]}) if rules else "")
+        if rules or self._strict:
+            self.write("rules.toml", render({"rule": [dict(rule.written) for rule in rules]}) if rules else "")
+        self.write_links("")
         for name, command in (
-            ("ip-link.json", ["ip", "-j", "-s", "link"]),
             ("ip-addr.json", ["ip", "-j", "addr"]),
             ("ip-neigh.json", ["ip", "-j", "neigh"]),
             ("bridge-fdb.json", ["bridge", "-j", "fdb"]),
         ):
-            self._write_json(
-                name, {role: _json(run(in_namespace(there, command))) for role, there in self._roles.items()}
-            )
-        self._write("ethtool-features.txt", self._features())
-        self._write_json("sysctl.json", {role: self._sysctls(there) for role, there in self._roles.items()})
-        self._write("uname.txt", kernel() + "\n")
-        self._write_json("tool-versions.json", tool_versions())
+            self.write_json(name, {role: self._ask_json(role, command) for role in self._places})
+        self.write("ethtool-features.txt", self._features())
+        self.write_json("sysctl.json", {role: self._sysctls(role) for role in self._places})
+        self.write_tools()
+
+    def write_tools(self) -> None:
+        """What captured: kernel and versions."""
+        self.write("uname.txt", kernel() + "\n")
+        self.write_json("tool-versions.json", dict(tool_versions()))
 
     def _features(self) -> str:
         parts = []
-        for role, namespace in self._roles.items():
-            links = _json(run(in_namespace(namespace, ["ip", "-j", "link"])))
+        for role in self._places:
+            links = self._ask_json(role, ["ip", "-j", "link"])
             for device in sorted(link["ifname"] for link in links if link["ifname"] != "lo"):
-                said = run(in_namespace(namespace, ["ethtool", "-k", device]), check=False)
+                said = self._ask(role, ["ethtool", "-k", device], check=not self._strict)
                 kept = [line for line in said.splitlines() if not line.endswith("[fixed]")]
                 parts.append(f"# namespace: {role}\n" + "\n".join(kept) + "\n")
         return "\n".join(parts)
 
-    def _sysctls(self, namespace: str) -> dict[str, str]:
+    def _sysctls(self, role: str) -> dict[str, str]:
         script = "".join(f'[ ! -e /proc/sys/{key} ] || echo "{key} $(cat /proc/sys/{key})"\n' for key in _SYSCTLS)
-        said = run(in_namespace(namespace, ["sh", "-e"]), stdin=script)
-        return dict(line.split(" ", 1) for line in said.splitlines())
+        said = self._ask(role, ["sh", "-e"], stdin=script)
+        return dict(line.split(" ", 1) for line in said.splitlines() if " " in line)
 
-    def _write(self, name: str, text: str) -> None:
-        (self._folder / name).write_text(text, encoding="utf-8")
+    def _ask(self, role: str, command: Sequence[str], *, stdin: str | None = None, check: bool = True) -> str:
+        host, namespace = self._places[role]
+        try:
+            return host.run(command, namespace, stdin=stdin, check=check)
+        except LabError as error:
+            if self._strict:
+                raise
+            self._note(f"{role}: {error}")
+            return ""
 
-    def _write_json(self, name: str, value: object) -> None:
-        self._write(name, json.dumps(value, indent=1) + "\n")
+    def _ask_json(self, role: str, command: Sequence[str]) -> Any:
+        text = self._ask(role, command)
+        try:
+            return json.loads(text) if text.strip() else []
+        except ValueError as error:
+            if self._strict:
+                raise LabError(f"{' '.join(command)}: no JSON ({error})") from error
+            self._note(f"{role}: {' '.join(command)}: no JSON ({error})")
+            return []
+
+    def _note(self, text: str) -> None:
+        if text not in self._missing:
+            self._missing.append(text)
+            self.write("missing.txt", "".join(f"{line}\n" for line in self._missing))
+
+    def write(self, name: str, text: str) -> None:
+        (self.folder / name).write_text(text, encoding="utf-8")
+
+    def write_json(self, name: str, value: object) -> None:
+        self.write(name, json.dumps(value, indent=1) + "\n")
 
 
-def _json(text: str) -> Any:
-    return json.loads(text) if text.strip() else []
+def _together(listed: Mapping[str, Any]) -> dict[str, Any]:
+    """Counters of several namespaces as one list; of a name that stands in several, no one could say whose it is."""
+    found: dict[str, list[Any]] = {}
+    for document in listed.values():
+        for entry in document.get("nftables", []) if isinstance(document, dict) else []:
+            if "counter" in entry:
+                found.setdefault(entry["counter"]["name"], []).append(entry)
+    return {"nftables": [entries[0] for entries in found.values() if len(entries) == 1]}
+
+
+def lab_places(roles: Mapping[str, str]) -> dict[str, Place]:
+    """The places of a lab from the names of its namespaces."""
+    return {role: (LOCAL, namespace) for role, namespace in roles.items()}

@@ -29,6 +29,10 @@ class LabError(Exception):
     """Something the user can act on: one line that says what failed and what to do."""
 
 
+class CannotStart(LabError):
+    """Nothing was begun, because of how the command was called or what is there: exit code 2."""
+
+
 class Interrupted(BaseException):
     """SIGINT, SIGTERM or SIGHUP arrived. Not an ``Exception``, so that no broad handler swallows it."""
 
@@ -36,14 +40,14 @@ class Interrupted(BaseException):
 def need_root(what: str) -> None:
     """Refuse early: half of a lab made without rights is worse than none."""
     if os.geteuid() != 0:
-        raise LabError(f"{what} needs root (it makes network namespaces and packet sockets): run it with sudo")
+        raise CannotStart(f"{what} needs root (it makes network namespaces and packet sockets): run it with sudo")
 
 
 def need_tools(packages: Mapping[str, str]) -> None:
     """``packages`` maps a program to the Debian package that brings it; names all that are missing."""
     missing = {tool: package for tool, package in packages.items() if shutil.which(tool) is None}
     if missing:
-        raise LabError(
+        raise CannotStart(
             f"missing: {', '.join(sorted(missing))}; install with: apt-get install "
             + " ".join(sorted(set(missing.values())))
         )
@@ -106,8 +110,10 @@ class Children:
         self,
         command: Sequence[str],
         *,
+        stdin: int | IO[bytes] = subprocess.DEVNULL,
         stdout: int | IO[bytes] | None = subprocess.DEVNULL,
         stderr: int | IO[bytes] | None = None,
+        environment: Mapping[str, str] | None = None,
         parent_death_signal: int = signal.SIGKILL,
     ) -> subprocess.Popen[bytes]:
         """Start one program in a process group of its own; LabError when it is not installed."""
@@ -121,9 +127,10 @@ class Children:
         try:
             child = subprocess.Popen(
                 list(command),
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=stdout,
                 stderr=stderr,
+                env=None if environment is None else {**os.environ, **environment},
                 process_group=0,
                 preexec_fn=bind_to_parent,
             )
@@ -169,21 +176,46 @@ def wait_all(children: Sequence[subprocess.Popen[bytes]], timeout_s: float, what
             raise LabError(f"{what}: exit {code}: {command}")
 
 
+_INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def _interrupt(number: int, _: FrameType | None) -> None:
+    for other in _INTERRUPTIONS:
+        signal.signal(other, signal.SIG_IGN)
+    raise Interrupted(signal.Signals(number).name)
+
+
+def accept_interruptions() -> None:
+    """Inside ``interruptible``: the next signal raises again, after one has been dealt with."""
+    for number in _INTERRUPTIONS:
+        signal.signal(number, _interrupt)
+
+
 @contextmanager
 def interruptible() -> Iterator[None]:
     """The first SIGINT, SIGTERM or SIGHUP raises Interrupted; later ones leave the cleaning up alone."""
-    handled = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.getsignal(number) for number in handled}
+    before = {number: signal.getsignal(number) for number in (*_INTERRUPTIONS, signal.SIGALRM)}
+    hook = sys.unraisablehook
 
-    def interrupt(number: int, _: FrameType | None) -> None:
-        for other in handled:
-            signal.signal(other, signal.SIG_IGN)
-        raise Interrupted(signal.Signals(number).name)
+    def again(details: sys.UnraisableHookArgs) -> None:
+        """Python ignores what is raised inside a finalizer; an interruption that fell there is raised once more."""
+        interruption = details.exc_value
+        if not isinstance(interruption, Interrupted):
+            hook(details)
+            return
+        reason = str(interruption)
 
-    for number in handled:
-        signal.signal(number, interrupt)
+        def raise_it(_: int, __: FrameType | None) -> None:
+            raise Interrupted(reason)
+
+        signal.signal(signal.SIGALRM, raise_it)
+        signal.setitimer(signal.ITIMER_REAL, 0.001)
+
+    sys.unraisablehook = again
+    accept_interruptions()
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,398 +1,308 @@
-"""Record at all points at once and seal what was recorded: ``record.py OUT --name LAB [-- COMMAND ...]``.
+"""Record at all points at once and seal what was recorded: ``record OUT --points NAME=IFACE ... [-- COMMAND ...]``.
 
-One tcpdump per point. What it does about the ways in which a capture lies:
-
-* packets are certain only from the moment when the last tcpdump has said "listening on": the window
-  starts there;
-* tcpdump forgets what it has not yet read when it is told to stop, and says nothing. So before stopping we
-  wait for the loss threshold and ask (SIGUSR1) until captured + dropped = received at every point, twice in
-  a row the same;
-* after stopping, captured + dropped = received is checked again, and against the packets in the file.
+Points may be any interfaces, in any network namespaces, of this machine or of others. What is done so that the
+recording can be trusted is told in recording.py, and in docs/recording.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
-import signal
-import subprocess
+import shlex
+import shutil
 import sys
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__" and not __package__:  # started as a file: its folder is the package (PEP 366)
     sys.path.append(str(Path(__file__).resolve().parent.parent))
     __package__ = Path(__file__).resolve().parent.name
 
-from .context import kernel, tool_versions
-from .processes import (
-    Children,
-    Interrupted,
-    LabError,
-    in_namespace,
-    interruptible,
-    need_root,
-    need_tools,
-    signal_group,
-)
-from .sealing import InterfaceRecord, SealedCounts, seal
+from .captures import Capture, Counts, Ring, Settings
+from .context import Context, Place
+from .hosts import LOCAL, Host
+from .points import ANY_DEVICE, Point, check_points, interfaces, parse_point, places, with_filter
+from .processes import CannotStart, Interrupted, LabError, interruptible, need_root, need_tools
+from .recording import Recorded, Running, record
+from .run_file import check_fragment
+from .run_folder import RunPlan, new_folder, record_run, what_is_left, with_filter_beside
+from .sentinels import SMALLEST_SNAPLEN, parse_sentinels
+from .sources import one_per_namespace, one_per_point, two_per_point
+from .until import Ending
+
+__all__ = [
+    "Capture",
+    "Counts",
+    "Point",
+    "Recorded",
+    "Running",
+    "Settings",
+    "TOOLS",
+    "main",
+    "new_folder",
+    "record",
+    "what_is_left",
+]
 
 TOOLS = {"tcpdump": "tcpdump", "ip": "iproute2", "nft": "nftables", "ethtool": "ethtool"}
-READY_TIMEOUT_S = 15.0
-SETTLE_TIMEOUT_S = 15.0
-STOP_TIMEOUT_S = 10.0
-_POLL_S = 0.005
-_COUNTS = re.compile(
-    r"(\d+) packets? captured\s*,?\s*(\d+) packets? received by filter"
-    r"\s*,?\s*(\d+) packets? dropped by kernel(?:\s*,?\s*(\d+) packets? dropped by interface)?"
-)
+_NEEDED = {"tcpdump": "tcpdump", "ip": "iproute2"}  # on other hosts than the lab; the rest is noted as missing
+_EXAMPLES = """\
+examples:
+  record run1 --points uplink=eth0 vnic=tap3 --filter 'host 10.0.0.7' --duration 60
+  record run2 --points uplink=eth0 inside=eth0@guest --sentinels 10.0.0.7 -- ping -c 9 10.0.0.7
+  record run3 --lab demo -- ip netns exec demo-client ping -c 9 10.77.0.1
+  record run4 --points a=eth0 --ssh 'ssh root@b.example' --points b=eth0 --count 1000
+
+Without COMMAND, --duration and --count, it records until Ctrl-C.
+exit codes: 0 recorded and complete; 1 COMMAND or a capture failed (what there is, is sealed and marked
+incomplete); 2 not started: wrong call, not root, tool or interface missing; 130 interrupted.
+"""
 
 
 @dataclass(frozen=True)
-class Point:
-    """A detection point: its name and its device; ``filter`` is a capture filter, mostly none."""
+class _Named:
+    """Points as they were named, with the host that ``--ssh`` had named before them."""
 
-    name: str
-    device: str
-    namespace: str | None = None
-    role: str = ""
-    filter: str = ""
-
-    def description(self) -> str:
-        """``role/device``, without the lab's name: which lab it was does not matter to a reader."""
-        return f"{self.role}/{self.device}" if self.role else self.device
+    texts: tuple[str, ...]
+    host: Host
 
 
-@dataclass(frozen=True)
-class Counts:
-    """tcpdump's own words. ``received`` includes ``dropped``."""
-
-    captured: int
-    received: int
-    dropped: int
-    interface_dropped: int = 0
-
-    @property
-    def complete(self) -> bool:
-        return self.captured + self.dropped == self.received
+class _NamePoints(argparse.Action):
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        namespace.points = [*namespace.points, _Named(tuple(values), Host(tuple(shlex.split(namespace.ssh))))]
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How to capture. ``threshold_s``, the loss threshold, is how long to go on after the traffic."""
-
-    snaplen: int = 256
-    buffer_kib: int = 32768
-    threshold_s: float = 2.0
-    keep_raw: bool = False
-
-
-@dataclass
-class Recorded:
-    """The outcome. ``window_ns`` is None and ``problems`` tell why when the recording is not complete."""
-
-    started: datetime
-    window_ns: tuple[int, int] | None = None
-    counts: dict[str, Counts] = field(default_factory=dict)
-    sealed: dict[str, SealedCounts] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
-
-
-class Capture:
-    """One tcpdump at one point, known through its log file."""
-
-    def __init__(self, point: Point, folder: Path, settings: Settings) -> None:
-        self.point = point
-        self.raw = folder / f"{point.name}.pcap"
-        self.log = folder / f"{point.name}.log"
-        self.sealed = folder / f"{point.name}.pcapng"
-        self.ready_ns: int | None = None
-        self.stopped_ns: int | None = None
-        self._settings = settings
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self, children: Children) -> None:
-        command = [
-            "tcpdump",
-            "-n",
-            "-i",
-            self.point.device,
-            "-w",
-            str(self.raw),
-            "--time-stamp-precision=nano",
-        ]
-        # Not immediate mode: it loses packets under load. -Z root: the file stays ours.
-        command += ["-B", str(self._settings.buffer_kib), "-s", str(self._settings.snaplen), "-Z", "root"]
-        if self.point.filter:
-            command.append(self.point.filter)
-        with self.log.open("wb") as log:
-            self._process = children.start(
-                in_namespace(self.point.namespace, command), stderr=log, parent_death_signal=signal.SIGINT
-            )
-
-    @property
-    def running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
-
-    def said(self) -> str:
-        return self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
-
-    def listening(self) -> bool:
-        """True from "listening on". The time is taken after the words are read: it errs on the late side."""
-        if self.ready_ns is None and "listening on " in self.said():
-            self.ready_ns = time.time_ns()
-        return self.ready_ns is not None
-
-    def last_counts(self) -> Counts | None:
-        found = _COUNTS.findall(self.said())
-        return Counts(*(int(number or 0) for number in found[-1])) if found else None
-
-    def ask(self) -> int:
-        """Ask for the counts (SIGUSR1); returns how many answers the log held before."""
-        before = len(_COUNTS.findall(self.said()))
-        if self.running and self._process is not None:
-            signal_group(self._process, signal.SIGUSR1)
-        return before
-
-    def answered(self, before: int) -> bool:
-        return not self.running or len(_COUNTS.findall(self.said())) > before
-
-    def stop(self) -> None:
-        if self.running and self._process is not None:
-            self.stopped_ns = time.time_ns()
-            signal_group(self._process, signal.SIGINT)
-
-    def wait(self, timeout_s: float) -> bool:
-        if self._process is None:
-            return True
-        try:
-            self._process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            return False
-        return True
-
-
-def record(
-    folder: Path,
-    points: Sequence[Point],
-    settings: Settings,
-    *,
-    before: Callable[[], None],
-    traffic: Callable[[], None],
-    after: Callable[[], None],
-) -> tuple[Recorded, BaseException | None]:
-    """Record at all ``points`` while ``traffic()`` runs; ``folder`` gets ``captures/``.
-
-    ``before()`` is called when every point records, ``after()`` when traffic has ended and nothing is
-    unread. A failure of either, of the traffic, or an interruption is returned as the second value, and
-    what was captured until then is sealed all the same. Raises LabError if the points could not be started;
-    no process is left then.
-    """
-    captures = folder / "captures"
-    captures.mkdir(parents=True, exist_ok=True)
-    recorded = Recorded(started=datetime.now(UTC))
-    trouble: BaseException | None = None
-    running = [Capture(point, captures, settings) for point in points]
-    with Children() as children:
-        for capture in running:
-            capture.start(children)
-        _wait_ready(running)
-        try:
-            before()
-            traffic()
-            _settle(running, settings.threshold_s)
-            after()
-            _settle(running, 0.0)
-        except (Exception, Interrupted) as error:
-            trouble = error
-            recorded.problems.append(_reason(error))
-            _read_the_rest(running, recorded)
-        _stop(running, recorded)
-    for capture in running:
-        _seal(capture, settings, recorded)
-    ready = [capture.ready_ns for capture in running if capture.ready_ns is not None]
-    stopped = [capture.stopped_ns for capture in running if capture.stopped_ns is not None]
-    if len(ready) == len(stopped) == len(running) and all(counts.complete for counts in recorded.counts.values()):
-        recorded.window_ns = (max(ready), min(stopped))
-    return recorded, trouble
-
-
-def _reason(error: BaseException) -> str:
-    return f"interrupted ({error})" if isinstance(error, Interrupted) else str(error) or type(error).__name__
-
-
-def _wait_ready(captures: Sequence[Capture]) -> None:
-    deadline = time.monotonic() + READY_TIMEOUT_S
-    while True:
-        listening = [capture.listening() for capture in captures]  # asks each one: its time is taken at once
-        if all(listening):
-            return
-        for capture in captures:
-            if not capture.running:
-                words = capture.said().strip().replace("\n", "; ") or "no message"
-                raise LabError(f"tcpdump at {capture.point.name} ({capture.point.device}) did not start: {words}")
-        if time.monotonic() > deadline:
-            silent = ", ".join(capture.point.name for capture in captures if not capture.listening())
-            raise LabError(f"tcpdump is not listening after {READY_TIMEOUT_S:g} s at: {silent}")
-        time.sleep(_POLL_S)
-
-
-def _settle(captures: Sequence[Capture], wait_s: float) -> None:
-    """Wait, then ask until every point has read all it received and twice in a row no point received more."""
-    time.sleep(wait_s)
-    deadline = time.monotonic() + SETTLE_TIMEOUT_S
-    previous: list[Counts | None] = []
-    while True:
-        now = _ask_all(captures)
-        for capture, counts in zip(captures, now, strict=True):
-            if counts is None or not capture.running:
-                raise LabError(f"tcpdump at {capture.point.name} ended before it was told to (see {capture.log.name})")
-        if all(counts is not None and counts.complete for counts in now) and now == previous:
-            return
-        if time.monotonic() > deadline:
-            raise LabError(f"packets are still arriving or unread {SETTLE_TIMEOUT_S:g} s after the traffic ended")
-        previous = now
-        time.sleep(0.25)
-
-
-def _ask_all(captures: Sequence[Capture]) -> list[Counts | None]:
-    asked = [(capture, capture.ask()) for capture in captures]
-    deadline = time.monotonic() + 2.0
-    while not all(capture.answered(before) for capture, before in asked) and time.monotonic() < deadline:
-        time.sleep(_POLL_S)
-    return [capture.last_counts() for capture in captures]
-
-
-def _read_the_rest(captures: Sequence[Capture], recorded: Recorded) -> None:
-    """After a failure: give the kernel's one-second block timeout the time to hand over what it holds."""
-    try:
-        _settle([capture for capture in captures if capture.running], 0.0)
-    except (LabError, Interrupted) as error:
-        recorded.problems.append(_reason(error))
-
-
-def _stop(captures: Sequence[Capture], recorded: Recorded) -> None:
-    for capture in captures:
-        if not capture.running:
-            recorded.problems.append(f"tcpdump at {capture.point.name} ended before it was told to")
-    for capture in captures:
-        capture.stop()
-    deadline = time.monotonic() + STOP_TIMEOUT_S
-    for capture in captures:
-        if not capture.wait(max(0.0, deadline - time.monotonic())):
-            recorded.problems.append(f"tcpdump at {capture.point.name} did not stop and was killed")
-
-
-def _seal(capture: Capture, settings: Settings, recorded: Recorded) -> None:
-    name = capture.point.name
-    counts = capture.last_counts()
-    versions = tool_versions()
-    application = f"tcpdump {versions.get('tcpdump', '?')} libpcap {versions.get('libpcap', '?')}, sealed by pktrace"
-    end_ns = capture.stopped_ns  # unknown when it ended by itself: then the last packet is the end
-    final = counts if end_ns is not None else None
-    interface = InterfaceRecord(
-        name=name,
-        description=capture.point.description(),
-        filter=capture.point.filter,
-        start_ns=capture.ready_ns,
-        end_ns=end_ns,
-        received=final.received if final else None,
-        dropped=final.dropped if final else None,
-        interface_dropped=final.interface_dropped if final else None,
-        comment="counts and times provided by tcpdump and its recorder",
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="record",
+        usage="record OUT (--points NAME=IFACE[@NETNS] ... | --lab NAME) [options] [-- COMMAND ...]",
+        description="Record at several points at once, while COMMAND runs, and seal what was recorded.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
+    parser.add_argument("out", type=Path, metavar="OUT", help="run folder to make")
+    where = parser.add_argument_group("where")
+    where.add_argument(
+        "--points",
+        nargs="+",
+        action=_NamePoints,
+        default=[],
+        metavar="NAME=IFACE[@NETNS]",
+        help="detection points; may be given several times",
+    )
+    where.add_argument("--netns", metavar="NS", help="namespace of the points that name none")
+    where.add_argument("--lab", "--name", metavar="NAME", help="the points, paths and rules of a lab that is up")
+    where.add_argument(
+        "--ssh",
+        default="",
+        metavar="PREFIX",
+        help="command prefix of another host; the --points after it are there ('' is here again)",
+    )
+    where.add_argument(
+        "--any",
+        action="store_true",
+        help="one capture of all devices per namespace, with directions; without --points, each device is a point",
+    )
+    what = parser.add_argument_group("what")
+    what.add_argument("--filter", default="", metavar="EXPR", help="capture filter of every point (pcap-filter(7))")
+    what.add_argument(
+        "--snaplen", type=int, default=Settings.snaplen, help="bytes kept per packet, 0 for all (%(default)s)"
+    )
+    what.add_argument("--direction", action="store_true", help="write each packet's direction (two captures per point)")
+    what.add_argument(
+        "--kernel-drops", action="store_true", help="also record which packets the kernel drops, and why (bpftrace)"
+    )
+    until = parser.add_argument_group("until (whatever comes first; COMMAND is then ended)")
+    until.add_argument("--duration", type=float, metavar="S", help="seconds")
+    until.add_argument("--count", metavar="N[@POINT]", help="packets at a point (default: the first)")
+    how = parser.add_argument_group("how")
+    how.add_argument(
+        "--tool", choices=("tcpdump", "dumpcap"), default=Settings.tool, help="what captures (%(default)s)"
+    )
+    how.add_argument(
+        "--buffer", type=int, default=Settings.buffer_kib, metavar="KIB", help="buffer of each capture (%(default)s)"
+    )
+    how.add_argument("--ring", metavar="MB:FILES", help="keep only the last FILES files of MB million bytes, per point")
+    how.add_argument(
+        "--threshold",
+        type=float,
+        default=Settings.threshold_s,
+        metavar="S",
+        help="loss threshold: go on so long after the traffic (%(default)s)",
+    )
+    how.add_argument(
+        "--sentinels", metavar="ADDR[@NETNS]", help="bound the window by pings to ADDR, which must pass the points"
+    )
+    how.add_argument("--keep-raw", action="store_true", help="keep the capture tool's own files beside the sealed ones")
+    run = parser.add_argument_group("what run.toml says")
+    run.add_argument("--paths", type=Path, metavar="FILE", help="TOML with [[path]] and [[rule]] tables, copied in")
+    run.add_argument("--run-name", default="", help="name (default: the folder's)")
+    run.add_argument("--description", default="", help="one sentence")
+    run.add_argument("--rules", type=Path, help="with --lab: the rules the lab was brought up with")
+    run.add_argument("--no-context", action="store_true", help="leave out links, addresses, rule sets and settings")
+    return parser
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    snaplen, threshold, buffer_kib = options.snaplen, options.threshold, options.buffer
+    if snaplen and not 64 <= snaplen <= 262144:
+        raise CannotStart("--snaplen takes 0 (whole packets) or 64..262144")
+    if not 0 < threshold <= 600:
+        raise CannotStart("--threshold takes more than 0 and at most 600 seconds")
+    if not 4 <= buffer_kib <= 2_000_000:
+        raise CannotStart("--buffer takes 4..2000000 KiB")
+    if options.sentinels and 0 < snaplen < SMALLEST_SNAPLEN:
+        raise CannotStart(f"--sentinels needs --snaplen {SMALLEST_SNAPLEN} or more: they are known by their payload")
+    remote = any(not named.host.is_local for named in options.points)
+    if remote and (options.ring or options.tool == "dumpcap"):
+        raise CannotStart("--ssh takes neither --ring nor --tool dumpcap: the packets come back as one stream")
+    if options.any and options.direction:
+        raise CannotStart("--any tells directions already; leave out --direction")
+    if options.ring and (options.any or options.direction):
+        raise CannotStart("--ring does not go with --any or --direction")
+    return Settings(
+        snaplen=snaplen,
+        buffer_kib=buffer_kib,
+        threshold_s=threshold,
+        keep_raw=options.keep_raw,
+        tool=options.tool,
+        ring=_ring(options.ring) if options.ring else None,
+    )
+
+
+def _ring(text: str) -> Ring:
+    size, _, files = text.partition(":")
+    if not (size.isdecimal() and files.isdecimal() and 1 <= int(size) <= 100_000 and 2 <= int(files) <= 9999):
+        raise CannotStart(f"--ring {text!r}: write MB:FILES, such as 100:10 (at least 2 files)")
+    return Ring(int(size), int(files))
+
+
+def _ending(options: argparse.Namespace, command: Sequence[str], points: Sequence[Point]) -> Ending:
+    if command and shutil.which(command[0]) is None:
+        raise CannotStart(f"cannot run {command[0]}: there is no such command")
+    if options.duration is not None and options.duration <= 0:
+        raise CannotStart("--duration takes more than 0 seconds")
+    count, where = None, points[0].name
+    if options.count is not None:
+        number, _, named = options.count.partition("@")
+        where = named or where
+        if not number.isdecimal() or int(number) == 0:
+            raise CannotStart(f"--count {options.count!r}: write N or N@POINT")
+        if where not in {point.name for point in points}:
+            raise CannotStart(f"--count {options.count!r}: there is no point {where!r}")
+        count = int(number)
+    return Ending(tuple(command), options.duration, count, where)
+
+
+def _points(options: argparse.Namespace) -> list[Point]:
+    points = [parse_point(text, options.netns, named.host) for named in options.points for text in named.texts]
+    if options.any and not points:
+        here = [name for name in interfaces(LOCAL, options.netns).values() if name not in ("lo", ANY_DEVICE)]
+        points = [parse_point(f"{name.replace('.', '_')}={name}", options.netns, LOCAL) for name in here]
+    check_points(points)
+    return points
+
+
+def _fragment(file: Path | None, points: Sequence[Point]) -> str:
+    if file is None:
+        return ""
     try:
-        sealed = seal(capture.raw, capture.sealed, interface, os_name=kernel(), application=application)
-    except (LabError, OSError) as error:
-        recorded.problems.append(f"cannot seal {name}: {error}")
-        return
-    recorded.sealed[name] = sealed
-    if final is None:
-        recorded.problems.append(f"{name}: tcpdump did not say what it received")
+        text = file.read_text(encoding="utf-8")
+        check_fragment(text, [point.name for point in points])
+    except (OSError, ValueError) as error:  # TOMLDecodeError is a ValueError
+        why = error.strerror if isinstance(error, OSError) else error
+        kind = "no valid TOML: " if isinstance(error, tomllib.TOMLDecodeError) else ""
+        raise CannotStart(f"--paths {file}: {kind}{why}") from error
+    return text
+
+
+def _record(options: argparse.Namespace, command: Sequence[str]) -> Recorded:
+    settings = _settings(options)
+    if options.lab and (options.points or options.paths or options.netns):
+        raise CannotStart("--lab brings its own points and paths: give it without --points, --netns and --paths")
+    if options.out.exists():
+        raise CannotStart(f"{options.out} exists already: name another folder, or remove it")
+    words = f"recorded while running: {shlex.join(command)}" if command else "recorded at all points"
+    name, description = options.run_name or options.out.resolve().name, options.description or words
+    sentinels = parse_sentinels(options.sentinels, options.netns) if options.sentinels else None
+    need_root("recording")
+    if options.lab:
+        from .service_chain import chain_plan, record_planned  # the chain of the lab builds on this module
+        from .topology import DEFAULT_RULES, Lab
+
+        need_tools(TOOLS)
+        lab, rules_file = Lab(options.lab), options.rules or DEFAULT_RULES
+        plan = chain_plan(lab, rules_file, name, description, settings)
     else:
-        recorded.counts[name] = final
-        if not final.complete:
-            unread = final.received - final.dropped - final.captured
-            recorded.problems.append(f"{name}: {unread} packets were received and never read")
-        if sealed.cut or sealed.packets != final.captured:
-            recorded.problems.append(f"{name}: {final.captured} packets captured, {sealed.packets} in the file")
-    if not settings.keep_raw:
-        capture.raw.unlink()
+        need_tools({**_NEEDED, **({"dumpcap": "wireshark-common"} if settings.tool == "dumpcap" else {})})
+        points = _points(options)
+        plan = RunPlan(name, description, points, settings, fragment=_fragment(options.paths, points))
+    points = with_filter_beside(with_filter(plan.points, options.filter), sentinels)
+    groups = (one_per_namespace if options.any else two_per_point if options.direction else one_per_point)(points)
+    plan = replace(plan, points=points, groups=groups, sentinels=sentinels, kernel_drops=options.kernel_drops)
+    ending = _ending(options, command, points)
+    if options.lab:
+        return record_planned(lab, options.out, plan, ending.wait, rules_file=rules_file)
+    return _record_anywhere(options.out, plan, ending, surroundings=not options.no_context)
 
 
-def new_folder(folder: Path) -> None:
-    """Make the run folder; LabError if something is there: a recording is never overwritten."""
-    try:
-        folder.mkdir(parents=True)
-    except FileExistsError as error:
-        raise LabError(f"{folder} exists already: name another folder, or remove it") from error
-    except OSError as error:
-        raise LabError(f"cannot make {folder}: {error.strerror}") from error
+def _record_anywhere(folder: Path, plan: RunPlan, ending: Ending, *, surroundings: bool) -> Recorded:
+    """Record on hosts that are not ours: nothing is set or reset there, and what cannot be had is noted."""
+    roles: dict[str, Place] = {}
+    for host, namespace in places(plan.points):
+        roles[" ".join(filter(None, [host.label(), namespace])) or "host"] = (host, namespace)
 
+    def before(context: Context) -> None:
+        if surroundings:
+            context.write_surroundings()
+            context.write_counters("before")
+        else:
+            context.write_tools()
 
-def what_is_left(folder: Path) -> str:
-    """Half a sentence for the user about an interrupted recording."""
-    return f"what there was is in {folder}" if folder.exists() else "nothing was recorded yet"
+    def after(context: Context) -> None:
+        if surroundings:
+            context.write_counters("after")
+            context.write_links("after")
 
-
-def _command(arguments: Sequence[str]) -> Callable[[], None]:
-    """The traffic of the command line: a command to run, or nothing until Ctrl-C."""
-
-    def run_it() -> None:
-        with Children() as children:
-            code = children.start(arguments, stdout=None).wait()
-        if code != 0:
-            raise LabError(f"the command ended with exit code {code}: {' '.join(arguments)}")
-
-    return run_it
+    return record_run(
+        folder,
+        plan,
+        before=before,
+        traffic=ending.wait,
+        after=after,
+        context=lambda where: Context(where, roles, strict=False),
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry of ``record.py``; exit 0 done, 1 failed (what there is, is sealed), 2 usage, 130 interrupted."""
-    from .service_chain import record_chain  # the chain of the lab builds on this module
-    from .topology import DEFAULT_NAME, DEFAULT_RULES, Lab
-
-    parser = argparse.ArgumentParser(
-        prog="record.py",
-        description="Record at every point of a lab that is up, while COMMAND runs.",
-        epilog="example: record.py /tmp/run --name demo -- ip netns exec demo-client ping -c 9 10.77.0.1",
-    )
-    parser.add_argument("out", type=Path, help="run folder to make")
-    parser.add_argument("--name", default=DEFAULT_NAME, help="name of the lab (default: %(default)s)")
-    parser.add_argument("--run-name", default="", help="name in run.toml (default: the folder's)")
-    parser.add_argument("--description", default="", help="one sentence for run.toml")
-    parser.add_argument("--rules", type=Path, default=DEFAULT_RULES, help="the rules the lab was brought up with")
-    parser.add_argument("--snaplen", type=int, default=Settings.snaplen, help="bytes kept per packet (%(default)s)")
-    parser.add_argument("--threshold", type=float, default=Settings.threshold_s, help="loss threshold, s (%(default)s)")
-    parser.add_argument("--keep-raw", action="store_true", help="keep tcpdump's own pcap files beside the sealed ones")
-    parser.add_argument("command", nargs="+", metavar="COMMAND", help="what to run meanwhile, after --")
-    options = parser.parse_args(arguments)
-    if not 64 <= options.snaplen <= 262144 or not 0 < options.threshold <= 600:
-        parser.error("--snaplen takes 64..262144, --threshold more than 0 and at most 600 seconds")
+    """Entry of ``record``; exit 0 done, 1 failed (what there is, is sealed), 2 not started, 130 interrupted."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    cut = given.index("--") if "--" in given else len(given)
+    parser = _parser()
+    options = parser.parse_args(given[:cut])
+    if cut == len(given) - 1:
+        parser.error("there is no COMMAND after --")
     try:
-        need_root("recording")
-        need_tools(TOOLS)
         with interruptible():
-            recorded = record_chain(
-                Lab(options.name),
-                options.out,
-                _command(options.command),
-                rules_file=options.rules,
-                run_name=options.run_name or options.out.resolve().name,
-                description=options.description or f"recorded while running: {' '.join(options.command)}",
-                settings=Settings(snaplen=options.snaplen, threshold_s=options.threshold, keep_raw=options.keep_raw),
-            )
+            recorded = _record(options, given[cut + 1 :])
+    except CannotStart as error:
+        print(f"record: {error}", file=sys.stderr)
+        return 2
     except LabError as error:
         print(f"record: {error}", file=sys.stderr)
         return 1
     except Interrupted as error:
         print(f"record: interrupted ({error}); {what_is_left(options.out)}", file=sys.stderr)
         return 130
-    for point, counts in recorded.counts.items():
-        print(f"{point}: {counts.captured} captured, {counts.dropped} dropped", file=sys.stderr)
+    for name, counts in recorded.counts.items():
+        print(f"{name}: {counts.captured} captured, {counts.dropped} dropped", file=sys.stderr)
+    for note in recorded.notes:
+        print(f"record: note: {note}", file=sys.stderr)
     print(options.out)
     return 0
 

@@ -35,18 +35,38 @@ class PathTable:
 
 
 @dataclass(frozen=True)
+class PointTable:
+    """One ``[[point]]``; ``interface`` where a file has several."""
+
+    name: str
+    captures: tuple[str, ...] = ()
+    clock: str = "host"
+    interface: str = ""
+
+    def table(self) -> dict[str, Any]:
+        captures = [f"captures/{file}" for file in self.captures or (f"{self.name}.pcapng",)]
+        table: dict[str, Any] = {"name": self.name, "captures": captures}
+        if self.interface:
+            table["interface"] = self.interface
+        return {**table, "clock": self.clock}
+
+
+@dataclass(frozen=True)
 class RunFile:
-    """Everything that ``run.toml`` says. ``window_ns`` is None when no span is certain."""
+    """Everything that ``run.toml`` says. ``window_ns`` is None when no span is certain.
+
+    ``fragment`` is TOML text with ``[[path]]``, ``[[rule]]`` and ``[[criterion]]`` tables, copied in as it stands.
+    """
 
     name: str
     description: str
     started: datetime
-    points: Sequence[str]
+    points: Sequence[PointTable]
     paths: Sequence[PathTable] = ()
     rules: Sequence[Mapping[str, Any]] = ()
     window_ns: tuple[int, int] | None = None
     threshold: str = "2s"
-    clock: str = "host"
+    fragment: str = ""
 
     def document(self) -> dict[str, Any]:
         """The content, as a TOML reader returns it."""
@@ -59,9 +79,7 @@ class RunFile:
         if self.window_ns is not None:
             document["window"] = {"start_ns": self.window_ns[0], "end_ns": self.window_ns[1]}
         document["loss"] = {"threshold": self.threshold}
-        document["point"] = [
-            {"name": point, "captures": [f"captures/{point}.pcapng"], "clock": self.clock} for point in self.points
-        ]
+        document["point"] = [point.table() for point in self.points]
         for key, tables in (("path", [path.table() for path in self.paths]), ("rule", list(self.rules))):
             if tables:
                 document[key] = tables
@@ -73,7 +91,29 @@ class RunFile:
         text = render(document)
         if tomllib.loads(text) != document:
             raise AssertionError("run.toml would not read back as it was meant")
-        return text
+        return f"{text}\n{self.fragment.strip()}\n" if self.fragment.strip() else text
+
+
+def check_fragment(text: str, points: Sequence[str]) -> None:
+    """ValueError, with a sentence, unless ``text`` may be copied into a ``run.toml`` that has these points."""
+    document = tomllib.loads(text)
+    unknown = set(document) - {"path", "rule", "criterion"}
+    if unknown:
+        raise ValueError(f"{', '.join(sorted(unknown))}: only [[path]], [[rule]] and [[criterion]] tables belong here")
+    for key, tables in document.items():
+        if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+            raise ValueError(f"{key}: write it as [[{key}]] tables")
+    names = set()
+    for path in document.get("path", []):
+        names.add(path.get("name"))
+        missing = [name for name in [*path.get("points", []), *path.get("detour", [])] if name not in points]
+        if missing:
+            raise ValueError(
+                f"path {path.get('name')!r}: there is no point {missing[0]!r}; the points are {', '.join(points)}"
+            )
+    for rule in document.get("rule", []):
+        if rule.get("path") not in names:
+            raise ValueError(f"rule {rule.get('id')!r}: there is no path {rule.get('path')!r}")
 
 
 def render(document: Mapping[str, Any]) -> str:

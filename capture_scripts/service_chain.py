@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from .context import Context, counters
+from .captures import Settings
+from .context import Context, counters, lab_places
 from .nft_rules import Rule, default_counter, load_rules
-from .processes import LabError
-from .record import Point, Recorded, Settings, new_folder, record
-from .run_file import PathTable, RunFile
+from .points import Point
+from .processes import CannotStart
+from .recording import Recorded, Running
+from .run_file import PathTable
+from .run_folder import RunPlan, record_run
 from .topology import AGENT1, PVM1, PVM3, ROLES, Lab
 
 # Detection points: name in the run, device in the host's namespace.
@@ -62,7 +64,7 @@ def points(lab: Lab) -> list[Point]:
 
 
 def check_rules(lab: Lab, rules: Sequence[Rule]) -> None:
-    """LabError if the lab's filter does not have exactly the counters of these rules."""
+    """CannotStart if the lab's filter does not have exactly the counters of these rules."""
     expected = {rule.counter for rule in rules} | {default_counter(AGENT1, path) for path in ("ingress", "egress")}
     found = {
         name
@@ -70,7 +72,24 @@ def check_rules(lab: Lab, rules: Sequence[Rule]) -> None:
         if name.startswith(("in", "eg")) and not name.endswith(("_other", "_back"))
     }
     if found != expected:
-        raise LabError(f"lab {lab.name!r} was brought up with other rules: give record the same --rules as 'lab up'")
+        raise CannotStart(f"lab {lab.name!r} was brought up with other rules: give record the same --rules as 'lab up'")
+
+
+def chain_plan(lab: Lab, rules_file: Path, run_name: str, description: str, settings: Settings) -> RunPlan:
+    """The plan of a recording at all points of a lab; CannotStart unless it is up, with these rules."""
+    rules = load_rules(rules_file)
+    if lab.status() != "up":
+        raise CannotStart(f"lab {lab.name!r} is {lab.status()}: bring it up with 'lab up --name {lab.name}'")
+    check_rules(lab, rules)
+    return RunPlan(
+        name=run_name,
+        description=description,
+        points=points(lab),
+        settings=settings,
+        paths=PATHS,
+        rules=[rule.written for rule in rules],
+        drops_in=[lab.namespace(role) for role in ROLES],
+    )
 
 
 def record_chain(
@@ -88,47 +107,30 @@ def record_chain(
     A recording that failed or was interrupted is written too, with ``context/incomplete.txt`` and without a
     window; then the cause is raised: LabError, Interrupted, or what ``traffic`` raised.
     """
-    rules = load_rules(rules_file)
-    if lab.status() != "up":
-        raise LabError(f"lab {lab.name!r} is {lab.status()}: bring it up with 'lab up --name {lab.name}'")
-    check_rules(lab, rules)
-    new_folder(folder)
-    context = Context(folder / "context", {role: lab.namespace(role) for role in ROLES})
+    plan = chain_plan(lab, rules_file, run_name, description, settings)
+    return record_planned(lab, folder, plan, lambda _: traffic(), rules_file=rules_file)
 
-    def before() -> None:
-        context.write_surroundings(rules)
+
+def record_planned(
+    lab: Lab, folder: Path, plan: RunPlan, traffic: Callable[[Running], None], *, rules_file: Path
+) -> Recorded:
+    """As ``record_chain``, by a plan that may differ from that of ``chain_plan``."""
+
+    def before(context: Context) -> None:
+        context.write_surroundings(load_rules(rules_file))
         context.reset_counters()
         context.write_counters("before")
 
-    try:
-        recorded, trouble = record(
-            folder,
-            points(lab),
-            settings,
-            before=before,
-            traffic=traffic,
-            after=lambda: context.write_counters("after"),
-        )
-    except BaseException:  # not one point was certain yet: nothing was recorded, and the folder is ours
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    if recorded.problems:
-        text = "".join(f"{problem}\n" for problem in recorded.problems)
-        (folder / "context" / "incomplete.txt").write_text(text, encoding="utf-8")
-        description = f"INCOMPLETE ({recorded.problems[0]}): {description}"
-    run_file = RunFile(
-        name=run_name,
-        description=description,
-        started=recorded.started,
-        points=tuple(DEVICES),
-        paths=PATHS,
-        rules=[rule.written for rule in rules],
-        window_ns=None if recorded.problems else recorded.window_ns,
-        threshold=f"{settings.threshold_s:g}s",
+    def after(context: Context) -> None:
+        context.write_counters("after")
+        context.write_links("after")
+
+    places = lab_places({role: lab.namespace(role) for role in ROLES})
+    return record_run(
+        folder,
+        plan,
+        before=before,
+        traffic=traffic,
+        after=after,
+        context=lambda where: Context(where, places, "host"),
     )
-    (folder / "run.toml").write_text(run_file.text(), encoding="utf-8")
-    if trouble is not None:
-        raise trouble
-    if recorded.problems:
-        raise LabError(f"{folder} is incomplete: {'; '.join(recorded.problems)}")
-    return recorded

@@ -21,8 +21,9 @@ from capture_scripts.check_run import expected_points, matches
 from capture_scripts.nft_rules import compile_filter, load_rules, parse_rules
 from capture_scripts.plan import kinds, make_plan
 from capture_scripts.processes import LabError
-from capture_scripts.run_file import RunFile
+from capture_scripts.run_file import PointTable, RunFile
 from capture_scripts.service_chain import DEVICES, PATHS
+from capture_scripts.sources import one_per_point
 from capture_scripts.traffic import frame
 
 SCRIPTS = Path(topology.__file__).parent
@@ -168,7 +169,8 @@ def test_capinfos_reads_it(tmp_path: Path) -> None:
     ],
 )
 def test_counts_from_the_words_of_tcpdump(tmp_path: Path, said: str, counts: tuple[int, ...]) -> None:
-    capture = record.Capture(record.Point("punt", "punt1"), tmp_path, record.Settings())
+    (group,) = one_per_point([record.Point("punt", "punt1")])
+    capture = record.Capture(group.sources[0], tmp_path, record.Settings())
     assert capture.last_counts() is None
     capture.log.write_text("tcpdump: listening on punt1\n0 packets captured, 4 packets\n" + said)
     assert capture.last_counts() == record.Counts(*counts)
@@ -254,7 +256,7 @@ def test_run_toml_reads_back() -> None:
         name='quoted "name" \x7f',
         description="ä\n",
         started=datetime(2026, 11, 23, 5, 0, 0, 123456, tzinfo=UTC),
-        points=tuple(DEVICES),
+        points=[PointTable(name) for name in DEVICES],
         paths=PATHS,
         rules=rules,
         window_ns=(START, END),
