@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def check_rules(lab: Lab, rules: Sequence[Rule]) -> None:
     found = {
         name
         for name in counters(lab.namespace("host"))
-        if name.startswith(("in", "eg")) and not name.endswith(("_other", "_back"))
+        if name.startswith(("in1_", "eg1_")) and not name.endswith(("_other", "_back"))
     }
     if found != expected:
         raise CannotStart(f"lab {lab.name!r} was brought up with other rules: give record the same --rules as 'lab up'")
@@ -124,6 +125,8 @@ def record_planned(
     def after(context: Context) -> None:
         context.write_counters("after")
         context.write_links("after")
+        if lab.state.journal.exists():
+            shutil.copyfile(lab.state.journal, folder / "context" / "lab-journal.jsonl")
 
     places = lab_places({role: lab.namespace(role) for role in ROLES})
     return record_run(

@@ -25,6 +25,7 @@ _COMMANDS = {
     "rules": ("pktrace.cli.show", "What each filter rule says and what the filter did (mode 1)."),
     "losses": ("pktrace.cli.show", "Lost packets and the stage where each was lost."),
     "explain": ("pktrace.cli.explain", "The life of one packet, point by point."),
+    "trace": ("pktrace.cli.trace", "Record some packets at the points of a chain, then show where they went."),
     "observe": ("pktrace.cli.observe", "Decode any captures into an observations table."),
 }
 

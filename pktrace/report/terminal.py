@@ -16,6 +16,7 @@ from pktrace.schema import RULE_VERDICTS
 
 _MISSES = tuple(name for name in RULE_VERDICTS if name != "hit")
 _WIDE = 120
+_WIDE_FOR_RULES = 150
 _NARROWEST = 80
 _STATUS_STYLE = {"verified": "green", "violated": "bold red", "undetermined": "yellow"}
 _SEVERITY_STYLE = {"error": "bold red", "data_loss": "yellow"}
@@ -203,7 +204,7 @@ def _falls_on_lost(latency: StageLatency) -> bool:
 def print_rules(analysis: Analysis, stream: IO[str]) -> None:
     """Mode 1 only."""
     out = console(stream)
-    tables = rules_tables(analysis, out.width >= _WIDE)
+    tables = rules_tables(analysis, out.width >= _WIDE_FOR_RULES)
     _print_tables(out, tables, "Rules: no path of this run has a filter (a detour or rules).")
 
 

@@ -1,0 +1,60 @@
+"""Single packets in full, as Wireshark's dissectors see them (tshark through pyshark); never on the main path."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from pktrace.errors import CallerError
+from pktrace.report.words import safe
+
+# Fields in which tshark says again what another field has said.
+_REPEATS = ("[", "(resolved)", "OUI:", "LG bit", "IG bit", "Source or Destination", "Address:", "(LE)")
+_MOST_PACKETS = 1000
+_MOST_FRAMES_A_CALL = 200  # tshark takes its filter as one argument
+
+
+def dissect(capture: Path, frames: Sequence[int]) -> dict[int, list[str]]:
+    """Headers of some packets of a capture file, a line per layer.
+
+    Args:
+        frames: 1-based, as Wireshark counts; at most 1,000 of them are shown.
+
+    Returns:
+        Lines by frame.
+
+    Raises:
+        CallerError: tshark is not installed.
+    """
+    if shutil.which("tshark") is None:
+        raise CallerError("--detail needs tshark to dissect packets; install the package tshark, or leave --detail out")
+    import pyshark
+
+    found: dict[int, list[str]] = {}
+    wanted = sorted(set(frames))[:_MOST_PACKETS]
+    for begin in range(0, len(wanted), _MOST_FRAMES_A_CALL):
+        part = wanted[begin : begin + _MOST_FRAMES_A_CALL]
+        numbers = ", ".join(map(str, part))
+        packets = pyshark.FileCapture(
+            str(capture), display_filter=f"frame.number in {{{numbers}}}", keep_packets=False, use_json=False
+        )
+        try:
+            for packet in packets:
+                found[int(packet.number)] = [_layer_line(layer) for layer in packet.layers]
+        finally:
+            packets.close()
+    return found
+
+
+def _layer_line(layer: object) -> str:
+    """One layer: its name and its fields with their values, without what only repeats other fields."""
+    name = str(getattr(layer, "layer_name", "")).upper()
+    fields = []
+    for field in getattr(layer, "field_names", []):
+        value = getattr(layer, field, None)
+        shown = getattr(value, "showname", None)
+        if not shown or any(word in str(shown) for word in _REPEATS):
+            continue
+        fields.append(" ".join(str(shown).split()))
+    return safe(f"{name}: {'; '.join(fields)}")
