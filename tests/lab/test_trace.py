@@ -82,7 +82,11 @@ def test_mode_1_verifies_rules_and_dumps_packets(lab: str, pings: None, tmp_path
         "trace", "-m", 1, "-c", 4, "--proto", "icmp", "--detail", "--rules", rules, *points(lab), "-o", tmp_path / "run"
     )
     assert told.returncode == 0, told.stderr
-    assert re.search(r"punt-echo +punt +\d+ +\d+ +– +verified", told.stdout)
+    assert re.search(r"punt-echo +punt +\d+ +\d+ ", told.stdout)
+    found = pl.read_parquet(tmp_path / "run/results/rules.parquet").filter(pl.col("rule") == "punt-echo").to_dicts()[0]
+    # The pings go on when the recording ends: one may be on its way, and that is undetermined.
+    assert found["hit"] >= 4
+    assert found["matched"] - found["hit"] == found["undetermined"] <= 1
     assert "uplink, frame 1:" in told.stdout
     assert "Type: 8 (Echo (ping) request)" in told.stdout
     assert "the same headers" in told.stdout
