@@ -9,8 +9,8 @@ from pathlib import Path
 from pktrace.errors import CallerError
 from pktrace.report.words import safe
 
-# Fields in which tshark says again what another field has said.
-_REPEATS = ("[", "(resolved)", "OUI:", "LG bit", "IG bit", "Source or Destination", "Address:", "(LE)")
+# Fields in which tshark says again what another field has said, or what depends on when it was captured.
+_REPEATS = ("[", "(resolved)", "OUI:", "LG bit", "IG bit", "Source or Destination", "Address:", "(LE)", "(relative)")
 _MOST_PACKETS = 1000
 _MOST_FRAMES_A_CALL = 200  # tshark takes its filter as one argument
 
