@@ -21,12 +21,17 @@ E    egress   fi1, egress hook       4 bypass     vnic (the rule has counted it)
 F    egress   sp1, ingress hook      3 vswitch    switchport
 G    from-pvm3 vnic3, ingress hook   0 vswitch    vnic3
 ==== ======== ====================== ============ ============================================
+
+A second agent has the same places on its own devices (punt2, p2, ...), with counters of its own. In front of
+a user-space forwarder the places in the service are at the egress hook of r1 instead of the ingress hook of
+p1: a packet socket sees a packet before the ingress hook drops it.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 MARK = b"PKTR"
 NO_DROP = "-"
@@ -73,6 +78,7 @@ KERNEL_TCP_STAGE = {"ingress": 2, "egress": 1}
 SINK_COUNTER = "sink_marked"
 SINKS = ("client", "pvm1", "pvm3")
 _PROTECTED_MAC = "02:77:00:00:00:01"
+_OF_AGENT = ("punt1", "p1", "ret1", "vnic1", "fi1", "sp1")
 
 
 def _marked(code: str, statement: str) -> list[str]:
@@ -84,32 +90,53 @@ def _marked(code: str, statement: str) -> list[str]:
     ]
 
 
+def _in_service(agent: int, forwarders: Collection[int]) -> tuple[str, str]:
+    """Device and hook where a service loses packets for all to see: after its entry, before its exit."""
+    return (f"r{agent}", "egress") if agent in forwarders else (f"p{agent}", "ingress")
+
+
 def _counted(name: str) -> str:
     return f"counter name {name} drop"
 
 
-def ruleset(role: str) -> str:
-    """The nft script of all known losses in the namespace of ``role``; empty where there are none."""
+def places(agents: int = 1) -> tuple[Place, ...]:
+    """The places of a lab with one agent or two."""
+    second = [
+        replace(place, device=place.device[:-1] + "2", counter=place.counter[:-1] + "2")
+        for place in PLACES
+        if place.device in _OF_AGENT
+    ]
+    return (*PLACES, *second) if agents == 2 else PLACES
+
+
+def ruleset(role: str, agents: int = 1, forwarders: Collection[int] = ()) -> str:
+    """The nft script of all known losses in the namespace of ``role``; empty where there are none.
+
+    ``forwarders``: the agents whose service is a forwarder in user space. The script replaces what an earlier
+    one has installed; counters start from zero.
+    """
     counters: list[str] = []
     chains: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for place in PLACES:
+    for place in places(agents):
         if place.namespace == role:
             counters.append(place.counter)
-            chains[place.device, place.hook] += _marked(place.code, _counted(place.counter))
+            at = _in_service(int(place.device[1:]), forwarders) if role == "svm" else (place.device, place.hook)
+            chains[at] += _marked(place.code, _counted(place.counter))
     if role == "svm":
+        service = _in_service(1, forwarders)
         counters += [IDENTICAL_COUNTER, *KERNEL_TCP_COUNTERS.values()]
         # Identical datagrams cannot be told apart, so one in their number is dropped: a count, not a packet.
         once = f"numgen inc mod {IDENTICAL_SENT} == 7 {_counted(IDENTICAL_COUNTER)}"
-        chains["p1", "ingress"] += _marked(IDENTICAL, once)[:1]
+        chains[service] += _marked(IDENTICAL, once)[:1]
         # Marked packets to the same port have their own losses and are left out of what follows.
-        chains["p1", "ingress"].append(f"meta l4proto tcp @ih,8,32 0x{MARK.hex()} accept;")
+        chains[service].append(f"meta l4proto tcp @ih,8,32 0x{MARK.hex()} accept;")
         for path, side in (("ingress", "daddr"), ("egress", "saddr")):
-            chains["p1", "ingress"] += [
+            chains[service] += [
                 f"ether {side} {_PROTECTED_MAC} tcp {port} {KERNEL_TCP_PORT} "
                 f"numgen random mod 100 < {KERNEL_TCP_LOSS_PERCENT} {_counted(KERNEL_TCP_COUNTERS[path])};"
                 for port in ("dport", "sport")
             ]
-    if role in SINKS:
+    if role in (*SINKS, "pvm2"):
         # Behind the last point: no marked packet reaches a socket, so none is answered.
         counters.append(SINK_COUNTER)
         word = MARK.hex()
@@ -119,7 +146,7 @@ def ruleset(role: str) -> str:
         ]
     if not counters:
         return ""
-    lines = ["table netdev known_loss {"]
+    lines = ["table netdev known_loss {", "}", "delete table netdev known_loss", "table netdev known_loss {"]
     lines += [f"    counter {name} {{\n    }}" for name in counters]
     for (device, hook), rules in chains.items():
         lines.append(f"    chain {device}_{hook} {{")

@@ -57,6 +57,21 @@ class Agent:
     def counter(self, path: str, name: str) -> str:
         return f"{PATHS[path]}{self.number}_{name}"
 
+    @property
+    def switch_port(self) -> str:
+        """The port of the switch that the filter hangs on."""
+        return f"sp{self.number}"
+
+    @property
+    def service_in(self) -> str:
+        """The device of the service namespace at which what was punted arrives, in both directions."""
+        return f"p{self.number}"
+
+    @property
+    def service_out(self) -> str:
+        """The device of the service namespace by which it leaves."""
+        return f"r{self.number}"
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -76,7 +91,10 @@ class Rule:
 
     def statements(self, verdict: str) -> list[str]:
         """nft rules that together match what this rule matches; all of them share its counter."""
-        tail = f"counter name {self.counter} {verdict};"
+        return self.matching(f"counter name {self.counter} {verdict};")
+
+    def matching(self, tail: str) -> list[str]:
+        """nft rules that do ``tail`` with what this rule matches; no packet fits two of them."""
         families = self.families()
         protocols = self.protocols or (WITH_PORTS if self.sports or self.dports else ())
         if self.icmp_types:
@@ -229,12 +247,16 @@ def default_counter(agent: Agent, path: str) -> str:
     return agent.counter(path, "default")
 
 
-def compile_filter(rules: Sequence[Rule], agent: Agent) -> str:
-    """The nft script of one agent: its filter in both directions and the way back from the service."""
+def compile_filter(rules: Sequence[Rule], agent: Agent, unreachable: Sequence[Rule] = ()) -> str:
+    """The nft script of one agent: its filter in both directions and the way back from the service.
+
+    It takes the place of the agent's filter if there is one, in one step. ``unreachable`` rules stand behind
+    the default, where no packet comes: a fault that is made on purpose.
+    """
     other = {path: agent.counter(path, "other") for path in PATHS}
     back = {path: agent.counter(path, "back") for path in PATHS}
     back_other = f"back{agent.number}_other"
-    counters = [rule.counter for rule in rules]
+    counters = [rule.counter for rule in (*rules, *unreachable)]
     counters += [default_counter(agent, path) for path in PATHS] + [
         *other.values(),
         *back.values(),
@@ -244,7 +266,8 @@ def compile_filter(rules: Sequence[Rule], agent: Agent) -> str:
         "ingress": (agent.switch_side, agent.machine_side),
         "egress": (agent.machine_side, agent.switch_side),
     }
-    lines = [f"table netdev agent{agent.number} {{"]
+    table = f"table netdev agent{agent.number}"
+    lines = [f"{table} {{", "}", f"delete {table}", f"{table} {{"]
     lines += [f"    counter {name} {{\n    }}" for name in counters]
     for path, (hooked, onward) in sides.items():
         verdicts = {"forward": f'fwd to "{onward}"', "punt": f'fwd to "{agent.punt}"', "drop": "drop"}
@@ -253,7 +276,8 @@ def compile_filter(rules: Sequence[Rule], agent: Agent) -> str:
             hooked,
             [f'meta protocol != {{ ip, ip6 }} counter name {other[path]} fwd to "{onward}";']
             + [statement for rule in rules if rule.path == path for statement in rule.statements(verdicts[rule.action])]
-            + [f"counter name {default_counter(agent, path)} {verdicts['forward']};"],
+            + [f"counter name {default_counter(agent, path)} {verdicts['forward']};"]
+            + [s for rule in unreachable if rule.path == path for s in rule.statements(verdicts[rule.action])],
         )
     mac = agent.protected_mac
     lines += _chain(

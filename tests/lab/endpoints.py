@@ -1,0 +1,169 @@
+"""Sockets inside the namespaces of a lab, opened from here, and what tests do with them."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import socket
+import struct
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import pytest
+
+from capture_scripts import topology
+from capture_scripts.frames import Frame, VnetHeader, ones_sum
+
+MISSING = [tool for tool in (*topology.TOOLS, "ping") if shutil.which(tool) is None]
+needs_lab = [
+    pytest.mark.lab,
+    pytest.mark.skipif(os.geteuid() != 0, reason="the lab needs root: it makes network namespaces"),
+    pytest.mark.skipif(bool(MISSING), reason=f"the lab needs {', '.join(MISSING)}"),
+]
+
+PUNTED, FORWARDED = 53, 4000  # UDP ports: a punt rule, and the default
+CLIENT, PVM1 = topology.CLIENT, topology.PVM1
+Opened = TypeVar("Opened")
+_CLONE_NEWNET = 0x40000000
+_IP_RECVTTL = 12
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def inside(lab: topology.Lab, role: str, do: Callable[[], Opened]) -> Opened:
+    """Call ``do`` in a namespace of the lab. A socket stays in the namespace in which it was opened."""
+
+    def enter() -> Opened:
+        with open(f"/run/netns/{lab.namespace(role)}") as namespace:
+            if _libc.setns(namespace.fileno(), _CLONE_NEWNET) != 0:
+                raise OSError(ctypes.get_errno(), "setns")
+        return do()
+
+    with ThreadPoolExecutor(1) as thread:  # namespaces belong to threads, so ours stays where it is
+        return thread.submit(enter).result()
+
+
+class Tap:
+    """Every frame at one device, in both directions, as a capture would see it."""
+
+    def __init__(self, lab: topology.Lab, device: str, role: str = "host") -> None:
+        def opened() -> socket.socket:
+            tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+            tap.setsockopt(socket.SOL_SOCKET, 33, 16 << 20)  # SO_RCVBUFFORCE
+            tap.bind((device, 3))
+            tap.setblocking(False)
+            return tap
+
+        self._socket = inside(lab, role, opened)
+
+    def frames(self) -> list[Frame]:
+        """All IP frames since the last call."""
+        found = []
+        while True:
+            try:
+                frame = Frame(VnetHeader(), bytearray(self._socket.recv(70_000)))
+            except BlockingIOError:
+                return found
+            if frame.version:
+                found.append(frame)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def checksums_right(frame: Frame) -> bool:
+    """Network header and transport, computed from all bytes."""
+    if frame.version == 4 and ones_sum(frame.data[14 : frame.layer4]) != 0xFFFF:
+        return False
+    pseudo = frame.pseudo_sum() if frame.protocol != 1 else 0
+    total = pseudo + ones_sum(frame.data[frame.layer4 : frame.end])
+    return total % 0xFFFF == 0
+
+
+@dataclass(frozen=True)
+class Arrived:
+    payload: bytes
+    source: tuple[str, int]
+    ttl: int
+    dscp: int
+
+
+def udp_socket(lab: topology.Lab, role: str, address: str, port: int) -> socket.socket:
+    """A bound UDP socket that tells TTL and DSCP of what arrives."""
+    six = ":" in address
+
+    def opened() -> socket.socket:
+        made = socket.socket(socket.AF_INET6 if six else socket.AF_INET, socket.SOCK_DGRAM)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.setsockopt(socket.SOL_SOCKET, 33, 16 << 20)  # SO_RCVBUFFORCE
+        if six:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVHOPLIMIT, 1)
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
+        else:
+            made.setsockopt(socket.IPPROTO_IP, _IP_RECVTTL, 1)
+            made.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
+        made.bind((address, port))
+        made.settimeout(0.3)
+        return made
+
+    return inside(lab, role, opened)
+
+
+def receive_all(receiver: socket.socket, wait_s: float = 0.1) -> list[Arrived]:
+    """What is there, and what comes until nothing has come for ``wait_s``. Wrong checksums never come here."""
+    receiver.settimeout(wait_s)
+    found = []
+    while True:
+        try:
+            payload, control, _, source = receiver.recvmsg(70_000, 256)
+        except TimeoutError:
+            return found
+        said = {kind: struct.unpack("i", data.ljust(4, b"\0"))[0] for _, kind, data in control}
+        ttl = said.get(socket.IP_TTL, said.get(socket.IPV6_HOPLIMIT, -1))
+        tos = said.get(socket.IP_TOS, said.get(socket.IPV6_TCLASS, 0))
+        found.append(Arrived(payload, source[:2], ttl, tos >> 2))
+
+
+def numbered(count: int, length: int = 40) -> list[bytes]:
+    """Payloads that can be told apart."""
+    return [f"{number:06d}".encode().ljust(length, b".") for number in range(count)]
+
+
+@dataclass
+class Flow:
+    """UDP between client and pvm1; ``ingress`` is client to pvm1. The port is the one that rules know."""
+
+    lab: topology.Lab
+    version: int = 4
+    port: int = PUNTED
+    client_port: int = 20_001
+
+    def __post_init__(self) -> None:
+        near, far = (CLIENT.ipv4, PVM1.ipv4) if self.version == 4 else (CLIENT.ipv6, PVM1.ipv6)
+        self.client_address, self.machine_address = near, far
+        self.client = udp_socket(self.lab, "client", near, self.client_port)
+        self.machine = udp_socket(self.lab, "pvm1", far, self.port)
+
+    def send(self, payloads: list[bytes], path: str = "ingress", gap_s: float = 0.0) -> None:
+        for payload in payloads:
+            if path == "ingress":
+                self.client.sendto(payload, (self.machine_address, self.port))
+            else:
+                self.machine.sendto(payload, (self.client_address, self.client_port))
+            if gap_s:
+                time.sleep(gap_s)
+
+    def received(self, path: str = "ingress", wait_s: float = 0.1) -> list[Arrived]:
+        return receive_all(self.machine if path == "ingress" else self.client, wait_s)
+
+    def passed(self, payloads: list[bytes], path: str = "ingress", gap_s: float = 0.0) -> list[bytes]:
+        """Send them and return what arrived."""
+        self.send(payloads, path, gap_s)
+        return [one.payload for one in self.received(path)]
+
+    def close(self) -> None:
+        self.client.close()
+        self.machine.close()
