@@ -34,7 +34,7 @@ demo: $(VENV)/installed  ## Install pktrace into .venv and analyse the recorded 
 	@echo 'Plots:  $(RUN)/results/plots/ecdf.png and waterfall.png (and .svg)'
 	@echo
 	@echo 'Next:   $(VENV)/bin/pktrace losses $(RUN)'
-	@echo '        $(VENV)/bin/pktrace explain $(RUN) 1184'
+	@echo '        $(VENV)/bin/pktrace explain $(RUN) 368'
 	@echo '        $(VENV)/bin/pktrace analyze --help'
 	@echo '        make test'
 

@@ -82,11 +82,11 @@ _OF_AGENT = ("punt1", "p1", "ret1", "vnic1", "fi1", "sp1")
 
 
 def _marked(code: str, statement: str) -> list[str]:
-    """The rules that recognise one drop code, behind a TCP/UDP header and behind the 8 bytes of ICMP."""
+    """The rules that recognise one drop code, behind a TCP/UDP header and behind 8 bytes of any other, as ICMP's."""
     word = (code.encode() + MARK).hex()
     return [
         f"meta l4proto {{ tcp, udp }} @ih,0,40 0x{word} {statement};",
-        f"meta l4proto {{ icmp, ipv6-icmp }} @th,64,40 0x{word} {statement};",
+        f"meta l4proto != {{ tcp, udp }} @th,64,40 0x{word} {statement};",
     ]
 
 
@@ -142,7 +142,7 @@ def ruleset(role: str, agents: int = 1, forwarders: Collection[int] = ()) -> str
         word = MARK.hex()
         chains["eth0", "ingress"] += [
             f"meta l4proto {{ tcp, udp }} @ih,8,32 0x{word} {_counted(SINK_COUNTER)};",
-            f"meta l4proto {{ icmp, ipv6-icmp }} @th,72,32 0x{word} {_counted(SINK_COUNTER)};",
+            f"meta l4proto != {{ tcp, udp }} @th,72,32 0x{word} {_counted(SINK_COUNTER)};",
         ]
     if not counters:
         return ""

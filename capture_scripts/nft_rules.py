@@ -99,14 +99,17 @@ class Rule:
         protocols = self.protocols or (WITH_PORTS if self.sports or self.dports else ())
         if self.icmp_types:
             protocols = tuple(number for number in WITH_TYPE if number in (self.protocols or WITH_TYPE))
+            # nft takes the type of an ICMP message also from the other IP version, where it is none.
+            own = {1: ("ip", "icmp", 4), 58: ("ip6", "icmpv6", 6)}
             return [
                 self._join(
                     family,
                     [number],
-                    [f"{'icmp' if number == 1 else 'icmpv6'} type", _set(self.icmp_types)],
+                    [f"meta protocol {own[number][0]} {own[number][1]} type", _set(self.icmp_types)],
                     tail,
                 )
                 for family, number in itertools.product(families, protocols)
+                if family in (None, own[number][2])
             ]
         ports: list[str] = []
         for key, ranges in (("th sport", self.sports), ("th dport", self.dports)):

@@ -98,14 +98,15 @@ def cables(hosts: Sequence[EndHost], agents: Sequence[Agent]) -> list[Cable]:
 
 
 # What an end host's kernel says of itself: neighbour and router discovery, listener reports. Nobody asked,
-# and a packet that is in no plan would be counted by the filter.
-_SILENCE = """\
-table netdev silence {
-    chain own_noise {
+# and a packet that is in no plan would be counted by the filter. A marked packet of such a type is in a plan.
+_SILENCE = f"""\
+table netdev silence {{
+    chain own_noise {{
         type filter hook egress device "eth0" priority 0; policy accept;
-        icmpv6 type { 130, 131, 132, 133, 134, 135, 136, 137, 143 } drop;
-    }
-}
+        meta l4proto ipv6-icmp @th,72,32 0x{known_loss.MARK.hex()} accept;
+        icmpv6 type {{ 130, 131, 132, 133, 134, 135, 136, 137, 143 }} drop;
+    }}
+}}
 """
 
 

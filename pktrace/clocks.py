@@ -33,21 +33,34 @@ def offset_between(forward: Times, backward: Times) -> int | None:
     return None if back is None else -back
 
 
-def chain(clocks: int, links: dict[tuple[int, int], int]) -> list[int | None]:
-    """Offsets of all clocks against clock 0, through the links that are known.
+def chain(clocks: int, links: dict[tuple[int, int], int]) -> tuple[list[int], list[int]]:
+    """Offsets of all clocks, through the links that are known.
 
     Args:
         links: offset of clock b against clock a, by (a, b).
 
     Returns:
-        One offset per clock; None for a clock that no chain of links reaches.
+        (offset per clock, group per clock): clocks of one group can be compared, and their offsets are against the
+        group's first clock; between groups nothing is known.
     """
-    offsets: list[int | None] = [0] + [None] * (clocks - 1)
-    for _ in range(clocks):
-        for (a, b), offset in sorted(links.items()):
-            known_a, known_b = offsets[a], offsets[b]
-            if known_a is not None and known_b is None:
-                offsets[b] = known_a + offset
-            elif known_b is not None and known_a is None:
-                offsets[a] = known_b - offset
-    return offsets
+    offsets = [0] * clocks
+    group = list(range(clocks))
+    for (a, b), offset in sorted(links.items()):
+        if group[a] == group[b]:
+            continue
+        # Join b's group to a's: shift it so that the link holds.
+        shift = offsets[a] + offset - offsets[b]
+        joined, kept = group[b], group[a]
+        for clock in range(clocks):
+            if group[clock] == joined:
+                offsets[clock] += shift
+                group[clock] = kept
+    # The first clock of a group is its reference.
+    for number in set(group):
+        first = group.index(number)
+        base = offsets[first]
+        for clock in range(clocks):
+            if group[clock] == number:
+                offsets[clock] -= base
+                group[clock] = -1 - first
+    return offsets, [-1 - number for number in group]

@@ -8,6 +8,7 @@ a read-only installation works, and the user's other numba functions are left al
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -18,6 +19,7 @@ from typing import Any
 
 import numba
 import numpy as np
+from numba.core.caching import NullCache
 
 # The packages that hold kernels; a change in any of them invalidates all of them (together about 8 s).
 _KERNEL_PACKAGES = ("capture", "decode", "trajectories", "verdicts")
@@ -64,6 +66,20 @@ def _ours_alone(folder: Path) -> bool:
 _FOLDER = _cache_folder()
 
 
+_KERNELS: list[Any] = []
+
+
+def without_cache() -> None:
+    """Give up the cache for this process, and empty it: it is damaged, or its disk is full."""
+    for compiled in _KERNELS:
+        compiled._cache = NullCache()
+    if _FOLDER is not None:
+        with contextlib.suppress(OSError):
+            for file in _FOLDER.rglob("*"):
+                if file.is_file():
+                    file.unlink()
+
+
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile a plain loop over packets with numba on first call; releases the GIL; cached on disk."""
     if numba.config.DISABLE_JIT:
@@ -72,7 +88,9 @@ def kernel(function: Callable[..., Any]) -> Any:
     try:
         if _FOLDER is not None:
             numba.config.CACHE_DIR = str(_FOLDER)
-        return numba.njit(cache=_FOLDER is not None, nogil=True, error_model="numpy")(function)
+        compiled = numba.njit(cache=_FOLDER is not None, nogil=True, error_model="numpy")(function)
+        _KERNELS.append(compiled)
+        return compiled
     finally:
         numba.config.CACHE_DIR = before
 

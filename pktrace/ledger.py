@@ -30,6 +30,12 @@ _DECLARED = (
     Counter("capture_drops_unknown", "info", "The capture does not say how many packets it dropped."),
     Counter("capture_unread", "data_loss", "Packets received by the capture filter but not in the file (unread tail)."),
     Counter(
+        "capture_missed",
+        "data_loss",
+        "Packets that the capture missed though it was running: they were seen before and after it.",
+    ),
+    Counter("recording_incomplete", "data_loss", "The recorder marked the run as incomplete (context/incomplete.txt)."),
+    Counter(
         "excerpt",
         "info",
         "Files cut out of a larger capture, whose statistics they carry; their packets bound them.",
@@ -46,6 +52,7 @@ _DECLARED = (
     Counter("cut_header", "info", "Packets whose headers were not captured whole (snap length); fields are null."),
     Counter("other_interface", "info", "Packets of interfaces of the file that the point does not name; not used."),
     Counter("other_direction", "info", "Packets of the direction that the point does not ask for; not used."),
+    Counter("no_direction", "data_loss", "Packets without a direction at a point that asks for one; not followed."),
     Counter("no_path", "info", "IP packets that fit no path where they were first seen; not followed."),
     Counter("off_path", "info", "Sightings of a followed packet at a point that is not on its path; not used."),
     Counter("outside_window", "info", "Followed packets first seen outside the window in which all points captured."),

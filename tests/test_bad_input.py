@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import struct
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import polars as pl
 import pytest
 
-from tests.conftest import CommandLine
+from tests.conftest import ROOT, CommandLine
 
 
 def expect_error(result: object, code: int, *words: str) -> None:
@@ -198,3 +200,41 @@ def test_names_from_outside_do_not_reach_the_terminal_raw(pktrace: CommandLine, 
     file.write_text("no capture")
     expect_error(pktrace("observe", file, "-o", tmp_path / "out.parquet"), 2, "no capture")
     assert "\x1b" not in pktrace("observe", file, "-o", tmp_path / "out.parquet").stderr
+
+
+def test_a_reader_that_goes_away_is_no_fault(service_chain: Path) -> None:
+    """`pktrace analyze RUN | head` once ended with 1 and wrote no results."""
+    command = [sys.executable, "-m", "pktrace", "analyze", str(service_chain), "--no-plots"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.wait(120) == 0
+    assert (service_chain / "results/summary.json").exists()
+
+
+def test_a_full_disk_behind_stdout(service_chain: Path) -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "pktrace", "analyze", str(service_chain), "--no-plots"]
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, timeout=120, check=False
+        )
+    assert done.returncode == 2
+    assert "standard output" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (service_chain / "results/summary.json").exists()
+
+
+def test_points_on_different_clocks_are_not_measured(pktrace: CommandLine, service_chain: Path) -> None:
+    """Unknown latencies once looked like percentiles that fall on lost packets."""
+    edit(service_chain, 'captures = ["captures/vnic3.pcapng"]\nclock = "host"', 'captures = ["captures/vnic3.pcapng"]')
+    edit(service_chain, 'captures = ["captures/vnic3.pcapng"]', 'captures = ["captures/vnic3.pcapng"]\nclock = "far"')
+    result = pktrace("latency", service_chain)
+    assert result.returncode == 0
+    table = result.stdout.partition("Latency of to-pvm3")[2].partition("Latency of from-pvm3")[0]
+    assert "∞" not in table
+    assert "different clocks" in result.stdout
+
+
+def test_an_incomplete_recording_is_said(pktrace: CommandLine, service_chain: Path) -> None:
+    (service_chain / "context/incomplete.txt").write_text("interrupted\n")
+    assert "recording_incomplete" in pktrace("losses", service_chain).stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ def read_capture(path: str | os.PathLike[str], name: str) -> CaptureFile:
         CaptureFileError: the file cannot be read or is no capture; the message lists each format's reason.
     """
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise CaptureFileError(name, None, "is no regular file; captures are read from files")
         with open(path, "rb") as file:
             data = np.fromfile(file, np.uint8)
     except (OSError, MemoryError) as problem:
@@ -49,10 +52,11 @@ def read_capture(path: str | os.PathLike[str], name: str) -> CaptureFile:
     raise CaptureFileError(name, 0, f"is no capture file ({'; '.join(filter(None, reasons))})")
 
 
-def read_tool_log(capture: Path) -> toollog.ToolCounts | None:
-    """The counts in the log beside a capture (`<point>.log`), or None where there is no log."""
-    log = capture.with_suffix(".log")
+def read_tool_log(log: Path) -> toollog.ToolCounts | None:
+    """The counts in a capture tool's log (`captures/<point>.log`), or None where there is no such file."""
     try:
+        if not log.is_file():
+            return None
         with open(log, "rb") as file:
             file.seek(0, os.SEEK_END)
             file.seek(max(0, file.tell() - _LARGEST_LOG))

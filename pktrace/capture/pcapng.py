@@ -29,6 +29,7 @@ _POSITION, _COUNT, _BIG, _UNKNOWN, _END, _INTERFACES = range(6)
 _STOP_END, _STOP_BLOCK, _STOP_FULL, _STOP_CUT, _STOP_CORRUPT = range(5)
 # Columns of the interface table that the scanner needs for times.
 _SCALE_UP, _SCALE_DOWN, _BINARY, _OFFSET_S, _SNAP = range(5)
+_LARGEST_COUNT = 1 << 62
 _LARGEST_NS = 9_000_000_000_000_000_000
 
 
@@ -78,7 +79,7 @@ def read(data: np.ndarray[Any, Any]) -> Capture:
             times[state[_INTERFACES]] = row
             state[_INTERFACES] += 1
         elif kind == INTERFACE_STATISTICS:
-            _statistics(body, big, capture.interfaces[first_of_section:], times)
+            _statistics(body, big, capture.interfaces, first_of_section, times)
         state[_POSITION] = end
     capture.packets = packets[: state[_COUNT]].copy()
     capture.ended = {_STOP_CUT: CUT, _STOP_CORRUPT: CORRUPT}.get(int(stopped), WHOLE)
@@ -116,13 +117,15 @@ def _interface(body: bytes, big: bool) -> tuple[Interface, tuple[int, ...]]:
     return interface, (up, down, bits if resolution & 0x80 else -1, offset_s, snap_length)
 
 
-def _statistics(body: bytes, big: bool, interfaces: list[Interface], times: np.ndarray[Any, Any]) -> None:
+def _statistics(
+    body: bytes, big: bool, interfaces: list[Interface], first_of_section: int, times: np.ndarray[Any, Any]
+) -> None:
     """An interface statistics block (4.6); a later block of the same interface replaces an earlier one."""
     order = "big" if big else "little"
     number = int.from_bytes(body[0:4], order)  # type: ignore[arg-type]
-    if len(body) < 12 or number >= len(interfaces):
+    if len(body) < 12 or number >= len(interfaces) - first_of_section:
         return
-    interface = interfaces[number]
+    interface = interfaces[first_of_section + number]
     options = Options(body[12:], big)
     for code, name in ((2, "start_ns"), (3, "end_ns")):
         ticks = options.time(code)
@@ -133,10 +136,10 @@ def _statistics(body: bytes, big: bool, interfaces: list[Interface], times: np.n
     received = options.unsigned(4)
     drops = [count for count in (options.unsigned(5), options.unsigned(7)) if count is not None]
     if received is not None:
-        interface.received = received
+        interface.received = min(received, _LARGEST_COUNT)
     if drops:
         # isb_ifdrop (interface) and isb_osdrop (operating system) count different packets (4.6).
-        interface.dropped = sum(drops)
+        interface.dropped = min(sum(drops), _LARGEST_COUNT)
 
 
 def _exact_nanoseconds(ticks: int, row: list[int]) -> int:

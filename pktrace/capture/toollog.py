@@ -10,10 +10,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-_CAPTURED = re.compile(r"(\d+) packets? captured")
-_RECEIVED = re.compile(r"(\d+) packets? received by filter")
-_DROPPED = re.compile(r"(\d+) packets? dropped by kernel")
-_DUMPCAP = re.compile(r"Packets received/dropped on interface '[^']*': (\d+)/(\d+)")
+# At most 18 digits: what has more is no count, and 64 bits hold these.
+_CAPTURED = re.compile(r"\b(\d{1,18}) packets? captured")
+_RECEIVED = re.compile(r"\b(\d{1,18}) packets? received by filter")
+_DROPPED = re.compile(r"\b(\d{1,18}) packets? dropped by kernel")
+_BY_INTERFACE = re.compile(r"\b(\d{1,18}) packets? dropped by interface")
+_DUMPCAP = re.compile(r"Packets received/dropped on interface '[^'\n]{0,200}': (\d{1,18})/(\d{1,18})\b")
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class ToolCounts:
     captured: int | None
     received: int | None
     dropped: int | None
+    by_interface: int = 0  # dropped before the capture filter saw them; not among the received
 
     @property
     def unread(self) -> int:
@@ -41,4 +44,5 @@ def parse(text: str) -> ToolCounts:
         return ToolCounts(captured, captured + dropped, dropped)
     last = [found[-1] if found else None for found in (p.findall(text) for p in (_CAPTURED, _RECEIVED, _DROPPED))]
     captured_, received_, dropped_ = (None if value is None else int(value) for value in last)
-    return ToolCounts(captured_, received_, dropped_)
+    by_interface = _BY_INTERFACE.findall(text)
+    return ToolCounts(captured_, received_, dropped_, int(by_interface[-1]) if by_interface else 0)

@@ -5,12 +5,22 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from pktrace.cli.narration import analysis_of, tell
+from pktrace.cli.narration import analysis_of, show, tell
 from pktrace.errors import EXIT_CRITERION_FAILED, EXIT_DAMAGED_OR_UNDECIDED, EXIT_DONE, PktraceError
+from pktrace.report.words import one_line, plural
 
+if TYPE_CHECKING:
+    from pktrace.findings.analysis import Analysis
+
+# Ledger counters of observations that belong to no packet followed.
+_LEFT_OUT = (
+    "not_ip", "no_path", "off_path", "malformed_ip", "cut_header", "unknown_link_type", "unknown_interface",
+    "no_timestamp", "timestamp_out_of_range", "no_direction",
+)  # fmt: skip
 _WORST_FIRST = (2, EXIT_DAMAGED_OR_UNDECIDED, EXIT_CRITERION_FAILED, EXIT_DONE)
 
 
@@ -46,7 +56,7 @@ def analyze(runs: tuple[str, ...], output: str | None, plots: bool, fail_on: str
                 click.echo()
             codes.append(_analyze(location, output, plots, wanted, as_json))
         except PktraceError as problem:
-            click.echo(f"pktrace: error: {problem}", err=True)
+            tell(f"pktrace: error: {one_line(str(problem))}")
             codes.append(problem.exit_code)
     return next((code for code in _WORST_FIRST if code in codes), max(codes))
 
@@ -66,17 +76,25 @@ def _analyze(location: str, output: str | None, plots: bool, fail_on: frozenset[
 
         return draw_all(analysis, into)
 
+    written = write_results(analysis, folder, document, draw if plots else None)
     if as_json:
-        click.echo(summary_json(document), nl=False)
+        show(lambda: click.echo(summary_json(document), nl=False))
     else:
         from pktrace.report.terminal import print_analysis
 
-        print_analysis(analysis, sys.stdout)
-    written = write_results(analysis, folder, document, draw if plots else None)
+        show(lambda: print_analysis(analysis, sys.stdout))
     counts = document["observations"]
     tell(
-        f"{analysis.run.name}: {counts['total']:,} observations at {len(analysis.run.points)} points, "
-        f"{len(analysis.trajectories):,} packets followed, {counts['not_placed']:,} observations not placed"
+        f"{analysis.run.name}: {plural(counts['total'], 'observation')} at {plural(len(analysis.run.points), 'point')}"
+        f", {plural(len(analysis.trajectories), 'packet')} followed{_not_placed(analysis, counts['not_placed'])}"
     )
-    tell(f"Results: {len(written)} files in {os.path.join(folder, '')}")
+    tell(f"Results: {plural(len(written), 'file')} in {os.path.join(folder, '')}")
     return code
+
+
+def _not_placed(analysis: Analysis, count: int) -> str:
+    """How many observations belong to no packet followed, and why, by the ledger."""
+    if not count:
+        return ""
+    why = [f"{analysis.ledger.total(name):,} {name}" for name in _LEFT_OUT if analysis.ledger.total(name)]
+    return f", {plural(count, 'observation')} not placed ({', '.join(why)})"

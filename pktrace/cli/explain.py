@@ -7,8 +7,7 @@ import sys
 
 import click
 
-from pktrace.cli.narration import analysis_of
-from pktrace.errors import EXIT_DONE
+from pktrace.cli.narration import analysis_of, show
 
 
 @click.command(epilog="Example: pktrace explain fixtures/service-chain 1184")
@@ -21,11 +20,12 @@ def explain(run: str, trajectory: int, as_json: bool) -> int:
     ID is the number in the column `trajectory` of trajectories.parquet.
     """
     analysis = analysis_of(run)
+    from pktrace.findings.criteria import exit_code
     from pktrace.report.explain import explain_packet
 
     explanation = explain_packet(analysis, trajectory)
     if as_json:
-        click.echo(json.dumps(explanation.as_dict(), indent=2, ensure_ascii=False))
+        show(lambda: click.echo(json.dumps(explanation.as_dict(), indent=2, ensure_ascii=False)))
     else:
-        explanation.print(sys.stdout)
-    return EXIT_DONE
+        show(lambda: explanation.print(sys.stdout))
+    return exit_code(analysis)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
+import io
 import os
+import signal
 import sys
+import traceback
 from typing import Any
 
 import click
 
-from pktrace.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, PktraceError
+from pktrace.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_USAGE, PktraceError
+from pktrace.report.words import one_line
 from pktrace.version import __version__
 
 # name -> (module, help line): the module is imported only when its command runs.
@@ -65,12 +70,30 @@ def run(arguments: list[str] | None = None) -> None:
     """Run the command line and leave the process with the exit code of the design."""
     # A run makes many lasting objects at start-up (numba's registries) and few cycles: collecting them costs a tenth.
     gc.disable()
-    code = _run(sys.argv[1:] if arguments is None else arguments)
+    _prepare_streams()
+    code = EXIT_INTERRUPTED
+    with contextlib.suppress(KeyboardInterrupt):
+        signal.signal(signal.SIGTERM, _terminated)
+        code = _run(sys.argv[1:] if arguments is None else arguments)
     try:
         sys.stdout.flush()
-    except (BrokenPipeError, ValueError):
+    except (OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
+
+
+def _prepare_streams() -> None:
+    """Streams that were closed take everything and keep nothing; those that cannot show a letter show a `?`."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - lasts as long as the process
+        elif isinstance(getattr(sys, name), io.TextIOWrapper):
+            getattr(sys, name).reconfigure(errors="replace")
+
+
+def _terminated(number: int, frame: object) -> None:
+    """SIGTERM ends the process as Ctrl-C does: half-written files and helper processes are removed on the way out."""
+    raise SystemExit(128 + number)
 
 
 def _run(arguments: list[str]) -> int:
@@ -79,38 +102,25 @@ def _run(arguments: list[str]) -> int:
         result: Any = pktrace.main(args=arguments, prog_name="pktrace", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as problem:
         problem.show()
-        return 2
+        return EXIT_USAGE
     except click.ClickException as problem:
         problem.show()
         return problem.exit_code
     except (KeyboardInterrupt, click.Abort):
-        if debug:
-            raise
         click.echo("pktrace: interrupted; files under their final names are whole", err=True)
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except PktraceError as problem:
         if debug:
-            raise
-        click.echo(f"pktrace: error: {_one_line(str(problem))}", err=True)
+            traceback.print_exc()
+        click.echo(f"pktrace: error: {one_line(str(problem))}", err=True)
         return problem.exit_code
     except MemoryError:
-        if debug:
-            raise
         click.echo("pktrace: error: not enough memory for these captures", err=True)
         return EXIT_INTERNAL
-    except Exception as problem:
+    except Exception as problem:  # noqa: BLE001 - the last line of defence: users see one line, not a traceback
         if debug:
-            raise
-        text = _one_line(f"{type(problem).__name__}: {problem}")
+            traceback.print_exc()
+        text = one_line(f"{type(problem).__name__}: {problem}")[:500]
         click.echo(f"pktrace: internal error: {text} (run `pktrace --debug ...` for the traceback)", err=True)
         return EXIT_INTERNAL
     return result if isinstance(result, int) else 0
-
-
-def _one_line(text: str) -> str:
-    return "".join(
-        letter if letter.isprintable() else " " if letter == "\n" else f"\\x{ord(letter):02x}" for letter in text
-    )

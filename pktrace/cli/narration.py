@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
+
+from pktrace.errors import OutputError
+from pktrace.report.words import plural
 
 if TYPE_CHECKING:
     from pktrace.findings.analysis import Analysis
 
 _LONGEST_COMPILATION_S = 120
+_Result = TypeVar("_Result")
 
 
 def tell(line: str) -> None:
@@ -21,21 +27,63 @@ def tell(line: str) -> None:
     click.echo(line, err=True)
 
 
+def show(write: Callable[[], None]) -> None:
+    """Write to stdout; whoever reads it may have gone (`| head`), which is no fault.
+
+    Raises:
+        OutputError: stdout takes no more, for instance because a disk is full.
+    """
+    try:
+        write()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as problem:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise OutputError(f"standard output: cannot be written: {problem.strerror}") from None
+
+
+def with_kernels(work: Callable[[], _Result]) -> _Result:
+    """Do work that uses the kernels; once more without their cache where that is damaged or cannot be written."""
+    from pktrace.compiled import without_cache
+
+    try:
+        return work()
+    except (EOFError, pickle.UnpicklingError, ValueError, AttributeError, ImportError, OSError) as problem:
+        if not _is_of_the_cache(problem):
+            raise
+        tell("The cache of compiled kernels is damaged or cannot be written; compiling without it ...")
+        without_cache()
+        return work()
+
+
+def _is_of_the_cache(problem: BaseException) -> bool:
+    """Whether an exception comes out of numba's cache."""
+    place = problem.__traceback__
+    while place is not None:
+        if place.tb_frame.f_code.co_filename.endswith(os.path.join("numba", "core", "caching.py")):
+            return True
+        place = place.tb_next
+    return False
+
+
 def analysis_of(location: str) -> Analysis:
     """Load and analyse one run; says so when the kernels have to be compiled first."""
     from pktrace.run.runfile import load_run
 
     run = load_run(location)  # before anything slow: most mistakes are in run.toml
+    if run.criteria:
+        tell(f"{plural(run.criteria, 'criterion')} of run.toml not evaluated: [[criterion]] is reserved; use --fail-on")
     from pktrace.compiled import compiled_all, must_compile
     from pktrace.findings.analysis import analyze_observations
     from pktrace.observations.observe import observe_run
 
     if not must_compile():
-        return analyze_observations(observe_run(run))
+        return with_kernels(lambda: analyze_observations(observe_run(run)))
     tell("Compiling the packet kernels for this machine; this happens once and takes a few seconds ...")
     with _compiling_the_rest():
-        observations = observe_run(run)
-    analysis = analyze_observations(observations)
+        observations = with_kernels(lambda: observe_run(run))
+    analysis = with_kernels(lambda: analyze_observations(observations))
     compiled_all()
     return analysis
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
 
-from pktrace.cli.narration import tell
+from pktrace.cli.narration import tell, with_kernels
 from pktrace.errors import EXIT_DAMAGED_OR_UNDECIDED, EXIT_DONE
+from pktrace.report.words import plural
 
 
 @click.command(epilog="Example: pktrace observe uplink.pcapng vnic.pcap -o observations.parquet")
@@ -27,7 +29,9 @@ def observe(files: tuple[str, ...], output: str, as_json: bool) -> int:
     from pktrace.observations.table import observations_table
     from pktrace.report.results import metadata_of, write_table
 
-    observations = observe_files(list(files))
+    if not output or any(os.path.realpath(output) == os.path.realpath(file) for file in files):
+        raise click.BadParameter("must be a file of its own, not one of the captures", param_hint="--output")
+    observations = with_kernels(lambda: observe_files(list(files)))
     write_table(observations_table(observations), Path(output), metadata_of(observations))
     ledger = [
         {
@@ -46,5 +50,5 @@ def observe(files: tuple[str, ...], output: str, as_json: bool) -> int:
     else:
         for entry in ledger:
             tell(f"{entry['counter']}: {entry['count']:,} in {entry['capture']}. {entry['sentence']}")
-        tell(f"{len(observations.rows):,} packets of {len(files)} files in {output}")
+        tell(f"{plural(len(observations.rows), 'packet')} of {plural(len(files), 'file')} in {output}")
     return EXIT_DAMAGED_OR_UNDECIDED if observations.damaged else EXIT_DONE

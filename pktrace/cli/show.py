@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 
-from pktrace.cli.narration import analysis_of
+from pktrace.cli.narration import analysis_of, show
 
 
 def _rows(rows: list[dict[str, Any]]) -> None:
-    click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+    show(lambda: click.echo(json.dumps(rows, indent=2, ensure_ascii=False)))
 
 
 @click.command(epilog="Example: pktrace latency fixtures/service-chain")
@@ -30,7 +30,7 @@ def latency(run: str, as_json: bool) -> int:
     else:
         from pktrace.report.terminal import print_latency
 
-        print_latency(analysis, sys.stdout)
+        show(lambda: print_latency(analysis, sys.stdout))
     return exit_code(analysis)
 
 
@@ -49,7 +49,7 @@ def rules(run: str, as_json: bool) -> int:
     else:
         from pktrace.report.terminal import print_rules
 
-        print_rules(analysis, sys.stdout)
+        show(lambda: print_rules(analysis, sys.stdout))
     return exit_code(analysis)
 
 
@@ -70,5 +70,5 @@ def losses(run: str, as_json: bool) -> int:
     else:
         from pktrace.report.terminal import print_losses
 
-        print_losses(analysis, sys.stdout)
+        show(lambda: print_losses(analysis, sys.stdout))
     return code

@@ -2,8 +2,8 @@
 
 In: addresses, protocol, IP identification and fragment position, length of the transport segment, transport header,
 and the first payload bytes. Out: what routing and offloads rewrite (RFC 5475 6.2.1.1): TTL, DSCP/ECN, checksums,
-link layer, VLAN, IPv4 options, IPv6 flow label. All points must hash the same bytes, so the shortest capture of the
-run bounds how many bytes after the network header's beginning are used (`kept`).
+link layer, VLAN, IPv4 options, IPv6 flow label. All points must hash the same bytes: where the snap length cut packets
+with the same network header short at some point, that bounds how many of their bytes are used at all points (`kept`).
 
 The mixing rounds are those of xxHash64; equal digests by chance: n^2 / 2^65, that is 4e-5 for 40 million packets.
 """
@@ -30,48 +30,66 @@ def _mix(state, value):
     return state * _P1
 
 
+@inlined
+def _header(row):
+    """Hash of the network header's fields and the length of what follows it."""
+    state = _P3 + np.uint64(row["ip_version"])
+    state = _mix(state, row["source_high"])
+    state = _mix(state, row["source_low"])
+    state = _mix(state, row["destination_high"])
+    state = _mix(state, row["destination_low"])
+    fragment = (np.uint64(row["fragment_offset"]) << np.uint64(8)) | np.uint64(row["more_fragments"])
+    state = _mix(state, (np.uint64(row["ip_id"]) << np.uint64(32)) | fragment)
+    length = max(np.int64(0), np.int64(row["ip_end"]) - np.int64(row["l4"]))
+    return _mix(state, (np.uint64(row["protocol"]) << np.uint64(32)) | np.uint64(length))
+
+
 @kernel
-def shortest_kept(rows):
-    """What the snap length left, over all IP packets that were cut by it.
+def headers_and_kept(rows, header, kept):
+    """What the snap length left of each packet that it cut before the digest's end.
+
+    Args:
+        rows: ROW; header: uint64 per row, filled with the hash of its network header; kept: int64 per row, filled with
+        the bytes captured from the network header on, UNBOUNDED where the digest is not shortened.
 
     Returns:
-        (bytes kept from the network header on, payload bytes kept); UNBOUNDED where no packet was cut.
+        Payload bytes that the digest covers at least, at most PAYLOAD_BYTES.
     """
-    kept = UNBOUNDED
-    payload = UNBOUNDED
+    payload = np.int64(PAYLOAD_BYTES)
     for number in range(len(rows)):
         row = rows[number]
-        if row["has"] & HAS_IP and row["captured_length"] < row["length"]:
-            captured = np.int64(row["captured_length"])
-            if captured < np.int64(row["ip_end"]):
-                kept = min(kept, captured - np.int64(row["l3"]))
-                payload = min(payload, max(np.int64(0), captured - np.int64(row["payload"])))
-    return kept, payload
+        kept[number] = UNBOUNDED
+        if not row["has"] & HAS_IP:
+            continue
+        header[number] = _header(row)
+        captured = np.int64(row["captured_length"])
+        wanted = min(np.int64(row["payload"]) + PAYLOAD_BYTES, np.int64(row["ip_end"]))
+        if captured < np.int64(row["length"]) and captured < wanted:
+            kept[number] = captured - np.int64(row["l3"])
+            payload = min(payload, max(np.int64(0), captured - np.int64(row["payload"])))
+    return payload
 
 
 @kernel
 def digest(data, rows, kept):
-    """Fill `digest` of the rows of one capture file, over at most `kept` bytes from the network header on."""
+    """Fill `digest` of the rows of one capture file.
+
+    Args:
+        kept: int64 per row, how many bytes from the network header on every capture of such packets kept.
+    """
     for number in range(len(rows)):
         row = rows[number]
         if not row["has"] & HAS_IP:
             continue
         start = row["byte_offset"]
         l4 = np.int64(row["l4"])
-        end = np.int64(row["ip_end"])
-        state = _P3 + np.uint64(row["ip_version"])
-        state = _mix(state, row["source_high"])
-        state = _mix(state, row["source_low"])
-        state = _mix(state, row["destination_high"])
-        state = _mix(state, row["destination_low"])
-        fragment = (np.uint64(row["fragment_offset"]) << np.uint64(8)) | np.uint64(row["more_fragments"])
-        state = _mix(state, (np.uint64(row["ip_id"]) << np.uint64(32)) | fragment)
-        state = _mix(state, (np.uint64(row["protocol"]) << np.uint64(32)) | np.uint64(max(np.int64(0), end - l4)))
+        state = _header(row)
         if l4 > 0:
-            stop = min(np.int64(row["payload"]) + PAYLOAD_BYTES, end)
-            stop = min(stop, np.int64(row["l3"]) + kept)
+            stop = min(np.int64(row["payload"]) + PAYLOAD_BYTES, np.int64(row["ip_end"]))
+            stop = min(stop, np.int64(row["l3"]) + kept[number])
             stop = min(stop, np.int64(row["captured_length"]))
-            checksum = np.int64(-2)
+            checksum = np.int64(-4)
+            checksum_end = np.int64(-4)
             if row["fragment_offset"] == 0:
                 protocol = row["protocol"]
                 if protocol == 6:
@@ -80,10 +98,13 @@ def digest(data, rows, kept):
                     checksum = l4 + 6
                 elif protocol == 1 or protocol == 58:
                     checksum = l4 + 2
+                elif protocol == 132:
+                    checksum = l4 + 8
+                checksum_end = checksum + (4 if protocol == 132 else 2)
             value = np.uint64(0)
             shift = np.uint64(0)
             for at in range(l4, stop):
-                if at != checksum and at != checksum + 1:
+                if at < checksum or at >= checksum_end:
                     value |= np.uint64(data[start + at]) << shift
                 shift += np.uint64(8)
                 if shift == np.uint64(64):

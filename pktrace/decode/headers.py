@@ -86,7 +86,7 @@ def _ipv6(data, start, captured, row, l3):
         return -1
     total = half(data, at + 4, True) + 40
     on_wire = np.int64(row["length"]) - l3
-    if total == 40 and on_wire > 40:
+    if total == 40 and on_wire > 40 and data[at + 6] != 59:  # 59: there is no next header, the rest is padding
         total = on_wire  # a jumbogram or a superpacket: the length did not fit the field
     if total > on_wire:
         row["has"] |= MALFORMED
@@ -143,9 +143,11 @@ def _transport(data, start, captured, row, l4):
         header = np.int64(20)
     elif protocol == 17 or protocol == 136 or (protocol == 1 and version == 4) or (protocol == 58 and version == 6):
         header = np.int64(8)
+    elif protocol == 132:
+        header = np.int64(12)
     if header == 0:
         return l4
-    if protocol == 6 or protocol == 17 or protocol == 136:
+    if protocol == 6 or protocol == 17 or protocol == 136 or protocol == 132:
         if l4 + 4 <= end:
             row["has"] |= HAS_PORTS
             row["sport"] = half(data, at, True)
@@ -226,6 +228,8 @@ def decode(data, packets, link_types, rows):
         if row["fragment_offset"] == 0:
             payload = _transport(data, start, captured, row, l4)
         row["payload"] = payload
-        if payload <= np.int64(row["ip_end"]):
+        # Without the data offset nobody knows where a TCP header ends.
+        known = row["protocol"] != 6 or row["fragment_offset"] > 0 or row["has"] & HAS_TCP
+        if known and payload <= np.int64(row["ip_end"]):
             row["has"] |= HAS_PAYLOAD
             row["payload_length"] = np.int64(row["ip_end"]) - payload

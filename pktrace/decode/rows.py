@@ -66,3 +66,4 @@ MALFORMED = 4096
 UNKNOWN_LINK = 8192
 BAD_TIME = 16384
 UNKNOWN_INTERFACE = 32768
+NO_DIRECTION = 65536  # the point asks for a direction, and the file does not say which the packet has

@@ -13,7 +13,7 @@ from pktrace.latency.stages import StageLatency, differences
 from pktrace.ledger import Ledger
 from pktrace.observations.observe import Observations, observe_run
 from pktrace.rules.expect import Expected, expected_treatment
-from pktrace.run.context import counter_packets
+from pktrace.run.context import counter_packets, marked_incomplete
 from pktrace.run.model import Run
 from pktrace.trajectories.follow import follow_packets
 from pktrace.trajectories.model import UNSEEN, Trajectories
@@ -63,6 +63,7 @@ def analyze_trajectories(trajectories: Trajectories) -> Analysis:
     if run.window is not None and len(trajectories):
         first = trajectories.first_rows["ts_ns"]
         ledger.add("outside_window", int(((first < run.window[0]) | (first > run.window[1])).sum()))
+    ledger.add("recording_incomplete", int(marked_incomplete(run.folder)))
     for rule in run.rules:
         if rule.counter is not None and rule.counter not in counters:
             ledger.add("counter_missing")

@@ -91,4 +91,5 @@ def summary(analysis: Analysis, exit_code: int) -> dict[str, Any]:
 
 def summary_json(document: dict[str, Any]) -> str:
     """The document as text, the same bytes for the same document."""
-    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    return text.encode("utf-8", "backslashreplace").decode()  # names of files may hold bytes that are no UTF-8

@@ -88,7 +88,7 @@ def tally_rules(verdicts: Verdicts, counters: dict[str, int]) -> list[RuleTally]
         for index, _ in rules_of_path(run, number):
             if index not in indices:
                 indices.append(index)
-        if not indices and not path.has_detour:
+        if not indices and not path.has_detour and path.default == "forward":
             continue
         mine = reached & (verdicts.trajectories.path == number)
         for place, index in enumerate([*indices, NO_RULE]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from pktrace.ledger import Ledger
 from pktrace.run.model import Point, Run
 
 _SLACK_NS = 10**9
+_1990_NS = 631_152_000 * 10**9
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class Coverage:
 
     `start_ns` and `end_ns` are the interface statistics' times, else those of the first and last packet; None where
     there is neither. `dropped` is None where nothing says how many packets the capture dropped. `cut` says that a
-    file is damaged, `hole` that packets may be missing between its files.
+    file is damaged, `hole` that packets may be missing between its files; `unusable` counts packets that are in the
+    files and could not be followed (link type, snap length, missing time or direction).
     """
 
     packets: int
@@ -35,22 +38,23 @@ class Coverage:
     unread: int
     cut: bool
     hole: bool
+    unusable: int
     resolution_ns: int
 
     @property
     def incomplete(self) -> bool:
         """Whether packets that passed may be missing from the captures."""
-        return bool(self.dropped) or self.unread > 0 or self.hole
+        return bool(self.dropped) or self.unread > 0 or self.hole or self.unusable > 0
 
 
 def interfaces_of(file: CaptureFile, point: Point) -> list[int]:
     """Interfaces of the file that belong to the point; files without interface names belong to it whole."""
     interfaces = file.capture.interfaces
-    if point.interface is None or not any(interface.name for interface in interfaces):
+    if point.interface is None or (len(interfaces) <= 1 and not any(interface.name for interface in interfaces)):
         return list(range(len(interfaces)))
     found = [number for number, interface in enumerate(interfaces) if interface.name == point.interface]
     if not found:
-        known = ", ".join(sorted({interface.name for interface in interfaces if interface.name}))
+        known = ", ".join(sorted({interface.name for interface in interfaces if interface.name})) or "none with a name"
         raise CaptureFileError(
             file.name, None, f"has no interface {point.interface!r} that point {point.name!r} asks for; it has: {known}"
         )
@@ -67,7 +71,9 @@ def coverage_of(
     """What the captures of one point cover and what they lost."""
     starts, ends, drops, steps = [], [], [], [1]
     firsts, lasts, cut_at = [], [], []
-    unread = 0
+    stated: list[tuple[int, int]] = []
+    logs: set[Path] = set()
+    unread = unusable = 0
     for file, rows in zip(files, decoded, strict=True):
         times = rows["ts_ns"][rows["has"] & field.HAS_TIME != 0]
         span = (int(times.min()), int(times.max())) if len(times) else (None, None)
@@ -82,12 +88,14 @@ def coverage_of(
             ledger.add("excerpt", point=point.name, capture=file.name)
         else:
             told = [_statistics_span(interface, span) for interface in chosen]
+            stated += [(begin, until) for begin, until in told if begin is not None and until is not None]
             start = min((time for time, _ in told if time is not None), default=start)
             # A damaged file ends where its last whole packet was seen, whatever its statistics say.
             end = end if damaged else max((time for _, time in told if time is not None), default=end)
         starts.append(start)
         ends.append(end)
-        dropped, missing = _dropped(run, point, file)
+        unusable += _unusable(rows, point)
+        dropped, missing = _dropped(run, point, file, logs)
         drops.append(dropped)
         unread += missing
         ledger.add("capture_drops", dropped or 0, point=point.name, capture=file.name)
@@ -104,7 +112,8 @@ def coverage_of(
         dropped=sum(known_drops) if known_drops else None,
         unread=unread,
         cut=any(cut_at),
-        hole=any(cut_at) and len(files) > 1,
+        hole=len(files) > 1 and (any(cut_at) or _has_gap(stated)),
+        unusable=unusable,
         resolution_ns=max(steps),
     )
 
@@ -112,15 +121,17 @@ def coverage_of(
 def _statistics_span(interface: Interface, packets: tuple[int | None, int | None]) -> tuple[int | None, int | None]:
     """Start and end of the capture by the interface statistics; None where they do not say, or contradict its packets.
 
-    dumpcap wrote these times in microseconds, whatever if_tsresol said, for years (seen in 2.2.6): times that lie
-    before all packets, and fit them a thousandfold, are taken so.
+    dumpcap writes these times in microseconds, whatever if_tsresol says (seen in 2.2.6 and 4.0.17): times that lie
+    before all packets, and fit them a thousandfold, are taken so; without packets, times before 1990 whose
+    thousandfold lies after it.
     """
     start, end = interface.start_ns, interface.end_ns
-    if packets[0] is None or end is None or end >= packets[0]:
+    first = packets[0] if packets[0] is not None else _1990_NS
+    if end is None or end >= first:
         return start, end
-    if 1000 * end >= packets[0] - _SLACK_NS and (start is None or 1000 * start <= packets[0] + _SLACK_NS):
+    if 1000 * end >= first - _SLACK_NS and (packets[0] is None or start is None or 1000 * start <= first + _SLACK_NS):
         return None if start is None else 1000 * start, 1000 * end
-    return None, None
+    return (None, None) if packets[0] is not None else (start, end)
 
 
 def _is_excerpt(file: CaptureFile, chosen: list[Interface]) -> bool:
@@ -135,24 +146,58 @@ def _is_excerpt(file: CaptureFile, chosen: list[Interface]) -> bool:
     return int(np.isin(file.capture.packets["interface"], numbers).sum()) < received - dropped
 
 
-def _dropped(run: Run, point: Point, file: CaptureFile) -> tuple[int | None, int]:
+def _has_gap(spans: list[tuple[int, int]]) -> bool:
+    """Whether files of one point say of themselves that nothing was captured between them."""
+    ordered = sorted(spans)
+    reached = ordered[0][1] if ordered else 0
+    for begin, end in ordered:
+        if begin > reached:
+            return True
+        reached = max(reached, end)
+    return False
+
+
+def _unusable(rows: np.ndarray[Any, Any], point: Point) -> int:
+    """Packets that may be what another point saw, and that cannot be followed: they prove that absence here does not.
+
+    A header that the snap length cut, a link type that is not decoded, an interface that the file does not describe,
+    no time, or no direction where the point asks for one.
+    """
+    bits = field.UNKNOWN_LINK | field.UNKNOWN_INTERFACE | field.BAD_TIME | field.NO_DIRECTION
+    lost = rows["has"] & bits != 0
+    lost |= (rows["has"] & field.CUT_HEADER != 0) & (rows["has"] & field.HAS_IP == 0)
+    lost |= (rows["has"] & field.HAS_TIME == 0) & (rows["has"] & field.NOT_IP == 0)
+    return int(np.count_nonzero(lost))
+
+
+def _dropped(run: Run, point: Point, file: CaptureFile, logs: set[Path]) -> tuple[int | None, int]:
     """(packets dropped by the capture, or None where nothing says so; packets left unread).
 
     The interface statistics, the packets' own drop counts and the tool's log may each tell; the largest is believed.
+    Rotated files share one log, which counts once: `logs` holds those that were read.
     """
     numbers = interfaces_of(file, point)
     told = [file.capture.interfaces[number].dropped for number in numbers]
     in_statistics = [count for count in told if count is not None]
     packets = file.capture.packets
     with_packets = int(packets["dropped"][np.isin(packets["interface"], numbers)].sum())
-    capture = run.folder / file.name
-    counts = read_tool_log(capture)
-    if counts is None and "/" not in point.name and len(point.captures) == 1:
-        counts = read_tool_log(capture.parent / f"{point.name}.log")
     found = [sum(in_statistics)] if in_statistics else []
     found += [with_packets] if with_packets else []
-    found += [counts.dropped] if counts is not None and counts.dropped is not None else []
-    return (max(found) if found else None), (counts.unread if counts is not None else 0)
+    capture = run.folder / file.name
+    candidates = [capture.with_suffix(".log")]
+    if "/" not in point.name and len(point.captures) == 1:
+        candidates.append(capture.parent / f"{point.name}.log")
+    unread = 0
+    for log in candidates:
+        counts = None if log in logs else read_tool_log(log)
+        if counts is None:
+            continue
+        logs.add(log)
+        if counts.dropped is not None or counts.by_interface:
+            found.append((counts.dropped or 0) + counts.by_interface)
+        unread = counts.unread if len(point.captures) == 1 else 0
+        break
+    return (max(found) if found else None), unread
 
 
 def damage_matters(run: Run, cover: Coverage) -> bool:

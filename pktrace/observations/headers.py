@@ -10,17 +10,22 @@ import numpy as np
 from pktrace.decode import rows as field
 from pktrace.run.model import Condition, Network
 
+_PORTS_MEAN = (6, 17)
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 def fits(condition: Condition, rows: np.ndarray[Any, Any]) -> Mask:
     """Boolean per row: every field that the condition names fits by any of its values.
 
-    A packet without ports (a later fragment, ICMP) never fits a condition that names ports; non-IP never fits.
+    A packet without ports (a later fragment, ICMP) never fits a condition that names ports; ports without a protocol
+    mean those of TCP and UDP; non-IP never fits.
     """
     found: Mask = rows["has"] & field.HAS_IP != 0
-    if condition.protocols is not None:
-        found &= np.isin(rows["protocol"], condition.protocols)
+    protocols = condition.protocols
+    if protocols is None and (condition.sports is not None or condition.dports is not None):
+        protocols = _PORTS_MEAN
+    if protocols is not None:
+        found &= np.isin(rows["protocol"], protocols)
     for networks, name in ((condition.sources, "source"), (condition.destinations, "destination")):
         if networks is not None:
             found &= _in_networks(networks, rows, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from pktrace.capture.files import CaptureFile, read_capture
 from pktrace.capture.index import CORRUPT, CUT, WHOLE
 from pktrace.decode import rows as field
-from pktrace.decode.digest import PAYLOAD_BYTES, UNBOUNDED, digest, shortest_kept
+from pktrace.decode.digest import PAYLOAD_BYTES, UNBOUNDED, digest, headers_and_kept
 from pktrace.decode.headers import decode
 from pktrace.decode.rows import ROW
 from pktrace.ledger import Ledger
@@ -48,11 +49,15 @@ def observe_run(run: Run) -> Observations:
     ledger = Ledger()
     files: list[CaptureFile] = []
     of_point: list[list[int]] = []
+    known: dict[str, CaptureFile] = {}  # several points may be interfaces of one file
     for point in run.points:
         of_point.append([])
         for name in point.captures:
+            path = run.folder / name
+            real = os.path.realpath(path)
+            known[real] = known.get(real) or read_capture(path, name)
             of_point[-1].append(len(files))
-            files.append(read_capture(run.folder / name, name))
+            files.append(known[real])
     parts = []
     coverage = []
     for number, point in enumerate(run.points):
@@ -78,7 +83,7 @@ def observe_run(run: Run) -> Observations:
         coverage=tuple(coverage),
         ledger=ledger,
         digest_payload_bytes=payload_bytes,
-        damaged=any(damage_matters(run, cover) for cover in coverage),
+        damaged=any(damage_matters(run, cover) for cover in coverage) or ledger.total("unknown_interface") > 0,
         run=run,
     )
 
@@ -127,17 +132,32 @@ def _decoded(file: CaptureFile) -> np.ndarray[Any, Any]:
 
 
 def _digest_all(files: list[CaptureFile], parts: list[np.ndarray[Any, Any]]) -> int:
-    """Digest all rows over the bytes that every capture of the run kept; returns the payload bytes used at least."""
-    kept = UNBOUNDED
-    payload = np.int64(PAYLOAD_BYTES)
+    """Digest all rows over bytes that every capture of such a packet kept; returns the payload bytes used at least.
+
+    Packets with equal network headers may be one packet at several points, so the one that was cut shortest bounds
+    them all; packets with other headers are not touched by that.
+    """
     filled = [rows for rows in parts if len(rows)]
+    headers, kept = [], []
+    payload = PAYLOAD_BYTES
     for rows in filled:
-        of_network, of_payload = shortest_kept(rows)
-        kept = min(kept, of_network)
-        payload = min(payload, of_payload)
-    for rows in filled:
-        digest(files[int(rows["capture"][0])].data, rows, kept)
-    return int(payload)
+        headers.append(np.zeros(len(rows), np.uint64))
+        kept.append(np.zeros(len(rows), np.int64))
+        payload = min(payload, int(headers_and_kept(rows, headers[-1], kept[-1])))
+    cut = [bound < UNBOUNDED for bound in kept]
+    if any(mask.any() for mask in cut):
+        keys, place = np.unique(
+            np.concatenate([h[mask] for h, mask in zip(headers, cut, strict=True)]), return_inverse=True
+        )
+        shortest = np.full(len(keys), UNBOUNDED)
+        np.minimum.at(shortest, place, np.concatenate([k[mask] for k, mask in zip(kept, cut, strict=True)]))
+        for header, bound in zip(headers, kept, strict=True):
+            at = np.minimum(np.searchsorted(keys, header), len(keys) - 1)
+            found = keys[at] == header
+            bound[found] = shortest[at[found]]
+    for rows, bound in zip(filled, kept, strict=True):
+        digest(files[int(rows["capture"][0])].data, rows, bound)
+    return payload
 
 
 def _selected(file: CaptureFile, rows: np.ndarray[Any, Any], point: Point, ledger: Ledger) -> np.ndarray[Any, Any]:
@@ -149,7 +169,10 @@ def _selected(file: CaptureFile, rows: np.ndarray[Any, Any], point: Point, ledge
         keep &= np.isin(rows["interface"], numbers)
         ledger.add("other_interface", int((~keep).sum()), **where)
     if point.direction != ANY_DIRECTION:
-        fits = rows["direction"] == _DIRECTIONS[point.direction]
+        unknown = keep & (rows["direction"] == 0)
+        ledger.add("no_direction", int(unknown.sum()), **where)
+        rows["has"][unknown] |= field.NO_DIRECTION
+        fits = (rows["direction"] == _DIRECTIONS[point.direction]) | unknown
         ledger.add("other_direction", int((keep & ~fits).sum()), **where)
         keep &= fits
     return keep

@@ -59,7 +59,7 @@ class Sighting:
     point: str
     ts_ns: int | None
     since_previous_ns: int | None
-    capture: str
+    capture: str | None
     frame: int | None
     changes: tuple[str, ...]
     stage: str | None
@@ -120,7 +120,7 @@ class Explanation:
                 sighting.point,
                 clock_time(sighting.ts_ns) if sighting.ts_ns is not None else "not seen",
                 microseconds(sighting.since_previous_ns) if sighting.since_previous_ns is not None else "",
-                f"{safe(sighting.capture.rpartition('/')[2])} {sighting.frame}" if sighting.frame is not None else "",
+                f"{safe(sighting.capture.rpartition('/')[2])} {sighting.frame}" if sighting.capture is not None else "",
                 "; ".join(happened),
             )
         out.print(table)
@@ -210,7 +210,7 @@ def _sightings(analysis: Analysis, trajectory: int) -> list[Sighting]:
                 run.points[point].name,
                 int(row["ts_ns"]) if row is not None else None,
                 since,
-                analysis.observations.captures[row["capture"]] if row is not None else "",
+                analysis.observations.captures[row["capture"]] if row is not None else None,
                 int(row["frame"]) if row is not None else None,
                 _changes(previous, row) if row is not None and previous is not None else (),
                 path.stage_name(stage_here) if stage_here is not None else None,
@@ -261,14 +261,22 @@ def _because(analysis: Analysis, trajectory: int, fate: str) -> list[str]:
             f"Waited: {run.points[path.points[end]].name} was captured for {ran_on / 1e6:,.3f} ms after it was last "
             f"seen; {wait / 1e6:,.3f} ms were needed (10 x its largest certain delay, at most the loss threshold)."
         )
+    lines.append(_rule_line(analysis, trajectory))
+    basis = BASES[int(trajectories.basis[trajectory])]
+    candidates = int(trajectories.candidates[trajectory])
+    lines.append(f"Matched by {basis}: {_WHY_BASIS.get(basis, basis)} ({plural(candidates, 'candidate')}).")
+    return lines
+
+
+def _rule_line(analysis: Analysis, trajectory: int) -> str:
+    verdicts, run = analysis.verdicts, analysis.run
+    path_number = int(analysis.trajectories.path[trajectory])
+    if not run.paths[path_number].has_detour and not any(rule.path == path_number for rule in run.rules):
+        return "Rule: this path has no filter."
     rule = int(analysis.expected.rule[trajectory])
     action = TREATMENTS[int(analysis.expected.action[trajectory])]
     said = f"rule {run.rules[rule].id} says {action}" if rule >= 0 else f"no rule fits, the path's default is {action}"
     verdict, observed = int(verdicts.rule_verdict[trajectory]), int(verdicts.observed[trajectory])
     did = f"the filter did {TREATMENTS[observed]}" if observed != NONE else "what the filter did cannot be seen"
     judged = f": {RULE_VERDICTS[verdict]}" if verdict != NONE else ""
-    lines.append(f"Rule: {said}; {did}{judged}.")
-    basis = BASES[int(trajectories.basis[trajectory])]
-    candidates = int(trajectories.candidates[trajectory])
-    lines.append(f"Matched by {basis}: {_WHY_BASIS.get(basis, basis)} ({plural(candidates, 'candidate')}).")
-    return lines
+    return f"Rule: {said}; {did}{judged}."

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,8 @@ def draw_all(analysis: Analysis, folder: Path) -> list[Path]:
     """
     import matplotlib as mpl
 
-    with mpl.rc_context(_SETTINGS):
+    with mpl.rc_context(_SETTINGS), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # letters that the font lacks, axes without extent: nothing to be done about
         written = []
         for name, figure in (("ecdf", ecdf_figure(analysis)), ("waterfall", waterfall_figure(analysis))):
             if figure is not None:
@@ -74,19 +76,22 @@ def _with_latency(analysis: Analysis) -> list[int]:
     return found[:_MOST_PATHS]
 
 
-def _grid(paths: int, width: float, height: float, left: float) -> tuple[Figure, list[Axes]]:
+def _grid(
+    title: str, paths: int, width: float, height: float, left: float, right: float = 0.12
+) -> tuple[Figure, list[Axes]]:
     """Panels of `width` x `height` inches in two columns, with fixed margins: a layout engine would draw twice."""
     from matplotlib.figure import Figure
 
     columns = min(2, paths)
     rows = math.ceil(paths / columns)
-    below, above, right = 0.48, 0.28, 0.12
-    whole = (width * columns, height * rows)
+    below, above, heading = 0.48, 0.28, 0.3
+    whole = (width * columns, height * rows + heading)
     figure = Figure(figsize=whole)
+    figure.text(0.1 / whole[0], 1 - 0.1 / whole[1], title, va="top", fontsize=10, weight="bold", parse_math=False)
     axes = []
     for number in range(paths):
         row, column = divmod(number, columns)
-        x, y = column * width + left, whole[1] - (row + 1) * height + below
+        x, y = column * width + left, whole[1] - heading - (row + 1) * height + below
         axes.append(
             figure.add_axes(
                 (
@@ -105,7 +110,8 @@ def ecdf_figure(analysis: Analysis) -> Figure | None:
     paths = _with_latency(analysis)
     if not paths:
         return None
-    figure, axes = _grid(len(paths), 5.2, 3.4, 0.55)
+    title = f"{analysis.run.name}: latency per stage (ECDF); a curve that ends below 1 lost the rest"
+    figure, axes = _grid(title, len(paths), 6.2, 3.2, 0.55, 1.75)
     for number, ax in zip(paths, axes, strict=True):
         draw_ecdf(ax, analysis, number)
     return figure
@@ -129,16 +135,18 @@ def draw_ecdf(ax: Axes, analysis: Analysis, path: int) -> Axes:
             color="0.35" if whole else _colour(analysis, latency.name),
             linestyle=_STYLES[order % len(_STYLES)] if not whole else (0, (1, 1)),
             linewidth=1.0 if whole else 1.5,
-            label=f"{latency.name} (N {len(latency.values):,}{f', lost {latency.lost:,}' if latency.lost else ''})",
+            label=f"{latency.name}\nN {len(latency.values):,}{f', lost {latency.lost:,}' if latency.lost else ''}",
         )
     ax.set_xscale("log")
     ax.set_ylim(0, 1.02)
     ax.set_xlabel("latency, µs")
-    ax.set_ylabel("share of packets, lost = never")
+    ax.set_ylabel("share of packets")
     ax.set_title(analysis.run.paths[path].name, parse_math=False, fontsize=10)
     _microsecond_ticks(ax)
+    ax.set_yticks((0, 0.25, 0.5, 0.75, 1))
     ax.grid(True, which="major", color="0.9", linewidth=0.6)
-    for text in ax.legend(loc="lower right", fontsize=7, framealpha=0.9).get_texts():
+    # Beside the panel: inside it, some curve would always be hidden.
+    for text in ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.02), fontsize=7, frameon=False).get_texts():
         text.set_parse_math(False)
     return ax
 
@@ -156,11 +164,14 @@ def _steps(latency: StageLatency) -> tuple[np.ndarray[Any, Any], np.ndarray[Any,
 def waterfall_figure(analysis: Analysis) -> Figure | None:
     """One panel per path: stage means end to end, so that the bar's end is the mean of the whole way."""
     paths = [number for number in _with_latency(analysis) if _stages_of(analysis, number)]
+    # The share of a single stage is always the whole: such paths are drawn only where there are no others.
+    paths = [number for number in paths if len(_stages_of(analysis, number)) > 1] or paths
     if not paths:
         return None
     most = max(len(_stages_of(analysis, number)) for number in paths)
+    title = f"{analysis.run.name}: where the time goes (mean per stage; hatched: packets that skip the detour)"
     longest = max(len(latency.name) for number in paths for latency in _stages_of(analysis, number))
-    figure, axes = _grid(len(paths), 5.2, 0.8 + 0.3 * most, min(2.5, 0.25 + 0.075 * longest))
+    figure, axes = _grid(title, len(paths), 5.6, 0.8 + 0.3 * most, min(2.5, 0.25 + 0.075 * longest))
     for number, ax in zip(paths, axes, strict=True):
         draw_waterfall(ax, analysis, number, most)
     return figure
@@ -198,8 +209,9 @@ def draw_waterfall(ax: Axes, analysis: Analysis, path: int, most: int | None = N
             left=left,
             height=0.7,
             color=_colour(analysis, latency.name),
-            hatch="///" if bypass else None,
-            edgecolor="white",
+            hatch="////" if bypass else None,
+            edgecolor="white" if bypass else _colour(analysis, latency.name),
+            linewidth=0 if bypass else 1.2,  # so that the shortest stage still shows
         )
         ends.append(left + mean)
         median = percentile(latency.values, latency.lost, 50, 100)
@@ -212,6 +224,7 @@ def draw_waterfall(ax: Axes, analysis: Analysis, path: int, most: int | None = N
     ax.set_yticks(range(len(stages)), [latency.name for latency in stages], parse_math=False)
     ax.set_ylim(most - 0.4, -0.6)
     ax.set_xlim(0, 1.45 * max(reached, max(ends)))
+    ax.locator_params(axis="x", nbins=6)
     ax.set_xlabel("mean latency, µs; medians do not add up")
     ax.set_title(way.name, parse_math=False, fontsize=10)
     ax.spines[["top", "right"]].set_visible(False)
@@ -219,12 +232,15 @@ def draw_waterfall(ax: Axes, analysis: Analysis, path: int, most: int | None = N
 
 
 def _microsecond_ticks(ax: Axes) -> None:
-    """Ticks at 1, 2 and 5 of each decade where there are few decades, written out; powers would be set as TeX."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+    """Ticks written out, at 1, 2 and 5 of each decade where there are few decades; powers would be set as TeX."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
     low, high = ax.get_xlim()
-    few = math.log10(high / low) < 2.5
-    ax.xaxis.set_major_locator(LogLocator(10, (1.0, 2.0, 5.0) if few else (1.0,), numticks=20))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
+    decades = math.log10(high / low)
+    if decades < 0.7:
+        ax.xaxis.set_major_locator(MaxNLocator(5))
+    else:
+        ax.xaxis.set_major_locator(LogLocator(10, (1.0, 2.0, 5.0) if decades < 2.5 else (1.0,), numticks=20))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 100 else f"{value:g}"))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_minor_formatter(NullFormatter())

@@ -20,6 +20,7 @@ from pktrace.observations.observe import Observations
 from pktrace.version import __version__
 
 _PARTIAL = ".partial"
+PLOTS = ("ecdf.svg", "ecdf.png", "waterfall.svg", "waterfall.png")
 _ROW_GROUP = 1 << 19
 # Hashes do not repeat, so a dictionary of them would only be overhead; sorted times have small differences.
 _PLAIN = {"digest"}
@@ -45,6 +46,10 @@ def write_results(
     metadata = metadata_of(analysis.observations)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        # Written last: where it is, all of an analysis is there, and nothing of an earlier one.
+        (folder / "summary.json").unlink(missing_ok=True)
+        for name in PLOTS:
+            (folder / "plots" / name).unlink(missing_ok=True)
         for name, table in all_tables(analysis).items():
             with _whole(folder / f"{name}.parquet") as partial:
                 write_parquet(table, partial, metadata)
@@ -52,6 +57,8 @@ def write_results(
         if figures is not None:
             (folder / "plots").mkdir(exist_ok=True)
             written.extend(figures(folder / "plots"))
+        elif (folder / "plots").is_dir() and not any((folder / "plots").iterdir()):
+            (folder / "plots").rmdir()
         with _whole(folder / "summary.json") as partial:
             partial.write_text(summary_json(summary), encoding="utf-8")
         written.append(folder / "summary.json")
@@ -72,7 +79,7 @@ def write_table(table: pa.Table, path: Path, metadata: dict[str, str]) -> None:
         with _whole(path) as partial:
             write_parquet(table, partial, metadata)
     except OSError as problem:
-        raise OutputError(f"{path}: cannot write: {problem.strerror or problem}") from None
+        raise OutputError(f"{path}: cannot write: {problem.strerror or 'is there such a folder?'}") from None
 
 
 def metadata_of(observations: Observations) -> dict[str, str]:
@@ -86,7 +93,7 @@ def metadata_of(observations: Observations) -> dict[str, str]:
         found["pktrace.run"] = observations.run.name
         found["pktrace.input.sha256:run.toml"] = observations.run.run_toml_sha256
     for name, digest in zip(observations.captures, observations.sha256, strict=True):
-        found[f"pktrace.input.sha256:{name}"] = digest
+        found[f"pktrace.input.sha256:{name.encode('utf-8', 'backslashreplace').decode()}"] = digest
     return found
 
 

@@ -16,14 +16,24 @@ from pktrace.schema import RULE_VERDICTS
 
 _MISSES = tuple(name for name in RULE_VERDICTS if name != "hit")
 _WIDE = 120
+_NARROWEST = 80
 _STATUS_STYLE = {"verified": "green", "violated": "bold red", "undetermined": "yellow"}
 _SEVERITY_STYLE = {"error": "bold red", "data_loss": "yellow"}
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """rich would end the process with 1; whoever prints decides what a reader that has gone means."""
+        raise BrokenPipeError
 
 
 def console(stream: IO[str]) -> Console:
     """A console that follows NO_COLOR, COLUMNS and whether it writes to a terminal; nothing is taken as markup."""
     # In a notebook rich would display by itself, beside what the caller returns.
-    return Console(file=stream, force_jupyter=False, markup=False, highlight=False, emoji=False, soft_wrap=False)
+    made = _Console(file=stream, force_jupyter=False, markup=False, highlight=False, emoji=False, soft_wrap=False)
+    # A narrower terminal breaks the lines itself; a table that is squeezed would cut its numbers.
+    made.width = max(_NARROWEST, made.width)
+    return made
 
 
 def _table(title: str, columns: list[tuple[str, str]], gap: int = 2) -> Table:
@@ -74,8 +84,9 @@ def latency_tables(analysis: Analysis, wide: bool) -> list[Table]:
 
 
 def _percentile(row: dict[str, Any], key: str) -> str:
-    """A percentile; the sign of infinity where it falls on a lost packet."""
-    return "∞" if row[key] is None and row["count"] + row["lost"] else microseconds(row[key])
+    """A percentile; the sign of infinity where it falls on a lost packet, a dash where nothing was measured."""
+    unmeasured = row["error_ns"] is None
+    return "∞" if row[key] is None and not unmeasured and row["count"] + row["lost"] else microseconds(row[key])
 
 
 def rules_tables(analysis: Analysis, wide: bool) -> list[Table]:
@@ -142,8 +153,10 @@ def fates_lines(analysis: Analysis) -> list[str]:
     lines = []
     for number, path in enumerate(analysis.run.paths):
         fates = fate_counts(analysis.verdicts, number)
+        if not any(fates.values()):
+            continue
         parts = " + ".join(f"{value:,} {name}" for name, value in fates.items() if value)
-        lines.append(f"{path.name}: {plural(sum(fates.values()), 'packet')} = {parts or '0'}")
+        lines.append(f"{path.name}: {plural(sum(fates.values()), 'packet')} = {parts}")
     return lines
 
 
@@ -176,12 +189,15 @@ def print_latency(analysis: Analysis, stream: IO[str]) -> None:
     _print_tables(out, latency_tables(analysis, out.width >= _WIDE), "Latency: no packet of this run was followed.")
     if any(_falls_on_lost(latency) for latency in analysis.latencies):
         out.print(Text("∞: the percentile falls on a lost packet (RFC 7679 5).", style="dim"))
+    if any(latency.error_ns is None for latency in analysis.latencies):
+        out.print(Text("–: the points are on different clocks, so no latency is measured between them.", style="dim"))
+    if analysis.latencies:
         out.print()
 
 
 def _falls_on_lost(latency: StageLatency) -> bool:
     total = len(latency.values) + latency.lost
-    return total > 0 and percentile(latency.values, latency.lost, 999, 1000) is None
+    return total > 0 and latency.error_ns is not None and percentile(latency.values, latency.lost, 999, 1000) is None
 
 
 def print_rules(analysis: Analysis, stream: IO[str]) -> None:

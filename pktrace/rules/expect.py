@@ -34,10 +34,11 @@ def rules_of_path(run: Run, path: int) -> list[tuple[int, bool]]:
     exchanged on every path that can carry out its action.
     """
     found = []
+    own = any(rule.path == path for rule in run.rules)
     for number, rule in enumerate(run.rules):
         if rule.path == path:
             found.append((number, False))
-        if rule.stateful and (rule.action != "punt" or run.paths[path].has_detour):
+        if rule.stateful and (run.paths[path].has_detour or (rule.action != "punt" and own)):
             found.append((number, True))
     return found
 

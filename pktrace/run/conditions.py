@@ -85,7 +85,7 @@ def _each(
 
 
 def _protocol(item: Scalar) -> Sequence[int]:
-    if isinstance(item, str) and not item.isdigit():
+    if isinstance(item, str) and not (item.isascii() and item.isdigit() and len(item) < 9):
         if item.lower() in PROTOCOLS:
             return [PROTOCOLS[item.lower()]]
         raise ValueError(f"{item!r} is no protocol; use one of {', '.join(sorted(PROTOCOLS))} or a number")
@@ -120,6 +120,8 @@ def _ranges(item: Scalar, largest: int, what: str) -> Sequence[tuple[int, int]]:
     for part in str(item).split(","):
         first, dash, last = part.strip().partition("-")
         try:
+            if len(part) > 40 or not part.isascii():
+                raise ValueError
             low = int(first)
             high = int(last) if dash else low
         except ValueError:

@@ -9,7 +9,15 @@ from typing import Any
 
 _LARGEST_FILE = 16 << 20
 _MOST_FILES = 1000
-_TEXT_COUNTER = re.compile(r"counter\s+\"?([^\s\"{]+)\"?\s*\{[^}]*?packets\s+(\d+)")
+_TEXT_COUNTER = re.compile(r"\bcounter\s{1,9}\"?([^\s\"{]{1,200})\"?\s{0,9}\{\s{0,99}packets\s{1,9}(\d{1,18})\b")
+
+
+def marked_incomplete(folder: Path) -> bool:
+    """Whether the recorder says that something went wrong (context/incomplete.txt)."""
+    try:
+        return (folder / "context" / "incomplete.txt").exists()
+    except OSError:
+        return False
 
 
 def counter_packets(folder: Path) -> dict[str, int]:
@@ -24,9 +32,10 @@ def counter_packets(folder: Path) -> dict[str, int]:
     before: dict[str, int] = {}
     after: dict[str, int] = {}
     context = folder / "context"
-    if not context.is_dir():
+    try:
+        files = [file for file in sorted(context.iterdir())[:_MOST_FILES] if file.is_file()]
+    except OSError:
         return {}
-    files = [file for file in sorted(context.iterdir())[:_MOST_FILES] if file.is_file()]
     for file in sorted(files, key=lambda file: "counter" in file.name.lower()):
         (before if "before" in file.name.lower() else after).update(_counters(file))
     return {
@@ -59,5 +68,5 @@ def _counters(file: Path) -> dict[str, int]:
 
 
 def _keep(found: dict[str, int], name: Any, packets: Any) -> None:
-    if isinstance(name, str) and isinstance(packets, int) and not isinstance(packets, bool) and packets >= 0:
+    if isinstance(name, str) and isinstance(packets, int) and not isinstance(packets, bool) and 0 <= packets < 1 << 62:
         found[name] = packets

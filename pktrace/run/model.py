@@ -122,6 +122,7 @@ class Run:
     threshold_ns: int
     window: tuple[int, int] | None
     run_toml_sha256: str
+    criteria: int = 0  # [[criterion]] tables: reserved, counted and not evaluated
 
     def position_columns(self, path: PacketPath) -> tuple[str, ...]:
         """Name of the time column of each position of a path: `<point>_ns`, `<point>_2_ns` at a second visit."""

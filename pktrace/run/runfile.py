@@ -21,7 +21,15 @@ from pktrace.run.model import Condition, PacketPath, Point, Rule, Run
 SCHEMA = 1
 RUN_FILE = "run.toml"
 _LARGEST_RUN_FILE = 16 << 20
+_LARGEST_NS = 1 << 62
+_LONGEST_NAME = 4000
 _UNITS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "min": 60 * 10**9, "h": 3600 * 10**9}
+# The words that a key may hold, for messages.
+_WORDS = {
+    "direction": ("any", "in", "out"),
+    "default": ("forward", "drop", "punt"),
+    "action": ("forward", "drop", "punt"),
+}
 _Entry = TypeVar("_Entry", bound=msgspec.Struct)
 _Scalars = str | int | list[str | int]
 _Texts = str | list[str]
@@ -111,21 +119,25 @@ def load_run(location: str | os.PathLike[str]) -> Run:
     except OSError as problem:
         raise CallerError(f"{file}: cannot be read: {problem.strerror}") from None
     try:
-        document = tomllib.loads(raw.decode("utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as problem:
+        document = tomllib.loads(raw.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as problem:  # also an integer of thousands of digits
         raise RunFileError(file, "", f"is no valid TOML: {problem}") from None
     return _Checker(folder, file).run(document, hashlib.sha256(raw).hexdigest())
 
 
 def _find(location: Path) -> tuple[Path, Path]:
-    if location.is_dir():
+    try:
+        is_folder, exists = location.is_dir(), location.exists()
+    except (OSError, ValueError) as problem:
+        raise CallerError(f"{location}: no such run: {getattr(problem, 'strerror', None) or problem}") from None
+    if is_folder:
         file = location / RUN_FILE
-        if not file.exists():
+        if not _is_file(file):
             raise CallerError(
                 f"{location}: no run here: it has no {RUN_FILE}; name a run folder, or use `pktrace observe FILE...`"
             )
         return location, file
-    if location.exists():
+    if exists:
         if location.suffix == ".toml":
             return location.parent, location
         raise CallerError(
@@ -158,7 +170,9 @@ class _Checker:
             missing = re.match(r"Object missing required field `(\w+)`", text)
             if missing:
                 inner = f"{inner}.{missing[1]}" if inner else missing[1]
-                text = "required key is missing"
+                text = f"required key is missing; add `{missing[1]} = ...`"
+            if text.startswith("Invalid enum value"):
+                text += f"; use one of {', '.join(_WORDS.get(inner, ()))}"
             joined = ".".join(part for part in (key, inner) if part)
             raise self.wrong(joined, text[:1].lower() + text[1:]) from None
 
@@ -168,6 +182,7 @@ class _Checker:
         top = self.convert(document, _RunFile, "")
         if not top.point:
             raise self.wrong("point", "there is no [[point]]; a run needs at least one")
+        self.plain_name(top.name, "name")
         points = self.points(top.point)
         index = {point.name: number for number, point in enumerate(points)}
         paths = self.paths(top.path, index)
@@ -183,25 +198,29 @@ class _Checker:
             threshold_ns=self.threshold(self.convert(top.loss, _Loss, "loss").threshold),
             window=self.window(top.window),
             run_toml_sha256=digest,
+            criteria=len(top.criterion),
         )
 
     def window(self, table: dict[str, Any] | None) -> tuple[int, int] | None:
         if table is None:
             return None
         window = self.convert(table, _Window, "window")
+        if not all(-_LARGEST_NS < time < _LARGEST_NS for time in (window.start_ns, window.end_ns)):
+            raise self.wrong("window", "lies outside the times that 64 bit nanoseconds hold")
         if window.start_ns > window.end_ns:
             raise self.wrong("window.end_ns", "lies before start_ns; exchange them")
         return window.start_ns, window.end_ns
 
     def threshold(self, text: str | int) -> int:
-        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)\s*", str(text))
+        shown = text if isinstance(text, str) else "a number without a unit"
+        found = re.fullmatch(r"\s*([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([a-z]+)\s*", shown)
         if not found or found[2] not in _UNITS:
-            raise self.wrong("loss.threshold", f'{text!r} is no duration; write it with a unit, such as "2s"')
+            raise self.wrong("loss.threshold", f'{shown!r} is no duration; write it with a unit, such as "2s"')
         whole, _, fraction = found[1].partition(".")
         scale = 10 ** len(fraction)
         nanoseconds: int = int(whole + fraction) * _UNITS[found[2]] // scale
-        if not 0 < nanoseconds < 1 << 62:
-            raise self.wrong("loss.threshold", f"{text!r} is out of range; it must be above 0")
+        if not 0 < nanoseconds < _LARGEST_NS // 16:
+            raise self.wrong("loss.threshold", f"{shown!r} is out of range; it must be above 0 and below 17 years")
         return nanoseconds
 
     def points(self, tables: Sequence[dict[str, Any]]) -> tuple[Point, ...]:
@@ -229,13 +248,13 @@ class _Checker:
             raise self.wrong(key, "is empty; name at least one capture file")
         files: list[str] = []
         for pattern in patterns:
-            if "\0" in pattern:
-                raise self.wrong(key, "holds a NUL character")
-            if (self.folder / pattern).is_file():
+            if "\0" in pattern or len(pattern) > _LONGEST_NAME:
+                raise self.wrong(key, "is no name of a file: it holds a NUL character, or is too long")
+            if _is_file(self.folder / pattern):
                 found = [pattern]
             else:
                 found = sorted(glob.glob(pattern, root_dir=self.folder, recursive=True))
-                found = [name for name in found if (self.folder / name).is_file()]
+                found = [name for name in found if _is_file(self.folder / name)]
             if not found:
                 raise self.wrong(
                     key, f"no file {pattern!r} in {self.folder}; put the capture there or take the point out"
@@ -263,10 +282,10 @@ class _Checker:
         return tuple(paths)
 
     def path(self, entry: _Path, key: str, index: dict[str, int]) -> PacketPath:
-        for name in [*entry.points, *entry.detour]:
+        for place, name in [("points", name) for name in entry.points] + [("detour", name) for name in entry.detour]:
             if name not in index:
                 raise self.wrong(
-                    f"{key}.points", f"there is no point {name!r}; add a [[point]], or use one of {', '.join(index)}"
+                    f"{key}.{place}", f"there is no point {name!r}; add a [[point]], or use one of {', '.join(index)}"
                 )
         for first, second in zip(entry.points, entry.points[1:], strict=False):
             if first == second:
@@ -365,6 +384,13 @@ class _Checker:
                         f"its time column {column!r} would hide {taken[column]}; rename the point",
                     )
                 taken[column] = f"that of point {point.name!r}"
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _entry(table: str, number: int, name: object) -> str:

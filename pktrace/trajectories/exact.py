@@ -1,6 +1,8 @@
 """The exact rung: observations with one key, at most one per visit of a point, are one packet.
 
-Rule: equal digests are the same packet if no point of its path saw the digest more often than the path visits it.
+Rule: equal digests are the same packet if no point of its path saw the digest more often than the path visits it, and
+the points saw it in the order of the path, as far as their clocks can tell; two visits of one point lie within the
+loss threshold.
 Bound: wrong only where two packets with equal bytes were each missed by the captures of the other's points, or where
 two digests collide (n^2 / 2^65). Groups that a point saw more often are left to the order rung.
 """
@@ -10,6 +12,8 @@ from __future__ import annotations
 import numpy as np
 
 from pktrace.compiled import inlined, kernel
+
+EARLY_NS = np.int64(1_000_000)  # how far before its cause a sighting may lie on one clock (stamps taken late)
 
 
 @inlined
@@ -59,8 +63,39 @@ def group_path(members, first, last, paths):
 
 
 @inlined
-def repeats(members, first, last, points, path, visits, counts):
-    """Whether a point of the path saw more members than the path visits it; `counts` is scratch space of zeros."""
+def _against_order(members, first, last, times, points, path, visits, clocks, threshold):
+    """Whether some point saw it before a point that comes earlier on the path, or saw it again after the threshold.
+
+    Compared is with the furthest position so far, on one clock; EARLY_NS is how late a stamp may be taken.
+    """
+    furthest = np.int64(-1)
+    at_furthest = np.int64(first)
+    for index in range(first, last):
+        row = members[index]
+        position = visits[path, points[row], 0]
+        if position < 0:
+            continue
+        second = visits[path, points[row], 1]
+        if second >= 0:
+            for earlier in range(first, index):
+                again = points[members[earlier]] == points[row]
+                if again and times[row] - times[members[earlier]] > threshold:
+                    return True
+            if position < furthest:
+                position = second
+        if position < furthest:
+            other = members[at_furthest]
+            if clocks[points[row]] == clocks[points[other]] and times[row] - times[other] > EARLY_NS:
+                return True
+        else:
+            furthest = position
+            at_furthest = np.int64(index)
+    return False
+
+
+@inlined
+def several(members, first, last, times, points, path, visits, clocks, threshold, counts):
+    """Whether the members cannot be one packet; `counts` is scratch space of zeros, one per point."""
     found = False
     for index in range(first, last):
         point = points[members[index]]
@@ -70,16 +105,19 @@ def repeats(members, first, last, points, path, visits, counts):
         found |= counts[point] > (1 if visits[path, point, 1] < 0 else 2)
     for index in range(first, last):
         counts[points[members[index]]] = 0
-    return found
+    return found or _against_order(members, first, last, times, points, path, visits, clocks, threshold)
 
 
 @kernel
-def follow_unique(digests, members, times, points, paths, visits, owner, seen, path_of, repeated):
+def follow_unique(
+    digests, members, times, points, paths, visits, clocks, threshold, owner, seen, path_of, repeated
+):  # fmt: skip
     """Place all groups of equal digests without repeats.
 
     Args:
         digests: uint64 per row; members: row numbers sorted by (digest, time); times, points, paths: per row;
-        visits: of paths.visits; owner: int64 per row, -1, filled; seen: int64 (rows x positions), -1, filled;
+        visits: of paths.visits; clocks: int64 per point; threshold: ns;
+        owner: int64 per row, -1, filled; seen: int64 (rows x positions), -1, filled;
         path_of: int16 per trajectory, filled; repeated: int64, filled with the begin and end of repeated groups.
 
     Returns:
@@ -99,7 +137,7 @@ def follow_unique(digests, members, times, points, paths, visits, owner, seen, p
         path = group_path(members, first, last, paths)
         if path < 0:
             no_path += last - first
-        elif repeats(members, first, last, points, path, visits, counts):
+        elif several(members, first, last, times, points, path, visits, clocks, threshold, counts):
             repeated[left] = first
             repeated[left + 1] = last
             left += 2

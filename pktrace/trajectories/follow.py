@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from pktrace import clocks as clock_arithmetic
-from pktrace.decode import rows as field
 from pktrace.ledger import Ledger
 from pktrace.observations.observe import Observations
 from pktrace.run.model import Run
 from pktrace.schema import BASES
+from pktrace.trajectories.clock_model import Clocks, align_clocks
 from pktrace.trajectories.exact import follow_unique
-from pktrace.trajectories.model import Clocks, Trajectories
-from pktrace.trajectories.paths import NO_PATH, longest, path_of_rows, visits
+from pktrace.trajectories.model import Trajectories
+from pktrace.trajectories.paths import NO_PATH, followed, longest, path_of_rows, visits
+from pktrace.trajectories.reach import Reach, reach_of, with_proven_misses
 
 Array = np.ndarray[Any, Any]
 _EARLY_NS = 1_000_000
@@ -35,32 +35,36 @@ def follow_packets(observations: Observations) -> Trajectories:
     rows = observations.rows
     ledger = Ledger()
     paths = path_of_rows(run, rows)
-    followed = rows["has"] & (field.HAS_IP | field.HAS_TIME) == field.HAS_IP | field.HAS_TIME
-    members = np.flatnonzero(followed)
+    members = np.flatnonzero(followed(rows))
     digests = np.ascontiguousarray(rows["digest"])
     # Rows are in order of (time, point, file, frame); a stable sort by digest keeps that within each group.
     members = members[np.argsort(digests[members], kind="stable")]
-    clocks = _align(run, rows, digests, members, paths)
+    clocks = align_clocks(run, rows, digests, members, paths)
     times = rows["ts_ns"] - clocks.offset_ns[rows["point"]]
     if clocks.offset_ns.any():
         members = members[np.lexsort((members, times[members], digests[members]))]
-    placed = _place(observations, run, digests, members, times, np.ascontiguousarray(rows["point"]), paths, ledger)
-    for point in np.flatnonzero(~clocks.known):
+    reach = reach_of(run, observations.coverage, clocks)
+    points = np.ascontiguousarray(rows["point"])
+    reach, *placed = _place(run, reach, clocks, digests, members, times, points, paths, ledger)
+    for point in np.flatnonzero(reach.missed):
+        ledger.add("capture_missed", int(reach.missed[point]), point=run.points[point].name)
+    for point in np.flatnonzero(clocks.group != clocks.group[0]):
         ledger.add("clock_unknown", point=run.points[point].name)
-    return _in_order(observations, run, clocks, ledger, *placed)
+    return _in_order(observations, run, clocks, reach, ledger, *placed)
 
 
 def _place(
-    observations: Observations,
     run: Run,
+    reach: Reach,
+    clocks: Clocks,
     digests: Array,
     members: Array,
     times: Array,
     points: Array,
     paths: Array,
     ledger: Ledger,
-) -> tuple[Array, Array, Array, Array]:
-    """(owner per row, path, seen, candidates) with trajectories in order of digest."""
+) -> tuple[Reach, Array, Array, Array, Array]:
+    """(reach with proven misses, owner per row, path, seen, candidates) with trajectories in order of digest."""
     table = visits(run)
     owner = np.full(len(times), -1, np.int64)
     seen = np.full((len(members), longest(run)), -1, np.int64)
@@ -70,15 +74,27 @@ def _place(
     count = 0
     if len(members) and run.paths:
         count, left, off_path, no_path = follow_unique(
-            digests, members, times, points, paths, table, owner, seen, path_of, repeated
+            digests,
+            members,
+            times,
+            points,
+            paths,
+            table,
+            clocks.clock,
+            np.int64(run.threshold_ns),
+            owner,
+            seen,
+            path_of,
+            repeated,
         )
+        reach = with_proven_misses(reach, run, times, seen[:count], path_of[:count])
         if left:
             from pktrace.trajectories.order import follow_repeated  # compiled only where packets repeat
 
             delays, slack, plausible = _expected_delays(run, times, seen[:count], path_of[:count])
             count, more_off, more_none = follow_repeated(
-                repeated[:left], members, times, points, paths, table, _layout(run), delays, slack,
-                plausible, _may_miss(observations, run), np.int64(run.threshold_ns), owner, seen,
+                repeated[:left], members, times, points, paths, table, clocks.clock, _layout(run), delays, slack,
+                plausible, *_unseen(run, reach), np.int64(run.threshold_ns), owner, seen,
                 path_of, candidates, count,
             )  # fmt: skip
             off_path, no_path = off_path + more_off, no_path + more_none
@@ -86,13 +102,14 @@ def _place(
         ledger.add("no_path", no_path)
     else:
         ledger.add("no_path", len(members))
-    return owner, path_of[:count], seen[:count], candidates[:count]
+    return reach, owner, path_of[:count], seen[:count], candidates[:count]
 
 
 def _in_order(
     observations: Observations,
     run: Run,
     clocks: Clocks,
+    reach: Reach,
     ledger: Ledger,
     owner: Array,
     path: Array,
@@ -135,63 +152,9 @@ def _in_order(
         duplicates=duplicates,
         owner=owner,
         clocks=clocks,
+        reach=reach,
         ledger=ledger,
     )
-
-
-def _align(run: Run, rows: Array, digests: Array, members: Array, paths: Array) -> Clocks:
-    """Offsets between the clocks of the points, from digests that each point saw at most once."""
-    names = sorted({point.clock for point in run.points}, key=[p.clock for p in run.points].index)
-    clock = np.array([names.index(point.clock) for point in run.points], np.int64)
-    if len(names) == 1:
-        zeros = np.zeros(len(run.points), np.int64)
-        return Clocks(zeros, clock, np.ones(len(run.points), bool))
-    keys = digests[members].astype(np.uint64)
-    points = rows["point"][members]
-    at = {
-        number: _once(
-            keys[points == number], rows["ts_ns"][members][points == number], paths[members][points == number]
-        )
-        for number in range(len(run.points))
-    }
-    forward: dict[tuple[int, int], list[Array]] = {}
-    for number, path in enumerate(run.paths):
-        for a, b in zip(path.points, path.points[1:], strict=False):
-            if clock[a] != clock[b]:
-                forward.setdefault((int(clock[a]), int(clock[b])), []).append(_differences(at[a], at[b], number))
-        if path.has_detour:
-            a, b = path.points[path.filter_input], path.points[path.detour_last + 1]
-            if clock[a] != clock[b]:
-                forward.setdefault((int(clock[a]), int(clock[b])), []).append(_differences(at[a], at[b], number))
-    links: dict[tuple[int, int], int] = {}
-    empty = [np.zeros(0, np.int64)]
-    for a, b in sorted({(min(pair), max(pair)) for pair in forward}):
-        offset = clock_arithmetic.offset_between(
-            np.concatenate(forward.get((a, b), empty)), np.concatenate(forward.get((b, a), empty))
-        )
-        if offset is not None:
-            links[a, b] = offset
-    offsets = clock_arithmetic.chain(len(names), links)
-    return Clocks(
-        np.array([offsets[number] or 0 for number in clock], np.int64),
-        clock,
-        np.array([offsets[number] is not None for number in clock], bool),
-    )
-
-
-def _once(keys: Array, times: Array, paths: Array) -> tuple[Array, Array, Array]:
-    """Keys that occur once, in order, with their times and paths."""
-    unique, index, counts = np.unique(keys, return_index=True, return_counts=True)
-    single = counts == 1
-    return unique[single], times[index[single]], paths[index[single]]
-
-
-def _differences(a: tuple[Array, Array, Array], b: tuple[Array, Array, Array], path: int) -> Array:
-    """t_b - t_a of the packets of a path that both points saw exactly once."""
-    _, index_a, index_b = np.intersect1d(a[0], b[0], assume_unique=True, return_indices=True)
-    mine = (a[2][index_a] == path) & (b[2][index_b] == path)
-    difference: Array = b[1][index_b[mine]] - a[1][index_a[mine]]
-    return difference
 
 
 def _layout(run: Run) -> Array:
@@ -235,11 +198,14 @@ def _expected_delays(run: Run, times: Array, seen: Array, path_of: Array) -> tup
     return delays, slack, plausible
 
 
-def _may_miss(observations: Observations, run: Run) -> Array:
-    """bool by path and position: the capture there dropped packets, is damaged, or does not say what it dropped."""
-    table = np.zeros((len(run.paths), longest(run)), bool)
+def _unseen(run: Run, reach: Reach) -> tuple[Array, Array, Array, Array]:
+    """By path and position: start and end of the capture there, whether it may have missed packets, whether it did."""
+    shape = (len(run.paths), longest(run))
+    start, end = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    may, did = np.zeros(shape, bool), np.zeros(shape, bool)
     for number, path in enumerate(run.paths):
-        for position, point in enumerate(path.points):
-            cover = observations.coverage[point]
-            table[number, position] = cover.incomplete or cover.cut or cover.dropped is None
-    return table
+        at = list(path.points)
+        start[number, : len(at)], end[number, : len(at)] = reach.start[at], reach.end[at]
+        did[number, : len(at)] = reach.incomplete[at]
+        may[number, : len(at)] = reach.incomplete[at] | reach.unknown[at]
+    return start, end, may, did

@@ -11,17 +11,10 @@ import numpy as np
 from pktrace.ledger import Ledger
 from pktrace.observations.observe import Observations
 from pktrace.run.model import Run
+from pktrace.trajectories.clock_model import Clocks
+from pktrace.trajectories.reach import Reach
 
 UNSEEN = np.int64(-(1 << 63))  # in arrays of times: not seen at that position
-
-
-@dataclass(frozen=True)
-class Clocks:
-    """Offset of each point's clock against that of the first point, ns; 0 and `known` False where unknown."""
-
-    offset_ns: np.ndarray[Any, Any]  # int64 per point
-    clock: np.ndarray[Any, Any]  # int64 per point: points with equal numbers share a clock
-    known: np.ndarray[Any, Any]  # bool per point
 
 
 @dataclass(frozen=True)
@@ -44,6 +37,7 @@ class Trajectories:
     duplicates: np.ndarray[Any, Any]
     owner: np.ndarray[Any, Any]
     clocks: Clocks
+    reach: Reach
     ledger: Ledger
 
     def __len__(self) -> int:

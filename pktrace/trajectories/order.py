@@ -16,9 +16,11 @@ from __future__ import annotations
 import numpy as np
 
 from pktrace.compiled import inlined, kernel
-from pktrace.trajectories.exact import group_path, place_one, repeats
+from pktrace.trajectories.exact import group_path, place_one, several
 
+_FOREVER = np.int64(1 << 61)
 _SKIP_COST = np.int64(1 << 45)  # ns: above any difference within a threshold, 2^17 of them fit 63 bits
+_LOOK_AHEAD = 256
 _LARGEST_TABLE = 1 << 25  # cells of the assignment table; beyond it, in order by nearest delay
 
 
@@ -58,7 +60,7 @@ def _assign(due, sent, penalty, arrived, earliest, latest, given):
     for j in range(columns):
         given[j] = -1
     if rows * columns > _LARGEST_TABLE:
-        _assign_nearest(due, sent, arrived, earliest, latest, given)
+        _assign_nearest(due, sent, penalty, arrived, earliest, latest, given)
         return
     step = np.zeros((rows + 1, columns + 1), np.uint8)
     cost = np.zeros(columns + 1, np.int64)  # of the row above, overwritten from the left by this row's
@@ -94,8 +96,8 @@ def _assign(due, sent, penalty, arrived, earliest, latest, given):
 
 
 @inlined
-def _assign_nearest(due, sent, arrived, earliest, latest, given):
-    """The same in one pass, for long runs of equal packets: each sighting takes the nearest packet still free.
+def _assign_nearest(due, sent, penalty, arrived, earliest, latest, given):
+    """The same in one pass, for long runs of equal packets: each sighting takes the best packet among the next few.
 
     A packet is passed over only while enough packets are left for the sightings to come.
     """
@@ -103,16 +105,17 @@ def _assign_nearest(due, sent, arrived, earliest, latest, given):
     for j in range(len(arrived)):
         while free < len(sent) and arrived[j] - sent[free] > latest:
             free += 1
-        spare = (len(sent) - free) - (len(arrived) - j)
-        while spare > 0 and free + 1 < len(sent):
-            next_fits = arrived[j] - sent[free + 1] >= earliest[free + 1]
-            if not next_fits or abs(arrived[j] - due[free + 1]) >= abs(arrived[j] - due[free]):
-                break
-            free += 1
-            spare -= 1
-        if free < len(sent) and arrived[j] - sent[free] >= earliest[free]:
-            given[j] = free
-            free += 1
+        spare = min((len(sent) - free) - (len(arrived) - j), _LOOK_AHEAD)
+        best = np.int64(-1)
+        best_cost = np.int64(1) << np.int64(62)
+        for i in range(free, min(free + max(spare, 0) + 1, len(sent))):
+            cost = abs(arrived[j] - due[i]) + penalty[i]
+            if arrived[j] - sent[i] >= earliest[i] and cost < best_cost:
+                best = np.int64(i)
+                best_cost = cost
+        if best >= 0:
+            given[j] = best
+            free = best + 1
 
 
 @inlined
@@ -138,20 +141,31 @@ def _duplicate_of(rows, packet_of, index, times, sent_at, threshold):
 
 
 @inlined
-def _can_come(may_miss, path, origin, position, before_detour, after_detour):
-    """Whether a packet last seen at `origin` may come to `position` without being seen between."""
+def _can_come(may_miss, start, end, path, origin, position, left, due, before_detour, after_detour):
+    """Whether a packet that left `origin` may come to `position` without being seen between."""
     if origin == before_detour and position == after_detour:
         return True
     unseen = True
     for between in range(origin + 1, position):
-        unseen &= may_miss[path, between]
+        if origin <= before_detour and between > before_detour and between < after_detour < position:
+            continue  # it may have gone over the bypass
+        unseen &= may_miss[path, between] or left < start[path, between] or due > end[path, between]
+    return unseen
+
+
+@inlined
+def _may_begin(missed, start, end, path, position, time):
+    """Whether every point before `position` may have missed a packet seen there: then it is no copy of another."""
+    unseen = True
+    for before in range(position):
+        unseen &= missed[path, before] or time < start[path, before] or time > end[path, before]
     return unseen
 
 
 @inlined
 def _place_many(
-    members, first, last, times, points, path, visits, layout, delays, slack, plausible, may_miss, threshold,
-    owner, seen, base,
+    members, first, last, times, points, path, visits, layout, delays, slack, plausible, start, end, may_miss, missed,
+    threshold, owner, seen, base,
 ):  # fmt: skip
     """Place one cluster of equal packets, position by position; returns how many packets it holds."""
     size = last - first
@@ -180,7 +194,10 @@ def _place_many(
         for packet in range(packets):
             origin = last_at[packet]
             due_at[packet] = sent_at[packet] + delays[path, origin, position]
-            if _can_come(may_miss, path, origin, position, layout[path, 1], layout[path, 2]):
+            if _can_come(
+                may_miss, start, end, path, origin, position, sent_at[packet], due_at[packet], layout[path, 1],
+                layout[path, 2],
+            ):  # fmt: skip
                 chosen[number] = packet
                 number += 1
         chosen = chosen[:number]
@@ -197,7 +214,8 @@ def _place_many(
             earliest[index] = -slack[path, origin, position]
             penalty[index] = 0 if origin == position - 1 else plausible[path, position]
         given = np.empty(count, np.int64)
-        _assign(due, sent, penalty, arrived, earliest, threshold, given)
+        # A single packet with copies of it is no matter of order: it may be as late as it likes.
+        _assign(due, sent, penalty, arrived, earliest, threshold if packets > 1 else _FOREVER, given)
         for index in range(count):
             if given[index] >= 0:
                 packet_of[index] = chosen[given[index]]
@@ -208,8 +226,10 @@ def _place_many(
         copy_of = np.empty(count, np.int64)
         for index in range(count):
             copy_of[index] = -1
-            if packet_of[index] < 0 and not again:
-                copy_of[index] = _duplicate_of(rows, packet_of, index, times, sent_at, threshold)
+            is_copy = not _may_begin(missed, start, end, path, position, arrived[index])
+            if packet_of[index] < 0 and not again and is_copy:
+                within = threshold if packets > 1 else _FOREVER
+                copy_of[index] = _duplicate_of(rows, packet_of, index, times, sent_at, within)
         for index in range(count):
             row = rows[index]
             packet = max(packet_of[index], copy_of[index])
@@ -224,6 +244,21 @@ def _place_many(
                     last_at[packet] = position
                     sent_at[packet] = times[row]
     return packets
+
+
+@inlined
+def _goes_on(members, last, group_end, times, points, path, layout, start, missed, threshold):
+    """Whether what comes after a gap is still of the packets before it: the first point, which was capturing and
+    missed nothing, saw no new one in it (a packet is what the first point of its path saw)."""
+    if missed[path, 0] or times[members[last]] < start[path, 0]:
+        return False
+    index = last
+    while True:
+        if points[members[index]] == layout[path, 3]:
+            return False
+        index += 1
+        if index == group_end or times[members[index]] - times[members[index - 1]] > threshold:
+            return True
 
 
 @inlined
@@ -251,19 +286,20 @@ def _count_candidates(seen, base, packets, positions, times, threshold, candidat
 
 @kernel
 def follow_repeated(
-    repeated, members, times, points, paths, visits, layout, delays, slack, plausible, may_miss, threshold, owner, seen,
-    path_of, candidates, count,
+    repeated, members, times, points, paths, visits, clocks, layout, delays, slack, plausible, start, end,
+    may_miss, missed, threshold, owner, seen, path_of, candidates, count,
 ):  # fmt: skip
     """Place the groups that `exact.follow_unique` left.
 
     Args:
         repeated: begin and end of each group in `members`; threshold: ns;
-        layout: int64 per path: positions, filter input or -1, position after the detour or -1, then each position's
-        point; delays, slack: int64 by path and pair of positions, the median delay of certain packets and how early
-        a sighting may lie; plausible: int64 by path and position, 10 x the largest certain delay on the way there,
-        beyond which another packet is the better explanation; may_miss: bool by path and position, the capture
-        may have missed packets; candidates: int32 per trajectory, filled; count: trajectories so far. The rest as
-        for follow_unique.
+        clocks: int64 per point; layout: int64 per path: positions, filter input or -1, position after the detour or
+        -1, then the point of each position; delays, slack: int64 by path and pair of positions, the median delay of
+        certain packets and how early a sighting may lie; plausible: int64 by path and position, 10 x the largest
+        certain delay on the way there, beyond which another packet is the better explanation; start, end: int64 by
+        path and position, what the capture covers; may_miss, missed: bool by path and position, the capture may have
+        missed packets, or did; candidates: int32 per trajectory, filled; count: trajectories so far. The rest as for
+        follow_unique.
 
     Returns:
         (trajectories in all, sightings off their path, packets without a path).
@@ -273,23 +309,30 @@ def follow_repeated(
     no_path = 0
     for group in range(0, len(repeated), 2):
         first = repeated[group]
-        end = repeated[group + 1]
-        while first < end:
+        group_end = repeated[group + 1]
+        while first < group_end:
             last = first + 1
-            while last < end and times[members[last]] - times[members[last - 1]] <= threshold:
+            path = group_path(members, first, group_end, paths)
+            while last < group_end and (
+                times[members[last]] - times[members[last - 1]] <= threshold
+                or (
+                    path >= 0
+                    and _goes_on(members, last, group_end, times, points, path, layout, start, missed, threshold)
+                )
+            ):
                 last += 1
             path = group_path(members, first, last, paths)
             if path < 0:
                 no_path += last - first
-            elif not repeats(members, first, last, points, path, visits, scratch):
+            elif not several(members, first, last, times, points, path, visits, clocks, threshold, scratch):
                 off_path += place_one(members, first, last, times, points, path, visits, owner, seen, count)
                 path_of[count] = path
                 candidates[count] = 1
                 count += 1
             else:
                 placed = _place_many(
-                    members, first, last, times, points, path, visits, layout, delays, slack, plausible, may_miss,
-                    threshold, owner, seen, count,
+                    members, first, last, times, points, path, visits, layout, delays, slack, plausible, start, end,
+                    may_miss, missed, threshold, owner, seen, count,
                 )  # fmt: skip
                 for index in range(first, last):
                     off_path += 1 if owner[members[index]] < 0 else 0

@@ -19,12 +19,19 @@ def path_of_rows(run: Run, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     Only IP packets with a time are followed.
     """
     found = np.full(len(rows), NO_PATH, np.int16)
-    usable = rows["has"] & (field.HAS_IP | field.HAS_TIME) == field.HAS_IP | field.HAS_TIME
+    usable = followed(rows)
     for number, path in enumerate(run.paths):
         visited = np.zeros(len(run.points) + 1, bool)
         visited[list(path.points)] = True
         free = usable & (found == NO_PATH) & visited[rows["point"]]
         found[free & fits(path.condition, rows)] = number
+    return found
+
+
+def followed(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """bool per row: an IP packet with a time, and with the direction that its point asks for."""
+    wanted = field.HAS_IP | field.HAS_TIME
+    found: np.ndarray[Any, Any] = rows["has"] & (wanted | field.NO_DIRECTION) == wanted
     return found
 
 

@@ -17,13 +17,15 @@ def compile_kernels() -> None:
     numbers = np.zeros(0, np.int64)
     points, paths, candidates = np.zeros(0, np.int32), np.zeros(0, np.int16), np.zeros(0, np.int32)
     visits, table = np.zeros((1, 1, 2), np.int64), np.zeros((1, 4), np.int64)
+    one, flags = np.zeros((1, 1), np.int64), np.zeros((1, 1), bool)
     seen, pairs = np.zeros((0, 1), np.int64), np.zeros((1, 1, 1), np.int64)
     follow_unique(
-        np.zeros(0, np.uint64), numbers, numbers, points, paths, visits, numbers, seen, paths, numbers
+        np.zeros(0, np.uint64), numbers, numbers, points, paths, visits, numbers, np.int64(0), numbers, seen, paths,
+        numbers,
     )  # fmt: skip
     follow_repeated(
-        numbers, numbers, numbers, points, paths, visits, table, pairs, pairs, np.zeros((1, 1), np.int64),
-        np.zeros((1, 1), bool), np.int64(0), numbers, seen, paths, candidates, 0,
+        numbers, numbers, numbers, points, paths, visits, numbers, table, pairs, pairs, one, one, one, flags,
+        flags, np.int64(0), numbers, seen, paths, candidates, 0,
     )  # fmt: skip
 
 

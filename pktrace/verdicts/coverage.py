@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 
 from pktrace.trajectories.model import UNSEEN, Trajectories
+from pktrace.trajectories.reach import FOREVER
 
 _WAIT_FACTOR = 10
-FOREVER = np.int64((1 << 62) - 1)
 
 
 @dataclass(frozen=True)
 class Trust:
-    """Arrays (paths x positions): `start`, `end` of the captures on the first point's clock, `incomplete` (the capture
-    dropped packets), `cut` (a file is damaged); (paths x stages) `wait` in ns, `same_clock`; `window` in ns."""
+    """Arrays (paths x positions): `start`, `end` of the captures on the clock of the path's group, `incomplete` (the
+    capture missed packets), `cut` (a file is damaged), `clock_group` (times of equal numbers can be compared);
+    (paths x stages): `wait` in ns, `same_clock`, `error_ns`; `window` in ns."""
 
     start: np.ndarray[Any, Any]
     end: np.ndarray[Any, Any]
@@ -25,41 +26,33 @@ class Trust:
     wait: np.ndarray[Any, Any]
     same_clock: np.ndarray[Any, Any]
     error_ns: np.ndarray[Any, Any]
+    clock_group: np.ndarray[Any, Any]
     window: tuple[int, int]
 
 
 def trust_in_captures(trajectories: Trajectories) -> Trust:
     """What the captures cover, position by position.
 
-    A capture runs from its statistics' start to their end, else from its first to its last packet; the window of
-    run.toml widens it, since every point captured all through it; not where the file is damaged.
     The wait of a stage is min(loss threshold, 10 x the largest delay of certain packets); the threshold without any.
     """
-    run = trajectories.run
+    run, reach = trajectories.run, trajectories.reach
     width = trajectories.seen.shape[1]
     shape = (max(1, len(run.paths)), width)
     start = np.full(shape, FOREVER)
     end = np.full(shape, -FOREVER)
     incomplete = np.zeros(shape, bool)
     cut = np.zeros(shape, bool)
+    group = np.zeros(shape, np.int64)
     wait = np.full((shape[0], width + 1), np.int64(run.threshold_ns))
     same_clock = np.ones((shape[0], width + 1), bool)
     error = np.zeros((shape[0], width + 1), np.int64)
     for number, path in enumerate(run.paths):
         for position, point in enumerate(path.points):
-            cover = trajectories.observations.coverage[point]
-            offset = int(trajectories.clocks.offset_ns[point])
-            first, last = cover.start_ns, cover.end_ns
-            if run.window is not None:
-                first = min(run.window[0], first if first is not None else run.window[0])
-                if not cover.cut:
-                    last = max(run.window[1], last if last is not None else run.window[1])
-            if first is not None:
-                start[number, position] = max(-int(FOREVER), first - offset)
-            if last is not None:
-                end[number, position] = min(int(FOREVER), last - offset)
-            incomplete[number, position] = cover.incomplete
-            cut[number, position] = cover.cut
+            start[number, position] = reach.start[point]
+            end[number, position] = reach.end[point]
+            group[number, position] = trajectories.clocks.group[point]
+            incomplete[number, position] = reach.incomplete[point]
+            cut[number, position] = trajectories.observations.coverage[point].cut
         mine = (trajectories.path == number) & (trajectories.candidates == 1)
         for stage in path.stage_numbers():
             a, b = path.ends_of(stage)
@@ -74,7 +67,7 @@ def trust_in_captures(trajectories: Trajectories) -> Trust:
             if len(delays) and int(delays.max()) > 0:
                 wait[number, stage] = min(run.threshold_ns, _WAIT_FACTOR * int(delays.max()))
     window = run.window if run.window is not None else (-int(FOREVER), int(FOREVER))
-    return Trust(start, end, incomplete, cut, wait, same_clock, error, window)
+    return Trust(start, end, incomplete, cut, wait, same_clock, error, group, window)
 
 
 def _both(trajectories: Trajectories, mine: np.ndarray[Any, Any], a: int, b: int) -> np.ndarray[Any, Any]:

@@ -15,7 +15,7 @@ from pktrace.trajectories.model import UNSEEN
 NONE = 255
 CROSSED, LOST, UNOBSERVED, UNDETERMINED = 0, 1, 2, 3
 F_DELIVERED, F_LOST, F_DROPPED, F_ABSORBED, F_INJECTED, F_UNDETERMINED = 0, 1, 3, 4, 5, 6
-R_NONE, R_LATE, R_OUTSIDE, R_WAITING, R_DROPS, R_CUT = 0, 1, 2, 3, 4, 5
+R_NONE, R_LATE, R_OUTSIDE, R_WAITING, R_DROPS, R_CUT, R_CLOCK = 0, 1, 2, 3, 4, 5, 6
 T_FORWARD, T_DROP, T_PUNT = 0, 1, 2
 V_HIT, V_FALSE_PUNT, V_FALSE_FORWARD, V_MISSED_DROP, V_FALSE_DROP, V_UNSEEN, V_UNDETERMINED = 0, 1, 2, 3, 4, 5, 6
 
@@ -47,14 +47,15 @@ def _treatment_verdict(expected, observed):
 
 @kernel
 def judge_packets(
-    times, first_ns, path_of, layout, expected, absorbed, start, end, incomplete, cut, wait, window, threshold,
+    times, first_ns, path_of, layout, clocks, expected, absorbed, start, end, incomplete, cut, wait, window, threshold,
     fate, reason, lost_stage, last_at, observed, rule_verdict, stage_verdict, stage_reason,
 ):  # fmt: skip
     """Judge all packets.
 
     Args:
         times: int64 (n x positions) aligned, UNSEEN where not seen; first_ns: raw time of the first sighting;
-        layout: int64 per path: positions, first and last detour position or -1, 1 if the path has rules;
+        layout: int64 per path: positions, first and last detour position or -1, 1 if the path has a filter;
+        clocks: int64 by path and position, times of equal numbers can be compared;
         expected, absorbed: of rules.expect; start, end, incomplete, cut, wait: of coverage.Trust; window: (start, end);
         threshold: the loss threshold in ns.
         Filled per packet: fate, reason, lost_stage (-1 none), last_at (position), observed, rule_verdict (NONE none);
@@ -93,6 +94,8 @@ def judge_packets(
             for stage in range(filter_input, first):
                 earlier -= wait[path, stage]
             for position in range(filter_input + 1):
+                if clocks[path, position] != clocks[path, first]:
+                    continue
                 doubt = _doubt(
                     earlier,
                     np.int64(0),
@@ -111,8 +114,15 @@ def judge_packets(
         if skipped:
             unsure = np.int64(-1)
             for position in range(detour_first, detour_last + 1):
+                # When it came by there: not before it was first seen, unless that was behind the detour.
+                begin = at[first]
+                for stage in range(position, first):
+                    begin -= wait[path, stage]
+                if clocks[path, position] != clocks[path, first]:
+                    unsure = np.int64(R_CLOCK) if unsure < 0 else unsure
+                    continue
                 doubt = _doubt(
-                    at[first], at[last] - at[first], start[path, position], end[path, position],
+                    begin, at[last] - begin, start[path, position], end[path, position],
                     incomplete[path, position], cut[path, position],
                 )  # fmt: skip
                 if doubt == R_NONE:
@@ -132,7 +142,8 @@ def judge_packets(
                 target = after
             if at[position] != UNSEEN and at[target] != UNSEEN:
                 stage_verdict[packet, stage] = CROSSED
-                if at[target] - at[position] > threshold:
+                comparable = clocks[path, target] == clocks[path, position]
+                if comparable and at[target] - at[position] > threshold:
                     stage_verdict[packet, stage] = LOST
                     stage_reason[packet, stage] = R_LATE
                     if late < 0:
@@ -176,23 +187,23 @@ def judge_packets(
             continue
 
         # It went no further than `last`. Every point where it could have come next must have been able to see it.
+        # What its rule drops went no further if it did not come out behind the detour, where every way leads.
         at_filter = has_detour and last == filter_input
-        stage = last
-        if at_filter and action != T_PUNT:
-            stage = bypass
-        doubt = _doubt(
-            at[last], wait[path, stage if not at_filter else filter_input], start[path, last + 1], end[path, last + 1],
-            incomplete[path, last + 1], cut[path, last + 1],
-        )  # fmt: skip
-        if at_filter and doubt == R_NONE:
-            doubt = _doubt(
-                at[last],
-                wait[path, bypass],
-                start[path, after],
-                end[path, after],
-                incomplete[path, after],
-                cut[path, after],
-            )
+        drops_here = (at_filter or (not has_detour and has_rules)) and action == T_DROP
+        stage = bypass if at_filter and action != T_PUNT else last
+        doubt = R_NONE
+        for way in range(2):
+            over_bypass = way == 1
+            if (over_bypass and not at_filter) or (not over_bypass and at_filter and drops_here):
+                continue
+            target = after if over_bypass else last + 1
+            if doubt == R_NONE and clocks[path, target] != clocks[path, last]:
+                doubt = R_CLOCK
+            elif doubt == R_NONE:
+                doubt = _doubt(
+                    at[last], wait[path, bypass if over_bypass else last], start[path, target], end[path, target],
+                    incomplete[path, target], cut[path, target],
+                )  # fmt: skip
         if outside:
             doubt = R_OUTSIDE
         if injected:
@@ -201,7 +212,6 @@ def judge_packets(
             fate[packet] = F_LOST
             reason[packet] = R_LATE
             lost_stage[packet] = late
-        drops_here = (at_filter or (not has_detour and has_rules)) and action == T_DROP
         if doubt != R_NONE:
             if fate[packet] == NONE:
                 fate[packet] = F_UNDETERMINED

@@ -72,6 +72,7 @@ def judge_trajectories(
     if count:
         judge_packets(
             trajectories.times, trajectories.first_rows["ts_ns"].copy(), trajectories.path, _layout(run),
+            trust.clock_group,
             expected.action, expected.absorbed, trust.start, trust.end, trust.incomplete, trust.cut, trust.wait,
             np.array(trust.window, np.int64), np.int64(run.threshold_ns),
             fate, reason, lost_stage, last_at, observed, rule_verdict, stage_verdict, stage_reason,
@@ -110,7 +111,9 @@ def _layout(run: Run) -> Array:
                 len(path.points),
                 path.detour_first,
                 path.detour_last,
-                int(any(rule.path == number for rule in run.rules)),
+                int(
+                    len(path.points) > 1 and (path.default == "drop" or any(rule.path == number for rule in run.rules))
+                ),
             ]
             for number, path in enumerate(run.paths)
         ]
@@ -120,31 +123,37 @@ def _layout(run: Run) -> Array:
 
 
 def _ask_counters(verdicts: Verdicts, counters: dict[str, int]) -> None:
-    """Packets that vanished at the filter were dropped by it where its drop counters say so, all of them.
+    """Packets that vanished at the filter were dropped by it where its counters say so, all of them.
 
-    Rule: the drop rules of the path counted exactly as many packets more than fit them as vanished there. Any other
-    difference says nothing about single packets, and they stay `unseen`.
+    Rule: the drop rules of the path counted exactly as many packets more than fit them as vanished there, the rules
+    that these fit counted exactly as many less, and no capture up to the filter missed packets, which would be
+    another reason for the surplus. Anything else says nothing about single packets, and they stay `unseen`.
     """
-    trajectories = verdicts.trajectories
+    trajectories, expected = verdicts.trajectories, verdicts.expected
     run = trajectories.run
     unseen = verdicts.rule_verdict == RULE_VERDICTS.index("unseen")
     if not unseen.any():
         return
     reached = reached_filter(verdicts)
-    for number in range(len(run.paths)):
-        drops = [
-            index
-            for index, rule in enumerate(run.rules)
-            if rule.path == number and rule.action == "drop" and rule.counter is not None
-        ]
-        if any(run.rules[index].counter not in counters for index in drops) or not drops:
+    for number, path in enumerate(run.paths):
+        mine = reached & (trajectories.path == number)
+        vanished = unseen & mine
+        if verdicts.trust.incomplete[number, : path.filter_input + 1].any() or not vanished.any():
             continue
-        surplus = 0
-        for index in drops:
-            matched = int((reached & (trajectories.path == number) & (verdicts.expected.rule == index)).sum())
-            surplus += counters[run.rules[index].counter or ""] - matched
-        vanished = unseen & (trajectories.path == number)
-        if surplus > 0 and surplus == int(vanished.sum()):
+        surplus, agree = 0, True
+        for index, rule in enumerate(run.rules):
+            if rule.path != number:
+                continue
+            told = counters.get(rule.counter) if rule.counter is not None else None
+            matched = int((mine & (expected.rule == index)).sum())
+            if rule.action == "drop":
+                # A counter counts the copies of a packet too.
+                copies = trajectories.duplicates[mine & (expected.rule == index)].any()
+                agree &= told is not None and not copies
+                surplus += (told or 0) - matched
+            elif told is not None:
+                agree &= told == matched - int((vanished & (expected.rule == index)).sum())
+        if agree and surplus == int(vanished.sum()):
             verdicts.rule_verdict[vanished] = RULE_VERDICTS.index("false_drop")
             verdicts.observed[vanished] = TREATMENTS.index("drop")
             verdicts.reason[vanished] = REASONS.index("filter_dropped")

@@ -20,6 +20,8 @@ class _Demand:
         threshold_ns: int,
     ) -> None:
         self.coverage, self.offsets, self.threshold_ns = coverage, offsets, threshold_ns
+        self.missed: set[str] = set()
+        self.prove_misses(packets)
         self.largest: dict[tuple[str, int, int], int] = {}
         for packet in packets:
             for a in packet.seen:
@@ -30,6 +32,21 @@ class _Demand:
                     if a < b and packet.group is None and not (around and inside):
                         name = (packet.path.name, a, b)
                         self.largest[name] = max(self.largest.get(name, 0), self.at(packet, b) - self.at(packet, a))
+
+    def prove_misses(self, packets: Sequence[PacketTruth]) -> None:
+        """Points that were capturing and missed a unique packet which was captured before and after them."""
+        for packet in packets:
+            path, seen = packet.path, sorted(packet.seen)
+            detour = range(path.detour[0], path.detour[1] + 1) if path.detour else range(0)
+            punted = any(position in detour for position in seen)
+            for position in range(seen[0] + 1, seen[-1]):
+                if packet.group is not None or position in seen or (position in detour and not punted):
+                    continue
+                point = path.points[position]
+                before = max(self.at(packet, p) for p in seen if p < position) + self.offsets[point]
+                after = min(self.at(packet, p) for p in seen if p > position) + self.offsets[point]
+                if self.coverage[point].holds(before, after):
+                    self.missed.add(point)
 
     def at(self, packet: PacketTruth, position: int) -> int:
         """When the packet was first captured there, on the true clock."""
@@ -48,7 +65,7 @@ class _Demand:
             return "outside_window"
         if not cover.holds(time, time + self.wait(packet, origin, target)):
             return "waiting_time"
-        return "capture_drops" if cover.dropped else None
+        return "capture_drops" if cover.dropped or point in self.missed else None
 
     def blind(self, packet: PacketTruth, position: int, seen_at: int, until: int | None = None) -> bool:
         """Whether that point may have missed the packet, which was captured at another position (or at two,
@@ -60,7 +77,7 @@ class _Demand:
         if until is not None and position > seen_at:
             guard = max(0, self.at(packet, until) - self.at(packet, seen_at))
         span = (time - guard, time) if position < seen_at else (time, time + guard)
-        return cover.dropped > 0 or not cover.holds(*span)
+        return cover.dropped > 0 or point in self.missed or not cover.holds(*span)
 
     def observed(self, packet: PacketTruth) -> str | None:
         """The treatment that the captures show; never another one than the true treatment."""
@@ -90,6 +107,8 @@ class _Demand:
             targets = [last + 1]
             if at_filter and path.detour is not None:
                 targets = [path.detour[0], path.detour[1] + 1]
+                if packet.expected_action == "drop":
+                    targets = targets[1:]
             doubts = [self.doubt(packet, last, target) for target in targets]
             ranks = ("outside_window", "waiting_time", "capture_drops")
             packet.reason = next((reason for reason in ranks if reason in doubts), None)

@@ -110,6 +110,15 @@ SCENARIOS: dict[str, Options] = {
         starts_late={"uplink": 150 * MILLISECOND, "switchport": 140 * MILLISECOND, "punt": 130 * MILLISECOND}
     ),
     "ends-early": Options(ends_early={"vnic": 3 * SECOND + 20 * MILLISECOND}),
+    "identical-starts-late-first": Options(
+        starts_late={"uplink": 1500 * MILLISECOND}, identical=40, identical_lost={("ingress", 2): 2}
+    ),
+    "identical-starts-late-middle": Options(
+        starts_late={"return": 1500 * MILLISECOND}, identical=40, identical_lost={("ingress", 3): 2}
+    ),
+    "identical-ends-early": Options(ends_early={"punt": 2 * SECOND}, identical=40, identical_lost={("ingress", 3): 2}),
+    "identical-silent-point": Options(silent=("return",), identical=20, identical_lost={("ingress", 2): 1}),
+    "identical-silent-point-no-statistics": Options(silent=("punt",), identical=20, statistics=False),
     "ends-early-middle": Options(ends_early={"punt": 3 * SECOND + 20 * MILLISECOND}, loss={("ingress", 2): 0.2}),
     "short-tail-nothing-certain": Options(tail_ns=SECOND, loss={("ingress", 2): 1.0}),
     "short-tail": Options(tail_ns=200_000, loss={("ingress", 3): 0.3, ("ingress", 2): 0.3, ("egress", 0): 0.3}),

@@ -202,9 +202,12 @@ def rule(**fields: object) -> dict[str, object]:
         ),
         (
             {"icmp_type": 8},
-            ["meta l4proto { 1 } icmp type { 8 }", "meta l4proto { 58 } icmpv6 type { 8 }"],
+            [
+                "meta l4proto { 1 } meta protocol ip icmp type { 8 }",
+                "meta l4proto { 58 } meta protocol ip6 icmpv6 type { 8 }",
+            ],
         ),
-        ({"icmp_type": "8,0", "protocol": "icmp"}, ["meta l4proto { 1 } icmp type { 0, 8 }"]),
+        ({"icmp_type": "8,0", "protocol": "icmp"}, ["meta l4proto { 1 } meta protocol ip icmp type { 0, 8 }"]),
     ],
 )
 def test_rules_become_nft(fields: dict[str, object], statements: list[str]) -> None:

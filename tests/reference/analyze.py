@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from tests.reference.capture import CaptureFile, FileInterface, read_capture
 from tests.reference.decode import decode
 from tests.reference.follow import Sighting, follow
-from tests.reference.judge import Coverage, Judge, Judged, rule_rows
+from tests.reference.judge import Coverage, Judge, Judged, rule_rows, with_proven_misses
 from tests.reference.latency import latency_rows
 from tests.reference.run import Point, Run, load_run
 
@@ -156,6 +156,7 @@ def analyze(run_dir: Path) -> Results:
         sightings += seen
         coverage[point.name] = widened(cover, run.window, cut)
     followed = follow(sightings, run)
+    coverage = with_proven_misses(run, followed, coverage)
     judge = Judge(run, followed, coverage)
     judged = [judge.judge(trajectory) for trajectory in followed.trajectories]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tests.reference.follow import Clocks, Followed, Sighting, Trajectory
@@ -19,6 +20,33 @@ class Coverage:
     end_ns: int | None
     dropped: int
     resolution_ns: int
+
+
+def with_proven_misses(run: Run, followed: Followed, coverage: dict[str, Coverage]) -> dict[str, Coverage]:
+    """A certain packet that was seen before and after a point, which was capturing and has not seen it, was
+    missed there (RFC 5644 6.2.5): the capture dropped it, whether it says so or not.
+    """
+    missed: Counter[str] = Counter()
+    for trajectory in followed.trajectories:
+        path = trajectory.path
+        detour = range(path.enter, (path.leave or 0) + 1) if path.enter is not None else range(0)
+        punted = any(position in detour for position in trajectory.visits)
+        for position in range(trajectory.first + 1, trajectory.last):
+            if trajectory.basis != "exact" or position in trajectory.visits or (position in detour and not punted):
+                continue
+            cover = coverage[path.points[position]]
+            around = [
+                max(p for p in trajectory.visits if p < position),
+                min(p for p in trajectory.visits if p > position),
+            ]
+            times = [
+                followed.clocks.translate(s.ts_ns, s.clock, run.point(path.points[position]).clock)
+                for s in map(trajectory.sighting, around)
+            ]
+            covered = cover.start_ns is not None and cover.end_ns is not None and None not in times
+            if covered and all(cover.start_ns <= t <= cover.end_ns for t in times):  # type: ignore[operator]
+                missed[path.points[position]] += 1
+    return {name: replace(cover, dropped=cover.dropped + missed[name]) for name, cover in coverage.items()}
 
 
 @dataclass
@@ -72,20 +100,22 @@ class Judge:
             return "waiting_time"
         return "capture_drops" if cover.dropped else None
 
-    def next_positions(self, path: Path_, position: int) -> list[int]:
+    def next_positions(self, path: Path_, position: int, expected: str | None) -> list[int]:
         """The possible next points: at the filter's input the first detour point and the point after the
         detour.
         """
         if position == path.filter_input and path.enter is not None and path.after_detour is not None:
+            if expected == "drop":  # it went no further if it did not come out: every way on leads there
+                return [path.after_detour]
             return [path.enter, path.after_detour]
         return [position + 1]
 
-    def why_unsure(self, trajectory: Trajectory) -> str | None:
+    def why_unsure(self, trajectory: Trajectory, expected: str | None) -> str | None:
         """Why it is not certain that a packet went no further than where it was last seen."""
         path, last = trajectory.path, trajectory.last
         reasons = [
             self.why_not_certain(trajectory.sighting(last), path, last, target)
-            for target in self.next_positions(path, last)
+            for target in self.next_positions(path, last, expected)
         ]
         ranks = ("clock_offset", "outside_window", "waiting_time", "capture_drops")
         return next((reason for reason in ranks if reason in reasons), None)
@@ -217,7 +247,7 @@ class Judge:
         if injected:
             fate = "injected"
         if trajectory.last < path.last:
-            unsure = self.why_unsure(trajectory)
+            unsure = self.why_unsure(trajectory, expected)
             stages = self.stages_on(path, observed or expected or "forward")
             missing = next((s for s in stages if s[1] == trajectory.last), None)
             at_filter = trajectory.last == path.filter_input
