@@ -143,7 +143,11 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--paths", type=Path, metavar="FILE", help="TOML with [[path]] and [[rule]] tables, copied in")
     run.add_argument("--run-name", default="", help="name (default: the folder's)")
     run.add_argument("--description", default="", help="one sentence")
-    run.add_argument("--rules", type=Path, help="with --lab: the rules the lab was brought up with")
+    run.add_argument(
+        "--rules",
+        type=Path,
+        help="with --lab: rules file that the lab must have been given (default: whatever it was given)",
+    )
     run.add_argument("--no-context", action="store_true", help="leave out links, addresses, rule sets and settings")
     return parser
 
@@ -233,11 +237,11 @@ def _record(options: argparse.Namespace, command: Sequence[str]) -> Recorded:
     need_root("recording")
     if options.lab:
         from .service_chain import chain_plan, record_planned  # the chain of the lab builds on this module
-        from .topology import DEFAULT_RULES, Lab
+        from .topology import Lab
 
         need_tools(TOOLS)
-        lab, rules_file = Lab(options.lab), options.rules or DEFAULT_RULES
-        plan = chain_plan(lab, rules_file, name, description, settings)
+        lab = Lab(options.lab)
+        plan = chain_plan(lab, options.rules, name, description, settings)
     else:
         need_tools({**_NEEDED, **({"dumpcap": "wireshark-common"} if settings.tool == "dumpcap" else {})})
         points = _points(options)
@@ -247,7 +251,7 @@ def _record(options: argparse.Namespace, command: Sequence[str]) -> Recorded:
     plan = replace(plan, points=points, groups=groups, sentinels=sentinels, kernel_drops=options.kernel_drops)
     ending = _ending(options, command, points)
     if options.lab:
-        return record_planned(lab, options.out, plan, ending.wait, rules_file=rules_file)
+        return record_planned(lab, options.out, plan, ending.wait)
     return _record_anywhere(options.out, plan, ending, surroundings=not options.no_context)
 
 

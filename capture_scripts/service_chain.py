@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from .captures import Settings
 from .context import Context, counters, lab_places
@@ -12,9 +14,9 @@ from .nft_rules import Rule, default_counter, load_rules
 from .points import Point
 from .processes import CannotStart
 from .recording import Recorded, Running
-from .run_file import PathTable
+from .run_file import PathTable, render
 from .run_folder import RunPlan, record_run
-from .topology import AGENT1, PVM1, PVM3, ROLES, Lab
+from .topology import PVM1, PVM2, PVM3, Lab
 
 # Detection points: name in the run, device in the host's namespace.
 DEVICES = {
@@ -25,6 +27,7 @@ DEVICES = {
     "vnic": "vnic1",
     "vnic3": "vnic3",
 }
+SECOND_DEVICES = {"switchport2": "sp2", "punt2": "punt2", "return2": "ret2", "vnic2": "vnic2"}
 
 PATHS = (
     PathTable(
@@ -58,38 +61,99 @@ PATHS = (
 )
 PATH_BY_NAME = {path.name: path for path in PATHS}
 
+_INGRESS, _EGRESS, *_OTHERS = PATHS
+# Between the protected machines a packet passes both filters. A path has one detour, so these have none: what
+# is punted on the way is seen at points that are not on its path.
+SECOND_PATHS = (
+    PathTable(
+        name="pvm1-to-pvm2",
+        points=("vnic", "switchport", "switchport2", "vnic2"),
+        stages=("agent1", "vswitch", "agent2"),
+        match={"source": (PVM1.ipv4, PVM1.ipv6), "destination": (PVM2.ipv4, PVM2.ipv6)},
+    ),
+    PathTable(
+        name="pvm2-to-pvm1",
+        points=("vnic2", "switchport2", "switchport", "vnic"),
+        stages=("agent2", "vswitch", "agent1"),
+        match={"source": (PVM2.ipv4, PVM2.ipv6), "destination": (PVM1.ipv4, PVM1.ipv6)},
+    ),
+    _INGRESS,
+    _EGRESS,
+    *(
+        replace(
+            path,
+            name=f"{path.name}2",
+            points=tuple("uplink" if point == "uplink" else f"{point}2" for point in path.points),
+            detour=("punt2", "return2"),
+            match=dict.fromkeys(path.match, (PVM2.ipv4, PVM2.ipv6)),
+        )
+        for path in (_INGRESS, _EGRESS)
+    ),
+    *_OTHERS,
+)
+
+
+def devices(lab: Lab) -> dict[str, str]:
+    """Device by point, of a lab with one agent or two."""
+    return {**DEVICES, **SECOND_DEVICES} if len(lab.agents()) == 2 else dict(DEVICES)
+
+
+def paths(lab: Lab) -> tuple[PathTable, ...]:
+    return SECOND_PATHS if len(lab.agents()) == 2 else PATHS
+
 
 def points(lab: Lab) -> list[Point]:
     """The points of a lab, in the order of the ingress path."""
-    return [Point(name, device, lab.namespace("host"), "host") for name, device in DEVICES.items()]
+    return [Point(name, device, lab.namespace("host"), "host") for name, device in devices(lab).items()]
 
 
-def check_rules(lab: Lab, rules: Sequence[Rule]) -> None:
-    """CannotStart if the lab's filter does not have exactly the counters of these rules."""
-    expected = {rule.counter for rule in rules} | {default_counter(AGENT1, path) for path in ("ingress", "egress")}
+def rules_of(lab: Lab, rules_file: Path | None) -> dict[int, list[Rule]]:
+    """Rules by agent: those that the lab says it was given, or those of a file."""
+    return {
+        agent.number: load_rules(rules_file or lab.state.rules(agent.number), agent.number) for agent in lab.agents()
+    }
+
+
+def rule_tables(rules: Mapping[int, Sequence[Rule]]) -> list[dict[str, Any]]:
+    """As ``run.toml`` has them; those of the second agent belong to its own paths, with names of their own."""
+    tables = [dict(rule.written) for rule in rules[1]]
+    for rule in rules.get(2, []):
+        tables.append({**rule.written, "id": f"{rule.id}-2", "path": f"{rule.path}2"})
+    return tables
+
+
+def check_rules(lab: Lab, rules: Mapping[int, Sequence[Rule]]) -> None:
+    """CannotStart if the lab's filters do not have exactly the counters of these rules."""
+    expected = {rule.counter for of_agent in rules.values() for rule in of_agent}
+    expected |= {default_counter(agent, path) for agent in lab.agents() for path in ("ingress", "egress")}
     found = {
         name
         for name in counters(lab.namespace("host"))
-        if name.startswith(("in1_", "eg1_")) and not name.endswith(("_other", "_back"))
+        if name.startswith(("in", "eg")) and not name.endswith(("_other", "_back"))
     }
     if found != expected:
         raise CannotStart(f"lab {lab.name!r} was brought up with other rules: give record the same --rules as 'lab up'")
 
 
-def chain_plan(lab: Lab, rules_file: Path, run_name: str, description: str, settings: Settings) -> RunPlan:
-    """The plan of a recording at all points of a lab; CannotStart unless it is up, with these rules."""
-    rules = load_rules(rules_file)
+def chain_plan(lab: Lab, rules_file: Path | None, run_name: str, description: str, settings: Settings) -> RunPlan:
+    """The plan of a recording at all points of a lab; CannotStart unless it is up.
+
+    Without ``rules_file`` the rules are those that the lab says it was given; with one, the filters must have
+    its counters.
+    """
     if lab.status() != "up":
         raise CannotStart(f"lab {lab.name!r} is {lab.status()}: bring it up with 'lab up --name {lab.name}'")
-    check_rules(lab, rules)
+    rules = rules_of(lab, rules_file)
+    if rules_file is not None:
+        check_rules(lab, rules)
     return RunPlan(
         name=run_name,
         description=description,
         points=points(lab),
         settings=settings,
-        paths=PATHS,
-        rules=[rule.written for rule in rules],
-        drops_in=[lab.namespace(role) for role in ROLES],
+        paths=paths(lab),
+        rules=rule_tables(rules),
+        drops_in=[lab.namespace(role) for role in lab.roles()],
     )
 
 
@@ -98,7 +162,7 @@ def record_chain(
     folder: Path,
     traffic: Callable[[], None],
     *,
-    rules_file: Path,
+    rules_file: Path | None,
     run_name: str,
     description: str,
     settings: Settings,
@@ -109,31 +173,41 @@ def record_chain(
     window; then the cause is raised: LabError, Interrupted, or what ``traffic`` raised.
     """
     plan = chain_plan(lab, rules_file, run_name, description, settings)
-    return record_planned(lab, folder, plan, lambda _: traffic(), rules_file=rules_file)
+    return record_planned(lab, folder, plan, lambda _: traffic())
 
 
-def record_planned(
-    lab: Lab, folder: Path, plan: RunPlan, traffic: Callable[[Running], None], *, rules_file: Path
-) -> Recorded:
+def record_planned(lab: Lab, folder: Path, plan: RunPlan, traffic: Callable[[Running], None]) -> Recorded:
     """As ``record_chain``, by a plan that may differ from that of ``chain_plan``."""
 
     def before(context: Context) -> None:
-        context.write_surroundings(load_rules(rules_file))
+        context.write_surroundings()
+        context.write("rules.toml", render({"rule": list(plan.rules)}) if plan.rules else "")
         context.reset_counters()
         context.write_counters("before")
+
+    def watched(running: Running) -> None:
+        try:
+            traffic(running)
+        finally:
+            copy_state(lab, folder / "context")
 
     def after(context: Context) -> None:
         context.write_counters("after")
         context.write_links("after")
-        if lab.state.journal.exists():
-            shutil.copyfile(lab.state.journal, folder / "context" / "lab-journal.jsonl")
 
-    places = lab_places({role: lab.namespace(role) for role in ROLES})
+    places = lab_places({role: lab.namespace(role) for role in lab.roles()})
     return record_run(
         folder,
         plan,
         before=before,
-        traffic=traffic,
+        traffic=watched,
         after=after,
         context=lambda where: Context(where, places, "host"),
     )
+
+
+def copy_state(lab: Lab, context: Path) -> None:
+    """What was done to the lab up to now, and what its forwarders did to packets: ``lab-*`` in ``context/``."""
+    for file in sorted(lab.state.folder.glob("*.json*")):
+        if file.suffix in (".json", ".jsonl"):
+            shutil.copyfile(file, context / f"lab-{file.name}")

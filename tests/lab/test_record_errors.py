@@ -131,8 +131,8 @@ def incomplete(out: Path, words: str) -> None:
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_while_the_command_runs(tmp_path: Path, wire: Wire, sign: signal.Signals) -> None:
     out = tmp_path / "run"
-    nap = f"61.{os.getpid()}"  # ours alone: others may run the same test at the same time
-    shell = f"ping -n -q -c 5 -i 0.01 {wire.right_address}; exec sleep {nap}"
+    sleep = f"sleep 61.{os.getpid()}"  # nobody else's
+    shell = f"ping -n -q -c 5 -i 0.01 {wire.right_address}; exec {sleep}"
     recorder_ = start(out, *wire.points(), "--", *wire.in_left("sh", "-c", shell))
     wait_for(out / "context" / "ruleset-before.nft")
     time.sleep(0.5)
@@ -142,7 +142,7 @@ def test_interrupted_while_the_command_runs(tmp_path: Path, wire: Wire, sign: si
     assert said.strip() == f"record: interrupted ({sign.name}); what there was is in {out}"
     incomplete(out, "interrupted")
     assert packets(out) == {"near": 10, "far": 10}
-    assert processes_about(f"sleep {nap}") == []
+    assert processes_about(sleep) == []
     assert run(["ip", "netns", "pids", wire.left]) == ""
 
 

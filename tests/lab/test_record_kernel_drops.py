@@ -97,7 +97,7 @@ class TestWitness:
         try:
             plan = chain_plan(lab, DEFAULT_RULES, "run", "", Settings(threshold_s=0.2))
             plan = replace(plan, kernel_drops=True)
-            record_planned(lab, tmp_path / "run", plan, lambda _: run_traffic(lab), rules_file=DEFAULT_RULES)
+            record_planned(lab, tmp_path / "run", plan, lambda _: run_traffic(lab))
         finally:
             lab.down()
         context = tmp_path / "run" / "context"
