@@ -22,7 +22,7 @@ if __name__ == "__main__" and not __package__:  # started as a file: its folder 
 import pyarrow.parquet as pq
 
 from .check_run import packets
-from .known_loss import MARK, PLACES, SINK_COUNTER
+from .known_loss import BY_CODE, MARK, PLACES, SINK_COUNTER
 from .nft_rules import default_counter, parse_rules
 from .plan import MARKER_BYTES
 from .processes import LabError
@@ -50,6 +50,8 @@ def check(run: Path) -> tuple[dict[str, Any], list[str]]:
         "losses": _check_losses(rows, counted, faults),
         "rules": _check_rules(rows, about, counted, faults),
     }
+    if (run / "context" / "kernel_witness.json").exists():
+        figures["kernel witness"] = _check_witness(run, rows, faults)
     if (run / "results" / "trajectories.parquet").exists():
         figures["analysis"] = _check_trajectories(run, rows, faults)
         _check_tables(run, rows, counted, about, faults)
@@ -101,6 +103,37 @@ def _check_losses(rows: Rows, counted: Mapping[str, int], faults: list[str]) -> 
             faults.append(f"counters: {name} counted {counted[name]}, planned {number}")
     return {f"{place.path} {place.lost_stage} {place.counter}": planned[place.code] for place in PLACES
             if planned[place.code]}  # fmt: skip
+
+
+def _check_witness(run: Path, rows: Rows, faults: list[str]) -> dict[str, Any]:
+    """What the kernel says it dropped: the same markers at the same places as planned, if it lost no event."""
+    state = json.loads((run / "context" / "kernel_witness.json").read_text())
+    if not state["recorded"]:
+        return {"recorded": False, "reason": state["reason"]}
+    if state["events_lost"]:
+        faults.append(f"kernel witness: {state['events_lost']} events lost, so it cannot say")
+    seen: dict[str, Counter[str]] = defaultdict(Counter)
+    with (run / "context" / "kernel_drops.jsonl").open() as lines:
+        for line in lines:
+            drop = json.loads(line)
+            data = bytes.fromhex(drop.get("payload", ""))
+            told = data[max(0, data.find(MARK) - 1) :][:MARKER_BYTES]
+            place = BY_CODE.get(told[:1].decode("latin-1"))
+            if told[1:5] != MARK or place is None or drop["reason"] != "NETFILTER_DROP":
+                continue
+            if drop["device"] == place.device and str(drop["netns"]).endswith(f"-{place.namespace}"):
+                seen[place.counter][told.decode("latin-1")] += 1
+    planned: dict[str, Counter[str]] = defaultdict(Counter)
+    for row in rows:
+        if row["marker"][:1] in BY_CODE:
+            planned[BY_CODE[row["marker"][:1]].counter][row["marker"]] += 1
+    for name in sorted(planned.keys() | seen.keys()):
+        missing, extra = planned[name] - seen[name], seen[name] - planned[name]
+        if missing or extra:
+            faults.append(
+                f"kernel witness: {name}: {missing.total()} planned drops not witnessed, {extra.total()} not planned"
+            )
+    return {"recorded": True, "drops": {name: markers.total() for name, markers in sorted(seen.items())}}
 
 
 def _at_filter(row: Mapping[str, Any]) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 WORDS = 10  # of eight bytes each: IPv6, TCP with its usual options, or a marker behind UDP
 MOST_BYTES = 8 * WORDS
-_PAYLOAD_BYTES = 16
+_PAYLOAD_BYTES = 24
 _TCP, _UDP, _ICMP, _ICMPV6 = 6, 17, 1, 58
 _FRAGMENT = 44
 _EXTENSIONS = (0, 43, 60)
@@ -75,8 +75,6 @@ def _transport(data: bytes, at: int, end: int, packet: dict[str, Any]) -> None:
         if data[at] in _ECHO[protocol]:
             packet["icmp_id"], packet["icmp_seq"] = struct.unpack_from(">HH", data, at + 4)
         at += 8
-    else:
-        return
     payload = data[at : min(at + _PAYLOAD_BYTES, end)]
     if payload:
         packet["payload"] = payload.hex()

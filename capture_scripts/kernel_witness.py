@@ -40,9 +40,11 @@ _PROGRAM = """
 tracepoint:skb:kfree_skb /args->protocol == 0x0800 || args->protocol == 0x86dd/ {{
   $s = (struct sk_buff *)args->skbaddr;
   $p = (uint64)$s->head + (uint64)$s->network_header;
-  printf("%llu %u %u %u %u %u %u %s", nsecs, args->reason, args->protocol, $s->dev->nd_net.net->ns.inum,
-         $s->dev->ifindex, $s->len, $s->tail - $s->network_header, $s->dev->name);
-  printf(" | {formats}\\n", {words});
+  $n = nsecs;
+  $c = cpu;
+  printf("drop %llu %u %u %u %u %u %u %u %s\\n", $n, $c, args->reason, args->protocol,
+         $s->dev->nd_net.net->ns.inum, $s->dev->ifindex, $s->len, $s->tail - $s->network_header, $s->dev->name);
+  printf("data %llu %u {formats}\\n", $n, $c, {words});
 }}
 """
 
@@ -130,9 +132,8 @@ class KernelWitness:
             return None
         deadline = time.monotonic() + patience_s
         while time.monotonic() < deadline:
-            for line in self._said.read_bytes().splitlines():
-                event = _parse(line)
-                if event is not None and event["packet"].get("dport") == port and event["device"] == "lo":
+            for event in _parse(self._said.read_bytes())[0]:
+                if event["packet"].get("dport") == port and event["device"] == "lo":
                     return _Signal(port, event["nsecs"], clocks)
             time.sleep(0.02)
         return None
@@ -158,16 +159,12 @@ class KernelWitness:
         wanted = None if self._only is None else {inum for inum, name in names.items() if name in self._only}
         reasons = _reasons()
         clock = _Mapping(first, last)
-        events = []
-        unreadable = 0
-        for line in self._said.read_bytes().splitlines():
-            event = _parse(line)
-            if event is None:
-                unreadable += line.strip() != b"" and not line.startswith(b"Attaching")
-            elif wanted is None or event["inum"] in wanted:
-                events.append(event)
+        events, unreadable = _parse(self._said.read_bytes())
         events = [
-            e for e in events if not (e["device"] == "lo" and e["packet"].get("dport") in (first.port, last.port))
+            e
+            for e in events
+            if (wanted is None or e["inum"] in wanted)
+            and not (e["device"] == "lo" and e["packet"].get("dport") in (first.port, last.port))
         ]
         events.sort(key=lambda event: event["nsecs"])
         with (self._folder / DROPS_FILE).open("w", encoding="utf-8") as file:
@@ -273,19 +270,38 @@ def _reasons() -> dict[int, str]:
     return {int(number, 0): name for number, name in _REASON.findall(text)}
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
-    """One event; None if the line is something else (or not yet whole)."""
-    head, bar, tail = line.partition(b" | ")
-    fields = head.split(b" ", 7)
-    words = tail.split()
-    if not bar or len(fields) != 8 or len(words) != WORDS:
+def _parse(said: bytes) -> tuple[list[dict[str, Any]], int]:
+    """Events, and how many lines are no whole part of one.
+
+    An event is two lines, since one printf holds too few words. Lines of two processors may come between each other,
+    so that time and processor tell which belong together.
+    """
+    heads: dict[bytes, list[bytes]] = {}
+    events = []
+    unreadable = 0
+    for line in said.splitlines():
+        kind, _, rest = line.partition(b" ")
+        fields = rest.split(b" ", 8)
+        if kind == b"drop" and len(fields) == 9:
+            heads[b" ".join(fields[:2])] = fields
+        elif kind == b"data" and (head := heads.pop(b" ".join(fields[:2]), None)) is not None:
+            event = _event(head, rest.split()[2:])
+            events += [event] if event is not None else []
+            unreadable += event is None
+        else:
+            unreadable += line.strip() != b"" and not line.startswith(b"Attaching")
+    return events, unreadable + len(heads)
+
+
+def _event(head: list[bytes], words: list[bytes]) -> dict[str, Any] | None:
+    if len(words) != WORDS:
         return None
     try:
-        nsecs, reason, protocol, inum, index, length, available = (int(field) for field in fields[:7])
+        nsecs, _, reason, protocol, inum, index, length, available = (int(field) for field in head[:8])
         data = b"".join(int(word, 16).to_bytes(8, sys.byteorder) for word in words)
     except (ValueError, OverflowError):
         return None
-    device = fields[7].decode("ascii", "replace") if inum else ""
+    device = head[8].decode("ascii", "replace") if inum else ""
     return {
         "nsecs": nsecs,
         "reason": reason,

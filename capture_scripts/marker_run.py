@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from .check_tailored import check, report
 from .nft_rules import load_rules
 from .processes import Interrupted, LabError, interruptible, need_root, need_tools
 from .send import End, prepare, send_prepared
-from .service_chain import record_chain
+from .service_chain import chain_plan, record_planned
 from .tailored import MOST_PACKETS, make_plan
 from .topology import DEFAULT_RULES, Lab
 
@@ -36,7 +37,15 @@ _ANALYSIS_TIMEOUT_S = 300.0
 
 
 def marker_run(
-    out: Path, lab_name: str, rules_file: Path, *, count: int, rate_pps: float, seed: int, lost_percent: float
+    out: Path,
+    lab_name: str,
+    rules_file: Path,
+    *,
+    count: int,
+    rate_pps: float,
+    seed: int,
+    lost_percent: float,
+    kernel_drops: bool = False,
 ) -> tuple[dict[str, Any], list[str]]:
     """Make the run in ``out``, which must not exist; returns figures and disagreements. LabError when it failed."""
     if out.exists():
@@ -56,14 +65,13 @@ def marker_run(
             prepared = prepare(partial, *ends)
             try:
                 clock = time.monotonic()
-                recorded = record_chain(
+                what = f"{count} packets tailored to the rules, some lost at five known places each way"
+                chain = chain_plan(lab, rules_file, "marker-run", what, record.Settings())
+                recorded = record_planned(
                     lab,
                     out,
-                    lambda: told.update(send_prepared(prepared, rate_pps)),
-                    rules_file=rules_file,
-                    run_name="marker-run",
-                    description=f"{count} packets tailored to the rules, some lost at five known places each way",
-                    settings=record.Settings(),
+                    replace(chain, kernel_drops=kernel_drops),
+                    lambda _: told.update(send_prepared(prepared, rate_pps)),
                 )
                 seconds["record"] = time.monotonic() - clock
             finally:
@@ -108,6 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rate", type=float, default=RATE_PPS, help="packets/s in each direction (%(default)g)")
     parser.add_argument("--seed", type=int, default=1, help="seed of the plan (default: %(default)s)")
     parser.add_argument("--lost", type=float, default=LOST_PERCENT, help="percent with a drop code (%(default)g)")
+    parser.add_argument("--kernel-drops", action="store_true", help="ask the kernel too what it dropped (bpftrace)")
     options = parser.parse_args(arguments)
     if not (0 < options.rate <= 1e6 and 0 <= options.lost <= 100):
         parser.error("--rate takes up to 1000000 packets per second, --lost 0 to 100 percent")
@@ -123,6 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 rate_pps=options.rate,
                 seed=options.seed,
                 lost_percent=options.lost,
+                kernel_drops=options.kernel_drops,
             )
     except LabError as error:
         print(f"marker_run: {error}", file=sys.stderr)

@@ -226,3 +226,14 @@ def test_identity_of_what_was_not_read_whole() -> None:
             assert complete["payload"].startswith(part.get("payload", ""))
     assert tell(b"\xff" * 80) == {"held_bytes": 80, "ip_version": 4}
     assert tell(b"\xff" * 80, 6) == {"held_bytes": 80, "ip_version": 6}
+
+
+def test_lines_of_two_processors_that_come_between_each_other() -> None:
+    """An event is two lines; once they were one line in two parts, and events of two processors ran into each other."""
+    words = b" ".join([b"45"] * kernel_witness.WORDS)
+    head = b"drop %d %d 12 2048 4026532177 3 98 98 vnic1\n"
+    data = b"data %d %d " + words + b"\n"
+    said = b"Attaching 1 probe...\n" + head % (7, 0) + head % (7, 1) + data % (7, 1) + data % (7, 0) + head % (9, 0)
+    events, unreadable = kernel_witness._parse(said)
+    assert [(event["nsecs"], event["device"]) for event in events] == [(7, "vnic1"), (7, "vnic1")]
+    assert unreadable == 1  # the last has not all been written

@@ -43,9 +43,12 @@ def lab() -> Iterator[topology.Lab]:
 
 @pytest.mark.slow
 def test_the_marker_run_agrees_with_its_plan_to_the_last_packet(tmp_path: Path) -> None:
-    """50,000 packets, five known places of loss each way: captures, counters and analysis say what the plan says."""
+    """50,000 packets, five known places of loss each way: captures, counters, kernel and analysis say what the plan
+    says (the kernel where bpftrace works).
+    """
     out = tmp_path / "marker-run"
     command = [sys.executable, str(ROOT / "capture_scripts" / "marker_run.py"), str(out), "--name", f"sm{os.getpid()}"]
+    command.append("--kernel-drops")
     done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)
@@ -54,6 +57,8 @@ def test_the_marker_run_agrees_with_its_plan_to_the_last_packet(tmp_path: Path) 
     assert places == {"ingress": 5, "egress": 5}
     assert min(figures["losses"].values()) > 100
     assert figures["analysis"]["basis"] == {"exact": 50_000}
+    if figures["kernel witness"]["recorded"]:
+        assert sorted(figures["kernel witness"]["drops"].values()) == sorted(figures["losses"].values())
     for said in figures["sent"].values():
         assert said["packets_per_second"] > 0.9 * marker_run.RATE_PPS
 
