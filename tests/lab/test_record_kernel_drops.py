@@ -184,12 +184,12 @@ A6, B6 = "fd00::1", "fd00::2"
 
 def test_identity_of_ipv4() -> None:
     tcp = build.tcp(
-        A, B, 1000, 2000, b"payload of more than twenty-four bytes", seq=7, ack=9, flags=0x118, options=b"\1" * 12
+        A, B, 1000, 2000, b"payload of more than sixteen bytes", seq=7, ack=9, flags=0x118, options=b"\1" * 12
     )
     assert tell(build.ipv4(A, B, 6, tcp, ip_id=77)) == {
         "held_bytes": 86, "ip_version": 4, "length": 86, "ip_id": 77, "fragment_offset": 0, "protocol": 6,
         "source": A, "destination": B, "sport": 1000, "dport": 2000, "tcp_seq": 7, "tcp_ack": 9, "tcp_flags": 0x118,
-        "payload": b"payload of more than twe".hex(),
+        "payload": b"payload of more than six".hex(),
     }  # fmt: skip
     echo = tell(build.ipv4(A, B, 1, build.icmp(8, 0, 3, 4)))
     assert (echo["icmp_type"], echo["icmp_code"], echo["icmp_id"], echo["icmp_seq"]) == (8, 0, 3, 4)
