@@ -238,7 +238,10 @@ def swallowed(ends: Sequence[End]) -> Iterator[None]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry of ``capture_scripts/send``; exit 0 done, 1 could not, 2 usage, 130 interrupted."""
-    options = _parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["--plan"]:  # `send --plan PLAN ...` is short for `send run PLAN ...`
+        given[0] = "run"
+    options = _parser().parse_args(given)
     try:
         if options.part == "frames":
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
