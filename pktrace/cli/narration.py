@@ -83,6 +83,9 @@ def analysis_of(location: str) -> Analysis:
     tell("Compiling the packet kernels for this machine; this happens once and takes a few seconds ...")
     with _compiling_the_rest():
         observations = with_kernels(lambda: observe_run(run))
+        from pktrace.verdicts.precompile import compile_kernels
+
+        with_kernels(compile_kernels)
     analysis = with_kernels(lambda: analyze_observations(observations))
     compiled_all()
     return analysis

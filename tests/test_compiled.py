@@ -1,0 +1,34 @@
+"""Compiled kernels: what is compiled ahead is what an analysis calls."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import ROOT, SERVICE_CHAIN
+
+_PROGRAM = """
+import sys
+from pktrace.cli.narration import analysis_of
+analysis_of(sys.argv[1])
+from pktrace.trajectories.exact import follow_unique
+from pktrace.trajectories.order import follow_repeated
+from pktrace.verdicts.judge import judge_packets
+print([kernel.__name__ for kernel in (follow_unique, follow_repeated, judge_packets) if kernel.stats.cache_misses])
+"""
+
+
+def test_kernels_that_are_compiled_ahead_have_the_types_of_an_analysis(tmp_path: Path) -> None:
+    """Else the first run compiles them twice, and the second one once more."""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    environment.pop("NUMBA_CACHE_DIR", None)
+    for module in ("pktrace.trajectories.precompile", "pktrace.verdicts.precompile"):
+        program = f"import {module} as ahead; ahead.compile_kernels()"
+        subprocess.run([sys.executable, "-c", program], check=True, env=environment, cwd=ROOT, timeout=120)
+    told = subprocess.run(
+        [sys.executable, "-c", _PROGRAM, str(SERVICE_CHAIN)],
+        check=True, env=environment, cwd=ROOT, timeout=120, capture_output=True, text=True,
+    )  # fmt: skip
+    assert told.stdout.strip() == "[]"
