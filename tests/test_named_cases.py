@@ -223,3 +223,12 @@ def test_equal_packets_in_order_far_beyond_the_table(tmp_path: Path) -> None:
     stages = analysis.verdicts.lost_stage[analysis.verdicts.packets_with("lost")]
     assert np.bincount(stages, minlength=4).tolist() == [0, len(lost["filter"]), 0, len(lost["delivery"])]
     assert analysis.rule_tallies[0].counts["false_forward"] == 0
+
+
+def test_a_packet_first_seen_behind_the_filter_accuses_nobody(tmp_path: Path) -> None:
+    """So close to the start that it may have passed before the other captures began, or never passed the filter."""
+    extra = {"vnic": [Record(START - S + 1_000, udp(903))]}
+    (tally,) = analyzed(tmp_path, chain(extra), PUNTED).rule_tallies
+    assert tally.counts["undetermined"] == 1
+    assert tally.counts["hit"] == 30
+    assert tally.status == "undetermined"

@@ -169,7 +169,13 @@ def judge_packets(
                 treatment = np.int64(T_FORWARD)
         elif has_rules and last == positions - 1:
             treatment = np.int64(T_FORWARD)
-        if reached and treatment != NONE:
+        # First seen where the service's packets come out, and not shown to be injected: that accuses nobody.
+        unproven = has_detour and first >= detour_last and treatment != action
+        if unproven:
+            treatment = np.int64(NONE)
+            if reached:
+                rule_verdict[packet] = V_UNDETERMINED
+        elif reached and treatment != NONE:
             rule_verdict[packet] = _treatment_verdict(action, treatment)
         elif reached and unsure != R_NONE:
             rule_verdict[packet] = V_MISSED_DROP if action == T_DROP else V_UNDETERMINED
