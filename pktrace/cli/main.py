@@ -76,6 +76,7 @@ def run(arguments: list[str] | None = None) -> None:
     with contextlib.suppress(KeyboardInterrupt):
         signal.signal(signal.SIGTERM, _terminated)
         code = _run(sys.argv[1:] if arguments is None else arguments)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # from here on it is over anyway
     try:
         sys.stdout.flush()
     except (OSError, ValueError):

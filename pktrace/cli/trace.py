@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -15,13 +17,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pktrace.cli.narration import analysis_of, show, tell
-from pktrace.errors import EXIT_INTERRUPTED, CallerError, PktraceError
+from pktrace.errors import EXIT_DAMAGED_OR_UNDECIDED, EXIT_INTERRUPTED, CallerError, PktraceError
 
 if TYPE_CHECKING:
     from pktrace.findings.analysis import Analysis
 
 _PAPER_LIMIT = 64
+_WITH_PORTS = {6, 17, 132, 136}
 _POINTS = ("uplink", "switchport", "punt", "return", "vnic")
+
+
+class NothingPassed(PktraceError):
+    """No packet fitted in time: there is nothing to say, which is neither a finding nor a mistake."""
+
+    exit_code = EXIT_DAMAGED_OR_UNDECIDED
 
 
 class RecordingFailed(PktraceError):
@@ -37,7 +46,12 @@ class RecordingFailed(PktraceError):
     "--vnicbackend vnic1 --punt punt1 --return ret1 --netns demo-host"
 )
 @click.option(
-    "-c", "count", type=click.IntRange(1), default=_PAPER_LIMIT, show_default=True, help="Packets at the uplink."
+    "-c",
+    "count",
+    type=click.IntRange(1),
+    default=_PAPER_LIMIT,
+    show_default=True,
+    help="Packets at the uplink, at least.",
 )
 @click.option("-m", "mode", type=click.Choice(["0", "1"]), default="0", show_default=True, help="0: latency; 1: rules.")
 @click.option("--proto", metavar="P", help="IP protocol of the packets: name or number (6 is TCP).")
@@ -81,7 +95,8 @@ def trace(
     """Record until COUNT matching packets passed the uplink, then show latency (mode 0) or rules (mode 1).
 
     Needs root. Both directions are recorded: -s, --sport, -d and --dport describe packets that come in at the uplink;
-    their answers are the same the other way round. The run folder stays, for every other command.
+    their answers are the same the other way round. Recording goes on for the loss threshold (2 s) after COUNT packets,
+    and all that passed by then is shown. The run folder stays, for every other command.
     """
     from pktrace.run.conditions import BadValue, condition_of
 
@@ -91,12 +106,34 @@ def trace(
         condition = condition_of(proto, source, destination, sport, dport, None)
     except BadValue as problem:
         raise click.BadParameter(str(problem), param_hint=f"--{problem.key.replace('protocol', 'proto')}") from None
+    if condition.protocols is not None and (sport or dport) and not set(condition.protocols) & _WITH_PORTS:
+        raise click.BadParameter(f"protocol {proto} has no ports", param_hint="--sport/--dport")
+    if mode == "1" and rules is None:
+        raise click.BadParameter(
+            "needs --rules: without them nobody knows what the filter should do", param_hint="-m 1"
+        )
+    said = _rules_of(rules)
+    _can_run(detail)
     folder = Path(output) if output is not None else Path(time.strftime("pktrace-%Y%m%d-%H%M%S"))
     interfaces = dict(zip(_POINTS, (uplink, switchport, punt, back, vnicbackend), strict=True))
-    _record(folder, interfaces, netns, capture_filter(condition), count, timeout, detail)
-    write_paths(folder, interfaces, rules)
+    try:
+        _record(folder, interfaces, netns, capture_filter(condition), count, timeout, detail)
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is ending; what is left takes a moment
+        with contextlib.suppress(PktraceError):
+            write_paths(folder, interfaces, said)
+        raise
+    write_paths(folder, interfaces, said)
     analysis = analysis_of(str(folder))
     return _print(analysis, mode, detail, as_json)
+
+
+def _can_run(detail: bool) -> None:
+    """What can be known beforehand, before anything is recorded."""
+    if os.geteuid() != 0:
+        raise CallerError("trace records packets, which needs root: run it with sudo")
+    if detail and shutil.which("tshark") is None:
+        raise CallerError("--detail needs tshark to dissect packets; install the package tshark, or leave --detail out")
 
 
 def _recorder() -> Path:
@@ -127,16 +164,27 @@ def _record(
     tell(f"Recording at {', '.join(points)} until {count:,} packets passed, at most {timeout:g} s ...")
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr) as process:
         try:
-            code = process.wait()
-        except BaseException as problem:
-            if not isinstance(problem, KeyboardInterrupt):  # that the recorder has got itself
-                process.terminate()
-            process.wait()  # it seals what it has
+            code = _outlast(process)
+        except BaseException:
+            process.terminate()
+            _outlast(process)  # it seals what it has
             raise
     if code == EXIT_INTERRUPTED:
         raise KeyboardInterrupt
     if code:
         raise RecordingFailed(code if code in (1, 2) else 2)
+
+
+def _outlast(process: subprocess.Popen[bytes]) -> int:
+    """Wait for a process that gets every Ctrl-C itself, however often that is pressed."""
+    interrupted = False
+    while True:
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            interrupted = True
+            continue
+        return EXIT_INTERRUPTED if interrupted else code
 
 
 def capture_filter(condition: Any) -> str:
@@ -175,20 +223,20 @@ def _prefix_length(network: Any) -> int:
     return bits if network.version == 6 else bin(network.mask_low & 0xFFFFFFFF).count("1")
 
 
-def write_paths(folder: Path, interfaces: dict[str, str | None], rules: str | None) -> None:
+def write_paths(folder: Path, interfaces: dict[str, str | None], rules: dict[str, Any]) -> None:
     """Add the paths to the run that was recorded: in at the uplink, and out the other way round.
 
     Which addresses are behind the vNIC is learned from the packets: those that packets first seen at the uplink go to,
     and that packets first seen at the vNIC come from.
 
     Raises:
-        CallerError: no packet was seen, or the rules cannot be read.
+        NothingPassed: no packet was seen at both ends.
     """
     import tomli_w
 
     inside = _addresses_inside(folder)
     if not inside:
-        raise CallerError(f"no matching packet passed in time; what was recorded is in {folder}")
+        raise NothingPassed(f"no matching packet passed in time; what was recorded is in {folder}")
     names = [name for name in _POINTS if interfaces[name] is not None]
     detour = {"detour": ["punt", "return"]} if interfaces["punt"] is not None else {}
     stages = ["vswitch", "filter", "service", "delivery"] if detour else ["vswitch", "delivery"]
@@ -203,7 +251,7 @@ def write_paths(folder: Path, interfaces: dict[str, str | None], rules: str | No
             "match": {"source": inside},
         },
     ]
-    text = tomli_w.dumps({"path": paths, **_rules_of(rules)})
+    text = tomli_w.dumps({"path": paths, **rules})
     with (folder / "run.toml").open("a", encoding="utf-8") as file:
         file.write(f"\n{text}")
 
@@ -217,7 +265,8 @@ def _rules_of(file: str | None) -> dict[str, Any]:
         with open(file, "rb") as opened:
             return {"rule": tomllib.load(opened).get("rule", [])}
     except (OSError, ValueError) as problem:
-        raise CallerError(f"{file}: cannot be read as rules: {problem}") from None
+        why = getattr(problem, "strerror", None) or problem
+        raise CallerError(f"{file}: cannot be read as rules: {why}") from None
 
 
 def _addresses_inside(folder: Path) -> list[str]:

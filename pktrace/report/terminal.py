@@ -226,6 +226,8 @@ def print_losses(analysis: Analysis, stream: IO[str]) -> None:
     else:
         out.print("Losses: none.")
     out.print()
+    if not analysis.run.paths:
+        out.print("No packet was followed: run.toml has no [[path]] that says in which order points are passed.")
     out.print(Text("Fates", style="bold"))
     for line in fates_lines(analysis):
         out.print(line)
