@@ -132,8 +132,10 @@ def _can_run(detail: bool) -> None:
     """What can be known beforehand, before anything is recorded."""
     if os.geteuid() != 0:
         raise CallerError("trace records packets, which needs root: run it with sudo")
-    if detail and shutil.which("tshark") is None:
-        raise CallerError("--detail needs tshark to dissect packets; install the package tshark, or leave --detail out")
+    if detail:
+        from pktrace.report.dissect import need_tshark
+
+        need_tshark()
 
 
 def _recorder() -> Path:

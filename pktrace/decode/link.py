@@ -12,7 +12,6 @@ import numpy as np
 from pktrace.compiled import inlined
 from pktrace.wire import half, word
 
-ETHERNET = 1
 IPV4 = 0x0800
 IPV6 = 0x86DD
 _MOST_TAGS = 8

@@ -31,7 +31,6 @@ class Observations:
     rows: np.ndarray[Any, Any]
     points: tuple[str, ...]
     captures: tuple[str, ...]
-    capture_points: tuple[int, ...]
     sha256: tuple[str, ...]
     coverage: tuple[Coverage, ...]
     ledger: Ledger
@@ -78,7 +77,6 @@ def observe_run(run: Run) -> Observations:
         rows=all_rows[order],
         points=tuple(point.name for point in run.points),
         captures=tuple(file.name for file in files),
-        capture_points=tuple(number for number, indices in enumerate(of_point) for _ in indices),
         sha256=tuple(file.sha256 for file in files),
         coverage=tuple(coverage),
         ledger=ledger,
@@ -113,7 +111,6 @@ def observe_files(paths: list[str]) -> Observations:
         rows=np.concatenate(parts) if parts else np.zeros(0, ROW),
         points=tuple(names),
         captures=tuple(file.name for file in files),
-        capture_points=tuple(-1 for _ in files),
         sha256=tuple(file.sha256 for file in files),
         coverage=(),
         ledger=ledger,

@@ -15,6 +15,12 @@ _MOST_PACKETS = 1000
 _MOST_FRAMES_A_CALL = 200  # tshark takes its filter as one argument
 
 
+def need_tshark() -> None:
+    """Raises CallerError where tshark is not installed."""
+    if shutil.which("tshark") is None:
+        raise CallerError("--detail needs tshark to dissect packets; install the package tshark, or leave --detail out")
+
+
 def dissect(capture: Path, frames: Sequence[int]) -> dict[int, list[str]]:
     """Headers of some packets of a capture file, a line per layer.
 
@@ -27,8 +33,7 @@ def dissect(capture: Path, frames: Sequence[int]) -> dict[int, list[str]]:
     Raises:
         CallerError: tshark is not installed.
     """
-    if shutil.which("tshark") is None:
-        raise CallerError("--detail needs tshark to dissect packets; install the package tshark, or leave --detail out")
+    need_tshark()
     import pyshark
 
     found: dict[int, list[str]] = {}

@@ -11,13 +11,12 @@ from pktrace.observations.observe import Observations
 from pktrace.run.model import Run
 from pktrace.schema import BASES
 from pktrace.trajectories.clock_model import Clocks, align_clocks
-from pktrace.trajectories.exact import follow_unique
+from pktrace.trajectories.exact import EARLY_NS, follow_unique
 from pktrace.trajectories.model import Trajectories
 from pktrace.trajectories.paths import NO_PATH, followed, longest, path_of_rows, visits
 from pktrace.trajectories.reach import Reach, reach_of, with_proven_misses
 
 Array = np.ndarray[Any, Any]
-_EARLY_NS = 1_000_000
 
 
 def follow_packets(observations: Observations) -> Trajectories:
@@ -179,7 +178,7 @@ def _expected_delays(run: Run, times: Array, seen: Array, path_of: Array) -> tup
     """
     width = longest(run)
     delays = np.zeros((len(run.paths), width, width), np.int64)
-    slack = np.full((len(run.paths), width, width), _EARLY_NS, np.int64)
+    slack = np.full((len(run.paths), width, width), EARLY_NS, np.int64)
     plausible = np.full((len(run.paths), width), run.threshold_ns, np.int64)
     for number, path in enumerate(run.paths):
         mine = seen[path_of == number]

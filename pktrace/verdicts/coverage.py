@@ -60,7 +60,7 @@ def trust_in_captures(trajectories: Trajectories) -> Trust:
             clocks = [trajectories.clocks.clock[path.points[at]] for at in (a, b)]
             same_clock[number, stage] = clocks[0] == clocks[1]
             error[number, stage] = sum(resolution)
-            delays = certain_delays(trajectories, mine, path.points, a, b)
+            delays = certain_delays(trajectories, mine, a, b)
             if stage == path.bypass:
                 inside = trajectories.seen[mine][:, path.detour_first : path.detour_last + 1]
                 delays = delays[(inside < 0).all(axis=1)[_both(trajectories, mine, a, b)]]
@@ -76,9 +76,7 @@ def _both(trajectories: Trajectories, mine: np.ndarray[Any, Any], a: int, b: int
     return found
 
 
-def certain_delays(
-    trajectories: Trajectories, mine: np.ndarray[Any, Any], points: tuple[int, ...], a: int, b: int
-) -> np.ndarray[Any, Any]:
+def certain_delays(trajectories: Trajectories, mine: np.ndarray[Any, Any], a: int, b: int) -> np.ndarray[Any, Any]:
     """Delays between positions a and b of the chosen packets seen at both, offsets of the clocks removed."""
     times = trajectories.times[mine]
     both = _both(trajectories, mine, a, b)

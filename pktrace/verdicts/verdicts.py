@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from pktrace.rules.expect import NO_RULE, Expected
+from pktrace.rules.expect import Expected
 from pktrace.run.model import Run
 from pktrace.schema import FATES, REASONS, RULE_VERDICTS, TREATMENTS, VERDICTS
-from pktrace.trajectories.model import UNSEEN, Trajectories
+from pktrace.trajectories.model import Trajectories
 from pktrace.verdicts.coverage import Trust, trust_in_captures
 from pktrace.verdicts.judge import NONE, judge_packets
 
@@ -157,6 +157,3 @@ def _ask_counters(verdicts: Verdicts, counters: dict[str, int]) -> None:
             verdicts.rule_verdict[vanished] = RULE_VERDICTS.index("false_drop")
             verdicts.observed[vanished] = TREATMENTS.index("drop")
             verdicts.reason[vanished] = REASONS.index("filter_dropped")
-
-
-__all__ = ["NO_RULE", "UNSEEN", "Verdicts", "judge_trajectories", "reached_filter"]
