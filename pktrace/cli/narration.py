@@ -17,6 +17,7 @@ from pktrace.report.words import plural
 
 if TYPE_CHECKING:
     from pktrace.findings.analysis import Analysis
+    from pktrace.observations.observe import Observations
 
 _LONGEST_COMPILATION_S = 120
 _Result = TypeVar("_Result")
@@ -89,6 +90,21 @@ def analysis_of(location: str) -> Analysis:
     analysis = with_kernels(lambda: analyze_observations(observations))
     compiled_all()
     return analysis
+
+
+def observations_of(location: str) -> Observations:
+    """Load one run and read its captures; says so when the kernels have to be compiled first."""
+    from pktrace.run.runfile import load_run
+
+    run = load_run(location)
+    from pktrace.compiled import must_compile
+    from pktrace.observations.observe import observe_run
+
+    if not must_compile():
+        return with_kernels(lambda: observe_run(run))
+    tell("Compiling the packet kernels for this machine; this happens once and takes a few seconds ...")
+    with _compiling_the_rest():
+        return with_kernels(lambda: observe_run(run))
 
 
 @contextmanager

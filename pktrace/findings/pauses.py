@@ -1,0 +1,83 @@
+"""Times in which a point saw nothing for much longer than usual, and whether its neighbours say that it should have.
+
+A pause is *long* if it lasts more than `TIMES_USUAL` times what 99 % of the point's gaps stay below, and at least
+`LEAST_NS`; a stream with exponential gaps has such a pause once in e^92 packets. `expected` is how many packets the
+point would have seen in the pause if it had seen the same share of its neighbours' packets as over the whole run:
+20 and more are e^-20 unlikely by chance, but kinds of traffic that change in the course of a run do that too.
+Neighbours are the points next to it on a path with the detour left out; a point that only lies in detours has none,
+since punted packets come when rules match.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pktrace.run.model import Run
+
+TIMES_USUAL = 20
+LEAST_NS = 10_000_000
+LEAST_GAPS = 20
+MOST_SHOWN = 50
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Pause:
+    """From one packet to the next, common times; `usual_ns` is what 99 % of the gaps stay below."""
+
+    start_ns: int
+    end_ns: int
+    usual_ns: int
+    expected: float
+
+
+def pauses_of(run: Run, times: list[Array]) -> list[tuple[Pause, ...]]:
+    """Long pauses of every point in order of time, the `MOST_SHOWN` longest of each.
+
+    Args:
+        times: int64 per point, sorted, common.
+    """
+    near = _neighbours(run)
+    return [_pauses(times[number], [times[other] for other in near[number]]) for number in range(len(times))]
+
+
+def _neighbours(run: Run) -> list[list[int]]:
+    found: list[set[int]] = [set() for _ in run.points]
+    for path in run.paths:
+        line = [
+            point
+            for at, point in enumerate(path.points)
+            if not path.has_detour or not path.detour_first <= at <= path.detour_last
+        ]
+        for a, b in zip(line, line[1:], strict=False):
+            if a != b:
+                found[a].add(b)
+                found[b].add(a)
+    return [sorted(points) for points in found]
+
+
+def _pauses(times: Array, near: list[Array]) -> tuple[Pause, ...]:
+    gaps = np.diff(times)
+    if len(gaps) < LEAST_GAPS:
+        return ()
+    usual = int(np.percentile(gaps, 99, method="higher"))
+    long = np.flatnonzero(gaps > max(TIMES_USUAL * usual, LEAST_NS))
+    long = np.sort(long[np.argsort(-gaps[long], kind="stable")[:MOST_SHOWN]])
+    starts, ends = times[long], times[long + 1]
+    expected = np.zeros(len(long))
+    for other in near:
+        both = (other >= times[0]) & (other <= times[-1])
+        if not both.any():
+            continue
+        inside = np.searchsorted(other, ends, "left") - np.searchsorted(other, starts, "right")
+        # Of the packets outside of the pauses: those inside are what is in question.
+        outside = max(1, int(both.sum()) - int(inside.sum()))
+        expected = np.maximum(expected, inside * len(times) / outside)
+    return tuple(
+        Pause(int(start), int(end), usual, round(float(value), 1))
+        for start, end, value in zip(starts, ends, expected, strict=True)
+    )
