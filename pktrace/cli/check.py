@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
-from pktrace.cli.narration import observations_of, show
+from pktrace.cli.narration import from_observations, show
+
+if TYPE_CHECKING:
+    from pktrace.findings.suitability import Suitability
+    from pktrace.observations.observe import Observations
 
 
 @click.command(epilog="Example: pktrace check fixtures/service-chain")
@@ -21,12 +26,9 @@ def check(run: str, as_json: bool) -> int:
     3 input is damaged, or nothing can be answered (also: no packets);
     2 usage or run.toml error, or no capture.
     """
-    observations = observations_of(run)
-    from pktrace.cli.narration import with_kernels
+    facts = from_observations(run, _facts)
     from pktrace.findings.advice import answers_of, check_exit_code, findings_of
-    from pktrace.findings.suitability import suitability_of
 
-    facts = with_kernels(lambda: suitability_of(observations))
     findings = findings_of(facts)
     answers = answers_of(facts, findings)
     code = check_exit_code(facts, answers)
@@ -39,3 +41,9 @@ def check(run: str, as_json: bool) -> int:
 
         show(lambda: print_suitability(facts, findings, answers, sys.stdout))
     return code
+
+
+def _facts(observations: Observations) -> Suitability:
+    from pktrace.findings.suitability import suitability_of
+
+    return suitability_of(observations)

@@ -54,9 +54,11 @@ def _answer(facts: Suitability, findings: tuple[Finding, ...], question: str) ->
             if findings[place].paths is None or number in (findings[place].paths or ())
         ]
         per_path.append(max(limits, key=WORSE.__getitem__, default=YES))
-    if not per_path or set(per_path) == {NO}:
-        return Answer(question, NO, tuple(saying))
-    return Answer(question, YES if set(per_path) == {YES} else PARTLY, tuple(saying))
+    answer = NO if not per_path or set(per_path) == {NO} else YES if set(per_path) == {YES} else PARTLY
+    if answer == NO:
+        preventing = [place for place in saying if dict(findings[place].limits)[question] == NO]
+        saying = preventing or saying
+    return Answer(question, answer, tuple(saying))
 
 
 def check_exit_code(facts: Suitability, answers: tuple[Answer, ...]) -> int:

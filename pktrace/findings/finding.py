@@ -14,18 +14,20 @@ class Finding:
     """One thing that limits what the run can show, or that is good to know (no question limited).
 
     `sentence` says what is and what follows from it, `fix` what to do; `limits` is a tuple of (question, PARTLY or
-    NO), `paths` the numbers of the paths concerned, None for all.
+    NO), `paths` the numbers of the paths concerned, None for all. `unasked` says that run.toml does not ask the
+    question at all, so that nothing is wrong.
     """
 
     sentence: str
     fix: str
     limits: tuple[tuple[str, str], ...] = ()
     paths: tuple[int, ...] | None = None
+    unasked: bool = False
 
     @property
     def rank(self) -> int:
-        """2 if it prevents an answer, 1 if it limits one, else 0."""
-        return max((WORSE[limit] for _, limit in self.limits), default=0)
+        """2 if it prevents an answer that was asked for, 1 if it limits one, else 0."""
+        return 0 if self.unasked else max((WORSE[limit] for _, limit in self.limits), default=0)
 
 
 def limits(limit: str, *questions: str) -> tuple[tuple[str, str], ...]:

@@ -13,6 +13,7 @@ from pktrace.trajectories.exact import EARLY_NS
 # Bounds of what is told; each is a judgement, written down once.
 _LITTLE_SHARED = 0.5  # of the packets that two neighbours could share
 _MUCH_BY_ORDER = 0.05  # of a path's packets
+_BOTH_WAYS = 0.1  # of a stage's packets go one way, and as many the other
 _SEEN_TWICE = 0.1  # of a point's packets
 EXPECTED_IN_PAUSE = 20
 _LEAST_COMMON = 0.9  # of the time in which the points of a path captured
@@ -44,6 +45,7 @@ def _paths(facts: Suitability) -> Iterator[Finding]:
             "run.toml has no [[rule]]: nothing says what the filter should do.",
             "Add the filter's rules, in its order, if rules are to be checked.",
             limits(NO, RULES),
+            unasked=True,
         )
     used = {point for path in run.paths for point in path.points}
     unused = [point.name for number, point in enumerate(run.points) if number not in used]
@@ -272,11 +274,21 @@ def _clocks(facts: Suitability) -> Iterator[Finding]:
                 (path.number,),
             )
             continue
-        if stage.certain and 2 * stage.backwards > stage.certain:
+        told = (
+            f"{stage.backwards:,} of {many(stage.certain, 'packet')} on path {name} came to "
+            f"{run.points[stage.to_point].name} before {run.points[stage.from_point].name}"
+        )
+        if stage.backwards and _BOTH_WAYS <= stage.backwards / stage.certain <= 1 - _BOTH_WAYS:
             yield Finding(
-                f"{stage.backwards:,} of {many(stage.certain, 'packet')} on path {name} came to "
-                f"{run.points[stage.to_point].name} before {run.points[stage.from_point].name} (median "
-                f"{duration(stage.median_ns or 0)}): the order of the points is wrong, or their clocks are not one.",
+                f"{told}: it holds both directions of the traffic, and the order of its points is that of one.",
+                "Give the path a `match` for one direction, and add a path with the points in reverse for the other.",
+                limits(NO, LATENCY, LOSSES, RULES),
+                (path.number,),
+            )
+        elif stage.certain and 2 * stage.backwards > stage.certain:
+            yield Finding(
+                f"{told} (median {duration(stage.median_ns or 0)}): the order of the points is wrong, or their clocks "
+                "are not one.",
                 "Swap them if packets go the other way; if they are on different hosts, name their clocks in run.toml.",
                 limits(NO, LATENCY, LOSSES, RULES),
                 (path.number,),
@@ -284,9 +296,7 @@ def _clocks(facts: Suitability) -> Iterator[Finding]:
         elif stage.backwards:
             early = -(stage.earliest_ns or 0)
             yield Finding(
-                f"{stage.backwards:,} of {many(stage.certain, 'packet')} on path {name} came to "
-                f"{run.points[stage.to_point].name} before {run.points[stage.from_point].name}, by up to "
-                f"{duration(early)}: times there are no better than that.",
+                f"{told}, by up to {duration(early)}: times there are no better than that.",
                 "Stamps are taken late, or the clock was stepped; use one clock, and hardware or kernel stamps.",
                 limits(PARTLY, LATENCY, LOSSES) if early > EARLY_NS else (),
                 (path.number,),
@@ -306,17 +316,18 @@ def _clocks(facts: Suitability) -> Iterator[Finding]:
 def _alike(facts: Suitability) -> Iterator[Finding]:
     """Packets that cannot be told apart, and packets that one capture holds twice."""
     run = facts.run
-    for path in facts.paths:
-        if not path.by_order:
-            continue
-        share = path.by_order / path.packets
+    concerned = [path for path in facts.paths if path.by_order]
+    much = [path for path in concerned if path.by_order > _MUCH_BY_ORDER * path.packets]
+    if concerned:
+        each = listed(
+            [f"{path.by_order:,} of {path.packets:,} on path {run.paths[path.number].name}" for path in concerned]
+        )
         yield Finding(
-            f"{path.by_order:,} of {many(path.packets, 'packet')} on path {run.paths[path.number].name} "
-            f"({part(share)}) have the same bytes as others within {duration(run.threshold_ns)}: how many were lost is "
-            "counted, which of them, and their latency, are judged by order.",
+            f"Packets with the same bytes as others within {duration(run.threshold_ns)}: {each}. How many of them were "
+            "lost is counted; which ones, and their latency, are judged by order.",
             "Let the sender number its payloads, or send slower; a shorter loss threshold separates them too.",
-            limits(PARTLY, LATENCY, RULES) if share > _MUCH_BY_ORDER else (),
-            (path.number,),
+            limits(PARTLY, LATENCY, RULES) if much else (),
+            tuple(path.number for path in much or concerned),
         )
     for number, point in enumerate(facts.points):
         packets = point.cover.packets

@@ -11,6 +11,7 @@ since punted packets come when rules match.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,7 @@ def _neighbours(run: Run) -> list[list[int]]:
             for at, point in enumerate(path.points)
             if not path.has_detour or not path.detour_first <= at <= path.detour_last
         ]
-        for a, b in zip(line, line[1:], strict=False):
+        for a, b in pairwise(line):
             if a != b:
                 found[a].add(b)
                 found[b].add(a)

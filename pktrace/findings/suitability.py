@@ -142,9 +142,9 @@ def _points(
     pauses = pauses_of(run, at)
     alike, repeats, gaps = _repeated(run, rows, order, times, paths)
     partial: dict[str | None, int] | None = {} if "partial_checksum" in DECLARED else None
-    for counter, point, _, count in ledger.rows():
+    for counter, name, _, amount in ledger.rows():
         if partial is not None and counter.name == "partial_checksum":
-            partial[point] = partial.get(point, 0) + count
+            partial[name] = partial.get(name, 0) + amount
     found = []
     for number, point in enumerate(run.points):
         mine = rows[rows["point"] == number]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from typing import IO
 
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -17,7 +18,9 @@ from pktrace.report.terminal import _table, console
 from pktrace.report.words import clock_time, count, date_time, percent, plural, safe
 
 _WIDE = 120
+_WIDEST_TEXT = 120
 _MOST_SENDERS = 12
+_MOST_NUMBERS = 4
 _LONGEST_NAME = 24
 _LEVEL_STYLE = {YES: "green", PARTLY: "yellow", NO: "bold red"}
 _LEVEL_OF_RANK = (YES, PARTLY, NO)
@@ -36,42 +39,46 @@ def print_suitability(
     """Everything, the verdict last."""
     out = console(stream)
     wide = out.width >= _WIDE
-    for part in (
-        _points(facts, wide), _coverage(facts, out.width), _frames(facts, wide), *_paths(facts, wide), _senders(facts, wide),
-    ):  # fmt: skip
-        if part is not None:
-            out.print(part)
-            out.print()
+    parts = [_points(facts, wide), _coverage(facts, out.width), _frames(facts, wide)]
+    for part in (*parts, *_paths(facts, wide), *_senders(facts)):
+        out.print(part)
+        out.print()
     out.print(Text("Findings, worst first" if findings else "Findings: none", style="bold"))
     for number, finding in enumerate(findings, 1):
         head = Text(f"{number:>2} {_MARK[finding.rank]:<6} ", style=_LEVEL_STYLE[_LEVEL_OF_RANK[finding.rank]])
-        grid = Table.grid(padding=0)
+        grid = Table.grid(padding=0, expand=False)
         grid.add_column(no_wrap=True)
         grid.add_column(ratio=1)
         grid.add_row(head, Text(safe(finding.sentence)))
         grid.add_row("", Text(safe(finding.fix), style="dim"))
-        out.print(grid)
+        out.print(grid, width=min(out.width, _WIDEST_TEXT))
     out.print()
-    for line in _verdict(answers):
-        out.print(line)
+    out.print(_verdict(answers))
 
 
-def _verdict(answers: tuple[Answer, ...]) -> list[Text]:
+def _verdict(answers: tuple[Answer, ...]) -> Text:
+    """The last line: each question, its answer, and the numbers of the findings behind it."""
     line = Text("Can answer  ", style="bold")
     for place, answer in enumerate(answers):
         line.append("   " if place else "")
         line.append(f"{answer.question}: ")
         line.append(answer.answer, style=_LEVEL_STYLE[answer.answer])
         if answer.findings:
-            line.append(f" ({', '.join(str(number + 1) for number in answer.findings)})", style="dim")
-    return [line]
+            numbers = [str(number + 1) for number in answer.findings[:_MOST_NUMBERS]]
+            numbers += ["…"] if len(answer.findings) > _MOST_NUMBERS else []
+            line.append(f" ({', '.join(numbers)})", style="dim")
+    return line
 
 
-def _points(facts: Suitability, wide: bool) -> Table:
+def _part(title: str, rows: Table) -> Group:
+    return Group(Text(title, style="bold"), rows)
+
+
+def _points(facts: Suitability, wide: bool) -> Group:
     columns = [("point", "left"), ("packets", "right"), ("first, UTC", "left"), ("span", "right")]
     columns += [("last, UTC", "left"), ("capture ran", "right")] if wide else []
     columns += [("dropped", "right"), ("unread", "right"), ("twice", "right"), ("clock", "left")]
-    made = _table(f"Points of {safe(facts.run.name)}", columns, 2 if wide else 1)
+    made = _table("", columns, 2 if wide else 1)
     first = next((point.cover.first_ns for point in facts.points if point.cover.first_ns is not None), None)
     for point in facts.points:
         cover = point.cover
@@ -90,7 +97,7 @@ def _points(facts: Suitability, wide: bool) -> Table:
             _dot(point.repeats) if not point.repeats else percent(point.repeats / max(1, cover.packets)),
             _clock(point),
         )
-    return made
+    return _part(f"Points of {safe(facts.run.name)}", made)
 
 
 def _time(time: int, first: int | None, wide: bool) -> str:
@@ -108,7 +115,7 @@ def _clock(point: PointFacts) -> str:
     )
 
 
-def _coverage(facts: Suitability, width: int) -> Text | None:
+def _coverage(facts: Suitability, width: int) -> Text:
     """The strips, one line per point, over the time axis of all points."""
     shifted = {point.name: _shift(facts, point) for point in facts.points}
     edges = [
@@ -117,7 +124,7 @@ def _coverage(facts: Suitability, width: int) -> Text | None:
         for time in (*(point.span or ()), *((int(point.times[0]), int(point.times[-1])) if len(point.times) else ()))
     ]
     if not edges:
-        return None
+        return Text("Coverage: no packets, and no capture that says when it ran", style="bold")
     axis = min(edges), max(edges)
     label = max(len(_name(point.name)) for point in facts.points)
     label = max(label, len("window") if facts.run.window else 0)
@@ -139,8 +146,7 @@ def _coverage(facts: Suitability, width: int) -> Text | None:
     if facts.run.window:
         line = window_strip(facts.run.window, axis, room)
         shown.append(f"\n{'window':<{label}}  {line}", style="dim")
-    legend = "\n█ packets (log scale)  · ran, saw nothing  - for much longer than usual  × its neighbours saw packets"
-    shown.append(legend[:-1] if False else legend, style="dim")
+    shown.append("\n█ packets  · none  - none for unusually long  × none, but neighbours had some", style="dim")
     if alone:
         shown.append("\n~ unknown clock: drawn from its own beginning", style="dim")
     return shown
@@ -154,13 +160,14 @@ def _shift(facts: Suitability, point: PointFacts) -> int:
     return point.span[0] - min(begins)
 
 
-def _frames(facts: Suitability, wide: bool) -> Table:
+def _frames(facts: Suitability, wide: bool) -> Group:
+    """What the frames of each point are, and how much of them was captured."""
     long = f">{LONGEST_FRAME:,}"
     columns = [("point", "left"), ("link type", "left"), ("snap", "right"), ("cut", "right"), (long, "right")]
     columns += [("partial sum", "right")] if facts.points and facts.points[0].partial_checksums is not None else []
     columns += [("non-IP", "right"), ("unknown", "right"), ("without IP ID", "right"), ("stamps", "right")]
     columns += [("missed", "right"), ("files", "right")] if wide else []
-    made = _table("Frames", columns, 2 if wide else 1)
+    made = _table("", columns, 2 if wide else 1)
     for point in facts.points:
         cover = point.cover
         packets = max(1, cover.packets)
@@ -179,28 +186,30 @@ def _frames(facts: Suitability, wide: bool) -> Table:
             duration(cover.resolution_ns),
             *((_alarm(_dot(point.missed), point.missed > 0), count(len(point.captures))) if wide else ()),
         )
-    return made
+    return _part("Frames", made)
 
 
-def _paths(facts: Suitability, wide: bool) -> list[Table]:
+def _paths(facts: Suitability, wide: bool) -> list[Group]:
+    """A table per path that has packets: what neighbouring points share."""
     found = []
     for path in facts.paths:
         if not path.packets:
             continue
         described = facts.run.paths[path.number]
-        told = f"{path.packets - path.by_order:,} told apart by their bytes, {path.by_order:,} only by order"
+        told = f"{count(path.by_order)} told apart only by order" if path.by_order else "all told apart"
         title = f"Path {safe(described.name)}: {plural(path.packets, 'packet')}, {told}"
         columns = [("stage", "left"), ("from", "left"), ("to", "left"), ("at from", "right"), ("at to", "right")]
-        columns += [("shared", "right"), ("of these", "right"), ("median", "right"), ("backwards", "right")]
+        columns += [("both", "right"), ("share", "right"), ("median", "right"), ("backwards", "right")]
         columns += [("earliest", "right"), ("both ran", "right")] if wide else []
-        made = _table(title, columns, 2 if wide else 1)
+        made = _table("", columns, 2 if wide else 1)
         for stage in path.stages:
             share = stage.share
+            ends = [facts.points[point].name for point in (stage.from_point, stage.to_point)]
+            name = described.stage_name(stage.stage)
             overlap = stage.overlap_ns
             made.add_row(
-                f"{stage.stage} {safe(described.stage_name(stage.stage))[:_LONGEST_NAME]}",
-                _name(facts.points[stage.from_point].name),
-                _name(facts.points[stage.to_point].name),
+                str(stage.stage) if name == "-".join(ends) else f"{stage.stage} {_name(name)}",
+                *map(_name, ends),
                 count(stage.at_from),
                 count(stage.at_to),
                 count(stage.both),
@@ -216,19 +225,17 @@ def _paths(facts: Suitability, wide: bool) -> list[Table]:
                     else ()
                 ),
             )
-        found.append(made)
+        found.append(_part(title, made))
     return found
 
 
-def _senders(facts: Suitability, wide: bool) -> Table | None:
+def _senders(facts: Suitability) -> list[Group]:
+    """How each IPv4 sender numbers its packets, those with most packets first; nothing without any."""
     if not facts.senders:
-        return None
+        return []
     columns = [("sender", "left"), ("at", "left"), ("packets", "right"), ("flows", "right"), ("IP ID", "left")]
-    columns += [("of them 0", "right"), ("comes again after", "right")]
-    more = len(facts.senders) - _MOST_SENDERS
-    title = f"IP IDs per IPv4 sender{f' ({_MOST_SENDERS} of {len(facts.senders):,})' if more > 0 else ''}; "
-    title += f"{plural(facts.digests, 'digest')}, {_small(facts.chance_matches)} equal by chance"
-    made = _table(title, columns, 2)
+    columns += [("zero", "right"), ("same ID after", "right")]
+    made = _table("", columns)
     for sender in facts.senders[:_MOST_SENDERS]:
         again = sender.shortest_repeat_ns
         made.add_row(
@@ -238,9 +245,12 @@ def _senders(facts: Suitability, wide: bool) -> Table | None:
             count(sender.flows),
             sender.behaviour,
             "·" if not sender.zero else percent(sender.zero / sender.packets),
-            "never here" if again is None else duration(again),
+            "–" if again is None else duration(again),
         )
-    return made
+    more = len(facts.senders) - _MOST_SENDERS
+    title = f"IP IDs by IPv4 sender{f', {_MOST_SENDERS} of {len(facts.senders):,}' if more > 0 else ''}"
+    told = f"; {plural(facts.digests, 'digest')}, {_small(facts.chance_matches)} pairs equal by chance"
+    return [_part(title + told, made)]
 
 
 def _small(value: float) -> str:
