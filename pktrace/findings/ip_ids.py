@@ -2,8 +2,8 @@
 
 The IP ID is where matching starts, and what senders do with it differs (RFC 6864 4.1: in packets that need no
 fragmentation it may be anything). Judged is each IPv4 source with at least `LEAST_PACKETS` packets at the point that
-saw most of its packets, in order of time, without later fragments (which repeat their packet's ID) and without copies
-(equal digests within `COPY_NS`). A *flow* is (destination, protocol, ports). A step is *small* if the ID grew by 1 to
+saw most of its packets, in order of time, without later fragments (which repeat their packet's ID); copies (equal
+digests within `COPY_NS`) are counted, and left out of steps and of the time after which an ID comes again. A *flow* is (destination, protocol, ports). A step is *small* if the ID grew by 1 to
 1,024 modulo 65,536, or fell by at most 16 (reordering); random IDs do that in 1.6 % of the steps. Kernels add up to
 a tick per waiting time and one per segment of a superpacket, which stays below 1,024.
 
@@ -69,13 +69,13 @@ def sender_ids(rows: Array, times: Array) -> tuple[SenderIds, ...]:
     usable = (rows["has"] & wanted == wanted) & (rows["ip_version"] == 4) & (rows["fragment_offset"] == 0)
     members = np.flatnonzero(usable)
     members = members[_at_its_best_point(rows["source_low"][members], rows["point"][members])]
-    members = members[~_copies(rows["digest"][members], times[members], rows["point"][members])]
     if not len(members):
         return ()
     sources, sender = np.unique(rows["source_low"][members], return_inverse=True)
     order = np.lexsort((times[members], sender))
     members, sender = members[order], sender[order]
-    return _judged(rows[members], times[members], sources, sender)
+    copies = _copies(rows["digest"][members], times[members], rows["point"][members])
+    return _judged(rows[members], times[members], sources, sender, copies)
 
 
 def _at_its_best_point(source: Array, point: Array) -> Array:
@@ -110,8 +110,8 @@ def _key(*columns: Array) -> Array:
     return state
 
 
-def _judged(rows: Array, times: Array, sources: Array, sender: Array) -> tuple[SenderIds, ...]:
-    """The senders of rows in order of (sender, time)."""
+def _judged(rows: Array, times: Array, sources: Array, sender: Array, copies: Array) -> tuple[SenderIds, ...]:
+    """The senders of rows in order of (sender, time); steps are not taken to or from copies."""
     ids = rows["ip_id"].astype(np.int64)
     pair = _key(rows["source_low"], rows["destination_low"], rows["protocol"])
     flow = _key(pair, rows["sport"], rows["dport"])
@@ -120,7 +120,7 @@ def _judged(rows: Array, times: Array, sources: Array, sender: Array) -> tuple[S
     zero = np.bincount(sender[ids == 0], minlength=many)
     flows = np.bincount(sender[np.unique(flow, return_index=True)[1]], minlength=many)
 
-    kept = np.flatnonzero(ids != 0)
+    kept = np.flatnonzero((ids != 0) & ~copies)
     within_flow = _Steps(ids, sender, kept[np.lexsort((kept, flow[kept]))], flow, None, many)
     within_pair = _Steps(ids, sender, kept[np.lexsort((kept, pair[kept]))], pair, flow, many)
     anywhere = _Steps(ids, sender, kept, sender, flow, many)

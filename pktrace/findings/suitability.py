@@ -102,7 +102,8 @@ def suitability_of(observations: Observations) -> Suitability:
     paths = path_of_rows(run, rows)
     members = np.flatnonzero(followed(rows))
     order = members[np.lexsort((times[members], rows["digest"][members], rows["point"][members]))]
-    digests = len(np.unique(rows["digest"][members]))
+    every = np.sort(rows["digest"][members])
+    digests = int(np.count_nonzero(every[1:] != every[:-1])) + bool(len(every))
     ledger = observations.ledger.merged(trajectories.ledger)
     stages = stage_facts(trajectories, order, times, paths)
     return Suitability(
@@ -136,8 +137,8 @@ def _points(
 ) -> tuple[PointFacts, ...]:
     observations, run, clocks = trajectories.observations, trajectories.run, trajectories.clocks
     rows = observations.rows
-    timed = rows["has"] & bits.HAS_TIME != 0
-    at = [np.sort(times[timed & (rows["point"] == number)]) for number in range(len(run.points))]
+    of_point, timed = rows["point"].copy(), rows["has"] & bits.HAS_TIME != 0
+    at = [np.sort(times[timed & (of_point == number)]) for number in range(len(run.points))]
     spans = [_span(cover, int(clocks.offset_ns[number])) for number, cover in enumerate(observations.coverage)]
     pauses = pauses_of(run, at)
     alike, repeats, gaps = _repeated(run, rows, order, times, paths)
@@ -145,10 +146,9 @@ def _points(
     for counter, name, _, amount in ledger.rows():
         if partial is not None and counter.name == "partial_checksum":
             partial[name] = partial.get(name, 0) + amount
+    counts = _counts(rows, len(run.points))
     found = []
     for number, point in enumerate(run.points):
-        mine = rows[rows["point"] == number]
-        has = mine["has"]
         found.append(
             PointFacts(
                 name=point.name,
@@ -158,11 +158,11 @@ def _points(
                 offset_ns=int(clocks.offset_ns[number]),
                 cover=observations.coverage[number],
                 span=spans[number],
-                snapped=int(np.count_nonzero(mine["captured_length"] < mine["length"])),
-                superpackets=int(np.count_nonzero(mine["length"] > LONGEST_FRAME)),
-                not_ip=int(np.count_nonzero(has & bits.NOT_IP)),
-                other=int(np.count_nonzero(has & (bits.NOT_IP | bits.HAS_IP) == 0)),
-                without_id=int(np.count_nonzero(has & (bits.HAS_IP | bits.HAS_ID) == bits.HAS_IP)),
+                snapped=int(counts["snapped"][number]),
+                superpackets=int(counts["superpackets"][number]),
+                not_ip=int(counts["not_ip"][number]),
+                other=int(counts["other"][number]),
+                without_id=int(counts["without_id"][number]),
                 partial_checksums=None if partial is None else partial.get(point.name, 0),
                 repeats=int(repeats[number]),
                 repeat_ns=gaps[number],
@@ -173,6 +173,20 @@ def _points(
             )
         )
     return tuple(found)
+
+
+def _counts(rows: Array, points: int) -> dict[str, Array]:
+    """Per point, how many of its packets are of each kind."""
+    # Column by column: a copy of all rows of a point would cost more than all of the counting.
+    point, has, length = rows["point"].copy(), rows["has"].copy(), rows["length"].copy()
+    kinds = {
+        "snapped": rows["captured_length"] < length,
+        "superpackets": length > LONGEST_FRAME,
+        "not_ip": has & bits.NOT_IP != 0,
+        "other": has & (bits.NOT_IP | bits.HAS_IP) == 0,
+        "without_id": has & (bits.HAS_IP | bits.HAS_ID) == bits.HAS_IP,
+    }
+    return {name: np.bincount(point[kind], minlength=points) for name, kind in kinds.items()}
 
 
 def _span(cover: Coverage, offset: int) -> tuple[int, int] | None:
