@@ -3,9 +3,10 @@
 The IP ID is where matching starts, and what senders do with it differs (RFC 6864 4.1: in packets that need no
 fragmentation it may be anything). Judged is each IPv4 source with at least `LEAST_PACKETS` packets at the point that
 saw most of its packets, in order of time, without later fragments (which repeat their packet's ID); copies (equal
-digests within `COPY_NS`) are counted, and left out of steps and of the time after which an ID comes again. A *flow* is (destination, protocol, ports). A step is *small* if the ID grew by 1 to
-1,024 modulo 65,536, or fell by at most 16 (reordering); random IDs do that in 1.6 % of the steps. Kernels add up to
-a tick per waiting time and one per segment of a superpacket, which stays below 1,024.
+digests within `COPY_NS`) are counted, and left out of steps and of the time after which an ID comes again. A *flow* is
+(destination, protocol, ports). A step is *small* if the ID grew by 1 to 1,024 modulo 65,536, or fell by at most 16
+(reordering); random IDs do that in 1.6 % of the steps. Kernels add up to a tick per waiting time and one per segment
+of a superpacket, which stays below 1,024.
 
 =============== ====================================================================================================
 zero            at least 95 % of the IDs are 0

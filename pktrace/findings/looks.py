@@ -142,7 +142,7 @@ def _damage(facts: Suitability) -> Iterator[Finding]:
         )
 
 
-_UNUSABLE = ("unknown_link_type", "unknown_interface", "cut_header", "no_timestamp", "timestamp_out_of_range",
+_UNUSABLE = ("unknown_link_type", "cut_header", "no_timestamp", "timestamp_out_of_range",
              "no_direction")  # fmt: skip
 
 
@@ -388,7 +388,7 @@ def _offloads(facts: Suitability) -> Iterator[Finding]:
             yield Finding(f"{told}: superpackets of offloads (or jumbo frames); each counts as one packet.", fix)
     partial = [point for point in facts.points if point.partial_checksums]
     if partial:
-        total = sum(point.partial_checksums or 0 for point in partial)
+        total = sum(point.partial_checksums for point in partial)
         yield Finding(
             f"{many(total, 'packet')} with a checksum that the interface was to complete, at "
             f"{listed([point.name for point in partial])}: normal at virtual interfaces, and not used for matching.",

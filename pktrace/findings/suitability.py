@@ -15,7 +15,7 @@ from pktrace.decode import rows as bits
 from pktrace.findings.ip_ids import SenderIds, sender_ids
 from pktrace.findings.pauses import Pause, pauses_of
 from pktrace.findings.shared import StageFacts, stage_facts
-from pktrace.ledger import DECLARED, Ledger
+from pktrace.ledger import Ledger
 from pktrace.observations.coverage import Coverage
 from pktrace.observations.observe import Observations
 from pktrace.run.model import Run
@@ -37,7 +37,6 @@ class PointFacts:
     `superpackets` longer than `LONGEST_FRAME`; `other` are neither IP nor known not to be; `repeats` are packets whose
     digest the point saw before, at most the loss threshold earlier and more often than a path visits it, `repeat_ns`
     their median distance; `alike` are all packets that have such a repeat or are one; `missed` proven misses.
-    `partial_checksums` is None where the decoder does not count them.
     """
 
     name: str
@@ -52,7 +51,7 @@ class PointFacts:
     not_ip: int
     other: int
     without_id: int
-    partial_checksums: int | None
+    partial_checksums: int
     repeats: int
     repeat_ns: int | None
     alike: int
@@ -108,7 +107,7 @@ def suitability_of(observations: Observations) -> Suitability:
     stages = stage_facts(trajectories, order, times, paths)
     return Suitability(
         run=run,
-        points=_points(trajectories, order, times, paths, ledger),
+        points=_points(trajectories, order, times, paths),
         paths=tuple(_path(trajectories, number, stages) for number in range(len(run.paths))),
         senders=sender_ids(rows, times),
         digests=digests,
@@ -132,9 +131,7 @@ def _path(trajectories: Trajectories, number: int, stages: tuple[StageFacts, ...
     )
 
 
-def _points(
-    trajectories: Trajectories, order: Array, times: Array, paths: Array, ledger: Ledger
-) -> tuple[PointFacts, ...]:
+def _points(trajectories: Trajectories, order: Array, times: Array, paths: Array) -> tuple[PointFacts, ...]:
     observations, run, clocks = trajectories.observations, trajectories.run, trajectories.clocks
     rows = observations.rows
     of_point, timed = rows["point"].copy(), rows["has"] & bits.HAS_TIME != 0
@@ -142,10 +139,6 @@ def _points(
     spans = [_span(cover, int(clocks.offset_ns[number])) for number, cover in enumerate(observations.coverage)]
     pauses = pauses_of(run, at)
     alike, repeats, gaps = _repeated(run, rows, order, times, paths)
-    partial: dict[str | None, int] | None = {} if "partial_checksum" in DECLARED else None
-    for counter, name, _, amount in ledger.rows():
-        if partial is not None and counter.name == "partial_checksum":
-            partial[name] = partial.get(name, 0) + amount
     counts = _counts(rows, len(run.points))
     found = []
     for number, point in enumerate(run.points):
@@ -163,7 +156,7 @@ def _points(
                 not_ip=int(counts["not_ip"][number]),
                 other=int(counts["other"][number]),
                 without_id=int(counts["without_id"][number]),
-                partial_checksums=None if partial is None else partial.get(point.name, 0),
+                partial_checksums=int(counts["partial_checksums"][number]),
                 repeats=int(repeats[number]),
                 repeat_ns=gaps[number],
                 alike=int(alike[number]),
@@ -184,6 +177,7 @@ def _counts(rows: Array, points: int) -> dict[str, Array]:
         "superpackets": length > LONGEST_FRAME,
         "not_ip": has & bits.NOT_IP != 0,
         "other": has & (bits.NOT_IP | bits.HAS_IP) == 0,
+        "partial_checksums": has & bits.PARTIAL_CHECKSUM != 0,
         "without_id": has & (bits.HAS_IP | bits.HAS_ID) == bits.HAS_IP,
     }
     return {name: np.bincount(point[kind], minlength=points) for name, kind in kinds.items()}

@@ -164,7 +164,7 @@ def _frames(facts: Suitability, wide: bool) -> Group:
     """What the frames of each point are, and how much of them was captured."""
     long = f">{LONGEST_FRAME:,}"
     columns = [("point", "left"), ("link type", "left"), ("snap", "right"), ("cut", "right"), (long, "right")]
-    columns += [("partial sum", "right")] if facts.points and facts.points[0].partial_checksums is not None else []
+    columns += [("partial sum", "right")] if wide else []
     columns += [("non-IP", "right"), ("unknown", "right"), ("without IP ID", "right"), ("stamps", "right")]
     columns += [("missed", "right"), ("files", "right")] if wide else []
     made = _table("", columns, 2 if wide else 1)
@@ -179,7 +179,7 @@ def _frames(facts: Suitability, wide: bool) -> Group:
             "–" if snap is None else "whole" if snap >= 65535 else count(snap),
             _dot(point.snapped),
             _dot(point.superpackets),
-            *([] if point.partial_checksums is None else [_dot(point.partial_checksums)]),
+            *([_dot(point.partial_checksums)] if wide else []),
             "·" if not point.not_ip else percent(point.not_ip / packets),
             _alarm("·" if not point.other else percent(point.other / packets), point.other > 0),
             "·" if not point.without_id else percent(point.without_id / packets),
