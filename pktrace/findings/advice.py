@@ -10,9 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pktrace.errors import EXIT_DAMAGED_OR_UNDECIDED, EXIT_DONE
+from pktrace.findings import recognition, recording
 from pktrace.findings.finding import NO, PARTLY, QUESTIONS, RULES, WORSE, YES, Finding
-from pktrace.findings.looks import LOOKS
 from pktrace.findings.suitability import Suitability
+
+# What a run is looked at for, each yields findings.
+_LOOKS = (
+    recording.paths, recording.traffic, recording.damage, recording.windows, recognition.clocks, recognition.sharing,
+    recording.capture_loss, recognition.alike, recognition.offloads, recording.pauses, recognition.identification,
+    recording.counters,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -26,7 +33,7 @@ class Answer:
 
 def findings_of(facts: Suitability) -> tuple[Finding, ...]:
     """All findings, worst first; equal ones in the order in which they are looked for."""
-    found = [finding for look in LOOKS for finding in look(facts)]
+    found = [finding for look in _LOOKS for finding in look(facts)]
     return tuple(sorted(found, key=lambda finding: (-finding.rank, -len(finding.limits))))
 
 

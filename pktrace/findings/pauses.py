@@ -22,6 +22,7 @@ TIMES_USUAL = 20
 LEAST_NS = 10_000_000
 LEAST_GAPS = 20
 MOST_SHOWN = 50
+EXPECTED_IN_PAUSE = 20
 
 Array = np.ndarray[Any, Any]
 

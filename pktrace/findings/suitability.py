@@ -6,12 +6,14 @@ first point, offsets removed (`clock_model`).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from pktrace.decode import rows as bits
+from pktrace.findings.finding import NO, PARTLY
 from pktrace.findings.ip_ids import SenderIds, sender_ids
 from pktrace.findings.pauses import Pause, pauses_of
 from pktrace.findings.shared import StageFacts, stage_facts
@@ -23,6 +25,7 @@ from pktrace.trajectories.follow import follow_packets
 from pktrace.trajectories.model import Trajectories
 from pktrace.trajectories.paths import followed, path_of_rows, visits
 
+LITTLE_SHARED = 0.5  # of the packets that two neighbours could share
 LONGEST_FRAME = 1522  # Ethernet with two tags: longer frames are superpackets of offloads, or jumbo frames
 
 Array = np.ndarray[Any, Any]
@@ -216,3 +219,33 @@ def _repeated(run: Run, rows: Array, order: Array, times: Array, paths: Array) -
     for number in np.flatnonzero(repeats):
         gaps[number] = int(np.median(distances[counted & (points == number)]))
     return alike, repeats, gaps
+
+
+def stages_of(facts: Suitability) -> Iterator[tuple[PathFacts, StageFacts]]:
+    """Every stage of a path that has packets."""
+    for path in facts.paths:
+        if path.packets:
+            for stage in path.stages:
+                yield path, stage
+
+
+def limit_at(path: PathFacts, stage: StageFacts) -> str:
+    """What a stage that shows nothing does to its path: PARTLY if packets can be followed over another, else NO."""
+    others = (other for other in path.stages if other is not stage)
+    return PARTLY if any(other.both and other.share and other.share >= LITTLE_SHARED for other in others) else NO
+
+
+def ends_of(facts: Suitability, stage: StageFacts) -> str:
+    """The names of a stage's ends."""
+    return f"{facts.run.points[stage.from_point].name} and {facts.run.points[stage.to_point].name}"
+
+
+def paths_of(facts: Suitability, point: int) -> tuple[tuple[int, ...], bool]:
+    """(paths that visit a point, whether it only lies in detours)."""
+    on, outside = [], False
+    for number, path in enumerate(facts.run.paths):
+        for at, visited in enumerate(path.points):
+            if visited == point:
+                on.append(number)
+                outside |= not (path.has_detour and path.detour_first <= at <= path.detour_last)
+    return tuple(dict.fromkeys(on)), bool(on) and not outside

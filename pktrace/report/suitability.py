@@ -11,7 +11,7 @@ from rich.text import Text
 
 from pktrace.findings.advice import Answer
 from pktrace.findings.finding import NO, PARTLY, YES, Finding, duration
-from pktrace.findings.looks import EXPECTED_IN_PAUSE
+from pktrace.findings.pauses import EXPECTED_IN_PAUSE
 from pktrace.findings.suitability import LONGEST_FRAME, PointFacts, Suitability
 from pktrace.report.strip import strip, window_strip
 from pktrace.report.terminal import _table, console
