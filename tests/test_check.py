@@ -289,7 +289,7 @@ def test_a_capture_that_began_late_limits_losses(tmp_path: Path) -> None:
     records = numbered(400, gap_ns=10 * MILLISECOND)
     captures = {"a": capture(records), "b": capture(later(records[200:]))}
     found = checked(a_run(tmp_path / "run", captures))
-    assert found.said("captured together for 1.99 s of 3.99 s")
+    assert found.said("while not all points of their path captured: 200 of 400 on path there")
     assert found.facts.paths[0].stages[0].share == 1.0
     assert found.verdict[:2] == ("yes", "partly")
 
@@ -322,7 +322,7 @@ def test_the_offset_of_another_clock_is_estimated_and_latency_refused(tmp_path: 
     found = checked(a_run(tmp_path / "run", captures, clocks={"a": "here", "b": "there"}))
     assert found.facts.points[1].offset_ns == offset
     assert found.facts.points[1].clock_known
-    assert found.said("a and b have different clocks (estimated offset")
+    assert found.said("Different clocks", f"a and b ({duration(offset)})")
     assert found.verdict[:2] == ("no", "yes")
     assert found.facts.paths[0].stages[0].both == 200
 
@@ -332,7 +332,7 @@ def test_a_clock_that_cannot_be_told_prevents_losses_too(tmp_path: Path) -> None
     captures = {"a": capture(numbered(200)), "b": capture(later(other, 5 * SECOND))}
     found = checked(a_run(tmp_path / "run", captures, clocks={"a": "here", "b": "there"}))
     assert not found.facts.points[1].clock_known
-    assert found.said("offset unknown")
+    assert found.said("a and b have different clocks, and too few packets")
     assert found.verdict[:2] == ("no", "no")
 
 

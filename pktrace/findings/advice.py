@@ -16,9 +16,9 @@ from pktrace.findings.suitability import Suitability
 
 # What a run is looked at for, each yields findings.
 _LOOKS = (
-    recording.paths, recording.traffic, recording.damage, recording.windows, recognition.clocks, recognition.sharing,
-    recording.capture_loss, recognition.alike, recognition.offloads, recording.pauses, recognition.identification,
-    recording.counters,
+    recording.paths, recording.traffic, recording.damage, recording.windows, recognition.clocks, recognition.order,
+    recognition.sharing, recording.capture_loss, recognition.alike, recognition.offloads, recording.pauses,
+    recognition.identification, recording.counters,
 )  # fmt: skip
 
 

@@ -2,10 +2,10 @@
 
 A pause is *long* if it lasts more than `TIMES_USUAL` times what 99 % of the point's gaps stay below, and at least
 `LEAST_NS`; a stream with exponential gaps has such a pause once in e^92 packets. `expected` is how many packets the
-point would have seen in the pause if it had seen the same share of its neighbours' packets as over the whole run:
-20 and more are e^-20 unlikely by chance, but kinds of traffic that change in the course of a run do that too.
-Neighbours are the points next to it on a path with the detour left out; a point that only lies in detours has none,
-since punted packets come when rules match.
+point would have seen in the pause if it had seen the same share of a neighbour's packets as over the whole run, at most
+all of them; counted are packets that fit a path. 20 and more are e^-20 unlikely by chance, but kinds of traffic that
+change in the course of a run do that too. Neighbours are the points next to it on a path with the detour left out; a
+point that only lies in detours has none, since punted packets come when rules match.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ class Pause:
     expected: float
 
 
-def pauses_of(run: Run, times: list[Array]) -> list[tuple[Pause, ...]]:
+def pauses_of(run: Run, times: list[Array], on_path: list[Array]) -> list[tuple[Pause, ...]]:
     """Long pauses of every point in order of time, the `MOST_SHOWN` longest of each.
 
     Args:
-        times: int64 per point, sorted, common.
+        times, on_path: int64 per point, sorted, common: times of all its packets, and of those that fit a path.
     """
     near = _neighbours(run)
-    return [_pauses(times[number], [times[other] for other in near[number]]) for number in range(len(times))]
+    return [_pauses(times[number], on_path[number], [on_path[other] for other in near[number]]) for number in near]
 
 
-def _neighbours(run: Run) -> list[list[int]]:
+def _neighbours(run: Run) -> dict[int, list[int]]:
     found: list[set[int]] = [set() for _ in run.points]
     for path in run.paths:
         line = [
@@ -59,10 +59,10 @@ def _neighbours(run: Run) -> list[list[int]]:
             if a != b:
                 found[a].add(b)
                 found[b].add(a)
-    return [sorted(points) for points in found]
+    return {number: sorted(points) for number, points in enumerate(found)}
 
 
-def _pauses(times: Array, near: list[Array]) -> tuple[Pause, ...]:
+def _pauses(times: Array, on_path: Array, near: list[Array]) -> tuple[Pause, ...]:
     gaps = np.diff(times)
     if len(gaps) < LEAST_GAPS:
         return ()
@@ -78,7 +78,8 @@ def _pauses(times: Array, near: list[Array]) -> tuple[Pause, ...]:
         inside = np.searchsorted(other, ends, "left") - np.searchsorted(other, starts, "right")
         # Of the packets outside of the pauses: those inside are what is in question.
         outside = max(1, int(both.sum()) - int(inside.sum()))
-        expected = np.maximum(expected, inside * len(times) / outside)
+        # At most one here for each there: a neighbour that sees little cannot let expect much.
+        expected = np.maximum(expected, inside * min(1.0, len(on_path) / outside))
     return tuple(
         Pause(int(start), int(end), usual, round(float(value), 1))
         for start, end, value in zip(starts, ends, expected, strict=True)

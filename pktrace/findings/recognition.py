@@ -22,31 +22,52 @@ _MUCH_BY_ORDER = 0.05  # of a path's packets
 _BOTH_WAYS = 0.1  # of a stage's packets go one way, and as many the other
 _SEEN_TWICE = 0.1  # of a point's packets
 _FEW_STEPS = 10  # time stamp steps within a stage
+_SURELY_COARSE_NS = 100  # nanosecond stamps are never
 _FEW_PAYLOAD_BYTES = 16
 
 
 def clocks(facts: Suitability) -> Iterator[Finding]:
-    """Points on different clocks, points in the wrong order, steps of the clock that are too coarse."""
-    run = facts.run
+    """Points on different clocks."""
+    apart: dict[str, dict[str, set[int]]] = {PARTLY: {}, NO: {}}
     for path, stage in stages_of(facts):
-        name = run.paths[path.number].name
-        if not stage.same_clock:
-            known = facts.points[stage.from_point].clock_known and facts.points[stage.to_point].clock_known
-            offset = facts.points[stage.to_point].offset_ns - facts.points[stage.from_point].offset_ns
-            across = PARTLY if any(other.same_clock for other in path.stages) else NO
-            told = f"estimated offset {duration(offset)}" if known else "offset unknown"
+        if stage.same_clock:
+            continue
+        ends = [facts.points[point] for point in sorted((stage.from_point, stage.to_point))]
+        if all(point.clock_known for point in ends):
+            limit = PARTLY if any(other.same_clock for other in path.stages) else NO
+            pair = f"{ends[0].name} and {ends[1].name} ({duration(ends[1].offset_ns - ends[0].offset_ns)})"
+            apart[limit].setdefault(pair, set()).add(path.number)
+            continue
+        yield Finding(
+            f"{ends_of(facts, stage)} have different clocks, and too few packets tell their offset: no latency between "
+            "them, and no packet can be called lost there.",
+            "Record both on one host, or synchronise them (PTP) and give both the same `clock` in run.toml.",
+            limits(limit_at(path, stage), LATENCY, LOSSES, RULES),
+            (path.number,),
+        )
+    for limit, pairs in apart.items():
+        if pairs:
             yield Finding(
-                f"{ends_of(facts, stage)} have different clocks ({told}): the latency between them stays empty."
-                + ("" if known else " Nor can packets be called lost there."),
-                "Record both on one host, or synchronise them (PTP) and give both the same `clock` in run.toml.",
-                (*limits(across, LATENCY), *(() if known else limits(limit_at(path, stage), LOSSES, RULES))),
-                (path.number,),
+                f"Different clocks, with their estimated offset: {listed(list(pairs))}. Packets are matched across "
+                "them; the latency between them stays empty.",
+                "Record on one host, or synchronise the clocks (PTP) and give the points the same `clock` in run.toml.",
+                limits(limit, LATENCY),
+                tuple(sorted(set().union(*pairs.values()))),
             )
+
+
+def order(facts: Suitability) -> Iterator[Finding]:
+    """Points that packets pass in another order than the path says, and time stamps that are too coarse."""
+    run = facts.run
+    coarse: dict[tuple[int, ...], str] = {}
+    for path, stage in stages_of(facts):
+        if not stage.same_clock or not stage.certain:
             continue
         told = (
-            f"{stage.backwards:,} of {many(stage.certain, 'packet')} on path {name} came to "
+            f"{stage.backwards:,} of {many(stage.certain, 'packet')} on path {run.paths[path.number].name} came to "
             f"{run.points[stage.to_point].name} before {run.points[stage.from_point].name}"
         )
+        median, early = stage.median_ns or 0, -(stage.earliest_ns or 0)
         if stage.backwards and _BOTH_WAYS <= stage.backwards / stage.certain <= 1 - _BOTH_WAYS:
             yield Finding(
                 f"{told}: it holds both directions of the traffic, and the order of its points is that of one.",
@@ -54,30 +75,27 @@ def clocks(facts: Suitability) -> Iterator[Finding]:
                 limits(NO, LATENCY, LOSSES, RULES),
                 (path.number,),
             )
-        elif stage.certain and 2 * stage.backwards > stage.certain:
+        elif 2 * stage.backwards > stage.certain:
             yield Finding(
-                f"{told} (median {duration(stage.median_ns or 0)}): the order of the points is wrong, or their clocks "
-                "are not one.",
+                f"{told} (median {duration(median)}): the order of the points is wrong, or their clocks are not one.",
                 "Swap them if packets go the other way; if they are on different hosts, name their clocks in run.toml.",
                 limits(NO, LATENCY, LOSSES, RULES),
                 (path.number,),
             )
         elif stage.backwards:
-            early = -(stage.earliest_ns or 0)
             yield Finding(
                 f"{told}, by up to {duration(early)}: times there are no better than that.",
                 "Stamps are taken late, or the clock was stepped; use one clock, and hardware or kernel stamps.",
                 limits(PARTLY, LATENCY, LOSSES) if early > EARLY_NS else (),
                 (path.number,),
             )
-    coarse: dict[str, tuple[int, int]] = {}
-    for _, stage in stages_of(facts):
-        step = sum(facts.points[point].cover.resolution_ns for point in (stage.from_point, stage.to_point))
-        if stage.same_clock and stage.certain and 0 <= (stage.median_ns or 0) < _FEW_STEPS * step and step > 100:
-            coarse.setdefault(ends_of(facts, stage), (step, stage.median_ns or 0))
-    for ends, (step, median) in coarse.items():
+        ends = tuple(sorted((stage.from_point, stage.to_point)))
+        step = sum(facts.points[point].cover.resolution_ns for point in ends)
+        if step > _SURELY_COARSE_NS and 0 <= median < _FEW_STEPS * step:
+            coarse.setdefault(ends, f"{ends_of(facts, stage)} ({duration(median)}, stamps {duration(step)})")
+    if coarse:
         yield Finding(
-            f"{ends}: a packet takes {duration(median)} (median), and time stamps are good to {duration(step)}.",
+            f"Time stamps are coarse beside the median time between {listed(list(coarse.values()))}.",
             "Record nanoseconds (tcpdump --time-stamp-precision=nano, dumpcap).",
         )
 

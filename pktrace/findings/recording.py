@@ -9,8 +9,10 @@ from pktrace.findings.pauses import EXPECTED_IN_PAUSE
 from pktrace.findings.suitability import Suitability, ends_of, limit_at, paths_of, stages_of
 from pktrace.run.context import counter_packets, marked_incomplete
 
-_LEAST_COMMON = 0.9  # of the time in which the points of a path captured
-_UNUSABLE = ("unknown_link_type", "cut_header", "no_timestamp", "timestamp_out_of_range", "no_direction")
+_FEW_OUTSIDE = 0.01  # of a path's packets
+_UNUSABLE = (
+    "unknown_link_type", "hidden_packet", "cut_header", "no_timestamp", "timestamp_out_of_range", "no_direction",
+)  # fmt: skip
 
 
 def paths(facts: Suitability) -> Iterator[Finding]:
@@ -196,21 +198,19 @@ def windows(facts: Suitability) -> Iterator[Finding]:
                 limits(limit_at(path, stage), LATENCY, LOSSES, RULES),
                 (path.number,),
             )
-    for path in facts.paths:
-        points = [facts.points[point] for point in facts.run.paths[path.number].points]
-        spans = [point.span for point in points if point.span is not None]
-        if not spans or not path.packets or not all(point.clock_known for point in points):
-            continue
-        longest = max(end for _, end in spans) - min(start for start, _ in spans)
-        common = min(end for _, end in spans) - max(start for start, _ in spans)
-        if 0 <= common < _LEAST_COMMON * longest and longest > facts.run.threshold_ns:
-            yield Finding(
-                f"All points of path {facts.run.paths[path.number].name} captured together for {duration(common)} of "
-                f"{duration(longest)}: for packets outside of that, absence proves nothing.",
-                "Start all captures before the traffic, and stop them after it.",
-                limits(PARTLY, LOSSES, RULES),
-                (path.number,),
-            )
+    outside = [(path, path.outside) for path in facts.paths if path.outside]
+    much = [path.number for path, number in outside if number > _FEW_OUTSIDE * path.packets]
+    if outside:
+        each = [
+            f"{number:,} of {path.packets:,} on path {facts.run.paths[path.number].name}" for path, number in outside
+        ]
+        yield Finding(
+            f"Packets that passed while not all points of their path captured: {listed(each)}. Absence proves nothing "
+            "for them.",
+            "Start all captures before the traffic, and stop them after it.",
+            limits(PARTLY, LOSSES, RULES) if much else (),
+            tuple(much or [path.number for path, _ in outside]),
+        )
 
 
 def pauses(facts: Suitability) -> Iterator[Finding]:

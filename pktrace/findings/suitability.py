@@ -23,7 +23,7 @@ from pktrace.observations.observe import Observations
 from pktrace.run.model import Run
 from pktrace.trajectories.follow import follow_packets
 from pktrace.trajectories.model import Trajectories
-from pktrace.trajectories.paths import followed, path_of_rows, visits
+from pktrace.trajectories.paths import NO_PATH, followed, path_of_rows, visits
 
 LITTLE_SHARED = 0.5  # of the packets that two neighbours could share
 LONGEST_FRAME = 1522  # Ethernet with two tags: longer frames are superpackets of offloads, or jumbo frames
@@ -66,12 +66,14 @@ class PointFacts:
 @dataclass(frozen=True)
 class PathFacts:
     """One path: `packets` were followed on it, `by_order` of them have the same bytes as others within the loss
-    threshold and are told apart by their order only; `at_input` reached the filter's input."""
+    threshold and are told apart by their order only; `at_input` reached the filter's input; `outside` passed while not
+    all points of the path captured, None where their clocks cannot be compared."""
 
     number: int
     packets: int
     by_order: int
     at_input: int
+    outside: int | None
     stages: tuple[StageFacts, ...]
 
 
@@ -111,7 +113,7 @@ def suitability_of(observations: Observations) -> Suitability:
     return Suitability(
         run=run,
         points=_points(trajectories, order, times, paths),
-        paths=tuple(_path(trajectories, number, stages) for number in range(len(run.paths))),
+        paths=tuple(_path(trajectories, number, stages, times) for number in range(len(run.paths))),
         senders=sender_ids(rows, times),
         digests=digests,
         chance_matches=digests * (digests - 1) / 2.0**65,
@@ -122,7 +124,7 @@ def suitability_of(observations: Observations) -> Suitability:
     )
 
 
-def _path(trajectories: Trajectories, number: int, stages: tuple[StageFacts, ...]) -> PathFacts:
+def _path(trajectories: Trajectories, number: int, stages: tuple[StageFacts, ...], times: Array) -> PathFacts:
     mine = trajectories.path == number
     at_input = trajectories.seen[mine, trajectories.run.paths[number].filter_input] >= 0
     return PathFacts(
@@ -130,8 +132,20 @@ def _path(trajectories: Trajectories, number: int, stages: tuple[StageFacts, ...
         packets=int(mine.sum()),
         by_order=int((trajectories.candidates[mine] > 1).sum()),
         at_input=int(at_input.sum()),
+        outside=_outside(trajectories, number, times),
         stages=tuple(stage for stage in stages if stage.path == number),
     )
+
+
+def _outside(trajectories: Trajectories, number: int, times: Array) -> int | None:
+    """How many packets of a path were first seen while some point of it did not capture, by what captures say."""
+    reach, clocks = trajectories.reach, trajectories.clocks
+    at = list(dict.fromkeys(trajectories.run.paths[number].points))
+    captured = [point for point in at if reach.start[point] <= reach.end[point]]
+    if len(set(clocks.group[at])) > 1 or not captured:
+        return None
+    first = times[trajectories.first_row[trajectories.path == number]]
+    return int(((first < reach.start[captured].max()) | (first > reach.end[captured].min())).sum())
 
 
 def _points(trajectories: Trajectories, order: Array, times: Array, paths: Array) -> tuple[PointFacts, ...]:
@@ -140,7 +154,8 @@ def _points(trajectories: Trajectories, order: Array, times: Array, paths: Array
     of_point, timed = rows["point"].copy(), rows["has"] & bits.HAS_TIME != 0
     at = [np.sort(times[timed & (of_point == number)]) for number in range(len(run.points))]
     spans = [_span(cover, int(clocks.offset_ns[number])) for number, cover in enumerate(observations.coverage)]
-    pauses = pauses_of(run, at)
+    on_path = paths != NO_PATH
+    pauses = pauses_of(run, at, [np.sort(times[on_path & (of_point == number)]) for number in range(len(run.points))])
     alike, repeats, gaps = _repeated(run, rows, order, times, paths)
     counts = _counts(rows, len(run.points))
     found = []

@@ -20,7 +20,7 @@ from pktrace.report.words import clock_time, count, date_time, percent, plural, 
 _WIDE = 120
 _WIDEST_TEXT = 120
 _MOST_SENDERS = 12
-_MOST_NUMBERS = 4
+_MOST_NUMBERS = 6
 _LONGEST_NAME = 24
 _LEVEL_STYLE = {YES: "green", PARTLY: "yellow", NO: "bold red"}
 _LEVEL_OF_RANK = (YES, PARTLY, NO)
@@ -53,21 +53,22 @@ def print_suitability(
         grid.add_row("", Text(safe(finding.fix), style="dim"))
         out.print(grid, width=min(out.width, _WIDEST_TEXT))
     out.print()
-    out.print(_verdict(answers))
+    out.print(_verdict(answers, out.width))
 
 
-def _verdict(answers: tuple[Answer, ...]) -> Text:
-    """The last line: each question, its answer, and the numbers of the findings behind it."""
-    line = Text("Can answer  ", style="bold")
-    for place, answer in enumerate(answers):
-        line.append("   " if place else "")
-        line.append(f"{answer.question}: ")
-        line.append(answer.answer, style=_LEVEL_STYLE[answer.answer])
+def _verdict(answers: tuple[Answer, ...], width: int) -> Text:
+    """The last line: each question, its answer, and the numbers of the findings behind it; three if it is too long."""
+    said = []
+    for answer in answers:
+        one = Text.assemble(f"{answer.question}: ", (answer.answer, _LEVEL_STYLE[answer.answer]))
         if answer.findings:
             numbers = [str(number + 1) for number in answer.findings[:_MOST_NUMBERS]]
             numbers += ["…"] if len(answer.findings) > _MOST_NUMBERS else []
-            line.append(f" ({', '.join(numbers)})", style="dim")
-    return line
+            one.append(f" ({', '.join(numbers)})", style="dim")
+        said.append(one)
+    head = "Can answer  "
+    fits = len(head) + sum(len(one) + 3 for one in said) <= width
+    return Text.assemble((head, "bold"), Text("   " if fits else "\n" + " " * len(head)).join(said))
 
 
 def _part(title: str, rows: Table) -> Group:

@@ -105,6 +105,7 @@ def _path(facts: Suitability, path: PathFacts) -> dict[str, Any]:
         "packets": path.packets,
         "by_order": path.by_order,
         "at_filter_input": path.at_input,
+        "outside_common_time": path.outside,
         "stages": [
             {
                 "stage": stage.stage,
