@@ -137,7 +137,8 @@ def coverage_of(
         last_ns=max((time for time in lasts if time is not None), default=None),
         start_ns=min((time for time in [*starts, *firsts] if time is not None), default=None),
         end_ns=max((time for time in [*ends, *lasts] if time is not None), default=None),
-        dropped=sum(known_drops) if known_drops else None,
+        # Where one file does not tell, the others' zero is not all of it.
+        dropped=sum(known_drops) if any(known_drops) or len(known_drops) == len(drops) > 0 else None,
         unread=unread,
         cut=any(cut_at),
         hole=len(files) > 1 and (any(cut_at) or _has_gap(stated)),
@@ -220,7 +221,10 @@ def _dropped(run: Run, point: Point, file: DecodedFile, logs: set[Path]) -> tupl
         candidates.append(capture.parent / f"{point.name}.log")
     unread = 0
     for log in candidates:
-        counts = None if log in logs else read_tool_log(log)
+        if log in logs:
+            found.append(0)  # counted with the first of the files that share it
+            break
+        counts = read_tool_log(log)
         if counts is None:
             continue
         logs.add(log)
