@@ -17,6 +17,12 @@ class Bytes:
             return None
         return int.from_bytes(self.data[at : at + size], "big")
 
+    def little(self, at: int, size: int) -> int | None:
+        """The same, little-endian."""
+        if at < 0 or at + size > len(self.data):
+            return None
+        return int.from_bytes(self.data[at : at + size], "little")
+
     def certain(self, at: int, size: int) -> int:
         """The same where the bytes are known to be there."""
         value = self.number(at, size)

@@ -209,9 +209,9 @@ def _read_pcap(data: bytes, order: str, tsresol: int, *, modified: bool) -> Capt
     return capture
 
 
-def cooked_direction(packet_type: int | None) -> str | None:
+def cooked_direction(packet_type: int) -> str:
     """Linux packet types: 0 to us, 1 broadcast, 2 multicast, 3 to another host (all received), 4 sent by us."""
-    return {0: "in", 1: "in", 2: "in", 3: "in", 4: "out"}.get(-1 if packet_type is None else packet_type)
+    return "out" if packet_type == 4 else "in"
 
 
 # --- pcapng -------------------------------------------------------------------------------------------------

@@ -58,7 +58,8 @@ class Packet:
     """An IP packet: its fields so far, where its transport header is and where it ends.
 
     ``protocol`` is what stands at ``transport``; in IPv4 behind an authentication header that is another number than
-    the column has. ``end`` is by the IP header's length, and may be more than there are bytes.
+    the column has. ``end`` is by the IP header's length, and may be more than there are bytes;
+    ``headers_end`` is how far its headers reach, as far as known.
     """
 
     fields: dict[str, Any]
@@ -68,7 +69,9 @@ class Packet:
     later_fragment: bool
     readable: Bytes
     details: dict[str, Any] = field(default_factory=dict)
-    headers_whole: bool = True
+    reached: bool = True
+    in_fragment: bool = False
+    headers_end: int = 0
 
     @property
     def addresses(self) -> str:
@@ -96,39 +99,44 @@ def decode(data: bytes, length: int, linktype: int = 1) -> dict[str, Any]:
         marks.add("unknown_link_type")
         return fields
     tunnels: list[str] = []
+    on_frame = place.kind != "nsh"
     while place.kind == "nsh":
         number, inner = inside_nsh(captured, place.at)
         if inner is None:
             break
         tunnels.append(f"nsh {number}")
         place = Place(inner.at, inner.kind, [*place.vlans, *inner.vlans])
-    if place.kind == "cut":
+    if place.kind == "cut" and on_frame:
         marks.add("cut_header")
         return fields
     if place.kind not in ("ipv4", "ipv6"):
         marks.add("not_ip")
         return fields
-    outer = ip_packet(captured, place, length, marks)
+    outer = ip_packet(captured, place, length, marks if on_frame else None)
     if outer is None:
+        if not on_frame:
+            marks.add("not_ip")
         return fields
+    if outer.end > length:
+        marks.add("malformed_ip")
     vlans = place.vlans
-    packet, tunnels_in, vlans_in = innermost(outer)
+    packet, tunnels_in, vlans_in = innermost(outer, marks)
     fields |= packet.fields
     fields |= packet.details
     vlans = [*vlans, *vlans_in]
     fields["vlan"] = vlans[0] if vlans else None
     fields["tunnel"] = " / ".join([*tunnels, *tunnels_in]) or None
     transport(packet, fields, marks)
-    if not packet.headers_whole:
+    if not packet.reached or min(packet.headers_end, packet.end) > len(data):
         marks.add("cut_header")
     return fields
 
 
-def innermost(outer: Packet) -> tuple[Packet, list[str], list[int]]:
+def innermost(outer: Packet, marks: set[str]) -> tuple[Packet, list[str], list[int]]:
     """Down through the tunnels, as long as there is a whole and plausible IP header inside."""
     packet, texts, vlans = outer, list[str](), list[int]()
     for _ in range(MOST_IP_HEADERS - 1):
-        if packet.later_fragment:
+        if packet.later_fragment or not packet.reached:
             break
         found = inside_ip(packet.readable, packet.transport, packet.protocol, packet.fields["ip_version"])
         if found is None:
@@ -141,13 +149,17 @@ def innermost(outer: Packet) -> tuple[Packet, list[str], list[int]]:
                 break
             kinds.append(f"nsh {number}")
             place = Place(inner.at, inner.kind, [*place.vlans, *inner.vlans])
+        vlans += place.vlans
         if place.kind not in ("ipv4", "ipv6"):
             break
-        inside = ip_packet(packet.readable, place, min(packet.end, len(packet.readable.data)), None)
+        inside = ip_packet(packet.readable, place, packet.end, None)
         if inside is None:
             break
         texts += kinds
-        vlans += place.vlans
+        # Inside a first fragment a packet is longer than what carries it; anywhere else that is a contradiction.
+        inside.in_fragment = packet.in_fragment or bool(packet.fields.get("more_fragments"))
+        if inside.end > packet.end and not inside.in_fragment:
+            marks.add("malformed_ip")
         packet = inside
     return packet, texts, vlans
 
@@ -195,20 +207,22 @@ def _ipv4(readable: Bytes, at: int, frame_end: int, *, inside: bool) -> Packet |
     }
     packet = Packet(fields, fields["protocol"], at + header, end, bool(fragment & 0x1FFF), readable.until(end))
     if packet.protocol == AUTHENTICATION and not packet.later_fragment:
+        # The column keeps 51: that is what a filter sees.
         _pass_authentication(packet)
     return packet
 
 
-def _pass_authentication(packet: Packet) -> None:
-    """RFC 4302: next header, length in units of 4 bytes less 2, SPI, sequence number."""
-    at = packet.transport
-    following, units = packet.readable.number(at, 1), packet.readable.number(at + 1, 1)
-    packet.details = {"spi": packet.readable.number(at + 4, 4), "sequence": packet.readable.number(at + 8, 4)}
-    if following is None or units is None:
-        packet.headers_whole = False
-        return
+def _pass_authentication(packet: Packet) -> bool:
+    """RFC 4302: next header, length in units of 4 bytes less 2, SPI, sequence number. False if it is not there."""
+    at, readable = packet.transport, packet.readable
+    following, units = readable.number(at, 1), readable.number(at + 1, 1)
+    packet.details = {"spi": readable.number(at + 4, 4), "sequence": readable.number(at + 8, 4)}
+    if following is None or units is None or readable.number(at, 8) is None:
+        packet.reached = False
+        return False
     packet.protocol = following
     packet.transport = at + (units + 2) * 4
+    return True
 
 
 def _ipv6(readable: Bytes, at: int, frame_end: int, *, inside: bool) -> Packet | None:
@@ -239,30 +253,28 @@ def _ipv6(readable: Bytes, at: int, frame_end: int, *, inside: bool) -> Packet |
 
 def _pass_extension(packet: Packet) -> bool:
     """Step over one extension header; False where there is none, or none that can be passed over."""
-    if packet.protocol not in (*IPV6_EXTENSIONS, IPV6_FRAGMENT, AUTHENTICATION) or packet.transport >= packet.end:
+    if packet.protocol not in (*IPV6_EXTENSIONS, IPV6_FRAGMENT, AUTHENTICATION):
         return False
+    if packet.protocol == AUTHENTICATION:
+        return _pass_authentication(packet)
     at, readable = packet.transport, packet.readable
-    following, units = readable.number(at, 1), readable.number(at + 1, 1)
-    if following is None or units is None:
-        packet.headers_whole = False
+    if packet.protocol in IPV6_PERHAPS_EXTENSIONS and at + 8 > packet.end:
         return False
+    if readable.number(at, 8) is None:
+        packet.reached = False
+        return False
+    following = readable.certain(at, 1)
     if packet.protocol in IPV6_PERHAPS_EXTENSIONS and following == NO_NEXT_HEADER:
         return False
     if packet.protocol == IPV6_FRAGMENT:
-        word, identification = readable.number(at + 2, 2), readable.number(at + 4, 4)
-        if word is None or identification is None:
-            packet.headers_whole = False
-            return False
-        packet.fields["ip_id"] = identification
+        word = readable.certain(at + 2, 2)
+        packet.fields["ip_id"] = readable.certain(at + 4, 4)
         packet.fields["fragment_offset"] = word & 0xFFF8
         packet.fields["more_fragments"] = bool(word & 1)
         packet.later_fragment = bool(word & 0xFFF8)
         packet.transport = at + 8
-    elif packet.protocol == AUTHENTICATION:
-        _pass_authentication(packet)
-        return packet.headers_whole
     else:
-        packet.transport = at + (units + 1) * 8
+        packet.transport = at + (readable.certain(at + 1, 1) + 1) * 8
     packet.protocol = following
     return not packet.later_fragment
 
@@ -272,18 +284,19 @@ def transport(packet: Packet, fields: dict[str, Any], marks: set[str]) -> None:
 
     ``payload_length`` follows from the IP lengths: less the TCP header (None if its length was not captured),
     the 8 bytes of UDP, UDP-Lite and ICMP, the 12 of SCTP; all bytes after the IP header for other protocols and for
-    later fragments.
+    later fragments. None if the headers do not end inside the packet, or were not reached.
     """
     at, readable, protocol = packet.transport, packet.readable, packet.protocol
-    room = max(0, packet.end - at)
     header: int | None = 0
-    if not packet.later_fragment:
+    if not packet.reached:
+        header = None
+    elif not packet.later_fragment:
         if protocol in (TCP, UDP, SCTP, UDP_LITE) and readable.number(at, 4) is not None:
             fields["sport"] = readable.number(at, 2)
             fields["dport"] = readable.number(at + 2, 2)
         if protocol == TCP:
             header = _tcp(packet, fields, marks)
-        elif protocol in (ICMP, ICMPV6):
+        elif protocol == (ICMP if fields["ip_version"] == 4 else ICMPV6):
             header = 8
             if readable.number(at, 2) is not None:
                 fields["icmp_type"] = readable.number(at, 1)
@@ -295,10 +308,13 @@ def transport(packet: Packet, fields: dict[str, Any], marks: set[str]) -> None:
             header = 8
         elif protocol == SCTP:
             header = 12
-        fields |= details(packet.readable, at, protocol)
+        fields |= details(readable, at, protocol)
         if _partial_checksum(packet):
             marks.add("partial_checksum")
-    fields["payload_length"] = None if header is None else max(0, room - header)
+    # Of a TCP header whose length was not captured, 20 bytes are known to be there.
+    packet.headers_end = at + (20 if header is None else header) if at < packet.end else 0
+    if header is not None and at + header <= packet.end:
+        fields["payload_length"] = packet.end - at - header
     fields["_identity"] = _identity(readable.data[at:], header, packet)
 
 

@@ -91,11 +91,10 @@ def ethertype(data: Bytes, at: int, kind: int | None) -> Place:
         if tags > MOST_TAGS:
             return nothing(vlans)
         if kind in VLAN_TAGS:
-            tag = data.number(at, 2)
-            if tag is None:
+            tag, kind = data.number(at, 2), data.number(at + 2, 2)
+            if tag is None or kind is None:
                 return cut(vlans)
             vlans.append(tag & 0xFFF)
-            kind = data.number(at + 2, 2)
             at += 4
         elif kind in MPLS:
             label = data.number(at, 4)
@@ -128,7 +127,7 @@ def _llc(data: Bytes, at: int) -> Place:
     if head is None:
         return cut()
     if head == 0x060603:
-        return by_version(data, at + 3)
+        return Place(at + 3, "ipv4")
     if head != 0xAAAA03:
         return nothing()
     organisation, kind = data.number(at + 3, 3), data.number(at + 6, 2)
@@ -144,7 +143,7 @@ def _loopback(data: Bytes, linktype: int) -> Place:
     family = data.number(0, 4)
     if family is None:
         return cut()
-    kinds = {2: "ipv4", 24: "ipv6", 28: "ipv6", 30: "ipv6"}
+    kinds = {2: "ipv4", 10: "ipv6", 24: "ipv6", 28: "ipv6", 30: "ipv6"}
     swapped = int.from_bytes(family.to_bytes(4, "big"), "little")
     return Place(4, kinds.get(family) or (kinds.get(swapped) if linktype == 0 else None) or "none")
 
@@ -180,51 +179,67 @@ def _ppp_with_direction(data: Bytes, linktype: int) -> Place:
 
 def _cooked(data: Bytes) -> Place:
     """Linux cooked capture: packet type, hardware type, address, protocol: 16 bytes."""
-    packet_type, kind = data.number(0, 2), data.number(14, 2)
-    place = ethertype(data, 16, 1 if kind == 4 else kind) if kind is None or kind > 1500 or kind == 4 else nothing()
-    place.marks = {"direction": cooked_direction(packet_type)}
+    if len(data.data) < 16:
+        return cut()
+    return _cooked_content(data, 16, data.certain(14, 2), {"direction": cooked_direction(data.certain(0, 2))})
+
+
+def _cooked_content(data: Bytes, at: int, kind: int, marks: dict[str, Any]) -> Place:
+    """What follows a protocol of Linux: an EtherType, or 4 for LLC."""
+    place = nothing() if kind <= 1500 and kind != 4 else ethertype(data, at, kind)
+    place.marks = marks
     return place
 
 
 def _cooked2(data: Bytes) -> Place:
     """Version 2: protocol, reserved, interface index, hardware type, packet type, address: 20 bytes."""
-    kind, index, packet_type = data.number(0, 2), data.number(4, 4), data.number(10, 1)
     if len(data.data) < 20:
-        place = cut()
-    elif kind is None or kind > 1500 or kind == 4:
-        place = ethertype(data, 20, 1 if kind == 4 else kind)
-    else:
-        place = nothing()
-    place.marks = {"direction": cooked_direction(packet_type), "interface_index": index}
-    return place
+        return cut()
+    marks = {"direction": cooked_direction(data.certain(10, 1)), "interface_index": data.number(4, 4)}
+    return _cooked_content(data, 20, data.certain(0, 2), marks)
 
 
 def _wifi_behind_head(data: Bytes, linktype: int) -> Place:
-    """Radiotap says its length in little endian, AVS in big endian, Prism has 144 bytes (or is AVS after all)."""
+    """Radiotap and Prism say their length in little endian, AVS, known by its magic number, in big endian."""
     magic = data.number(0, 4)
     if magic is None:
         return cut()
     if linktype == 127:
-        version, length = data.number(0, 1), data.number(2, 2)
-        if version != 0 or length is None:
-            return nothing()
-        length = (length & 0xFF) << 8 | length >> 8
-        return _wifi(data, length) if length >= 8 else nothing()
-    if linktype == 119 and magic not in AVS_MAGIC:
-        return _wifi(data, 144)
-    length = data.number(4, 4)
+        length = data.little(2, 2)
+        padded = _radiotap_flags(data) & 0x20 != 0
+    else:
+        length = data.number(4, 4) if magic in AVS_MAGIC else data.little(4, 4)
+        padded = False
     if length is None:
         return cut()
-    return _wifi(data, length) if length >= 8 else nothing()
+    return _wifi(data, length, padded) if length >= 8 else nothing()
 
 
-def _wifi(data: Bytes, at: int) -> Place:
-    """An IEEE 802.11 data frame: three addresses or four, QoS control, HT control, then LLC."""
-    control = data.number(at, 2)
-    if control is None:
+def _radiotap_flags(data: Bytes) -> int:
+    """The flags field, 0 if there is none: behind all presence words, and behind the time if that is there."""
+    at = 4
+    present = first = data.little(4, 4)
+    while present is not None and present >> 31:
+        at += 4
+        present = data.little(at, 4)
+    if first is None or not first & 2:
+        return 0
+    at += 4
+    if first & 1:
+        at += -at % 8 + 8
+    return data.number(at, 1) or 0
+
+
+def _wifi(data: Bytes, at: int, padded: bool = False) -> Place:
+    """An IEEE 802.11 data frame: three addresses or four, QoS control, HT control, then LLC.
+
+    Only the first fragment of a frame begins with LLC. ``padded``: the header is filled up to a multiple of four.
+    """
+    control, sequence = data.number(at, 2), data.little(at + 22, 2)
+    if control is None or sequence is None:
         return cut()
     kind, subtype, flags = control >> 10 & 3, control >> 12, control & 0xFF
-    if kind != 2 or subtype & 4 or flags & 0x40:
+    if control >> 8 & 3 or kind != 2 or subtype & 4 or flags & 0x40 or sequence & 15:
         return nothing()
     header = 24 + (6 if flags & 3 == 3 else 0)
     if subtype & 8:
@@ -234,4 +249,6 @@ def _wifi(data: Bytes, at: int) -> Place:
         if qos >> 8 & 0x80:
             return nothing()
         header += 2 + (4 if flags & 0x80 else 0)
+    if padded:
+        header += -header % 4
     return _llc(data, at + header)
