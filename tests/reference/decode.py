@@ -312,7 +312,7 @@ def transport(packet: Packet, fields: dict[str, Any], marks: set[str]) -> None:
         if _partial_checksum(packet):
             marks.add("partial_checksum")
     # Of a TCP header whose length was not captured, 20 bytes are known to be there.
-    packet.headers_end = at + (20 if header is None else header) if at < packet.end else 0
+    packet.headers_end = at + (20 if header is None else header)
     if header is not None and at + header <= packet.end:
         fields["payload_length"] = packet.end - at - header
     fields["_identity"] = _identity(readable.data[at:], header, packet)
