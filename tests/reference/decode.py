@@ -70,7 +70,6 @@ class Packet:
     readable: Bytes
     details: dict[str, Any] = field(default_factory=dict)
     reached: bool = True
-    in_fragment: bool = False
     headers_end: int = 0
 
     @property
@@ -95,8 +94,8 @@ def decode(data: bytes, length: int, linktype: int = 1) -> dict[str, Any]:
     fields |= place.marks
     if place.vlans:
         fields["vlan"] = place.vlans[0]
-    if place.kind == "unknown":
-        marks.add("unknown_link_type")
+    if place.kind in ("unknown", "hidden"):
+        marks.add("unknown_link_type" if place.kind == "unknown" else "hidden_packet")
         return fields
     tunnels: list[str] = []
     on_frame = place.kind != "nsh"
@@ -117,10 +116,8 @@ def decode(data: bytes, length: int, linktype: int = 1) -> dict[str, Any]:
         if not on_frame:
             marks.add("not_ip")
         return fields
-    if outer.end > length:
-        marks.add("malformed_ip")
     vlans = place.vlans
-    packet, tunnels_in, vlans_in = innermost(outer, marks)
+    packet, tunnels_in, vlans_in = innermost(outer)
     fields |= packet.fields
     fields |= packet.details
     vlans = [*vlans, *vlans_in]
@@ -132,7 +129,7 @@ def decode(data: bytes, length: int, linktype: int = 1) -> dict[str, Any]:
     return fields
 
 
-def innermost(outer: Packet, marks: set[str]) -> tuple[Packet, list[str], list[int]]:
+def innermost(outer: Packet) -> tuple[Packet, list[str], list[int]]:
     """Down through the tunnels, as long as there is a whole and plausible IP header inside."""
     packet, texts, vlans = outer, list[str](), list[int]()
     for _ in range(MOST_IP_HEADERS - 1):
@@ -156,10 +153,6 @@ def innermost(outer: Packet, marks: set[str]) -> tuple[Packet, list[str], list[i
         if inside is None:
             break
         texts += kinds
-        # Inside a first fragment a packet is longer than what carries it; anywhere else that is a contradiction.
-        inside.in_fragment = packet.in_fragment or bool(packet.fields.get("more_fragments"))
-        if inside.end > packet.end and not inside.in_fragment:
-            marks.add("malformed_ip")
         packet = inside
     return packet, texts, vlans
 

@@ -1,7 +1,8 @@
 """Link layers (docs/decoding.md, "Link types"): from the first captured byte to the IP header.
 
-A :class:`Place` says where it is and what stands there: ``ipv4``, ``ipv6``, ``nsh``, ``none`` (no IP for us), ``cut``
-(the captured bytes end before it can be said), ``unknown`` (a link type that is not decoded).
+A :class:`Place` says where it is and what stands there: ``ipv4``, ``ipv6``, ``nsh``, ``none`` (no IP for us),
+``hidden`` (encrypted or in pieces), ``cut`` (the captured bytes end before it can be said), ``unknown`` (a link type
+that is not decoded).
 """
 
 from __future__ import annotations
@@ -88,12 +89,12 @@ def ethertype(data: Bytes, at: int, kind: int | None) -> Place:
     tags = 0
     while kind in (*VLAN_TAGS, *MPLS, PPPOE_SESSION):
         tags += 1
-        if tags > MOST_TAGS:
-            return nothing(vlans)
         if kind in VLAN_TAGS:
             tag, kind = data.number(at, 2), data.number(at + 2, 2)
             if tag is None or kind is None:
                 return cut(vlans)
+            if tags > MOST_TAGS:
+                return nothing(vlans)
             vlans.append(tag & 0xFFF)
             at += 4
         elif kind in MPLS:
@@ -101,13 +102,15 @@ def ethertype(data: Bytes, at: int, kind: int | None) -> Place:
             if label is None:
                 return cut(vlans)
             at += 4
+            if tags > MOST_TAGS:
+                return nothing(vlans)
             if label >> 8 & 1:
                 return by_version(data, at, vlans)
         else:
             code, protocol = data.number(at, 2), data.number(at + 6, 1)
             if code is None or protocol is None:
                 return cut(vlans)
-            if code != 0x1100:
+            if code != 0x1100 or tags > MOST_TAGS:
                 return nothing(vlans)
             at, number = _ppp_protocol(data, at + 6)
             if number is None:
@@ -233,21 +236,24 @@ def _radiotap_flags(data: Bytes) -> int:
 def _wifi(data: Bytes, at: int, padded: bool = False) -> Place:
     """An IEEE 802.11 data frame: three addresses or four, QoS control, HT control, then LLC.
 
-    Only the first fragment of a frame begins with LLC. ``padded``: the header is filled up to a multiple of four.
+    Encrypted frames, later fragments and aggregates of several packets do not show LLC.
+    ``padded``: the header is filled up to a multiple of four.
     """
     control, sequence = data.number(at, 2), data.little(at + 22, 2)
     if control is None or sequence is None:
         return cut()
     kind, subtype, flags = control >> 10 & 3, control >> 12, control & 0xFF
-    if control >> 8 & 3 or kind != 2 or subtype & 4 or flags & 0x40 or sequence & 15:
+    if control >> 8 & 3 or kind != 2 or subtype & 4:
         return nothing()
+    if flags & 0x40 or sequence & 15:
+        return Place(0, "hidden")
     header = 24 + (6 if flags & 3 == 3 else 0)
     if subtype & 8:
         qos = data.number(at + header, 2)
         if qos is None:
             return cut()
         if qos >> 8 & 0x80:
-            return nothing()
+            return Place(0, "hidden")
         header += 2 + (4 if flags & 0x80 else 0)
     if padded:
         header += -header % 4
