@@ -12,34 +12,42 @@ from typing import Any
 
 import pytest
 
-from pktrace.decode import rows as field
 from pktrace.errors import CaptureFileError
+from pktrace.ledger import Ledger
+from pktrace.observations.export import ObservationStream
 from pktrace.observations.observe import Observations, observe_files
 from pktrace.observations.table import observations_table
 from tests.kit.small_captures import CAPTURES, EXPECTED
+from tests.reference.details import DETAILS
 from tests.reference.observe import observe
 
 Rows = list[dict[str, Any]]
-DIRECTIONS = {0: None, 1: "in", 2: "out"}
 # The digest is the product's own; the capture is the file's name.
 NOT_COMPARED = {"digest", "capture"}
 
 
 def decoded(data: bytes, folder: Path) -> tuple[Rows, Counter[str], Observations]:
-    """What the product makes of a file: its table, with what only the rows have, and its ledger."""
+    """What the product makes of a file in memory: its table and its ledger."""
     path = folder / "capture"
     path.write_bytes(data)
     observations = observe_files([str(path)])
-    table = observations_table(observations).to_pylist()
-    for row, raw in zip(table, observations.rows, strict=True):
-        row["direction"] = DIRECTIONS[int(raw["direction"])]
-        row["packet_id"] = int(raw["packet_id"]) if raw["has"] & field.HAS_PACKET_ID else None
-        # An interface index of 0 is none.
-        row["interface_index"] = int(raw["ifindex"]) or None
+    return observations_table(observations).to_pylist(), counted(observations.ledger), observations
+
+
+def streamed(data: bytes, folder: Path) -> tuple[Rows, Counter[str], ObservationStream]:
+    """What `pktrace observe --details` makes of a file."""
+    path = folder / "capture"
+    path.write_bytes(data)
+    stream = ObservationStream([str(path)], with_details=True)
+    rows = [row for table in stream.tables() for row in table.to_pylist()]
+    return rows, counted(stream.ledger), stream
+
+
+def counted(ledger: Ledger) -> Counter[str]:
     counts: Counter[str] = Counter()
-    for counter, _, _, count in observations.ledger.rows():
+    for counter, _, _, count in ledger.rows():
         counts[counter.name] += count
-    return table, counts, observations
+    return counts
 
 
 def differences(ours: Rows, others: Rows) -> list[str]:
@@ -74,8 +82,18 @@ def test_the_decoder_agrees_with_the_reference(name: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", CAPTURES)
+def test_the_stream_with_details_agrees_with_the_reference(name: str, tmp_path: Path) -> None:
+    rows, ledger, stream = streamed(CAPTURES[name], tmp_path)
+    expected_rows, expected_ledger, damaged = observe(CAPTURES[name])
+    wrong = differences(rows, expected_rows) + counts_that_differ(ledger, expected_ledger)
+    assert "\n".join(wrong) == ""
+    assert stream.damaged == damaged
+    assert all(name in row for row in rows for name in DETAILS)
+
+
+@pytest.mark.parametrize("name", CAPTURES)
 def test_the_decoder_finds_what_was_put_in(name: str, tmp_path: Path) -> None:
-    rows, _, _ = decoded(CAPTURES[name], tmp_path)
+    rows, _, _ = streamed(CAPTURES[name], tmp_path)
     assert len(rows) == len(EXPECTED[name])
     assert "\n".join(differences(rows, EXPECTED[name])) == ""
 

@@ -193,10 +193,10 @@ def _read_pcap(data: bytes, order: str, tsresol: int, *, modified: bool) -> Capt
         if captured > LARGEST_PACKET:
             capture.ended = CORRUPT
             break
-        marks = {}
+        marks: dict[str, Any] = {"interface_id": 0}
         if modified:
             index, _, packet_type, _ = struct.unpack(order + "IHBB", data[at + 16 : at + 24])
-            marks = {"interface_index": index, "direction": cooked_direction(packet_type)}
+            marks |= {"interface_index": index, "direction": cooked_direction(packet_type)}
         at += head
         if at + captured > len(data):
             capture.ended = CUT

@@ -209,7 +209,8 @@ def _pass_authentication(packet: Packet) -> bool:
     """RFC 4302: next header, length in units of 4 bytes less 2, SPI, sequence number. False if it is not there."""
     at, readable = packet.transport, packet.readable
     following, units = readable.number(at, 1), readable.number(at + 1, 1)
-    packet.details = {"spi": readable.number(at + 4, 4), "sequence": readable.number(at + 8, 4)}
+    if readable.number(at, 12) is not None:
+        packet.details = {"spi": readable.number(at + 4, 4), "sequence": readable.number(at + 8, 4)}
     if following is None or units is None or readable.number(at, 8) is None:
         packet.reached = False
         return False

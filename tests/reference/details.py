@@ -37,10 +37,9 @@ def details(data: Bytes, at: int, protocol: int) -> dict[str, Any]:
 
 def _tcp_options(data: Bytes, at: int) -> dict[str, Any]:
     """Options up to the end mark, the header's end, or the first that makes no sense; of equal ones the first."""
-    offset = data.number(at + 12, 1)
-    if offset is None:
+    if data.number(at, 14) is None:
         return {}
-    end = at + (offset >> 4) * 4
+    end = at + (data.certain(at + 12, 1) >> 4) * 4
     found: dict[str, Any] = {}
     at += 20
     while at < end:
@@ -66,7 +65,7 @@ def _tcp_options(data: Bytes, at: int) -> dict[str, Any]:
             option = {"tcp_tsval": data.number(at + 2, 4), "tcp_tsecr": data.number(at + 6, 4)}
         found = option | found
         at += size
-    return found
+    return {"tcp_sack_permitted": False} | found
 
 
 def _quoted4(data: Bytes, at: int) -> dict[str, Any]:
