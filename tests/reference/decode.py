@@ -252,7 +252,7 @@ def _pass_extension(packet: Packet) -> bool:
     if packet.protocol == AUTHENTICATION:
         return _pass_authentication(packet)
     at, readable = packet.transport, packet.readable
-    if packet.protocol in IPV6_PERHAPS_EXTENSIONS and at + 8 > packet.end:
+    if packet.protocol in IPV6_PERHAPS_EXTENSIONS and at >= packet.end:
         return False
     if readable.number(at, 8) is None:
         packet.reached = False

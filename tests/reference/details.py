@@ -22,7 +22,7 @@ def details(data: Bytes, at: int, protocol: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if protocol == TCP:
         found = _tcp_options(data, at)
-    elif protocol == ESP:
+    elif protocol == ESP and data.number(at, 8) is not None:
         found = {"spi": data.number(at, 4), "sequence": data.number(at + 4, 4)}
     elif protocol == SCTP:
         found = {"sctp_tag": data.number(at + 4, 4)}
@@ -72,6 +72,8 @@ def _quoted4(data: Bytes, at: int) -> dict[str, Any]:
     """The IPv4 packet in an ICMP error, as far as it is quoted."""
     first = data.number(at, 1)
     if data.number(at, 20) is None or first is None or first >> 4 != 4 or first & 15 < 5:
+        return {}
+    if 0 < data.certain(at + 2, 2) < (first & 15) * 4:
         return {}
     found: dict[str, Any] = {
         "quoted_source": data.address(at + 12, 4),

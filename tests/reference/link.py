@@ -107,8 +107,8 @@ def ethertype(data: Bytes, at: int, kind: int | None) -> Place:
             if label >> 8 & 1:
                 return by_version(data, at, vlans)
         else:
-            code, protocol = data.number(at, 2), data.number(at + 6, 1)
-            if code is None or protocol is None:
+            code = data.number(at, 2)
+            if code is None:
                 return cut(vlans)
             if code != 0x1100 or tags > MOST_TAGS:
                 return nothing(vlans)
@@ -239,12 +239,15 @@ def _wifi(data: Bytes, at: int, padded: bool = False) -> Place:
     Encrypted frames, later fragments and aggregates of several packets do not show LLC.
     ``padded``: the header is filled up to a multiple of four.
     """
-    control, sequence = data.number(at, 2), data.little(at + 22, 2)
-    if control is None or sequence is None:
+    first = data.number(at, 1)
+    if first is None:
         return cut()
-    kind, subtype, flags = control >> 10 & 3, control >> 12, control & 0xFF
-    if control >> 8 & 3 or kind != 2 or subtype & 4:
+    kind, subtype = first >> 2 & 3, first >> 4
+    if first & 3 or kind != 2 or subtype & 4:
         return nothing()
+    flags, sequence = data.number(at + 1, 1), data.little(at + 22, 2)
+    if flags is None or sequence is None:
+        return cut()
     if flags & 0x40 or sequence & 15:
         return Place(0, "hidden")
     header = 24 + (6 if flags & 3 == 3 else 0)
