@@ -173,10 +173,9 @@ def _read_pcap(data: bytes, order: str, tsresol: int, *, modified: bool) -> Capt
 
     Before version 2.3 the two lengths of a record are the other way round.
     """
-    capture = CaptureFile()
     if len(data) < 24:
-        capture.ended = CUT
-        return capture
+        raise ValueError("neither pcap nor pcapng: a file header of pcap has 24 bytes")
+    capture = CaptureFile()
     version = struct.unpack(order + "HH", data[4:8])
     snaplen, linktype = struct.unpack(order + "II", data[16:24])
     interface = FileInterface(linktype=linktype & 0xFFFF, snaplen=snaplen, tsresol=tsresol)
