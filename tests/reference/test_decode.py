@@ -234,7 +234,7 @@ def test_cut_files() -> None:
     ):
         seen = {
             (len(capture.packets), capture.cut)
-            for capture in (read_capture(data[:end]) for end in range(4, len(data) + 1))
+            for capture in (read_capture(data[:end]) for end in range(24, len(data) + 1))
         }
         assert {count for count, _ in seen} == {0, 1, 2, 3}
         assert (3, False) in seen
