@@ -25,13 +25,13 @@ def init(files: tuple[str, ...], output: str | None, force: bool, as_json: bool)
     """
     target = _target(output, files, force)
     from pktrace.findings.proposal import propose
-    from pktrace.observations.observe import observe_files
+    from pktrace.findings.samples import read_samples
     from pktrace.report.proposal import proposal_json, proposal_toml, relative_names, write_proposal
 
     chosen = _each_once(files)
     folder = target.parent if target is not None else Path.cwd()
     names = relative_names(chosen, folder)
-    proposal = with_kernels(lambda: propose(observe_files(chosen)))
+    proposal = with_kernels(lambda: propose(*read_samples(chosen)))
     title = _title(folder, chosen)
     text = proposal_toml(proposal, title, names)
     if target is not None:

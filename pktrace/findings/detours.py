@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from pktrace.findings.chains import Chain
-from pktrace.findings.sharing import Sightings, mixed
+from pktrace.findings.samples import mixed
+from pktrace.findings.sharing import Sightings
 
 Array = np.ndarray[Any, Any]
 _LEAST_SHARE = 0.02  # of the packets that pass on both sides, so many skip it and so many do not
@@ -22,11 +23,12 @@ def detour_of(chain: Chain, sightings: Sightings, rows: Array) -> tuple[int, int
     For a single position that may be a capture that misses packets: there, conversations must visit it or skip it as
     a whole, as rules treat them.
     """
-    seen = sightings.seen[chain.packets][:, chain.columns]
+    seen: Array = sightings.seen[chain.packets][:, list(chain.columns)]
     best: tuple[int, int, tuple[int, int]] | None = None
     for first in range(1, len(chain.columns) - 1):
         for last in range(first, len(chain.columns) - 1):
-            across: Array = seen[:, :first].any(axis=1) & seen[:, last + 1 :].any(axis=1)
+            before, after = (np.any(part, axis=1) for part in (seen[:, :first], seen[:, last + 1 :]))
+            across: Array = np.asarray(before & after)
             visits = seen[across][:, first : last + 1]
             every, nothing = int(visits.all(axis=1).sum()), int((~visits.any(axis=1)).sum())
             partial = len(visits) - every - nothing

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from pktrace.decode import rows as field
-from pktrace.decode.rows import ROW
-from pktrace.observations.observe import Observations
+from pktrace.findings.samples import Sample, Tally
 from pktrace.run.model import ANY_DIRECTION
 
 Array = np.ndarray[Any, Any]
 NOWHERE = -1
+_IN, _OUT = 1, 2
+_COUNTED = 1  # of the patterns below, that of tcpdump -C
 _OVERLAP_NS = 10_000_000  # packets of one capture are this far out of order at most, where a set is rotated
 _PAUSE_NS = 1_000_000_000  # files that only have a number in their name continue each other if no more lies between
 _LONGEST_NAME = 60
@@ -51,85 +52,123 @@ class Place:
     interface: str | None = None
     direction: str = ANY_DIRECTION
     name: str = ""
+    tallies: dict[int, Tally] = field(default_factory=dict)  # by direction: unknown, in, out
+
+    def tally(self) -> Tally:
+        """All packets of the place."""
+        total = Tally()
+        for part in self.tallies.values():
+            total.add(part)
+        return total
 
 
-def places_of(observations: Observations) -> tuple[list[Place], Array]:
-    """Places and, per row, the place that it was seen at; NOWHERE for an interface that the file does not describe."""
-    rows = observations.rows
+@dataclass(frozen=True)
+class _Selector:
+    """What chooses the packets of one interface of a file: `text` for run.toml, `label` for people."""
+
+    text: str
+    label: str
+    by_index: bool  # by the index that packets tell, instead of the interface's description
+
+
+def places_of(samples: Sequence[Sample], rows: Array) -> tuple[list[Place], Array, list[str]]:
+    """Places; per row the place that it was seen at; and the labels of interfaces that have no packets.
+
+    Args:
+        rows: those of all samples, one after the other.
+    """
     where = np.full(len(rows), NOWHERE, np.int32)
-    bounds = np.searchsorted(rows["capture"], np.arange(len(observations.captures) + 1))
+    bounds = np.cumsum([0, *(len(sample.rows) for sample in samples)])
     places: list[Place] = []
-    for files, stem in _sets(observations, bounds):
-        seen = [_selectors(observations, slice(bounds[file], bounds[file + 1])) for file in files]
-        selectors = sorted({entry for entries, _ in seen for entry in entries}, key=lambda entry: (entry[2], entry[0]))
-        if len(selectors) <= 1:
-            label = selectors[0][1] if selectors else None
+    silent: list[str] = []
+    for files, stem in _sets(samples):
+        selectors = [_selectors(samples[file]) for file in files]
+        found = sorted({selector for held in selectors for selector in held.values()}, key=_by_number)
+        names = {interface.name for file in files for interface in samples[file].interfaces if interface.name}
+        if found and not found[0].by_index:
+            silent += sorted(names - {selector.label for selector in found})
+        if len(found) <= 1:
+            label = found[0].label if found and found[0].text in names else None
+            tallies: dict[int, Tally] = {}
             for file in files:
                 where[bounds[file] : bounds[file + 1]] = len(places)
-            places.append(Place(files, stem, label))
+                _add(tallies, samples[file], None)
+            places.append(Place(files, stem, min(names) if len(names) == 1 else label, tallies=tallies))
             continue
-        for entry in selectors:
-            of_place = []
-            for file, (entries, chosen) in zip(files, seen, strict=True):
-                if entry in entries:
-                    of_place.append(file)
-                    where[bounds[file] : bounds[file + 1]][chosen == entries.index(entry)] = len(places)
-            places.append(Place(tuple(of_place), stem, entry[1] or f"if{entry[0].lstrip('#')}", entry[0]))
-    where[rows["has"] & field.UNKNOWN_INTERFACE != 0] = NOWHERE
-    return places, where
+        for selector in found:
+            tallies, of_place = {}, []
+            for file, held in zip(files, selectors, strict=True):
+                if not _has(samples[file], selector):
+                    continue
+                of_place.append(file)
+                keys = [key for key, value in held.items() if value == selector]
+                part = slice(bounds[file], bounds[file + 1])
+                own = rows["ifindex" if selector.by_index else "interface"][part]
+                where[part][np.isin(own, keys)] = len(places)
+                _add(tallies, samples[file], (selector.by_index, set(keys)))
+            places.append(Place(tuple(of_place), stem, selector.label, selector.text, tallies=tallies))
+    return places, where, silent
 
 
-def _selectors(observations: Observations, part: slice) -> tuple[list[tuple[str, str | None, int]], Array]:
-    """The interfaces of one file that have packets, as (selector, name, number), and per row which it is.
+def _by_number(selector: _Selector) -> tuple[int, str]:
+    """Numbers in their order, names after them in theirs."""
+    digits = selector.text.removeprefix("#")
+    return (int(digits), "") if digits.isascii() and digits.isdecimal() else (1 << 32, selector.text)
+
+
+def _selectors(sample: Sample) -> dict[int, _Selector]:
+    """The interfaces of one file that have packets, by their number.
 
     An interface index in the packets (SLL2, modified pcap) tells more than the one interface `any` that has them all.
+    Interfaces of one name are one: a later section of the file describes them again.
     """
-    rows = observations.rows[part]
-    if "ifindex" in (ROW.names or ()):
-        indices = np.unique(rows["ifindex"])
-        if len(indices[indices > 0]) > 1 and len(np.unique(rows["interface"])) == 1:
-            chosen = np.searchsorted(indices, rows["ifindex"]).astype(np.int64)
-            return [(str(number), None, number) for number in indices.tolist()], chosen
-    numbers, first, inverse = np.unique(rows["interface"], return_index=True, return_inverse=True)
-    entries: list[tuple[str, str | None, int]] = []
-    of_number = np.full(len(numbers), NOWHERE, np.int64)
-    by_name: dict[str, int] = {}
-    for at, (number, row) in enumerate(zip(numbers.tolist(), first.tolist(), strict=True)):
-        point = int(rows["point"][row])
-        name = observations.points[point] if point >= 0 else None
-        if number < 0:
-            continue
-        if name is not None and name in by_name:  # a later section of the file describes the interface again
-            of_number[at] = by_name[name]
-            continue
-        of_number[at] = len(entries)
-        if name is not None:
-            by_name[name] = len(entries)
-        entries.append((f"#{number}" if name is None else name, name, number))
-    return entries, of_number[inverse]
+    numbers = sorted({number for number, _, _ in sample.tallies})
+    indices = sorted({index for _, index, _ in sample.tallies})
+    if len(numbers) == 1 and len([index for index in indices if index]) > 1:
+        return {index: _Selector(str(index), f"if{index}", True) for index in indices}
+    found = {}
+    for number in numbers:
+        name = sample.interfaces[number].name if number < len(sample.interfaces) else None
+        found[number] = _Selector(name or f"#{number}", name or f"if{number}", False)
+    return found
 
 
-def _sets(observations: Observations, bounds: Array) -> list[tuple[tuple[int, ...], str]]:
+def _has(sample: Sample, selector: _Selector) -> bool:
+    """Whether the file knows the interface, with or without packets: run.toml may name it there."""
+    if selector.by_index:
+        return any(index for _, index, _ in sample.tallies)
+    names = [interface.name or f"#{number}" for number, interface in enumerate(sample.interfaces)]
+    return selector.text in names
+
+
+def _add(tallies: dict[int, Tally], sample: Sample, chosen: tuple[bool, set[int]] | None) -> None:
+    """Add a file's tallies, all or those of the chosen interface (indices or numbers)."""
+    for (number, index, direction), tally in sample.tallies.items():
+        if chosen is None or (index if chosen[0] else number) in chosen[1]:
+            tallies.setdefault(direction, Tally()).add(tally)
+
+
+def _sets(samples: Sequence[Sample]) -> list[tuple[tuple[int, ...], str]]:
     """Files that belong together, in order of time, with the stem of their names."""
     groups: dict[tuple[str, str, int], list[int]] = {}
-    for number, capture in enumerate(observations.captures):
-        folder, name = os.path.split(capture)
+    for number, sample in enumerate(samples):
+        folder, name = os.path.split(sample.name)
         base, kind = _base(name)
         groups.setdefault((folder, base, kind), []).append(number)
     # x.pcap is the first file of a set that goes on with x.pcap1.
     for folder, base, kind in list(groups):
         plain = (folder, base, -1)
-        if kind == 1 and plain in groups:
+        if kind == _COUNTED and plain in groups:
             groups[folder, base, kind] += groups.pop(plain)
+    spans = [_span(sample) for sample in samples]
     found = []
     for (_, base, kind), files in sorted(groups.items(), key=lambda item: item[0]):
-        spans = {file: _span(observations.rows[bounds[file] : bounds[file + 1]]) for file in files}
-        ordered = sorted(files, key=lambda file: (spans[file] is None, spans[file], observations.captures[file]))
+        ordered = sorted(files, key=lambda file: (spans[file] is None, spans[file], samples[file].name))
         longest = _PAUSE_NS if kind == len(_ROTATED) - 1 else None
         if kind >= 0 and len(files) > 1 and _follow_each_other([spans[file] for file in ordered], longest):
             found.append((tuple(ordered), _stem(base)))
         else:
-            found.extend(((file,), _stem(os.path.basename(observations.captures[file]))) for file in sorted(files))
+            found.extend(((file,), _stem(os.path.basename(samples[file].name))) for file in sorted(files))
     return found
 
 
@@ -147,9 +186,9 @@ def _stem(name: str) -> str:
     return _SUFFIX.sub("", _COMPRESSED.sub("", name))
 
 
-def _span(rows: Array) -> tuple[int, int] | None:
-    times = rows["ts_ns"][rows["has"] & field.HAS_TIME != 0]
-    return (int(times.min()), int(times.max())) if len(times) else None
+def _span(sample: Sample) -> tuple[int, int] | None:
+    tally = sample.tally()
+    return None if tally.first_ns is None or tally.last_ns is None else (tally.first_ns, tally.last_ns)
 
 
 def _follow_each_other(spans: list[tuple[int, int] | None], longest_pause: int | None) -> bool:
@@ -159,30 +198,25 @@ def _follow_each_other(spans: list[tuple[int, int] | None], longest_pause: int |
     return all(pause >= -_OVERLAP_NS and (longest_pause is None or pause <= longest_pause) for pause in pauses)
 
 
-def split_directions(
-    places: list[Place], where: Array, rows: Array, keys: Array, usable: Array
-) -> tuple[list[Place], Array]:
+def split_directions(places: list[Place], where: Array, rows: Array, keys: Array) -> tuple[list[Place], Array]:
     """Places that saw packets twice, once going in and once going out, as two places each.
 
     Needed only where nothing else saw the packet in between; else a path simply visits the place twice.
     """
-    split = []
-    members = np.flatnonzero(usable)
-    members = members[np.lexsort((rows["ts_ns"][members], keys[members]))]
-    key, place, direction = keys[members], where[members], rows["direction"][members]
+    order = np.lexsort((rows["ts_ns"], keys))
+    key, place, direction = keys[order], where[order], rows["direction"][order]
     # Neighbours in order of (key, time): the same packet at the same place, in and at once out again.
-    pair = (key[1:] == key[:-1]) & (place[1:] == place[:-1]) & (direction[:-1] == 1) & (direction[1:] == 2)
-    twice = np.bincount(place[1:][pair], minlength=len(places))
-    total = np.bincount(place, minlength=len(places))
-    for number, entry in enumerate(places):
-        if entry.direction == ANY_DIRECTION and 10 * twice[number] > total[number]:
-            split.append(number)
+    pair = (key[1:] == key[:-1]) & (place[1:] == place[:-1]) & (direction[:-1] == _IN) & (direction[1:] == _OUT)
+    twice = np.bincount(place[1:][pair & (place[1:] >= 0)], minlength=len(places))
+    total = np.bincount(place[place >= 0], minlength=len(places))
     result = list(places)
     where = where.copy()
-    for number in split:
-        where[(where == number) & (rows["direction"] == 2)] = len(result)
-        result.append(replace(places[number], direction="out"))
-        result[number] = replace(places[number], direction="in")
+    for number, entry in enumerate(places):
+        if 10 * twice[number] > total[number]:
+            where[(where == number) & (rows["direction"] == _OUT)] = len(result)
+            parts = {way: tally for way, tally in entry.tallies.items() if way != _OUT}
+            result[number] = replace(entry, direction="in", tallies=parts)
+            result.append(replace(entry, direction="out", tallies={_OUT: entry.tallies.get(_OUT, Tally())}))
     return result, where
 
 

@@ -6,6 +6,7 @@ What packets do not show is left out, and said in `notes`. Nothing here depends 
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -19,15 +20,14 @@ from pktrace.findings.clock_groups import ClockGroups, clock_groups
 from pktrace.findings.detours import detour_of
 from pktrace.findings.matches import Address, Match, match_of
 from pktrace.findings.places import Place, named, places_of, split_directions
+from pktrace.findings.samples import Sample
 from pktrace.findings.sharing import (
     Shared,
     Sightings,
     packet_keys,
     sessions_of,
     sightings_of,
-    usable_rows,
 )
-from pktrace.observations.observe import Observations
 from pktrace.run.conditions import PROTOCOL_NAMES
 
 Array = np.ndarray[Any, Any]
@@ -114,80 +114,71 @@ class Proposal:
     damaged: bool
 
 
-def propose(observations: Observations) -> Proposal:
+def propose(samples: Sequence[Sample], every: int = 1) -> Proposal:
     """Look for points, their order and paths.
 
     Args:
-        observations: of bare files (`observe_files`), in order of the files' names.
+        samples: capture files in order of their names (`read_samples`); every: one in so many packets is in them.
     """
-    rows = observations.rows
-    places, where = places_of(observations)
-    session = sessions_of(rows, len(observations.captures))
+    rows = np.concatenate([sample.rows for sample in samples]) if samples else np.zeros(0, ROW)
+    places, where, silent = places_of(samples, rows)
+    session = sessions_of(rows, len(samples))
     keys = packet_keys(rows, session)
-    places, where = split_directions(places, where, rows, keys, usable_rows(rows, where))
+    places, where = split_directions(places, where, rows, keys)
     places = named(places)
     sightings, shared = sightings_of(rows, where, keys, len(places))
     clocks = clock_groups(sightings, rows, len(places))
     chains = chains_of(sightings, rows, clocks)
-    flows = _addresses(sightings, rows)
-    paths = _paths(chains, sightings, rows, clocks, places, flows)
-    clock_names = _clock_names(clocks, places, shared)
+    paths = _paths(chains, sightings, rows, clocks, places, _addresses(sightings, rows))
+    clock_names = _clock_names(clocks, places)
     points = [
-        _point(
-            observations,
-            place,
-            where == number,
-            clock_names[number],
-            _session_name(session, place, rows),
-            clocks,
-            number,
-        )
+        _point(samples, place, clock_names[number], _session_name(session, place), clocks, number)
         for number, place in enumerate(places)
     ]
-    pairs = _pairs(sightings, shared, clocks, places, points)
+    pairs = _pairs(sightings, shared, clocks, points, every)
     order = [name for path in paths for name in path.points]
     ranked = sorted(
         points, key=lambda point: (order.index(point.name) if point.name in order else len(order), point.name)
     )
+    notes = _notes(paths, ranked, pairs)
+    notes += _notes_on_captures(points, shared, every, silent)
     return Proposal(
         points=tuple(ranked),
         paths=tuple(paths),
         pairs=tuple(pairs),
-        notes=tuple(_notes(paths, ranked, pairs, sightings, shared, places)),
-        packets=len(rows),
-        damaged=observations.damaged,
+        notes=tuple(notes),
+        packets=sum(sample.tally().packets for sample in samples),
+        damaged=any(sample.damaged for sample in samples),
     )
 
 
 def _point(
-    observations: Observations,
+    samples: Sequence[Sample],
     place: Place,
-    mine: Array,
     clock: str | None,
     session: str | None,
     clocks: ClockGroups,
     number: int,
 ) -> ProposedPoint:
-    rows = observations.rows[mine]
-    times = rows["ts_ns"][rows["has"] & field.HAS_TIME != 0]
+    tally = place.tally()
     group = clocks.group[number]
     return ProposedPoint(
         name=place.name,
-        captures=tuple(observations.captures[file] for file in place.captures),
+        captures=tuple(samples[file].name for file in place.captures),
         interface=place.interface,
         direction=place.direction,
         clock=clock,
         session=session,
-        packets=len(rows),
-        ip_packets=int(np.count_nonzero(rows["has"] & field.HAS_IP)),
-        first_ns=int(times.min()) if len(times) else None,
-        last_ns=int(times.max()) if len(times) else None,
+        packets=tally.packets,
+        ip_packets=tally.ip_packets,
+        first_ns=tally.first_ns,
+        last_ns=tally.last_ns,
         offset_ns=int(clocks.offset_ns[group]) if group else None,
         offset_known=bool(clocks.known[group]),
     )
 
 
-def _clock_names(clocks: ClockGroups, places: list[Place], shared: Shared) -> list[str | None]:
+def _clock_names(clocks: ClockGroups, places: list[Place]) -> list[str | None]:
     """A name per place whose clock is not the one of most packets; after its first place, so that it stays."""
     names: dict[int, str] = {}
     for group, place in sorted(zip(clocks.group.tolist(), (place.name for place in places), strict=True)):
@@ -195,7 +186,7 @@ def _clock_names(clocks: ClockGroups, places: list[Place], shared: Shared) -> li
     return [names[group] if group else None for group in clocks.group.tolist()]
 
 
-def _session_name(session: Array, place: Place, rows: Array) -> str | None:
+def _session_name(session: Array, place: Place) -> str | None:
     """Files that number the same packets alike share a session; within one file that needs no saying."""
     number = int(session[place.captures[0]])
     sharing = np.count_nonzero(session == number)
@@ -314,8 +305,8 @@ def _median(values: Array) -> int | None:
 def _services(chain: Chain, detour: tuple[int, int], sightings: Sightings, rows: Array) -> list[Service]:
     """What took the detour and what skipped it, by protocol and the lower port, the most frequent first."""
     seen = sightings.seen[chain.packets][:, chain.columns]
-    visited = seen[:, detour[0] : detour[1] + 1].any(axis=1)
-    reached = visited | seen[:, detour[1] + 1 :].any(axis=1)
+    visited = np.asarray(seen[:, detour[0] : detour[1] + 1].any(axis=1))
+    reached = np.asarray(visited | seen[:, detour[1] + 1 :].any(axis=1))
     packet = rows[sightings.row[chain.packets][reached].max(axis=1)]
     ports: Array = np.minimum(packet["sport"], packet["dport"]).astype(np.int64)
     ports[packet["has"] & field.HAS_PORTS == 0] = -1
@@ -337,22 +328,22 @@ def _services(chain: Chain, detour: tuple[int, int], sightings: Sightings, rows:
 
 
 def _pairs(
-    sightings: Sightings, shared: Shared, clocks: ClockGroups, places: list[Place], points: list[ProposedPoint]
+    sightings: Sightings, shared: Shared, clocks: ClockGroups, points: list[ProposedPoint], every: int
 ) -> list[Pair]:
     found = []
-    for a in range(len(places)):
-        for b in range(a + 1, len(places)):
+    for a in range(len(points)):
+        for b in range(a + 1, len(points)):
             if not shared.common[a, b]:
                 continue
             both = sightings.seen[:, a] & sightings.seen[:, b]
             difference = sightings.time[both, b] - sightings.time[both, a]
             found.append(
                 Pair(
-                    first=places[a].name,
-                    second=places[b].name,
+                    first=points[a].name,
+                    second=points[b].name,
                     first_packets=points[a].packets,
                     second_packets=points[b].packets,
-                    common=int(shared.common[a, b]) * sightings.sampled,
+                    common=int(shared.common[a, b]) * every,
                     median_ns=_median(np.abs(difference)) if clocks.group[a] == clocks.group[b] else None,
                     identical=bool(both.any()) and not difference.any(),
                 )
@@ -360,15 +351,8 @@ def _pairs(
     return sorted(found, key=lambda pair: (-pair.common, pair.first, pair.second))
 
 
-def _notes(
-    paths: list[ProposedPath],
-    points: list[ProposedPoint],
-    pairs: list[Pair],
-    sightings: Sightings,
-    shared: Shared,
-    places: list[Place],
-) -> list[str]:
-    """What cannot be known from the captures, in sentences."""
+def _notes(paths: list[ProposedPath], points: list[ProposedPoint], pairs: list[Pair]) -> list[str]:
+    """What cannot be known of the order of points, in sentences."""
     on_path = {name for path in paths for name in path.points}
     sharing = {name for pair in pairs for name in (pair.first, pair.second)}
     copies = {name for pair in pairs if pair.identical for name in (pair.first, pair.second)}
@@ -394,16 +378,24 @@ def _notes(
             )
         elif point.name not in copies:
             notes.append(f"The place of {point.name} in the order of the points cannot be told; it is on no path.")
-    for number, place in enumerate(places):
-        if _REPEATED * int(shared.repeated[number]) > int(shared.packets[number]):
-            notes.append(
-                f"{place.name} saw {int(shared.repeated[number]) * sightings.sampled:,} packets whose bytes repeat"
-                " (duplicates, or datagrams that are all the same): its order is taken from the others."
-            )
-    if sightings.sampled > 1:
+    return notes
+
+
+def _notes_on_captures(points: list[ProposedPoint], shared: Shared, every: int, silent: list[str]) -> list[str]:
+    """What about the captures themselves bounds the proposal, in sentences."""
+    notes = [
+        f"{point.name} saw {int(repeated) * every:,} packets whose bytes repeat (duplicates, or datagrams that are all"
+        " the same): its order is taken from the others."
+        for point, repeated, packets in zip(points, shared.repeated, shared.packets, strict=True)
+        if _REPEATED * int(repeated) > int(packets)
+    ]
+    if every > 1:
         notes.append(
-            f"There are many packets: a sample of one in {sightings.sampled}, the same at all points, was looked at."
+            f"There are many packets: a sample of one in {every:,}, the same at all points, was looked at; counts of"
+            " shared packets are of the sample."
         )
-    if paths and "packet_id" in (ROW.names or ()) and any(point.session for point in points):
+    if silent:
+        notes.append(f"Interfaces without packets are left out: {', '.join(silent)}.")
+    if any(point.session for point in points):
         notes.append("Packet ids (epb_packetid) number the same packets in several files: these share a session.")
     return notes

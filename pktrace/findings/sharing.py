@@ -13,12 +13,9 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode import rows as field
-from pktrace.decode.rows import ROW
+from pktrace.findings.samples import mixed
 
 Array = np.ndarray[Any, Any]
-_MOST_ROWS = 3_000_000
-_ODD = np.uint64(0x9E3779B97F4A7C15)
-_PRIME = np.uint64(0xC2B2AE3D27D4EB4F)
 _TWICE_SHARE = 0.01  # a second visit is looked at where at least this share of a place's packets came twice
 
 
@@ -38,7 +35,6 @@ class Sightings:
     flow: Array
     flow_row: Array
     back: Array
-    sampled: int  # one packet in so many was used
 
     @property
     def seen(self) -> Array:
@@ -63,8 +59,6 @@ def packet_keys(rows: Array, capture_session: Array) -> Array:
         to each other.
     """
     keys = rows["digest"].astype(np.uint64)
-    if "packet_id" not in (ROW.names or ()):
-        return keys
     members = np.flatnonzero(rows["has"] & field.HAS_PACKET_ID != 0)
     if len(members) == 0:
         return keys
@@ -83,9 +77,7 @@ def packet_keys(rows: Array, capture_session: Array) -> Array:
 def sessions_of(rows: Array, captures: int) -> Array:
     """int64 per file: files whose packet ids number the same packets share a session."""
     session = np.arange(captures, dtype=np.int64)
-    if "packet_id" not in (ROW.names or ()):
-        return session
-    has = rows["has"] & (field.HAS_PACKET_ID | field.HAS_IP) == (field.HAS_PACKET_ID | field.HAS_IP)
+    has = rows["has"] & field.HAS_PACKET_ID != 0
     files = np.unique(rows["capture"][has]).tolist()
     known = {}
     for file in files:
@@ -102,31 +94,9 @@ def sessions_of(rows: Array, captures: int) -> Array:
     return session
 
 
-def mixed(state: Array, value: Array) -> Array:
-    """A hash of what came before and one more value, per element."""
-    state = (state + value.astype(np.uint64)) * _ODD
-    state = (state ^ (state >> np.uint64(29))) * _PRIME
-    result: Array = state ^ (state >> np.uint64(32))
-    return result
-
-
-def usable_rows(rows: Array, where: Array) -> Array:
-    """bool per row: an IP packet with a time, at a place."""
-    wanted = field.HAS_IP | field.HAS_TIME
-    found: Array = (rows["has"] & wanted == wanted) & (where >= 0)
-    return found
-
-
 def sightings_of(rows: Array, where: Array, keys: Array, places: int) -> tuple[Sightings, Shared]:
-    """Group rows by packet; of very many, a sample by key, which takes the same packets at every place."""
-    usable = usable_rows(rows, where)
-    count = int(np.count_nonzero(usable))
-    sampled = 1
-    while count > sampled * _MOST_ROWS:
-        sampled *= 2
-    if sampled > 1:
-        usable &= mixed(np.full(len(rows), _ODD), keys) % np.uint64(sampled) == 0
-    members = np.flatnonzero(usable)
+    """Group rows (IP packets with a time) by packet."""
+    members = np.flatnonzero(where >= 0)
     members = members[np.lexsort((rows["frame"][members], rows["ts_ns"][members], where[members], keys[members]))]
     key, place = keys[members], where[members]
     new_packet = np.append(True, key[1:] != key[:-1])[: len(key)]
@@ -166,7 +136,6 @@ def sightings_of(rows: Array, where: Array, keys: Array, places: int) -> tuple[S
             flow=flow,
             flow_row=flow_row,
             back=back,
-            sampled=sampled,
         ),
         shared,
     )

@@ -164,7 +164,7 @@ def _path(path: ProposedPath) -> str:
 
 
 def _rules(path: ProposedPath) -> str:
-    """What took the detour; the rules are for the user to say: a capture shows what a filter did, not what it should."""
+    """What took the detour; the rules are for the user to say: a capture shows what a filter did."""
     if not path.detour:
         return ""
     lines = [
