@@ -70,7 +70,10 @@ def chains_of(sightings: Sightings, rows: Array, clocks: ClockGroups) -> list[Ch
     }
     kinds = _kinds(sightings, _signs(sightings, votes))
     chains = [_chain(sightings, votes, kind) for kind in kinds]
-    return [chain for chain in chains if len(chain.columns) > 1]
+    return sorted(
+        (chain for chain in chains if len(chain.columns) > 1),
+        key=lambda chain: (-int(chain.packets.sum()), chain.columns),
+    )
 
 
 def _vote(

@@ -3,8 +3,8 @@
 The difference of two time stamps of one packet is delay plus clock offset. Of a conversation's two directions, each
 delays its packets, so on one clock the differences have opposite signs (or the same small ones where both directions
 pass the places in the same order, as around a service). Two clocks are told from one by what no delay explains: a
-difference longer than any packet is waited for, packets whose TTL went down against the order of time, or one large
-and steady difference for both directions that differs between them by less than itself.
+difference longer than any packet is waited for, packets whose TTL went down against the order of time, or a large
+and steady difference of the same sign in both directions.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pktrace.findings.sharing import Sightings, group_medians
 Array = np.ndarray[Any, Any]
 _LONGEST_DELAY_NS = 2_000_000_000  # the loss threshold: a delay beyond it would be a loss
 _LEAST_OFFSET_NS = 1_000_000
-_STEADY = 10  # an offset is this many times as large as what it varies by
+_STEADY = 4  # an offset is this many times as large as what the delays of a flow vary by
 _TOGETHER, _UNCLEAR, _APART = "together", "unclear", "apart"
 
 
@@ -123,7 +123,7 @@ def _pair(sightings: Sightings, both: Array, a: int, b: int, fall: Array) -> _Pa
         opposite = int(weight[np.sign(mine) * np.sign(theirs) < 0].sum())
         if 2 * opposite > int(weight.sum()):
             verdict = _TOGETHER
-        elif _steady_offset(low, high, difference):
+        elif _steady_offset(low, high, difference - medians[np.searchsorted(flows, sightings.flow[both])]):
             verdict = _APART
     against = int(sizes[(np.sign(falls) * np.sign(medians)) < 0].sum())
     if verdict != _TOGETHER and 2 * against > len(both):
@@ -133,14 +133,18 @@ def _pair(sightings: Sightings, both: Array, a: int, b: int, fall: Array) -> _Pa
     return _Pair(a, b, verdict, len(both), low, high, middle)
 
 
-def _steady_offset(low: int, high: int, difference: Array) -> bool:
-    """Whether one offset, and delays in opposite directions, explain differences of one sign better than a delay."""
+def _steady_offset(low: int, high: int, deviation: Array) -> bool:
+    """Whether differences of one sign in both directions are rather an offset than a delay: large, and steady.
+
+    Two places that both directions pass in one order may look so, where what lies between them delays evenly; other
+    places on the same clock then hold them together.
+    """
     least = min(abs(low), abs(high))
     if low * high <= 0 or least < _LEAST_OFFSET_NS:
         return False
-    ordered = np.sort(difference)
+    ordered = np.sort(deviation)
     spread = int(ordered[(len(ordered) - 1) * 19 // 20] - ordered[(len(ordered) - 1) // 20])
-    return least > _STEADY * spread and high - low > spread // 2 and high > low
+    return least > _STEADY * spread
 
 
 def _weighted_median(values: Array, weights: Array) -> int:
@@ -157,6 +161,7 @@ def _with_offsets(group: Array, pairs: list[_Pair]) -> ClockGroups:
     """
     groups = int(group.max(initial=0)) + 1
     offset = np.zeros(groups, np.int64)
+    doubt = np.zeros(groups, np.int64)  # how far the offset may be wrong
     known = np.zeros(groups, bool)
     known[:1] = True
     reached = {0}
@@ -181,11 +186,24 @@ def _with_offsets(group: Array, pairs: list[_Pair]) -> ClockGroups:
             low, high = max(low for low, _ in bounds), min(high for _, high in bounds)
             if low > high:  # some pair is passed in one order by both directions, and bounds nothing
                 low = high = sorted((one + other) // 2 for one, other in bounds)[len(bounds) // 2]
-            step = (low + high) // 2
+            step, doubt[far] = (low + high) // 2, doubt[near] + (high - low + 1) // 2
         else:
             pair, sign = max(between, key=lambda entry: entry[0].packets)
             step = sign * pair.middle
         offset[far] = offset[near] + step
         known[far] = bool(bounds) and known[near]
         reached.add(far)
-    return ClockGroups(group, offset, known)
+    return _without_equals(group, offset, known, doubt, pairs)
+
+
+def _without_equals(group: Array, offset: Array, known: Array, doubt: Array, pairs: list[_Pair]) -> ClockGroups:
+    """Groups that share no packets, and whose offsets are the same as far as can be told, are one clock."""
+    apart = {frozenset((int(group[pair.a]), int(group[pair.b]))) for pair in pairs}
+    of_group = list(range(len(offset)))
+    for far in range(1, len(offset)):
+        for near in range(far):
+            alike = abs(offset[far] - offset[near]) <= doubt[far] + doubt[near]
+            if of_group[near] == near and known[far] and known[near] and alike and {far, near} not in apart:
+                of_group[far] = near
+                break
+    return ClockGroups(np.array(of_group, np.int64)[group], offset, known)

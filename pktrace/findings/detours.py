@@ -12,7 +12,6 @@ from pktrace.findings.sharing import Sightings
 
 Array = np.ndarray[Any, Any]
 _LEAST_SHARE = 0.02  # of the packets that pass on both sides, so many skip it and so many do not
-_PARTIAL = 4  # packets that skip it whole, per packet that skips a part: captures that miss packets look otherwise
 _BY_FLOW = 0.5
 
 
@@ -24,7 +23,7 @@ def detour_of(chain: Chain, sightings: Sightings, rows: Array) -> tuple[int, int
     a whole, as rules treat them.
     """
     seen: Array = sightings.seen[chain.packets][:, list(chain.columns)]
-    best: tuple[int, int, tuple[int, int]] | None = None
+    found: list[tuple[int, int, int]] = []
     for first in range(1, len(chain.columns) - 1):
         for last in range(first, len(chain.columns) - 1):
             before, after = (np.any(part, axis=1) for part in (seen[:, :first], seen[:, last + 1 :]))
@@ -33,13 +32,16 @@ def detour_of(chain: Chain, sightings: Sightings, rows: Array) -> tuple[int, int
             every, nothing = int(visits.all(axis=1).sum()), int((~visits.any(axis=1)).sum())
             partial = len(visits) - every - nothing
             least = max(1, _LEAST_SHARE * len(visits))
-            if every < least or nothing < least or nothing < _PARTIAL * partial:
+            # Captures that miss packets miss them one by one: then more skip a part of it than all of it.
+            if every < least or nothing < max(least, partial):
                 continue
             if first == last and not _by_conversation(chain, sightings, rows, across, visits[:, 0]):
                 continue
-            if best is None or (nothing - partial, last - first) > best[:2]:
-                best = nothing - partial, last - first, (first, last)
-    return best[2] if best else None
+            found.append((nothing, first, last))
+    # The longest that about as many skip as any: where one point of it missed some packets, these seem to skip it.
+    most = max((nothing for nothing, _, _ in found), default=0)
+    fitting = [(last - first, nothing, first, last) for nothing, first, last in found if 2 * nothing >= most]
+    return max(fitting)[2:] if fitting else None
 
 
 def _by_conversation(chain: Chain, sightings: Sightings, rows: Array, across: Array, visited: Array) -> bool:

@@ -44,7 +44,9 @@ def match_of(mine: Sequence[tuple[Address, Address, int]], others: Sequence[tupl
             if all(any((source, destination)[end] in net for net in held) for end, held in nets.items())
         )
         texts = {end: tuple(_text(net) for net in sorted(held, key=_order)) for end, held in nets.items()}
-        found.append((wrong, sum(map(len, texts.values())), rank, Match(texts.get(0, ()), texts.get(1, ()), wrong)))
+        # An address says more than a prefix, which may hold what was not seen yet.
+        cost = sum(len(held) + _LISTED * any("/" in text for text in held) for held in texts.values())
+        found.append((wrong, cost, rank, Match(texts.get(0, ()), texts.get(1, ()), wrong)))
     if found:
         return min(found, key=lambda entry: entry[:3])[3]
     return Match(overlapping=sum(packets for _, _, packets in others))
