@@ -69,19 +69,21 @@ def write_results(
     return written
 
 
-def write_tables(tables: Iterable[pa.Table], path: Path, metadata: Callable[[], dict[str, str]]) -> None:
-    """Write tables of one kind as one file, each as a row group as it comes, whole or not at all.
+def write_observations(
+    tables: Iterable[pa.Table], path: Path, metadata: Callable[[], dict[str, str]], with_details: bool = False
+) -> None:
+    """Write observation tables as one file, each as a row group as it comes, whole or not at all.
 
     Args:
-        metadata: asked when all tables have come.
+        metadata: asked when all tables have come; with_details: the tables have the columns of schema.DETAILS.
 
     Raises:
         OutputError: the file cannot be written.
     """
     try:
         with _whole(path) as partial:
-            schema_ = schema.OBSERVATIONS.arrow_schema()
-            with pq.ParquetWriter(partial, schema_, **_parquet_options(schema_.names)) as writer:
+            columns = schema.OBSERVATIONS.with_columns(schema.DETAILS if with_details else ()).arrow_schema()
+            with pq.ParquetWriter(partial, columns, **_parquet_options(columns.names)) as writer:
                 for table in tables:
                     writer.write_table(table, row_group_size=_ROW_GROUP)
                 writer.add_key_value_metadata(metadata())
