@@ -62,12 +62,7 @@ def chains_of(sightings: Sightings, rows: Array, clocks: ClockGroups) -> list[Ch
     if len(sightings.row) == 0:
         return []
     times = aligned_times(sightings, clocks)
-    votes = {
-        (a, b): found
-        for a in range(len(sightings.column_place))
-        for b in range(a + 1, len(sightings.column_place))
-        if (found := _vote(sightings, rows, clocks, times, a, b)) is not None
-    }
+    votes = {(a, b): _vote(sightings, rows, clocks, times, a, b) for a, b in sightings.pairs()}
     kinds = _kinds(sightings, _signs(sightings, votes))
     chains = [_chain(sightings, votes, kind) for kind in kinds]
     return sorted(
@@ -78,11 +73,9 @@ def chains_of(sightings: Sightings, rows: Array, clocks: ClockGroups) -> list[Ch
 
 def _vote(
     sightings: Sightings, rows: Array, clocks: ClockGroups, times: Array, a: int, b: int
-) -> tuple[Array, Array, Array] | None:
-    """Packets per flow that passed a before b, b before a, and both; None where they share nothing."""
+) -> tuple[Array, Array, Array]:
+    """Packets per flow that passed a before b, b before a, and both."""
     both = np.flatnonzero((sightings.row[:, a] >= 0) & (sightings.row[:, b] >= 0))
-    if len(both) == 0:
-        return None
     row_a, row_b = sightings.row[both, a], sightings.row[both, b]
     group_a, group_b = (clocks.group[sightings.column_place[column]] for column in (a, b))
     sign = np.zeros(len(both), np.int64)

@@ -91,12 +91,11 @@ def _numbered(roots: list[int], pairs: list[_Pair]) -> Array:
 
 def _pairs(sightings: Sightings, rows: Array, places: int) -> Iterator[_Pair]:
     seen = sightings.seen
-    for a in range(places):
-        for b in range(a + 1, places):
+    for a, b in sightings.pairs():
+        if b < places:  # second visits tell nothing new of clocks
             both = np.flatnonzero(seen[:, a] & seen[:, b])
-            if len(both):
-                fall = _ttl(sightings, rows, both, a) - _ttl(sightings, rows, both, b)
-                yield _pair(sightings, both, a, b, fall)
+            fall = _ttl(sightings, rows, both, a) - _ttl(sightings, rows, both, b)
+            yield _pair(sightings, both, a, b, fall)
 
 
 def _ttl(sightings: Sightings, rows: Array, packets: Array, column: int) -> Array:

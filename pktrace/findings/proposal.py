@@ -98,7 +98,8 @@ class Pair:
     first_packets: int
     second_packets: int
     common: int
-    median_ns: int | None
+    median_ns: int | None  # None on two clocks, or where all that they share is repeated
+    one_clock: bool
     identical: bool  # all at equal times: parts or copies of one capture
 
 
@@ -343,8 +344,9 @@ def _pairs(
                     second=points[b].name,
                     first_packets=points[a].packets,
                     second_packets=points[b].packets,
-                    common=int(shared.common[a, b]) * every,
+                    common=min(int(shared.common[a, b]) * every, points[a].packets, points[b].packets),
                     median_ns=_median(np.abs(difference)) if clocks.group[a] == clocks.group[b] else None,
+                    one_clock=bool(clocks.group[a] == clocks.group[b]),
                     identical=bool(both.any()) and not difference.any(),
                 )
             )
@@ -384,7 +386,7 @@ def _notes(paths: list[ProposedPath], points: list[ProposedPoint], pairs: list[P
 def _notes_on_captures(points: list[ProposedPoint], shared: Shared, every: int, silent: list[str]) -> list[str]:
     """What about the captures themselves bounds the proposal, in sentences."""
     notes = [
-        f"{point.name} saw {int(repeated) * every:,} packets whose bytes repeat (duplicates, or datagrams that are all"
+        f"{point.name} saw {min(int(repeated) * every, point.packets):,} packets whose bytes repeat (duplicates, or datagrams that are all"
         " the same): its order is taken from the others."
         for point, repeated, packets in zip(points, shared.repeated, shared.packets, strict=True)
         if _REPEATED * int(repeated) > int(packets)

@@ -22,7 +22,9 @@ from pktrace.observations.decoded import DecodedFile, digest_comparably
 from pktrace.observations.stream import RowReader
 
 Array = np.ndarray[Any, Any]
-MOST_ROWS = 1 << 20  # of all files together
+_MOST_ROWS = 1 << 20  # of all files together
+_MOST_CELLS = 1 << 24  # packets x files
+_SMALL = 1 << 14  # so many rows of any file are kept at first, whatever the number of files
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _PRIME = np.uint64(0xC2B2AE3D27D4EB4F)
 
@@ -66,20 +68,22 @@ class Sample:
         return total
 
 
-def read_samples(paths: Sequence[str], most: int = MOST_ROWS) -> tuple[list[Sample], int]:
+def read_samples(paths: Sequence[str], most: int = _MOST_ROWS) -> tuple[list[Sample], int]:
     """Read files; returns them, and that one in so many packets is in their rows.
 
     Raises:
         CaptureFileError: of the first file that cannot be read or is no capture.
     """
-    share = max(1, most // max(1, len(paths)))
-    with ThreadPoolExecutor(max(1, min(len(paths), os.cpu_count() or 1))) as pool:
-        samples = list(pool.map(lambda path: _read(path, share), paths))
+    files = max(1, len(paths))
+    most = max(1, min(most, _MOST_CELLS // files))
+    with ThreadPoolExecutor(max(1, min(files, os.cpu_count() or 1))) as pool:
+        samples = list(pool.map(lambda path: _read(path, max(most // files, min(most, _SMALL))), paths))
     every = max((sample.every for sample in samples), default=1)
-    samples = [
-        replace(sample, rows=sample.rows[_chosen(sample.rows, every)], every=every) if sample.every < every else sample
-        for sample in samples
-    ]
+    while True:
+        samples = [_thinned(sample, every) for sample in samples]
+        if sum(len(sample.rows) for sample in samples) <= most:
+            break
+        every *= 2
     for number, sample in enumerate(samples):
         sample.rows["capture"] = number
     _make_comparable(samples)
@@ -111,6 +115,12 @@ def _read(path: str, most: int) -> Sample:
         every=every,
         tallies=tallies,
     )
+
+
+def _thinned(sample: Sample, every: int) -> Sample:
+    if sample.every >= every:
+        return sample
+    return replace(sample, rows=sample.rows[_chosen(sample.rows, every)], every=every)
 
 
 def _count(rows: Array, tallies: dict[tuple[int, int, int], Tally]) -> None:

@@ -41,10 +41,14 @@ class Sightings:
         """bool per packet and column."""
         return self.row >= 0
 
+    def pairs(self) -> list[tuple[int, int]]:
+        """Pairs of columns, the smaller first, that share packets."""
+        return _overlapping(self.seen)
+
 
 @dataclass(frozen=True)
 class Shared:
-    """How many packets places share: `common` is symmetric (places x places), `packets` counts IP packets at each."""
+    """How many packets places share: `common` (places x places) is symmetric, `packets` counts IP packets at each."""
 
     common: Array
     packets: Array
@@ -112,14 +116,10 @@ def sightings_of(rows: Array, where: Array, keys: Array, places: int) -> tuple[S
     again = starts[times_seen == 2]
     second[packet[again], place[again]] = members[again + 1]
 
-    shared = Shared(
-        common=np.array(
-            [[int(np.minimum(counts[:, a], counts[:, b]).sum()) for b in range(places)] for a in range(places)],
-            np.int64,
-        ).reshape(places, places),
-        packets=counts.sum(axis=0),
-        repeated=np.where(counts > 1, counts, 0).sum(axis=0),
-    )
+    common = np.zeros((places, places), np.int64)
+    for one, other in _overlapping(counts > 0):
+        common[one, other] = common[other, one] = int(np.minimum(counts[:, one], counts[:, other]).sum())
+    shared = Shared(common, counts.sum(axis=0), np.where(counts > 1, counts, 0).sum(axis=0))
     most = counts.max(axis=1, initial=0)
     once = (counts == 1).any(axis=1)
     twice_at = np.flatnonzero((second >= 0)[once].sum(axis=0) > _TWICE_SHARE * np.maximum(1, (counts > 0).sum(axis=0)))
@@ -139,6 +139,12 @@ def sightings_of(rows: Array, where: Array, keys: Array, places: int) -> tuple[S
         ),
         shared,
     )
+
+
+def _overlapping(seen: Array) -> list[tuple[int, int]]:
+    """Pairs of columns that are true in some row together."""
+    together = np.triu(seen.T.astype(np.float32) @ seen.astype(np.float32), 1)
+    return [(int(a), int(b)) for a, b in zip(*np.nonzero(together), strict=True)]
 
 
 def _flows(rows: Array, row: Array) -> tuple[Array, Array, Array]:

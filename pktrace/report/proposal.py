@@ -98,12 +98,12 @@ def _pairs(pairs: Sequence[Pair]) -> list[str]:
     lines = [_comment("Points that share packets:")]
     for pair in pairs[:_LISTED_PAIRS]:
         fewer = min(pair.first_packets, pair.second_packets)
-        lines.append(
-            _comment(
-                f"  {pair.first} and {pair.second}: {pair.common:,} of {fewer:,} packets seen at both"
-                + (f"; median {_duration(pair.median_ns)}" if pair.median_ns is not None else "; on two clocks")
-            )
-        )
+        told = f"  {pair.first} and {pair.second}: {pair.common:,} of {fewer:,} packets seen at both"
+        if not pair.one_clock:
+            told += "; on two clocks"
+        elif pair.median_ns is not None:
+            told += f"; median {_duration(pair.median_ns)}"
+        lines.append(_comment(told))
     if len(pairs) > _LISTED_PAIRS:
         lines.append(_comment(f"  and {len(pairs) - _LISTED_PAIRS} more pairs"))
     return ["".join(lines)]
