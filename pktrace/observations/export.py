@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -43,11 +44,15 @@ class ObservationStream:
         Raises:
             CaptureFileError: a file cannot be read or is no capture.
         """
-        with ThreadPoolExecutor(1) as aside:
-            hashes = [aside.submit(sha256_of, path, path) for path in self.paths]
-            for path in self.paths:
-                yield from self._tables_of(path)
-            self.sha256 = tuple(future.result() for future in hashes)
+        with ThreadPoolExecutor(1) as aside, ThreadPoolExecutor(1) as hashing:
+            hashes = [hashing.submit(sha256_of, path, path) for path in self.paths]
+            # The next table is made while the caller writes the last one.
+            tables = chain.from_iterable(self._tables_of(path) for path in self.paths)
+            coming = aside.submit(next, tables, None)
+            while (table := coming.result()) is not None:
+                coming = aside.submit(next, tables, None)
+                yield table
+            self.sha256 = tuple(found.result() for found in hashes)
 
     def _tables_of(self, path: str) -> Iterator[pa.Table]:
         reader = RowReader(path, path)

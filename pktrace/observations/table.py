@@ -11,6 +11,7 @@ import pyarrow as pa
 from pktrace import schema
 from pktrace.decode import details as detail
 from pktrace.decode import rows as field
+from pktrace.decode.addresses import number_addresses
 from pktrace.observations.observe import Observations
 from pktrace.observations.tunnels import address_text
 
@@ -96,14 +97,16 @@ def _address_pair(
     high = np.concatenate([source[0], destination[0]])
     low = np.concatenate([source[1], destination[1]])
     version = np.concatenate([version, version])
-    order = np.lexsort((low, high, version))
-    new = np.ones(2 * count, bool)
-    new[1:] = (np.diff(low[order]) != 0) | (np.diff(high[order]) != 0) | (np.diff(version[order]) != 0)
     code = np.empty(2 * count, np.int32)
-    code[order] = np.cumsum(new) - 1
-    first = order[new]
-    texts = [address_text(int(version[index]), int(high[index]), int(low[index])) for index in first.tolist()]
-    return schema.coded(code[:count], absent, texts), schema.coded(code[count:], absent, texts)
+    first = np.empty(2 * count, np.int64)
+    slots = np.zeros(1 << max(4, (4 * count).bit_length()), np.int32)
+    first = first[: number_addresses(version, high, low, np.concatenate([absent, absent]), slots, code, first)]
+    order = np.lexsort((low[first], high[first], version[first]))
+    rank = np.zeros(max(1, len(first)), np.int32)
+    rank[order] = np.arange(len(first))
+    entries = first[order].tolist()
+    texts = [address_text(int(version[entry]), int(high[entry]), int(low[entry])) for entry in entries]
+    return schema.coded(rank[code[:count]], absent, texts), schema.coded(rank[code[count:]], absent, texts)
 
 
 _DETAIL_FIELDS = (

@@ -22,8 +22,8 @@ from pktrace.version import __version__
 _PARTIAL = ".partial"
 PLOTS = ("ecdf.svg", "ecdf.png", "waterfall.svg", "waterfall.png")
 _ROW_GROUP = 1 << 19
-# Hashes do not repeat, so a dictionary of them would only be overhead; sorted times have small differences.
-_PLAIN = {"digest"}
+# Where values hardly repeat, a dictionary of them would only be overhead; sorted times have small differences.
+_PLAIN = {"digest", "tcp_seq", "tcp_ack", "ip_id", "icmp_seq", "tcp_tsval", "tcp_tsecr", "packet_id", "sequence"}
 _DELTA = {"ts_ns", "first_ns", "frame", "byte_offset", "trajectory"}
 
 
