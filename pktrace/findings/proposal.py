@@ -386,8 +386,8 @@ def _notes(paths: list[ProposedPath], points: list[ProposedPoint], pairs: list[P
 def _notes_on_captures(points: list[ProposedPoint], shared: Shared, every: int, silent: list[str]) -> list[str]:
     """What about the captures themselves bounds the proposal, in sentences."""
     notes = [
-        f"{point.name} saw {min(int(repeated) * every, point.packets):,} packets whose bytes repeat (duplicates, or datagrams that are all"
-        " the same): its order is taken from the others."
+        f"{point.name} saw {min(int(repeated) * every, point.packets):,} packets whose bytes repeat (duplicates, or"
+        " datagrams that are all the same): its order is taken from the others."
         for point, repeated, packets in zip(points, shared.repeated, shared.packets, strict=True)
         if _REPEATED * int(repeated) > int(packets)
     ]
