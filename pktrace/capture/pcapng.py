@@ -289,7 +289,7 @@ def _scan(data, size, packets, count, state, times):
             packet = packets[count]
             if kind == 3:
                 length = word(data, position + 8, big)
-                captured = min(length, end - 4 - position - head)
+                captured = length
                 if described > 0 and times[0, 4] > 0:
                     captured = min(captured, times[0, 4])
             else:

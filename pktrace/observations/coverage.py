@@ -54,7 +54,7 @@ class Coverage:
 def interfaces_of(file: DecodedFile, point: Point) -> list[int]:
     """Interfaces of the file that belong to the point.
 
-    A point names one by its name; by `#N`, its number in the file from 0 (Wireshark's frame.interface_id); or by the
+    A point names one by its name; by `#N`, its number in the file from 0 (through all sections); or by the
     host's number of the interface, where the packets tell it (SLL2). Files without names belong to the point whole.
     """
     interfaces = file.interfaces
@@ -81,7 +81,12 @@ def interfaces_of(file: DecodedFile, point: Point) -> list[int]:
 def interface_index(file: DecodedFile, point: Point) -> int | None:
     """The host's number of the interface that a point asks for, in a file whose packets tell it; else None."""
     wanted = point.interface
-    if wanted is None or not wanted.isdecimal() or len(wanted) > 9 or not file.rows["ifindex"].any():
+    if (
+        wanted is None
+        or not wanted.isdecimal()
+        or len(wanted) > 9
+        or not (file.rows["ifindex"].any() or not len(file.rows))
+    ):
         return None
     return int(wanted)
 
