@@ -96,7 +96,7 @@ def headers(kind: Kind, lengths: Array, rng: np.random.Generator) -> Array:
         put(made, l3 + 38, flow % 256, 2)
     if kind.protocol in (TCP, UDP):
         put(made, l4, 32768 + flow, 2)
-        put(made, l4 + 2, np.array([443, 80, 5201, 53, 22, 8443, 3478, 5060])[flow % 8], 2)
+        put(made, l4 + 2, np.array([443, 5201, 8443, 9000])[flow % 4], 2)
         put(made, l4 + (16 if kind.protocol == TCP else 6), rng.integers(1, 1 << 16, len(lengths)), 2)
     if kind.protocol == TCP:
         put(made, l4 + 4, rng.integers(0, 1 << 32, len(lengths)), 4)
