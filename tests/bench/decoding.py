@@ -47,7 +47,7 @@ from tests.bench.traffic import WHOLE, mean_record, write_traffic
 
 TOOLS = ("capinfos", "tshark", "cat", "dd")
 TSHARK_PACKETS = 100_000
-CHUNK = 4 << 20
+CHUNK = 1 << 20
 STEP = 128  # of the bytes that the read methods look at
 OUTPUT_RECORD = 120  # bytes per packet that observations.parquet takes, at most
 
