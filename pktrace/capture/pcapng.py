@@ -196,10 +196,10 @@ def _nanoseconds(ticks, times, row):
         if down > np.uint64(1):  # dividing by one takes as long as any division
             scaled = ticks // down
         if up > np.uint64(1):
-            if scaled > np.uint64(9_000_000_000_000_000_000) // up:
+            if scaled > np.uint64(9_223_372_036_854_775_807) // up:
                 return OUT_OF_RANGE
             scaled = scaled * up
-        if scaled > np.uint64(9_000_000_000_000_000_000):
+        if scaled > np.uint64(9_223_372_036_854_775_807):
             return OUT_OF_RANGE
         value = np.int64(scaled)
     if (offset_ns > 0 and value > 9_223_372_036_854_775_807 - offset_ns) or value + offset_ns < -(1 << 62):

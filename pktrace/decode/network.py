@@ -43,8 +43,6 @@ def ipv4(data, start, at, limit, wire_end, row):
     on_wire = wire_end - (at - start)
     if total == 0:
         total = max(on_wire, header)  # a superpacket of a large offload: the length did not fit the field
-    elif total > on_wire:
-        row["has"] |= MALFORMED
     fragment = half(data, at + 6, True)
     row["has"] |= HAS_IP | HAS_ID | HAS_FRAGMENT
     row["ip_version"] = 4
@@ -72,8 +70,6 @@ def ipv6(data, start, at, limit, wire_end, row):
     protocol = byte(data, at + 6)
     if total == 40 and protocol != 59:  # 59: there is no next header, the rest is padding
         total = max(on_wire, total)  # a jumbogram or a superpacket: the length did not fit the field
-    elif total > on_wire:
-        row["has"] |= MALFORMED
     row["has"] |= HAS_IP
     row["ip_version"] = 6
     row["dscp"] = (half(data, at, True) >> 6) & 63

@@ -6,7 +6,7 @@ import numpy as np
 
 from pktrace.compiled import kernel
 from pktrace.decode.digest import UNBOUNDED, digest_of
-from pktrace.decode.link import CUT, IPV4, IPV6, NSH, UNKNOWN, link_layer, to_network
+from pktrace.decode.link import CUT, HIDDEN, IPV4, IPV6, NSH, UNKNOWN, link_layer, to_network
 from pktrace.decode.network import ipv4, ipv6
 from pktrace.decode.rows import (
     BAD_TIME,
@@ -16,6 +16,7 @@ from pktrace.decode.rows import (
     HAS_PAYLOAD,
     HAS_TCP,
     HAS_TIME,
+    HIDDEN_PACKET,
     NOT_IP,
     PARTIAL_CHECKSUM,
     UNKNOWN_LINK,
@@ -85,6 +86,8 @@ def decode(data, base, packets, link_types, rows, frame, entries, slots, tunnels
                 digest_of(data, start, row, UNBOUNDED)
             elif kind == UNKNOWN:
                 row["has"] |= UNKNOWN_LINK
+            elif kind == HIDDEN:
+                row["has"] |= HIDDEN_PACKET
             elif kind == CUT:
                 row["has"] |= CUT_HEADER
             elif kind != IPV4 and kind != IPV6:

@@ -184,10 +184,10 @@ def _has_gap(spans: list[tuple[int, int]]) -> bool:
 def _unusable(rows: np.ndarray[Any, Any], point: Point) -> int:
     """Packets that may be what another point saw, and that cannot be followed: they prove that absence here does not.
 
-    A header that the snap length cut, a link type that is not decoded, no time, or no direction where the point asks
-    for one.
+    A header that the snap length cut, a link type that is not decoded, an encrypted 802.11 frame, no time, or no
+    direction where the point asks for one.
     """
-    bits = field.UNKNOWN_LINK | field.BAD_TIME | field.NO_DIRECTION
+    bits = field.UNKNOWN_LINK | field.HIDDEN_PACKET | field.BAD_TIME | field.NO_DIRECTION
     lost = rows["has"] & bits != 0
     lost |= (rows["has"] & field.CUT_HEADER != 0) & (rows["has"] & field.HAS_IP == 0)
     lost |= (rows["has"] & field.HAS_TIME == 0) & (rows["has"] & field.NOT_IP == 0)
