@@ -147,7 +147,7 @@ def _wireless_header(data, at, limit):
 def _wireless(data, at, limit, padded):
     """IEEE 802.11 (9.2.3): data frames; encrypted ones, later fragments and aggregates hide their packets."""
     if at + 24 > limit:
-        return (CUT if at + 2 <= limit and byte(data, at) & 0x0C == 0x08 else NOTHING), at
+        return (NOTHING if at < limit and byte(data, at) & 0x0C != 0x08 else CUT), at
     control = byte(data, at)
     flags = byte(data, at + 1)
     if control & 0x0F != 0x08 or control & 0x40:
@@ -178,7 +178,7 @@ def _llc(data, at, limit):
     if byte(data, at) == 6 and byte(data, at + 1) == 6 and byte(data, at + 2) == 3:
         return IPV4, at + 3
     if at + 8 > limit:
-        return NOTHING, at
+        return (CUT if half(data, at, True) == 0xAAAA and byte(data, at + 2) == 3 else NOTHING), at
     if word(data, at, True) != 0xAAAA0300 or (half(data, at + 4, True) != 0 and half(data, at + 4, True) != 0xF8):
         return NOTHING, at
     kind = half(data, at + 6, True)

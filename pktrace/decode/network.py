@@ -56,6 +56,8 @@ def ipv4(data, start, at, limit, wire_end, row):
     row["destination_low"] = word(data, at + 16, True)
     row["l3"] = at - start
     row["ip_end"] = at - start + total
+    if at + header > limit:
+        row["has"] |= CUT_HEADER
     return at + header
 
 
@@ -80,6 +82,7 @@ def ipv6(data, start, at, limit, wire_end, row):
     row["destination_low"] = double(data, at + 32)
     row["l3"] = at - start
     row["ip_end"] = at - start + total
+    cut = limit < at + total
     limit = min(limit, at + total)
     at += 40
     for _ in range(MOST_EXTENSIONS):
@@ -88,9 +91,10 @@ def ipv6(data, start, at, limit, wire_end, row):
         if not common and not rare and protocol != 44 and protocol != 51:
             break
         if at + 8 > limit:
-            if not rare:
+            if cut or not rare:
                 row["has"] |= CUT_HEADER
-                at = np.int64(-1)
+                row["protocol"] = protocol
+                return np.int64(-1)
             break
         following = byte(data, at)
         if rare and following == 59:

@@ -78,7 +78,7 @@ def decode(data, base, packets, link_types, rows, frame, entries, slots, tunnels
         elif kind == IPV6:
             below = ipv6(data, start, at, limit, np.int64(row["length"]), row)
         if kind == NSH or (below >= 0 and may_carry(data, below, limit, row["protocol"])):
-            below = descend(
+            below, limit = descend(
                 data, start, below if kind != NSH else at, limit, kind, row, entries, slots, tunnels, pending
             )
         if below < 0:
@@ -101,12 +101,16 @@ def decode(data, base, packets, link_types, rows, frame, entries, slots, tunnels
             end = min(limit, start + ip_end)
             cut = limit < start + ip_end
             protocol = np.int64(row["protocol"])
-            if protocol == AH and row["ip_version"] == 4 and below + 8 <= end:
-                protocol = byte(data, below)
-                below += (byte(data, below + 1) + 2) * 4
+            if protocol == AH and row["ip_version"] == 4:
+                if below + 8 <= end:
+                    protocol = byte(data, below)
+                    below += (byte(data, below + 1) + 2) * 4
+                elif cut:
+                    row["has"] |= CUT_HEADER
+                    known = False
             payload = transport(data, below, end, cut, protocol, row)
             # Without the data offset nobody knows where a TCP header ends.
-            known = protocol != TCP or row["has"] & HAS_TCP != 0
+            known = known and (protocol != TCP or row["has"] & HAS_TCP != 0)
         row["payload"] = payload - start
         if known and payload - start <= ip_end:
             row["has"] |= HAS_PAYLOAD
