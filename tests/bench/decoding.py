@@ -3,7 +3,7 @@
     python tests/bench/decoding.py [--packets 2000000] [--rounds 5]
 
 Two captures are made in the temporary folder (TMPDIR) and removed afterwards: packets cut to 128 bytes, and whole
-frames. Everything runs on one processor, and the files are in the page cache. Every round runs each measurement once,
+frames. All runs on one processor, if not said otherwise, and the files are in the page cache. Every round runs each measurement once,
 in turn first, so that a machine that slows down slows all of them. Ratios are taken within a round; the median over
 the rounds is what a target is held against. pktrace's kernels are compiled beforehand, and so is not counted; what the
 tools need to start counts, and stands beside them as the time they need for a capture without packets. Processor
@@ -72,6 +72,8 @@ FIELDS = (
 ROWS = "pktrace, rows in batches"
 KEPT = "pktrace, all rows in memory"
 COMMAND = "pktrace observe FILE -o OUT"
+COMMAND_FREE = "the same on all processors"
+EMPTY_COMMAND = "pktrace observe EMPTY -o OUT"
 CAPINFOS = "capinfos -c FILE"
 TSHARK = "tshark -r FILE -n -T fields"
 CAT = "cat FILE > /dev/null"
@@ -153,10 +155,16 @@ def processor_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
-def run(command: list[str]) -> None:
-    """Run one process, which must succeed; what it prints goes nowhere."""
+def run(command: list[str], processors: set[int] | None = None) -> None:
+    """Run one process, which must succeed, on these processors if any are named; what it prints goes nowhere."""
     done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=CHECKOUT, check=False
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        cwd=CHECKOUT,
+        check=False,
+        preexec_fn=(lambda: os.sched_setaffinity(0, processors)) if processors else None,
     )
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip()
@@ -220,14 +228,19 @@ def tshark(path: Path) -> list[str]:
     return ["tshark", "-r", str(path), "-n", "-c", str(TSHARK_PACKETS), "-T", "fields", *fields]
 
 
-def measurements(case: Case, path: Path, empty: Path) -> dict[str, Callable[[], None]]:
+def observe(path: Path) -> list[str]:
+    return [sys.executable, "-m", "pktrace", "observe", str(path), "-o", str(path.with_name("observations.parquet"))]
+
+
+def measurements(case: Case, path: Path, empty: Path, processors: set[int]) -> dict[str, Callable[[], None]]:
     """What is measured with a file, by name."""
-    output = path.with_name("observations.parquet")
     known: dict[str, Callable[[], None]] = {
         ROWS: lambda: count_in_batches(path, case.packets),
         MAPPED_ROWS: lambda: count_over_mapping(path, case.packets),
         KEPT: lambda: keep_all(path, case.packets),
-        COMMAND: lambda: run([sys.executable, "-m", "pktrace", "observe", str(path), "-o", str(output)]),
+        COMMAND: lambda: run(observe(path)),
+        COMMAND_FREE: lambda: run(observe(path), processors),
+        EMPTY_COMMAND: lambda: run(observe(empty)),
         CAPINFOS: lambda: run(["capinfos", "-c", str(path)]),
         EMPTY_CAPINFOS: lambda: run(["capinfos", "-c", str(empty)]),
     }
@@ -286,13 +299,13 @@ def show(case: Case, size: int, wall: Times, processor: Times) -> None:
     sys.stdout.flush()
 
 
-def on_one_processor() -> str:
-    """Keep this process and all that it starts on one processor; says which."""
+def on_one_processor() -> tuple[str, set[int]]:
+    """Keep this process and all that it starts on one processor; says which, and returns those it could use before."""
     if not hasattr(os, "sched_setaffinity"):
-        return "on any processor (this system cannot bind processes to one)"
-    chosen = max(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {chosen})
-    return f"on one processor (number {chosen})"
+        return "on any processor (this system cannot bind processes to one)", set()
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(before)})
+    return f"on one processor (number {max(before)} of {len(before)})", before
 
 
 def processor() -> str:
@@ -327,7 +340,7 @@ def check_space(folder: str, every: tuple[Case, ...]) -> None:
         )
 
 
-def bench(every: tuple[Case, ...], rounds: int) -> None:
+def bench(every: tuple[Case, ...], rounds: int, processors: set[int]) -> None:
     with tempfile.TemporaryDirectory(prefix="pktrace-bench-") as scratch:
         folder = Path(scratch)
         for case in every:
@@ -337,10 +350,10 @@ def bench(every: tuple[Case, ...], rounds: int) -> None:
             write_traffic(small, 1000, case.snaplen, case.pcap)
             size = write_traffic(path, case.packets, case.snaplen, case.pcap)
             # Compiles the kernels where they are not in the cache, and brings the file into the page cache.
-            for warm_up in measurements(Case(case.title, 1000, case.snaplen), small, empty).values():
+            for warm_up in measurements(Case(case.title, 1000, case.snaplen), small, empty, processors).values():
                 warm_up()
             run(["cat", str(path)])
-            wall, processor = measure(measurements(case, path, empty), rounds)
+            wall, processor = measure(measurements(case, path, empty, processors), rounds)
             for times in (wall, processor):
                 scale_tshark(times, case.packets)
             show(case, size, wall, processor)
@@ -360,12 +373,12 @@ def main() -> None:
     check_space(tempfile.gettempdir(), every)
     print(f"{processor()}, {platform.system()} {platform.release()}, Python {platform.python_version()}")
     print(f"{version('capinfos')}; {version('tshark')}")
+    where, processors = on_one_processor()
     print(
-        f"{options.rounds} rounds, {on_one_processor()}; files in the page cache; "
-        "compilation of pktrace's kernels is not counted."
+        f"{options.rounds} rounds, {where}; files in the page cache; compilation of pktrace's kernels is not counted."
     )
     try:
-        bench(every, options.rounds)
+        bench(every, options.rounds, processors)
     except PktraceError as problem:
         raise SystemExit(str(problem)) from None
     except OSError as problem:
