@@ -2,13 +2,13 @@
 
     python tests/bench/decoding.py [--packets 2000000] [--rounds 5]
 
-Two captures are made in the temporary folder (TMPDIR) and removed afterwards: packets cut to 128 bytes, and whole
-frames. All runs on one processor, if not said otherwise, and the files are in the page cache. Every round runs each measurement once,
-in turn first, so that a machine that slows down slows all of them. Ratios are taken within a round; the median over
-the rounds is what a target is held against. pktrace's kernels are compiled beforehand, and so is not counted; what the
-tools need to start counts, and stands beside them as the time they need for a capture without packets. Processor
-time (CPU s) stands beside wall-clock time: on a machine that does other work it is the fairer figure, but targets are
-held against wall-clock time.
+Captures are made in the temporary folder (TMPDIR) and removed afterwards: packets cut to 128 bytes, and whole frames.
+All runs on one processor, if not said otherwise, and the files are in the page cache. Every round runs each
+measurement once, in turn first, so that a machine that slows down slows all of them. Ratios are taken within a round;
+the median over the rounds is what a target is held against. pktrace's kernels are compiled beforehand, and so that is
+not counted; what the tools need to start counts, and stands beside them as their time for a capture without packets.
+Processor time (CPU s) stands beside wall-clock time: on a machine that does other work it is the fairer figure, but
+targets are held against wall-clock time.
 
 Whether targets are met does not change the exit code: a benchmark is no test.
 """
@@ -103,7 +103,7 @@ class Target:
         bound = f"{'at most' if self.at_most else 'at least'} {self.wanted:g}"
         spread = f"{found:7.2f} ({min(values):.2f} to {max(values):.2f})"
         undisturbed = statistics.median(by_round(self.value, processor))
-        return f"  {self.what:50} {bound:>12} {spread:>26} {undisturbed:9.2f}  {'met' if met else 'not met'}"
+        return f"  {self.what:54} {bound:>12} {spread:>26} {undisturbed:9.2f}  {'met' if met else 'not met'}"
 
 
 def by_round(value: Callable[[dict[str, float]], float], times: Times) -> list[float]:
@@ -291,7 +291,7 @@ def show(case: Case, size: int, wall: Times, processor: Times) -> None:
     if statistics.median(wall[ROWS]) > 1.2 * statistics.median(processor[ROWS]):
         print("  Others used this processor too: wall-clock times are longer than they would be alone.")
     if case.targets:
-        print(f"  {'target':50} {'wanted':>12} {'found, median of rounds':>26} {'by CPU s':>9}")
+        print(f"  {'target':54} {'wanted':>12} {'found, median of rounds':>26} {'by CPU s':>9}")
         for target in case.targets:
             print(target.line(wall, processor))
         aside = statistics.median(by_round(lambda s: (s[CAPINFOS] - s[EMPTY_CAPINFOS]) / s[ROWS], wall))
