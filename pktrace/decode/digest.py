@@ -75,22 +75,36 @@ def headers_and_kept(rows, header, kept):
 
 
 @inlined
-def _bytes(data, at, stop, holed, left, state):
+def _rest(data, at, stop):
+    """The last bytes before `stop`, less than 8, as a number; 0 if there are none."""
+    return little_double(data, at) & ((np.uint64(1) << np.uint64(8 * (stop - at))) - np.uint64(1))
+
+
+@inlined
+def _payload(data, at, stop):
+    """Hash of the bytes data[at:stop], at most PAYLOAD_BYTES. Most packets have them all: no branch for those."""
+    state = _P3
+    if stop - at == PAYLOAD_BYTES:
+        for number in range(PAYLOAD_BYTES // 8):
+            state = _mix(state, little_double(data, at + 8 * number))
+        return state
+    while at + 8 <= stop:
+        state = _mix(state, little_double(data, at))
+        at += 8
+    return _mix(state, _rest(data, at, stop))
+
+
+@inlined
+def _header_bytes(data, at, stop, holed, left, state):
     """Mix the bytes data[at:stop] in, by words of 8; of word number `holed` only the bits in `left`."""
     number = np.int64(0)
     while at + 8 <= stop:
         value = little_double(data, at)
-        if number == holed:
-            value &= left
-        state = _mix(state, value)
+        state = _mix(state, value & left if number == holed else value)
         number += 1
         at += 8
-    if at < stop:
-        value = little_double(data, at) & ((np.uint64(1) << np.uint64(8 * (stop - at))) - np.uint64(1))
-        if number == holed:
-            value &= left
-        state = _mix(state, value)
-    return state
+    value = _rest(data, at, stop)
+    return _mix(state, value & left if number == holed else value)
 
 
 @inlined
@@ -119,9 +133,10 @@ def digest_of(data, start, row, kept):
                 holed, left = np.int64(0), np.uint64(0xFFFFFFFF0000FFFF)
             elif protocol == 132:
                 holed, left = np.int64(1), np.uint64(0xFFFFFFFF00000000)
-        content = _bytes(data, start + payload, start + stop, np.int64(-1), left, _P3)
+        payload = min(payload, stop)  # never begin to read behind what was captured
+        content = _payload(data, start + payload, start + stop)
         row["content"] = content
-        state = _bytes(data, start + l4, start + min(payload, stop), holed, left, state)
+        state = _header_bytes(data, start + min(l4, payload), start + payload, holed, left, state)
         state = _mix(state, content)
     state ^= state >> np.uint64(33)
     state *= _P2
