@@ -24,7 +24,7 @@ ENHANCED_PACKET = 6
 _HEAD = b"\x0a\x0d\x0d\x0a"
 
 # The scanner's state between calls. SKIP: bytes of a large block without packets that are still to come.
-_POSITION, _BIG, _UNKNOWN, _END, _INTERFACES, _SKIP, _FIRST = range(7)
+_POSITION, _BIG, _UNKNOWN, _END, _INTERFACES, _SKIP, _FIRST, _FRAMES = range(8)
 _STOP_MORE, _STOP_FULL, _STOP_BROKEN, _STOP_BLOCK = MORE, FULL, BROKEN, 3
 # Columns of the interface table that the scanner needs for times.
 _SCALE_UP, _SCALE_DOWN, _BINARY, _OFFSET_S, _SNAP = range(5)
@@ -47,7 +47,7 @@ class PcapngWalker:
     kind = "pcapng"
 
     def __init__(self, head: bytes) -> None:
-        self._state = np.zeros(7, np.int64)
+        self._state = np.zeros(8, np.int64)
         self._times = np.zeros((8, 5), np.int64)
         self.interfaces: list[Interface] = []
 
@@ -289,7 +289,7 @@ def _scan(data, size, packets, count, state, times):
             packet = packets[count]
             if kind == 3:
                 length = word(data, position + 8, big)
-                captured = min(length, end - 4 - position - head)
+                captured = length
                 if described > 0 and times[0, 4] > 0:
                     captured = min(captured, times[0, 4])
             else:
@@ -308,6 +308,8 @@ def _scan(data, size, packets, count, state, times):
                 high = np.uint64(word(data, position + 12, big))
                 low = np.uint64(word(data, position + 16, big))
                 packet["ts"] = _nanoseconds((high << np.uint64(32)) | low, times, interface)
+            state[_FRAMES] += 1
+            packet["frame"] = state[_FRAMES]
             packet["offset"] = position + head
             packet["packet_id"] = 0
             packet["captured"] = captured
@@ -336,6 +338,8 @@ def _scan(data, size, packets, count, state, times):
             break
         else:
             state[_UNKNOWN] += 1
+            if kind == 0xBAD or kind == 0x40000BAD or kind == 9:
+                state[_FRAMES] += 1  # custom blocks and journal entries are frames for Wireshark
         position = end
     state[_POSITION] = position
     state[_BIG] = 1 if big else 0

@@ -27,12 +27,12 @@ from pktrace.wire import CHECKSUM_NOT_READY, NO_TIME, OUT_OF_RANGE, PACKET_ID, b
 
 
 @kernel
-def decode(data, base, packets, link_types, rows, frame, entries, slots, tunnels, first):
+def decode(data, base, packets, link_types, rows, entries, slots, tunnels, first):
     """Decode the packets of one batch.
 
     Args:
         data, base, packets: the batch; link_types: int64, one per interface;
-        rows: ROW, zeroed, one per packet, filled here (all but point and capture); frame: packets before this batch;
+        rows: ROW, zeroed, one per packet, filled here (all but point and capture);
         entries, slots, tunnels: the file's table of tunnels (its entries, hash table and count);
         first: the packet to begin with.
 
@@ -48,7 +48,7 @@ def decode(data, base, packets, link_types, rows, frame, entries, slots, tunnels
         start = packet["offset"]
         captured = np.int64(packet["captured"])
         limit = start + captured
-        row["frame"] = frame + number + 1
+        row["frame"] = packet["frame"]
         row["byte_offset"] = base + start
         row["captured_length"] = captured
         row["length"] = packet["length"]
