@@ -56,7 +56,7 @@ NOT_BY_SCAPY: Reasons = {
     "tunnel-gtp-u": ([4, 8], "knows one extension header of GTP-U, and no bad ones"),
     "tunnel-nested": ([4], "has no bound on the depth"),
     "tunnel-superpackets": ([2], "takes a payload length of 0 as it is"),
-    "tunnel-doubtful": ([9], "does not know a VLAN tag in GRE is none of ours"),
+    "tunnel-doubtful": ([4, 9], "does not look into AH in IPv4; follows a VLAN tag in GRE"),
     "cut-plain": (range(2, 6), NO_SHORT_FRAMES),
     "cut-extensions": (range(2, 6), NO_SHORT_FRAMES),
     "cut-vxlan": (range(2, 6), NO_SHORT_FRAMES),

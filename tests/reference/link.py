@@ -45,10 +45,8 @@ def link_layer(data: Bytes, linktype: int) -> Place:
         return ethernet(data, 0)
     if linktype in (0, 108):
         return _loopback(data, linktype)
-    if linktype in (12, 14, 101):
+    if linktype in (12, 14, 101, 228):
         return by_version(data, 0)
-    if linktype == 228:
-        return Place(0, "ipv4")
     if linktype == 229:
         return Place(0, "ipv6")
     if linktype in (9, 50):
