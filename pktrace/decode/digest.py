@@ -75,8 +75,27 @@ def headers_and_kept(rows, header, kept):
 
 
 @inlined
+def _bytes(data, at, stop, holed, left, state):
+    """Mix the bytes data[at:stop] in, by words of 8; of word number `holed` only the bits in `left`."""
+    number = np.int64(0)
+    while at + 8 <= stop:
+        value = little_double(data, at)
+        if number == holed:
+            value &= left
+        state = _mix(state, value)
+        number += 1
+        at += 8
+    if at < stop:
+        value = little_double(data, at) & ((np.uint64(1) << np.uint64(8 * (stop - at))) - np.uint64(1))
+        if number == holed:
+            value &= left
+        state = _mix(state, value)
+    return state
+
+
+@inlined
 def digest_of(data, start, row, kept):
-    """Fill `digest` of a row whose packet begins at data[start], of which SLACK bytes more than captured may be read.
+    """Fill `digest` and `content` of a row whose packet begins at data[start], followed by SLACK bytes at least.
 
     Args:
         kept: how many bytes from the network header on every capture of such packets kept, UNBOUNDED if not known.
@@ -84,9 +103,9 @@ def digest_of(data, start, row, kept):
     state = _header(row)
     l4 = np.int64(row["l4"])
     if l4 > 0:
-        stop = min(np.int64(row["payload"]) + PAYLOAD_BYTES, np.int64(row["ip_end"]))
-        stop = min(stop, np.int64(row["l3"]) + kept)
-        stop = start + min(stop, np.int64(row["captured_length"]))
+        payload = np.int64(row["payload"])
+        stop = min(payload + PAYLOAD_BYTES, np.int64(row["ip_end"]))
+        stop = min(min(stop, np.int64(row["l3"]) + kept), np.int64(row["captured_length"]))
         # Which word from l4 on holds the checksum, and what is left of that word without it.
         holed = np.int64(-1)
         left = np.uint64(0)
@@ -100,21 +119,10 @@ def digest_of(data, start, row, kept):
                 holed, left = np.int64(0), np.uint64(0xFFFFFFFF0000FFFF)
             elif protocol == 132:
                 holed, left = np.int64(1), np.uint64(0xFFFFFFFF00000000)
-        at = start + l4
-        number = np.int64(0)
-        while at + 8 <= stop:
-            value = little_double(data, at)
-            if number == holed:
-                value &= left
-            state = _mix(state, value)
-            number += 1
-            at += 8
-        value = np.uint64(0)
-        if at < stop:
-            value = little_double(data, at) & ((np.uint64(1) << np.uint64(8 * (stop - at))) - np.uint64(1))
-            if number == holed:
-                value &= left
-        state = _mix(state, value)
+        content = _bytes(data, start + payload, start + stop, np.int64(-1), left, _P3)
+        row["content"] = content
+        state = _bytes(data, start + l4, start + min(payload, stop), holed, left, state)
+        state = _mix(state, content)
     state ^= state >> np.uint64(33)
     state *= _P2
     state ^= state >> np.uint64(29)
