@@ -17,7 +17,7 @@ LARGEST_PACKET = 262_144
 WHOLE, CUT, CORRUPT = "whole", "cut", "corrupt"
 SECTION_HEADER, INTERFACE_DESCRIPTION, OBSOLETE_PACKET, SIMPLE_PACKET = 0x0A0D0D0A, 1, 2, 3
 INTERFACE_STATISTICS, ENHANCED_PACKET = 5, 6
-NUMBERED_BLOCKS = (0x00000BAD, 0x40000BAD, 9)
+NUMBERED_BLOCKS = (0x00000BAD, 0x40000BAD, 9, 0x204, 0x216, 0x221)
 # The bytes of a block that has neither data nor options, its type and both lengths included.
 SMALLEST_BLOCK = {
     SECTION_HEADER: 28,
@@ -61,7 +61,7 @@ class FileInterface:
 @dataclass
 class FilePacket:
     """One packet of a capture file. ``frame`` counts from 1 over all interfaces of the file, as Wireshark does, which
-    gives numbers to custom blocks and journal entries, too.
+    gives numbers to custom blocks, journal entries and system events, too.
 
     ``ts_ns`` is None where there is no time, or none that fits 64 bits (``out_of_range``). ``marks`` are the further
     columns that the file itself knows of the packet: direction, packet_id, queue and so on.
