@@ -69,7 +69,7 @@ def expected_treatment(trajectories: Trajectories) -> Expected:
 
 
 def _at_filter(trajectories: Trajectories, mine: np.ndarray[Any, Any], path: PacketPath) -> np.ndarray[Any, Any]:
-    """Row of each packet's last sighting up to the filter's input, else of its first: it may be rewritten on the way."""
+    """Row of each packet's last sighting up to the filter's input, else of its first: it may change on the way."""
     found: np.ndarray[Any, Any] = trajectories.first_row[mine].copy()
     for position in range(path.filter_input + 1 if path.has_detour else 0):
         seen = trajectories.seen[mine, position]
