@@ -81,6 +81,10 @@ docs: $(VENV)/installed-dev  ## Write the generated parts of the documents anew:
 bench: $(VENV)/installed  ## Start-up of a warm analysis against the imports that it needs.
 	@$(PY) tests/bench/start_up.py $(RUN)
 
+.PHONY: accuracy
+accuracy: $(VENV)/installed-dev  ## Hold the analysis against generated runs with known truth; writes docs/accuracy.md.
+	@$(PY) -m tests.accuracy --write docs/accuracy.md $(ARGS)
+
 .PHONY: clean
 clean:  ## Remove the environment, results and caches.
 	@rm -rf $(VENV) build dist fixtures/*/results .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
