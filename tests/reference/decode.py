@@ -7,7 +7,7 @@ Written from docs/decoding.md: the innermost IP packet is what a row describes. 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tests.reference.bytes import Bytes
@@ -124,7 +124,7 @@ def decode(data: bytes, length: int, linktype: int = 1) -> dict[str, Any]:
     fields["vlan"] = vlans[0] if vlans else None
     fields["tunnel"] = " / ".join([*tunnels, *tunnels_in]) or None
     transport(packet, fields, marks)
-    if not packet.reached or min(packet.headers_end, packet.end) > len(data):
+    if not packet.reached or min(packet.headers_end, packet.end) > len(packet.readable.data):
         marks.add("cut_header")
     return fields
 
@@ -162,27 +162,30 @@ def ip_packet(readable: Bytes, place: Place, frame_end: int, marks: set[str] | N
 
     ``marks`` is None inside a tunnel, where a header that makes no sense is just not one.
     """
+    first = readable.number(place.at, 1)
+    if place.kind == "ipv4" and first is not None and first >> 4 == 6:
+        place = replace(place, kind="ipv6")  # the version decides where IPv4 is announced
     size = 20 if place.kind == "ipv4" else 40
     if place.at + size > len(readable.data):
         if marks is not None:
             marks.add("cut_header")
         return None
     read = _ipv4 if place.kind == "ipv4" else _ipv6
-    packet = read(readable, place.at, frame_end, inside=marks is None)
+    packet = read(readable, place.at, frame_end)
     if packet is None and marks is not None:
         marks.add("malformed_ip")
     return packet
 
 
-def _ipv4(readable: Bytes, at: int, frame_end: int, *, inside: bool) -> Packet | None:
-    """IPv4: total length bounds the packet (Ethernet pads); a total length of 0 is a superpacket: the frame
-    bounds it. Inside a tunnel the total length is at least the header's.
+def _ipv4(readable: Bytes, at: int, frame_end: int) -> Packet | None:
+    """IPv4: total length bounds the packet (Ethernet pads); a total length of 0 is a superpacket: the frame, or the
+    packet around it, bounds it.
     """
     first, total = readable.certain(at, 1), readable.certain(at + 2, 2)
     header = (first & 15) * 4
     if first >> 4 != 4 or header < 20:
         return None
-    if total < header and (total or inside):
+    if 0 < total < header or (total == 0 and frame_end < at + header):
         return None
     end = at + total if total else frame_end
     fragment = readable.certain(at + 6, 2)
@@ -219,7 +222,7 @@ def _pass_authentication(packet: Packet) -> bool:
     return True
 
 
-def _ipv6(readable: Bytes, at: int, frame_end: int, *, inside: bool) -> Packet | None:
+def _ipv6(readable: Bytes, at: int, frame_end: int) -> Packet | None:
     """IPv6: ``protocol`` is what follows the extension headers; ``ip_id`` is the fragment header's
     identification.
     """
@@ -252,7 +255,7 @@ def _pass_extension(packet: Packet) -> bool:
     if packet.protocol == AUTHENTICATION:
         return _pass_authentication(packet)
     at, readable = packet.transport, packet.readable
-    if packet.protocol in IPV6_PERHAPS_EXTENSIONS and at >= packet.end:
+    if packet.protocol in IPV6_PERHAPS_EXTENSIONS and at + 8 > packet.end:
         return False
     if readable.number(at, 8) is None:
         packet.reached = False
@@ -290,7 +293,7 @@ def transport(packet: Packet, fields: dict[str, Any], marks: set[str]) -> None:
             fields["dport"] = readable.number(at + 2, 2)
         if protocol == TCP:
             header = _tcp(packet, fields, marks)
-        elif protocol == (ICMP if fields["ip_version"] == 4 else ICMPV6):
+        elif protocol in (ICMP, ICMPV6):
             header = 8
             if readable.number(at, 2) is not None:
                 fields["icmp_type"] = readable.number(at, 1)
