@@ -83,6 +83,10 @@ bench: $(VENV)/installed  ## Speed: start-up, and decoding beside capinfos, tsha
 	@$(PY) tests/bench/start_up.py $(RUN)
 	@$(PY) tests/bench/decoding.py --packets $(BENCH_PACKETS)
 
+.PHONY: accuracy
+accuracy: $(VENV)/installed-dev  ## Hold the analysis against generated runs with known truth; writes docs/accuracy.md.
+	@$(PY) -m tests.accuracy --write docs/accuracy.md $(ARGS)
+
 .PHONY: clean
 clean:  ## Remove the environment, results and caches.
 	@rm -rf $(VENV) build dist fixtures/*/results .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks

@@ -27,6 +27,7 @@ class Score:
     wrong_matches: int
     recall: float
     precision: float
+    surplus: int
     invented: int
     missed: int
     stages_exact: bool
@@ -51,6 +52,8 @@ class Score:
             found.append("wrong matches")
         if self.right_share < 0.999:
             found.append("right < 99.9 %")
+        if self.surplus > 0.001 * self.packets:
+            found.append("surplus packets")
         if not self.stages_exact:
             found.append("losses per stage")
         if self.cautious_share > 0.01:
@@ -111,6 +114,7 @@ def score(
         wrong_matches=int(said["mixed"].sum()),
         recall=recall,
         precision=precision,
+        surplus=_surplus(truth, said),
         invented=_invented(truth, said),
         missed=_missed(truth, said),
         stages_exact=exact,
@@ -173,6 +177,13 @@ def _one_by_one(
 
 def _by_who(table: pl.DataFrame, fates: tuple[str, ...], name: str) -> pl.DataFrame:
     return table.filter(pl.col("fate").is_in(fates)).group_by("who").len(name)
+
+
+def _surplus(truth: pl.DataFrame, said: pl.DataFrame) -> int:
+    """Trajectories more than there are packets: one packet taken for two, or what is none for one."""
+    told = said.filter(pl.col("who").is_not_null()).group_by("who").len("said")
+    both = told.join(truth.group_by("who").len("true"), on="who", how="left").with_columns(pl.col("true").fill_null(0))
+    return int(both.select((pl.col("said").cast(pl.Int64) - pl.col("true")).clip(0).sum()).item())
 
 
 def _invented(truth: pl.DataFrame, said: pl.DataFrame) -> int:
