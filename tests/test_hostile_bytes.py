@@ -22,9 +22,10 @@ from tests.fuzz.blocks import compressed
 from tests.fuzz.damage import complaints_about_cuts, complaints_about_flips, flips, sample
 from tests.fuzz.hostile_files import FILES
 from tests.fuzz.outcome import HAS_BATCHES, Reader
-from tests.kit.small_captures import CAPTURES
+from tests.fuzz.surroundings import complaint_about_surroundings
+from tests.kit.small_captures import CAPTURES, GROUPS
 
-SAMPLED = 120
+SAMPLED = 80
 MEBIBYTE = 1 << 20
 CHEAP_BYTES = 64 * MEBIBYTE
 BYTES_PER_PACKET = 512
@@ -52,6 +53,13 @@ def test_a_cut_file_is_the_beginning_of_the_whole_one(reader: Reader, name: str)
 def test_a_damaged_byte_changes_nothing_before_it(reader: Reader, name: str) -> None:
     content = CAPTURES[name]
     assert complaints_about_flips(reader, content, flips(f"flip {name}", len(content), SAMPLED)) == []
+
+
+@pytest.mark.parametrize("name", list(GROUPS))
+def test_a_row_depends_on_the_bytes_of_its_packet_only(reader: Reader, name: str) -> None:
+    """Every number of captured bytes of every packet."""
+    complaints = [complaint_about_surroundings(reader, sample.linktype, sample.data) for sample in GROUPS[name]()]
+    assert [complaint for complaint in complaints if complaint] == []
 
 
 @pytest.mark.parametrize("codec", CODECS)

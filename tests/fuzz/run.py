@@ -82,8 +82,7 @@ def sweep() -> int:
 def _seeds(target: str) -> Iterator[bytes]:
     """Contents to begin with."""
     from tests.fuzz.frames import LINK_TYPES
-    from tests.fuzz.outcome import Reader
-    from tests.kit.small_captures import CAPTURES
+    from tests.kit.small_captures import CAPTURES, GROUPS
 
     if target == "file":
         yield from CAPTURES.values()
@@ -91,17 +90,10 @@ def _seeds(target: str) -> Iterator[bytes]:
         # Choices for the strategies: short ones end before a file is complete.
         yield from (random.Random(number).randbytes(256 << number % 5) for number in range(40))
     else:
-        reader = Reader()
-        for content in CAPTURES.values():
-            observations = reader.read(content).observations
-            if observations is None or content[:4] != b"\xd4\xc3\xb2\xa1":
-                continue
-            link_type = int.from_bytes(content[20:22], "little")
-            for row in observations.rows:
-                first = int(row["byte_offset"])
-                if link_type in LINK_TYPES:
-                    packet = content[first : first + int(row["captured_length"])]
-                    yield bytes([LINK_TYPES.index(link_type)]) + packet
+        for samples in GROUPS.values():
+            for sample in samples():
+                if sample.linktype in LINK_TYPES:
+                    yield bytes([LINK_TYPES.index(sample.linktype)]) + sample.data
 
 
 def _target(name: str) -> Callable[[bytes], object]:
