@@ -87,7 +87,7 @@ def pppoe() -> list[Sample]:
 
 @group("link-0-null")
 def null() -> list[Sample]:
-    families = [sample for family in (10, 24, 28, 30) for sample in both_orders(family)]
+    families = [sample for family in (24, 28, 30) for sample in both_orders(family)]
     return [*families, Sample(struct.pack("<I", 7) + bytes(40), NOTHING, 0)]
 
 

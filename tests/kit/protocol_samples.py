@@ -140,7 +140,7 @@ def tcp() -> list[Sample]:
             tcp_sack_left=100, tcp_sack_right=120, tcp_tsval=10, tcp_tsecr=20,
         ),
         carried4(TCP, broken, sport=5, dport=6, tcp_flags=0x10, payload_length=12),
-        carried4(TCP, too_long[:30], sport=5, payload_length=0),
+        carried4(TCP, too_long[:30], sport=5, payload_length=None),
         carried4(TCP, no_end, sport=5, payload_length=1),
         carried4(TCP, packets.tcp(A4, B4, 5, 6)[:13], sport=5, tcp_seq=None, tcp_flags=None),
         carried4(TCP, packets.tcp(A4, B4, 5, 6)[:14], sport=5, tcp_seq=0, tcp_flags=0x18),

@@ -148,7 +148,7 @@ def two_sections() -> Built:
     for fields in known_one:
         fields.update(interface_id=0, point="eth0")
     for fields in known_two:
-        fields.update(interface_id=2, point="eth2")
+        fields.update(interface_id=1, point="eth2")
     return one + pcapng_bytes(Section(interfaces, records, order=">")), known_one + known_two
 
 
@@ -160,7 +160,7 @@ def resolutions() -> Built:
     data = plain_ethernet(udp4()[0])
     records, known = [], []
     for number, interface in enumerate(interfaces):
-        units = interface.units(START_NS)
+        units = interface.units(START_NS) & (1 << 64) - 1  # a picosecond clock wraps after 213 days
         records.append(Record(START_NS, data, interface=number))
         known.append({"ts_ns": units * NANOSECONDS // interface.units_per_second, "point": interface.name})
     return pcapng_bytes(Section(interfaces, records)), known

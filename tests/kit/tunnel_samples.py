@@ -9,7 +9,9 @@ from tests.kit import links, packets, tunnels
 from tests.kit.packets import UDP
 from tests.kit.samples import (
     A4,
+    A6,
     B4,
+    B6,
     NOTHING,
     Sample,
     group,
@@ -259,6 +261,45 @@ def superpackets() -> list[Sample]:
     ]
 
 
+@group("tunnel-ipv6-carriers")
+def ipv6_carriers() -> list[Sample]:
+    """Carriers whose addresses differ in the lowest bits of a half, which a float of 64 bits does not hold."""
+    packet4, known4 = udp4()
+    sources = ("2001:db8::1", "2001:db8:0:1::1", "2001:db8:0:2::1", "2001:db8::100:0:0:1", "2001:db8::100:0:0:2")
+    return [
+        on_ethernet(packets.ipv6(source, D6, 4, packet4), **known4, tunnel=f"ipip {source}>{D6}") for source in sources
+    ]
+
+
+@group("tunnel-doubtful")
+def doubtful() -> list[Sample]:
+    """What only a careful reader gets right: tags inside, padding behind the outer packet, AH around a packet."""
+    packet4, known4 = udp4()
+    packet6, known6 = tcp6()
+    tagged_arp = tunnels.vxlan(packets.arp_request(vlans=(44,)), 42)
+    short = over4(4, packet4[:24])
+    protected = over4(tunnels.AH, tunnels.authentication(4, packet4))
+    protected6 = packets.ipv6(C6, D6, tunnels.AH, tunnels.authentication(41, packet6))
+    in_ethernet = links.ethernet_head(0x894F) + tunnels.nsh(packet4, 7, 1)
+    pppoe = links.ethernet_head(0x8864, links.tag(45)) + links.pppoe(packet4)
+    port = tunnels.VXLAN_PORT
+    return [
+        on_ethernet(over_udp4(port, tagged_arp), **ports_of(C4, D4, UDP, 49152, port, tunnel=None)),
+        Sample(plain_ethernet(short) + bytes(range(1, 7)), {"source": A4, "sport": 1000, "payload_length": 7}),
+        Sample(plain_ethernet(over4(4, packet4[:22])) + bytes(range(1, 7)), {"source": A4, "sport": None}),
+        on_ethernet(protected, **known4, tunnel=f"ipip {BETWEEN4}"),
+        on_ethernet(protected6, **known6, tunnel=f"6in6 {BETWEEN6}"),
+        on_ethernet(over_udp4(port, tunnels.vxlan(in_ethernet, 42)), **known4, tunnel=f"vxlan 42 {BETWEEN4} / nsh 7"),
+        on_ethernet(over_udp4(port, tunnels.vxlan(pppoe, 42)), **known4, tunnel=f"vxlan 42 {BETWEEN4}", vlan=45),
+        on_ethernet(over4(47, b"\x40\0\x08\0" + bytes(4) + packet4), source=C4, protocol=47, tunnel=None),
+        on_ethernet(over4(47, tunnels.gre(0x8100, b"\0\x07\x08\0" + packet4)), source=C4, tunnel=None),
+        on_ethernet(packets.ipv6(A6, B6, 1, packets.icmp(8, 0, 1, 2)), protocol=1, icmp_type=None),
+        on_ethernet(packets.ipv4(A4, B4, 58, packets.icmp(128, 0, 1, 2)), protocol=58, icmp_type=None),
+        on_ethernet(packets.ipv6(A6, B6, 60, packets.ipv6_extension(60) * 20), protocol=60),
+        on_ethernet(b"\x45" + over4(99, bytes(30))[1:2] + b"\x01\0" + over4(99, bytes(30))[4:], payload_length=236),
+    ]
+
+
 def cut_everywhere(frame: bytes, step: int) -> list[Sample]:
     """A frame under shorter and shorter snap lengths."""
     return [Sample(frame[:end], {}, length=len(frame)) for end in range(0, len(frame), step)]
@@ -295,3 +336,23 @@ def cut_gre_gtp() -> list[Sample]:
         *(Sample(keyed[:end], {}, length=len(keyed)) for end in range(32, 76, 2)),
         *(Sample(extended[:end], {}, length=len(extended)) for end in range(40, 92, 4)),
     ]
+
+
+@group("cut-transports")
+def cut_transports() -> list[Sample]:
+    """Cut in TCP options, ICMP, SCTP, AH, an extension header that may be a protocol, and IPv4 options."""
+    options = packets.tcp(A4, B4, 5, 6, b"x", options=bytes.fromhex("020405b4 0402 080a0000000100000000 01 030307"))
+    frames = [
+        packets.ipv4(A4, B4, packets.TCP, options),
+        packets.ipv4(A4, B4, packets.ICMP, packets.icmp(8, 0, 1, 2)),
+        packets.ipv4(A4, B4, tunnels.SCTP, tunnels.sctp(1, 2, 3)),
+        packets.ipv4(A4, B4, tunnels.AH, tunnels.authentication(UDP, packets.udp(A4, B4, 1, 2))),
+        packets.ipv4(A4, B4, 89, bytes(20), options=bytes([1]) * 12),
+    ]
+    samples = [
+        Sample(plain_ethernet(packet)[:end], {}, length=14 + len(packet))
+        for packet in frames
+        for end in range(34, 14 + min(len(packet), 60), 5)
+    ]
+    host = packets.ipv6(A6, B6, 139, packets.ipv6_extension(UDP) + packets.udp(A6, B6, 1, 2))
+    return samples + [Sample(plain_ethernet(host)[:end], {}, length=14 + len(host)) for end in range(54, 70, 3)]
