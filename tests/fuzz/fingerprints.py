@@ -1,8 +1,8 @@
 """What this build of the kernels makes of the small captures: `python -m tests.fuzz.fingerprints FOLDER [EACH]`.
 
-Prints a JSON object: for each capture, and EACH cuts and EACH flipped bytes of it, a hash of the Arrow IPC bytes of its
-table and of the ledger, or the error. The same files must give the same object compiled, uncompiled
-(NUMBA_DISABLE_JIT=1) and with checks of every index (NUMBA_BOUNDSCHECK=1).
+Prints a JSON object: for each capture, and EACH cuts and EACH flipped bytes of it, hashes of the Arrow IPC bytes of its
+table with the ledger, and of the table with details, or the error. The same files must give the same object compiled,
+uncompiled (NUMBA_DISABLE_JIT=1) and with checks of every index (NUMBA_BOUNDSCHECK=1).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from tests.fuzz.damage import flipped, flips, sample
-from tests.fuzz.outcome import Outcome, Reader
+from tests.fuzz.outcome import Reader
 from tests.kit.small_captures import CAPTURES
 
 
@@ -31,18 +31,21 @@ def cases(each: int) -> Iterator[tuple[str, bytes]]:
             yield f"{name}, byte {position} ^ {mask:#04x}", flipped(content, position, mask)
 
 
-def fingerprint(outcome: Outcome, path: Path) -> str:
-    """A hash of all that was found, or the error's words without the name of the file."""
-    if outcome.observations is None:
-        return str(outcome.error).replace(str(path), "FILE")
-    table = outcome.table.drop_columns(["capture"])
+def _hash(table: pa.Table, words: str = "") -> str:
+    table = table.drop_columns(["capture"]) if table.num_columns else table
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as stream:
         stream.write_table(table)
-    state = hashlib.sha256(sink.getvalue())
-    for counter, _, _, count in outcome.observations.ledger.rows():
-        state.update(f"{counter.name} {count}\n".encode())
-    return state.hexdigest()
+    return hashlib.sha256(bytes(sink.getvalue()) + words.encode()).hexdigest()
+
+
+def fingerprint(reader: Reader, content: bytes) -> str:
+    """Hashes of the two tables and the ledger, or the error's words without the name of the file."""
+    outcome = reader.read(content)
+    if outcome.observations is None:
+        return str(outcome.error).replace(str(reader.path), "FILE")
+    counts = "".join(f"{counter.name} {count}\n" for counter, *_, count in outcome.observations.ledger.rows())
+    return f"{_hash(outcome.table, counts)} {_hash(reader.read_as_stream(content))}"
 
 
 def main(folder: Path, each: int) -> None:
@@ -51,7 +54,7 @@ def main(folder: Path, each: int) -> None:
     found = {}
     for name, content in cases(each):
         try:
-            found[name] = fingerprint(reader.read(content), reader.path)
+            found[name] = fingerprint(reader, content)
         except Exception as problem:  # noqa: BLE001 - which ones there are is the question
             found[name] = f"fault: {type(problem).__name__}: {problem}"
     json.dump(found, sys.stdout)

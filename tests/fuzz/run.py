@@ -23,7 +23,12 @@ ROOT = Path(__file__).parent.parent.parent
 BUILD = ROOT / "build" / "fuzz"
 BUILDS = {"uncompiled": "NUMBA_DISABLE_JIT", "compiled": "NUMBA_BOUNDSCHECK"}
 # The names of the targets; those of test_properties.py take the bytes as choices of their strategies.
-PROPERTIES = ("nearly_valid_blocks", "nearly_valid_records", "damaged_compressed_streams", "batches_hold_the_same_rows")
+PROPERTIES = (
+    "nearly_valid_blocks",
+    "nearly_valid_records",
+    "damaged_compressed_streams",
+    "the_stream_holds_the_same_table",
+)
 TARGETS = ("file", "packet", "a_row_depends_on_the_bytes_of_its_packet_only", *PROPERTIES)
 
 

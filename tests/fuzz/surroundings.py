@@ -12,7 +12,7 @@ import struct
 import numpy as np
 
 from pktrace.decode.rows import ROW
-from tests.fuzz.outcome import Reader
+from tests.fuzz.outcome import Reader, same_rows
 
 _FILLING = 48
 
@@ -29,14 +29,21 @@ def _every_capture_of(link_type: int, data: bytes, filling: int) -> bytes:
 
 def complaint_about_surroundings(reader: Reader, link_type: int, data: bytes) -> str | None:
     """The number of captured bytes and the field that is read from elsewhere; None if there is none."""
-    rows = []
+    tables, rows = [], []
     for filling in (0x00, 0xFF, 0x45):
-        observations = reader.read(_every_capture_of(link_type, data, filling)).observations
+        content = _every_capture_of(link_type, data, filling)
+        observations = reader.read(content).observations
         assert observations is not None
         rows.append(observations.rows[1::2])
+        tables.append(reader.read_as_stream(content))
     for name in ROW.names or ():
         for other in rows[1:]:
             differs = rows[0][name] != other[name]
             if differs.any():
                 return f"link type {link_type}, {int(np.argmax(differs))} bytes of {data.hex()}: {name}"
+    every_other = np.arange(1, tables[0].num_rows, 2)
+    for table in tables[1:]:
+        column = same_rows(tables[0].take(every_other), table.take(every_other), len(every_other))
+        if column:
+            return f"link type {link_type}, {data.hex()}: {column}"
     return None

@@ -6,15 +6,12 @@ from __future__ import annotations
 import os
 import struct
 
-import numpy as np
-import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from pktrace.decode.rows import ROW
 from tests.fuzz.blocks import damaged_streams, pcap_files, pcapng_files
 from tests.fuzz.frames import LINK_TYPES, frames
-from tests.fuzz.outcome import HAS_BATCHES, Reader
+from tests.fuzz.outcome import Reader, same_rows
 from tests.fuzz.surroundings import complaint_about_surroundings
 
 EXAMPLES = int(os.environ.get("PKTRACE_FUZZ_EXAMPLES", "250"))
@@ -76,17 +73,12 @@ def test_damaged_compressed_streams(content: bytes) -> None:
     READER.read(content)
 
 
-@pytest.mark.skipif(not HAS_BATCHES, reason="no streaming reader")
 @FUZZ
 @given(st.one_of(pcapng_files(), pcap_files(), damaged_streams()))
-def test_batches_hold_the_same_rows(content: bytes) -> None:
-    whole = READER.read(content)
-    rows = READER.read_in_batches(content)
-    if whole.observations is None:
-        assert rows is None
-        return
-    expected = whole.observations.rows
-    assert (0 if rows is None else len(rows)) == len(expected)
-    for name in (ROW.names or ()) if rows is not None else ():
-        if name not in ("digest", "point", "capture"):
-            assert np.array_equal(rows[name], expected[name]), name
+def test_the_stream_holds_the_same_table(content: bytes) -> None:
+    whole = READER.read(content).table
+    streamed = READER.read_as_stream(content)
+    assert (whole is None) == (streamed is None)
+    if whole is not None:
+        assert streamed.num_rows == whole.num_rows
+        assert same_rows(whole, streamed, whole.num_rows) is None
