@@ -17,6 +17,7 @@ from pktrace.ledger import Ledger
 from pktrace.observations.export import ObservationStream
 from pktrace.observations.observe import Observations, observe_files
 from pktrace.observations.table import observations_table
+from tests.kit.pcap_files import pcap_header
 from tests.kit.small_captures import CAPTURES, EXPECTED
 from tests.reference.details import DETAILS
 from tests.reference.observe import observe
@@ -106,7 +107,9 @@ def test_the_reference_finds_what_was_put_in(name: str) -> None:
     assert not damaged
 
 
-@pytest.mark.parametrize("data", [b"", b"\x0a", b"\x0a\x0d\x0d", b"GIF89a" + bytes(100), bytes(1000)])
+@pytest.mark.parametrize(
+    "data", [b"", b"\x0a", b"\x0a\x0d\x0d", pcap_header()[:23], b"GIF89a" + bytes(100), bytes(1000)]
+)
 def test_what_is_no_capture_is_an_error(data: bytes, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="neither"):
         observe(data)

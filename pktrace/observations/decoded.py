@@ -128,7 +128,8 @@ def digest_comparably(files: Sequence[DecodedFile], parts: Sequence[tuple[int, n
         if shorter.any():
             again = rows[shorter]
             digest_rows_again(files[number].path, files[number].name, again, shortest[at[shorter]])
-            rows["digest"][shorter] = again["digest"]
+            for name in ("digest", "content"):
+                rows[name][shorter] = again[name]
     return payload
 
 

@@ -148,7 +148,7 @@ def two_sections() -> Built:
     for fields in known_one:
         fields.update(interface_id=0, point="eth0")
     for fields in known_two:
-        fields.update(interface_id=1, point="eth2")
+        fields.update(interface_id=2, point="eth2")
     return one + pcapng_bytes(Section(interfaces, records, order=">")), known_one + known_two
 
 

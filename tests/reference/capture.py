@@ -17,6 +17,7 @@ LARGEST_PACKET = 262_144
 WHOLE, CUT, CORRUPT = "whole", "cut", "corrupt"
 SECTION_HEADER, INTERFACE_DESCRIPTION, OBSOLETE_PACKET, SIMPLE_PACKET = 0x0A0D0D0A, 1, 2, 3
 INTERFACE_STATISTICS, ENHANCED_PACKET = 5, 6
+NUMBERED_BLOCKS = (0x00000BAD, 0x40000BAD, 9)
 # The bytes of a block that has neither data nor options, its type and both lengths included.
 SMALLEST_BLOCK = {
     SECTION_HEADER: 28,
@@ -59,7 +60,8 @@ class FileInterface:
 
 @dataclass
 class FilePacket:
-    """One packet of a capture file. ``frame`` counts from 1 over all interfaces of the file, as Wireshark does.
+    """One packet of a capture file. ``frame`` counts from 1 over all interfaces of the file, as Wireshark does, which
+    gives numbers to custom blocks and journal entries, too.
 
     ``ts_ns`` is None where there is no time, or none that fits 64 bits (``out_of_range``). ``marks`` are the further
     columns that the file itself knows of the packet: direction, packet_id, queue and so on.
@@ -85,6 +87,7 @@ class CaptureFile:
     interfaces: list[FileInterface] = field(default_factory=list)
     ended: str = WHOLE
     unknown_blocks: int = 0
+    numbered_blocks: int = 0
 
     @property
     def cut(self) -> bool:
@@ -93,7 +96,8 @@ class CaptureFile:
 
     def add(self, interface: FileInterface, at: int, units: int | None, data: bytes, length: int) -> FilePacket:
         """One more packet; ``units`` is its time as the file writes it."""
-        packet = FilePacket(len(self.packets) + 1, at, None, data, length, interface)
+        frame = len(self.packets) + self.numbered_blocks + 1
+        packet = FilePacket(frame, at, None, data, length, interface)
         if units is not None:
             ts_ns = interface.nanoseconds(units)
             packet.out_of_range = not -(2**63) < ts_ns < 2**63
@@ -173,10 +177,9 @@ def _read_pcap(data: bytes, order: str, tsresol: int, *, modified: bool) -> Capt
 
     Before version 2.3 the two lengths of a record are the other way round.
     """
-    capture = CaptureFile()
     if len(data) < 24:
-        capture.ended = CUT
-        return capture
+        raise ValueError("neither pcap nor pcapng: a file header of pcap has 24 bytes")
+    capture = CaptureFile()
     version = struct.unpack(order + "HH", data[4:8])
     snaplen, linktype = struct.unpack(order + "II", data[16:24])
     interface = FileInterface(linktype=linktype & 0xFFFF, snaplen=snaplen, tsresol=tsresol)
@@ -318,7 +321,7 @@ def _read_pcapng(data: bytes) -> CaptureFile:
         if kind == SECTION_HEADER:
             interfaces, dropcounts = [], {}
         elif kind == INTERFACE_DESCRIPTION:
-            interfaces.append(_interface(body, order, len(interfaces)))
+            interfaces.append(_interface(body, order, len(capture.interfaces)))
             capture.interfaces.append(interfaces[-1])
         elif kind == INTERFACE_STATISTICS:
             _statistics(body, order, interfaces)
@@ -340,7 +343,7 @@ def _read_pcapng(data: bytes) -> CaptureFile:
                 break
             units = None if kind == SIMPLE_PACKET else high << 32 | low
             packet = capture.add(interfaces[number], at + 8 + head, units, body[head : head + captured], length)
-            packet.marks["interface_id"] = number
+            packet.marks["interface_id"] = interfaces[number].number
             if kind != SIMPLE_PACKET:
                 dropped = _marks(packet, body[head + captured + -captured % 4 :], order)
                 if dropped:
@@ -350,5 +353,6 @@ def _read_pcapng(data: bytes) -> CaptureFile:
                     packet.interface.dropped = max(packet.interface.dropped, dropcounts[number])
         else:
             capture.unknown_blocks += 1
+            capture.numbered_blocks += kind in NUMBERED_BLOCKS
         at += total
     return capture

@@ -124,7 +124,7 @@ def decode(data: bytes, length: int, linktype: int = 1) -> dict[str, Any]:
     fields["vlan"] = vlans[0] if vlans else None
     fields["tunnel"] = " / ".join([*tunnels, *tunnels_in]) or None
     transport(packet, fields, marks)
-    if not packet.reached or min(packet.headers_end, packet.end) > len(data):
+    if not packet.reached or min(packet.headers_end, packet.end) > len(packet.readable.data):
         marks.add("cut_header")
     return fields
 
@@ -168,21 +168,21 @@ def ip_packet(readable: Bytes, place: Place, frame_end: int, marks: set[str] | N
             marks.add("cut_header")
         return None
     read = _ipv4 if place.kind == "ipv4" else _ipv6
-    packet = read(readable, place.at, frame_end, inside=marks is None)
+    packet = read(readable, place.at, frame_end)
     if packet is None and marks is not None:
         marks.add("malformed_ip")
     return packet
 
 
-def _ipv4(readable: Bytes, at: int, frame_end: int, *, inside: bool) -> Packet | None:
-    """IPv4: total length bounds the packet (Ethernet pads); a total length of 0 is a superpacket: the frame
-    bounds it. Inside a tunnel the total length is at least the header's.
+def _ipv4(readable: Bytes, at: int, frame_end: int) -> Packet | None:
+    """IPv4: total length bounds the packet (Ethernet pads); a total length of 0 is a superpacket: the frame, or the
+    packet around it, bounds it.
     """
     first, total = readable.certain(at, 1), readable.certain(at + 2, 2)
     header = (first & 15) * 4
     if first >> 4 != 4 or header < 20:
         return None
-    if total < header and (total or inside):
+    if 0 < total < header:
         return None
     end = at + total if total else frame_end
     fragment = readable.certain(at + 6, 2)
@@ -219,7 +219,7 @@ def _pass_authentication(packet: Packet) -> bool:
     return True
 
 
-def _ipv6(readable: Bytes, at: int, frame_end: int, *, inside: bool) -> Packet | None:
+def _ipv6(readable: Bytes, at: int, frame_end: int) -> Packet | None:
     """IPv6: ``protocol`` is what follows the extension headers; ``ip_id`` is the fragment header's
     identification.
     """
@@ -252,7 +252,7 @@ def _pass_extension(packet: Packet) -> bool:
     if packet.protocol == AUTHENTICATION:
         return _pass_authentication(packet)
     at, readable = packet.transport, packet.readable
-    if packet.protocol in IPV6_PERHAPS_EXTENSIONS and at >= packet.end:
+    if packet.protocol in IPV6_PERHAPS_EXTENSIONS and at + 8 > packet.end:
         return False
     if readable.number(at, 8) is None:
         packet.reached = False

@@ -45,10 +45,8 @@ def link_layer(data: Bytes, linktype: int) -> Place:
         return ethernet(data, 0)
     if linktype in (0, 108):
         return _loopback(data, linktype)
-    if linktype in (12, 14, 101):
+    if linktype in (12, 14, 101, 228):
         return by_version(data, 0)
-    if linktype == 228:
-        return Place(0, "ipv4")
     if linktype == 229:
         return Place(0, "ipv6")
     if linktype in (9, 50):
@@ -108,7 +106,7 @@ def ethertype(data: Bytes, at: int, kind: int | None) -> Place:
                 return by_version(data, at, vlans)
         else:
             code = data.number(at, 2)
-            if code is None:
+            if code is None or data.number(at, 7) is None:
                 return cut(vlans)
             if code != 0x1100 or tags > MOST_TAGS:
                 return nothing(vlans)
@@ -242,12 +240,13 @@ def _wifi(data: Bytes, at: int, padded: bool = False) -> Place:
     first = data.number(at, 1)
     if first is None:
         return cut()
-    kind, subtype = first >> 2 & 3, first >> 4
-    if first & 3 or kind != 2 or subtype & 4:
+    if first & 3 or first >> 2 & 3 != 2:
         return nothing()
-    flags, sequence = data.number(at + 1, 1), data.little(at + 22, 2)
-    if flags is None or sequence is None:
+    if data.number(at, 24) is None:
         return cut()
+    subtype, flags, sequence = first >> 4, data.certain(at + 1, 1), data.certain(at + 22, 1)
+    if subtype & 4:
+        return nothing()
     if flags & 0x40 or sequence & 15:
         return Place(0, "hidden")
     header = 24 + (6 if flags & 3 == 3 else 0)
