@@ -127,10 +127,10 @@ def _tunnels() -> Iterator[bytes]:
 
 
 def _noise() -> Iterator[bytes]:
-    """Interface descriptions of 16 MiB that do not compress, so that they come in many small pieces."""
-    size = (16 << 20) - 32
+    """Interface descriptions of 1 MiB that do not compress, so that they come in many small pieces."""
+    size = (1 << 20) - 32
     yield SHB
-    for number in range(3):
+    for number in range(30):
         body = _DESCRIPTION_HEAD + random.Random(number).randbytes(size)
         yield block(1, body)
 
@@ -188,23 +188,23 @@ FILES = {
     "an interface with 10 M options": HostileFile(
         partial(_large_body, 1, _DESCRIPTION_HEAD, option(2989, b""), 10_000_000), "zstd", packets=1, exact=False
     ),
-    "an interface with 4 M options": HostileFile(
-        partial(_large_body, 1, _DESCRIPTION_HEAD, option(2989, b""), 4_000_000), "zstd", packets=1
+    "an interface with 260,000 options": HostileFile(
+        partial(_large_body, 1, _DESCRIPTION_HEAD, option(2989, b""), 260_000), "zstd", packets=1
     ),
-    "an interface with 2 M comments": HostileFile(
-        partial(_large_body, 1, _DESCRIPTION_HEAD, option(1, b"c"), 2_000_000), "zstd", packets=1
+    "an interface with 130,000 comments": HostileFile(
+        partial(_large_body, 1, _DESCRIPTION_HEAD, option(1, b"c"), 130_000), "zstd", packets=1
     ),
     "a packet with 10 M options": HostileFile(
         partial(_large_body, 6, _PACKET_HEAD, option(2989, b""), 10_000_000), "zstd", packets=2, exact=False
     ),
-    "a packet with 4 M options": HostileFile(
-        partial(_large_body, 6, _PACKET_HEAD, option(2989, b""), 4_000_000), "zstd", packets=2
+    "a packet with 260,000 options": HostileFile(
+        partial(_large_body, 6, _PACKET_HEAD, option(2989, b""), 260_000), "zstd", packets=2
     ),
     "10 M names": HostileFile(
         partial(_large_body, 4, b"", struct.pack("<HH", 1, 6) + b"\x0a\0\0\1a\0\0\0", 10_000_000), "zstd", packets=1
     ),
-    "statistics with 4 M options, 20 times": HostileFile(
-        partial(_blocks, _large_block(5, bytes(12), option(2989, b""), 4_000_000), 20, head=SHB + IDB),
+    "statistics with 260,000 options, 200 times": HostileFile(
+        partial(_blocks, _large_block(5, bytes(12), option(2989, b""), 260_000), 200, head=SHB + IDB),
         "zstd",
         packets=1,
     ),

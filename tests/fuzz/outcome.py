@@ -110,7 +110,8 @@ def _check(content: bytes, observations: Observations, table: Any) -> None:
     count = len(rows)
     table.validate(full=True)
     assert table.num_rows == count
-    assert np.array_equal(rows["frame"], np.arange(1, count + 1))
+    # Wireshark counts some blocks without packets, too, so numbers may be left out.
+    assert (np.diff(rows["frame"], prepend=0) >= 1).all()
     captured = rows["captured_length"].astype(np.int64)
     first, last = rows["byte_offset"], rows["byte_offset"] + captured
     assert (first >= 0).all()
