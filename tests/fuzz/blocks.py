@@ -14,22 +14,25 @@ _KINDS = (1, 2, 3, 4, 5, 6, 6, 6, 6, 10, 0x0BAD, 0x40000BAD, 0x80000001, 0x0A0D0
 _VERSIONS = ((2, 4), (2, 4), (2, 4), (2, 3), (2, 2), (543, 0), (1, 0), (0, 0))
 _MAGICS = (0xA1B2C3D4, 0xA1B23C4D, 0xA1B2CD34)
 _RESOLUTIONS = (0, 3, 6, 9, 12, 19, 20, 27, 28, 127, 0x80, 0x8A, 0x9E, 0xBF, 0xC0, 0xFF)
+_NUMBERS = st.one_of(st.integers(0, 2**64 - 1), st.integers(0, 20), st.just(2**64 - 1))
+_OPTION = st.one_of(
+    st.tuples(st.just(9), st.sampled_from(_RESOLUTIONS).map(lambda number: bytes([number]))),
+    st.tuples(st.just(14), st.integers(-(2**63), 2**63 - 1).map(lambda number: struct.pack("<q", number))),
+    st.tuples(st.integers(1, 15), st.sampled_from((b"", b"eth0", b"\0tcp", b"\xff\xfe", bytes(300)))),
+    st.tuples(st.sampled_from((2, 3, 4, 5, 7)), _NUMBERS.map(lambda number: struct.pack("<Q", number))),
+    st.tuples(st.sampled_from((2, 6)), st.sampled_from((1, 2, 0x201, 2**32 - 1)).map(lambda n: struct.pack("<I", n))),
+    st.tuples(st.just(7), st.integers(0, 3).map(lambda kind: bytes([kind]) + bytes(8))),
+    st.tuples(st.integers(0, 0xFFFF), st.binary(max_size=9)),
+)
 
 
 def _options(draw: Draw, order: str) -> bytes:
     """Options with the codes that mean something somewhere, mostly of the right length."""
     parts = []
     for _ in range(draw(st.integers(0, 4))):
-        code, value = draw(
-            st.one_of(
-                st.tuples(st.just(9), st.sampled_from(_RESOLUTIONS).map(lambda number: bytes([number]))),
-                st.tuples(st.integers(1, 15), st.sampled_from((b"", b"eth0", b"\0tcp", b"\xff\xfe", bytes(300)))),
-                st.tuples(st.integers(2, 14), st.integers(0, 2**64 - 1).map(lambda n: struct.pack(order + "Q", n))),
-                st.tuples(st.just(2), st.integers(0, 2**32 - 1).map(lambda n: struct.pack(order + "I", n))),
-                st.tuples(st.just(7), st.binary(max_size=9)),
-                st.tuples(st.integers(0, 0xFFFF), st.binary(max_size=9)),
-            )
-        )
+        code, value = draw(_OPTION)
+        if len(value) in (4, 8) and order == ">":
+            value = value[::-1]
         head = struct.pack(order + "HH", code, nearly(draw, len(value), 16))
         parts.append(head + value + bytes(-len(value) % 4))
     if draw(st.booleans()):

@@ -17,6 +17,10 @@ LINK_TYPES = (
 IPV4, IPV6, TAG, MPLS, PPPOE, NSH = 0x0800, 0x86DD, 0x8100, 0x8847, 0x8864, 0x894F
 TUNNEL_PORTS = (4789, 8472, 4790, 6081, 2152, 6635)
 _DEEPEST = 5
+_TCP_OPTION = st.one_of(
+    st.sampled_from((b"\2\4\5\xb4", b"\3\3\7", b"\4\2", b"\5\x0a" + bytes(8), b"\x08\x0a" + bytes(8), b"\1", b"\0")),
+    st.binary(max_size=12),
+)
 
 Draw = st.DrawFn
 
@@ -68,7 +72,7 @@ def _carried(draw: Draw, depth: int) -> tuple[int, bytes]:
     tunnels = ("ip", "gre", "vxlan", "vxlan-gpe", "geneve", "gtp-u", "mpls-in-udp", "any-udp")
     kind = draw(st.sampled_from(plain + tunnels if depth < _DEEPEST else plain))
     if kind == "tcp":
-        options = some(draw, 40)
+        options = b"".join(draw(st.lists(_TCP_OPTION, max_size=4)))[:40]
         options += bytes(-len(options) % 4)
         words = nearly(draw, 5 + len(options) // 4, 4)
         return 6, struct.pack("!HHIIHHHH", 80, 1024, 1, 2, words << 12 | 0x18, 512, 0, 0) + options + some(draw)
@@ -76,7 +80,8 @@ def _carried(draw: Draw, depth: int) -> tuple[int, bytes]:
         return _udp(draw, draw(st.sampled_from((53, *TUNNEL_PORTS))), some(draw, 64))
     if kind in ("icmp", "icmpv6"):
         quoted = ip_packet(draw, _DEEPEST)[1] if draw(st.booleans()) else some(draw)
-        message = struct.pack("!BBHHH", _byte(draw) & 0x8F, 0, 0, 1, 2) + quoted
+        icmp_type = nearly(draw, draw(st.sampled_from((0, 3, 3, 4, 5, 8, 11, 12, 13, 1, 2, 128, 129))), 8)
+        message = struct.pack("!BBHHH", icmp_type, 0, 0, 1, 2) + quoted
         return (1 if kind == "icmp" else 58), message
     if kind == "ah":
         protocol, body = _carried(draw, _DEEPEST)
