@@ -61,13 +61,14 @@ def everything() -> int:
 
 
 def sweep() -> int:
-    """Every cut and every flipped byte of every small capture; prints what does not hold."""
+    """Every cut and flipped bytes everywhere in every small capture, every value of every byte of every packet."""
     from tests.fuzz.damage import complaints_about_cuts, complaints_about_flips, flips, sample
     from tests.fuzz.outcome import Reader
-    from tests.kit.small_captures import CAPTURES
+    from tests.fuzz.surroundings import complaint_about_surroundings, every_change
+    from tests.kit.small_captures import CAPTURES, GROUPS
 
     reader = Reader()
-    cases, faults, began = 0, 0, time.monotonic()
+    cases, packets, faults, began = 0, 0, 0, time.monotonic()
     for name in CAPTURES:
         content = CAPTURES[name]
         lengths = sample(name, len(content) + 1, len(content) + 1)
@@ -77,10 +78,18 @@ def sweep() -> int:
         cases += len(lengths) + len(damages)
         faults += len(complaints)
         for complaint in complaints[:10]:
-            print(f"{name}: {complaint}")
+            print(f"{name}: {complaint}", flush=True)
         if len(complaints) > 10:
             print(f"{name}: and {len(complaints) - 10} more")
-    print(f"{cases} files in {time.monotonic() - began:.0f} s, {faults} faults")
+    for name in GROUPS:
+        for packet in GROUPS[name]():
+            variants = every_change(packet.data, range(1, 256))
+            complaint = complaint_about_surroundings(reader, packet.linktype, variants, len(packet.data))
+            packets += len(variants)
+            faults += complaint is not None
+            if complaint:
+                print(f"{name}: {complaint}", flush=True)
+    print(f"{packets} packets and {cases} files in {time.monotonic() - began:.0f} s, {faults} faults")
     return min(faults, 1)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.fuzz.blocks import damaged_streams, pcap_files, pcapng_files
 from tests.fuzz.frames import LINK_TYPES, frames
 from tests.fuzz.outcome import Reader, same_rows
-from tests.fuzz.surroundings import complaint_about_surroundings
+from tests.fuzz.surroundings import complaint_about_surroundings, every_cut
 
 EXAMPLES = int(os.environ.get("PKTRACE_FUZZ_EXAMPLES", "250"))
 READER = Reader()
@@ -52,7 +52,8 @@ def test_any_packet(link_type: int, data: bytes, length: int) -> None:
 @FUZZ
 @given(frames())
 def test_a_row_depends_on_the_bytes_of_its_packet_only(frame: tuple[int, bytes]) -> None:
-    assert complaint_about_surroundings(READER, *frame) is None
+    link_type, data = frame
+    assert complaint_about_surroundings(READER, link_type, every_cut(data), len(data)) is None
 
 
 @FUZZ
