@@ -21,7 +21,7 @@ unexport PYTHONHOME
 
 # An environment names its own place in its scripts, and its Python may go: one that no longer works is made anew.
 $(shell [ ! -e $(VENV) ] || { $(PY) -c '' && [ "$$(cat $(VENV)/place)" = "$$(pwd -P)" ]; } 2>/dev/null \
-  || rm -f $(VENV)/place $(VENV)/installed $(VENV)/installed-dev)
+  || rm -f $(VENV)/place $(VENV)/installed $(VENV)/installed-dev $(VENV)/installed-fuzz)
 
 .PHONY: help
 help:  ## Show this list.
@@ -87,6 +87,10 @@ bench: $(VENV)/installed  ## Speed: start-up, and decoding beside capinfos, tsha
 accuracy: $(VENV)/installed-dev  ## Hold the analysis against generated runs with known truth; writes docs/accuracy.md.
 	@$(PY) -m tests.accuracy --write docs/accuracy.md $(ARGS)
 
+.PHONY: fuzz
+fuzz: $(VENV)/installed-fuzz  ## Hostile bytes: every cut and flip of small captures, then FUZZ_SECONDS (60) per target.
+	@$(PY) -m tests.fuzz.run $(TARGET)
+
 .PHONY: clean
 clean:  ## Remove the environment, results and caches.
 	@rm -rf $(VENV) build dist fixtures/*/results .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
@@ -118,6 +122,10 @@ $(VENV)/installed: pyproject.toml | $(VENV)/place
 	@echo 'Installing pktrace and what it needs into $(VENV); this takes a minute ...'
 	@$(PIP) install -e .
 	@touch $@
+
+$(VENV)/installed-fuzz: $(VENV)/installed-dev
+	@$(PIP) install -e '.[dev,notebook,fuzz]'
+	@touch $(VENV)/installed $(VENV)/installed-dev $@
 
 $(VENV)/installed-dev: pyproject.toml | $(VENV)/place
 	@echo 'Installing the tools for development into $(VENV); this takes a minute ...'
