@@ -1,0 +1,88 @@
+"""Compares one file: tshark's packets against the observations table, column by column."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pktrace.errors import CaptureFileError
+from pktrace.observations.observe import observe_files
+from pktrace.observations.table import observations_table
+from tests.corpus.expected import COLUMNS, LINK, expected_row
+from tests.corpus.tshark import dissect, frame_bytes
+
+COMPARED = ("frame", "ts_ns", "captured_length", "length", *COLUMNS)
+_ENDINGS = ("capture_cut", "capture_corrupt")
+_INT64 = range(-(2**63), 2**63)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One value that is not the same; frame 0 speaks of the file as a whole."""
+
+    frame: int
+    name: str
+    ours: Any
+    tshark: Any
+
+    def __str__(self) -> str:
+        return f"frame {self.frame} {self.name}: ours {self.ours!r}, tshark {self.tshark!r}"
+
+
+@dataclass
+class Outcome:
+    """What came of one file."""
+
+    path: str
+    packets: int = 0
+    differences: list[Difference] = field(default_factory=list)
+
+
+def compare_file(path: Path, shown: str) -> Outcome:
+    """Compare one file; `shown` is its name in reports."""
+    outcome = Outcome(shown)
+    theirs = dissect(path)
+    outcome.packets = len(theirs.frames)
+    try:
+        observations = observe_files([str(path)])
+    except CaptureFileError as error:
+        if theirs.opened:
+            outcome.differences.append(Difference(0, "opened", str(error), theirs.said or "read"))
+        return outcome
+    if not theirs.opened:
+        outcome.differences.append(Difference(0, "opened", f"{len(observations.rows)} packets", theirs.said))
+        return outcome
+    rows = observations_table(observations).select(COMPARED).to_pylist()
+    say = outcome.differences.append
+    if len(rows) != len(theirs.frames):
+        say(Difference(0, "packets", len(rows), f"{len(theirs.frames)} {theirs.said}"))
+    counted = {name: observations.ledger.total(name) for name in (*_ENDINGS, "unknown_link_type")}
+    for name in _ENDINGS:
+        if bool(counted[name]) != (theirs.ended == name):
+            say(Difference(0, name, counted[name], theirs.said))
+    if observations.damaged != (theirs.ended is not None):
+        say(Difference(0, "damaged", observations.damaged, theirs.said))
+    unknown = sum(not _ours(frame.layers[0].name) for frame in theirs.frames if frame.layers)
+    if bool(unknown) != bool(counted["unknown_link_type"]):
+        say(Difference(0, "unknown_link_type", counted["unknown_link_type"], unknown))
+    copied: list[bytes] = []
+
+    def octets(number: int) -> bytes:
+        if not copied:
+            copied.extend(frame_bytes(path))
+        return copied[number - 1]
+
+    for ours, frame in zip(rows, theirs.frames, strict=False):
+        wanted = expected_row(frame, lambda number=frame.number: octets(number))  # type: ignore[misc]
+        if wanted["ts_ns"] is not None and wanted["ts_ns"] not in _INT64:
+            wanted["ts_ns"] = None
+        outcome.differences += [
+            Difference(frame.number, name, ours[name], wanted[name]) for name in COMPARED if ours[name] != wanted[name]
+        ]
+    return outcome
+
+
+def _ours(first: str) -> bool:
+    """Whether a frame's first layer is that of a link type of docs/decoding.md."""
+    return first in LINK or first in ("ip", "ipv6", "isl", "pppoe", "_ws.short", "_ws.malformed")

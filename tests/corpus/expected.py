@@ -1,0 +1,294 @@
+"""From tshark's layers to the row that docs/decoding.md asks for.
+
+tshark says which layers a frame has and where each begins; this module says which of them docs/decoding.md follows, and
+where it stops. The rules:
+
+1. Layers are followed from the outside to the inside while they are link layers, tags, labels, IP, or a tunnel of
+   docs/decoding.md with the stated port and flags; at the first other layer the walk ends. A packet quoted by an ICMP
+   error is no layer of its own in PDML, so it is never taken for the followed packet.
+2. The row is that of the last IP header on the way that is whole and plausible.
+3. Fields that are set or null together (the IP header; both ports; sequence, acknowledgment and flags; ICMP type and
+   code; identifier and sequence number) are set only if all bytes of the group were captured and lie inside the
+   packet by the IP header's length. tshark prints as many of a cut header's fields as it can and, where a later byte
+   of the header is missing or contradicts, often none of it. So where tshark shows that a transport header begins, but
+   not the whole group, the group is read from the frame's bytes at the place where tshark says that it begins.
+4. `payload_length` is counted from the end of the transport header (by tshark's place and the header's length) to the
+   end that the IP header states.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import struct
+from collections.abc import Callable
+from typing import Any
+
+from tests.corpus.tshark import Frame, Layer
+
+LINK = frozenset(
+    "eth vlan ieee8021ad mpls pppoes ppp llc null raw sll wlan wlan_radio radiotap prism wlancap".split()
+)
+_EXTENSIONS = {0, 43, 44, 51, 60, 135, 139, 140}
+_TRANSPORT = {6: "tcp", 17: "udp", 136: "udplite", 132: "sctp", 1: "icmp", 58: "icmpv6"}
+_HEADER = {17: 8, 136: 8, 132: 12, 1: 8, 58: 8}
+_ICMP_WITH_ID = {0, 8, 13, 14, 15, 16, 17, 18}
+_MOST_PACKETS = 8
+_PORTS = {"vxlan": (4789, 8472), "geneve": (6081,), "gtp": (2152,), "mpls": (6635,)}
+
+COLUMNS = (
+    "ip_version protocol source destination sport dport ip_id ttl dscp fragment_offset more_fragments tcp_seq tcp_ack "
+    "tcp_flags icmp_type icmp_code icmp_id icmp_seq payload_length vlan tunnel"
+).split()
+
+
+class Walk:
+    """The way through the layers of one frame."""
+
+    def __init__(self, frame: Frame, octets: Callable[[], bytes]) -> None:
+        self.frame = frame
+        self.octets = octets
+        self.row: dict[str, Any] = {}  # of the followed packet
+        self.vlan: int | None = None
+        self.tunnels: list[str] = []
+        self.pending: list[str] = []  # tunnel headers behind the followed packet, until a packet is seen in them
+        self.carrier = ""  # addresses of the followed packet, until a tunnel has named them
+        self.limit = frame.captured
+        self.transport_at = 0
+        self.ip_end = 0
+        self.packets = 0
+        self.label: int | None = None
+        self.in_udp_mpls = False
+
+    def expected(self) -> dict[str, Any]:
+        """The row, all columns; None for null."""
+        for layer in self.frame.layers:
+            step = getattr(self, "_" + layer.name.replace(".", "_"), None)
+            if layer.name in LINK:
+                going_on = self._link(layer)
+            else:
+                going_on = step is not None and step(layer)
+            if not going_on:
+                break
+        row = dict.fromkeys(COLUMNS) | self.row
+        row["vlan"] = self.vlan
+        row["tunnel"] = " / ".join(self.tunnels) or None
+        row["frame"] = self.frame.number
+        row["ts_ns"] = self.frame.ts_ns
+        row["captured_length"] = self.frame.captured
+        row["length"] = self.frame.length
+        return row
+
+    # Between link layer and IP
+
+    def _link(self, layer: Layer) -> bool:
+        if self.row and not self.pending and not (layer.name == "mpls" and self._to_port("mpls")):
+            return False  # a link layer inside a packet, in no tunnel of ours
+        if layer.name in ("vlan", "ieee8021ad") and self.vlan is None:
+            for name in ("vlan.id", "ieee8021ad.id", "ieee8021ad.svid"):
+                self.vlan = layer.number(name) if self.vlan is None else self.vlan
+        if layer.name == "mpls":
+            if self.row and not self.pending:
+                self.in_udp_mpls = True
+                self.pending.append("")
+            if self.in_udp_mpls:
+                self.pending[-1] = self._named("mpls-in-udp", layer.number("mpls.label"))
+        return True
+
+    def _to_port(self, tunnel: str) -> bool:
+        return self.row.get("protocol") in (17,) and self.row.get("dport") in _PORTS[tunnel]
+
+    # IP
+
+    def _ip(self, layer: Layer) -> bool:
+        header, total = layer.number("ip.hdr_len"), layer.number("ip.len")
+        whole = layer.text("ip.dst") is not None and header is not None and header >= 20
+        if not whole or total is None or total < header or layer.position + header > self.limit:
+            return False
+        row = {
+            "ip_version": 4,
+            "dscp": layer.number("ip.dsfield.dscp"),
+            "ip_id": layer.number("ip.id"),
+            "more_fragments": bool(layer.number("ip.flags.mf")),
+            "fragment_offset": layer.number("ip.frag_offset"),
+            "ttl": layer.number("ip.ttl"),
+            "protocol": layer.number("ip.proto"),
+        }
+        return self._follow(row, layer.text("ip.src"), layer.text("ip.dst"), layer.position + total, layer.position + header)
+
+    def _ipv6(self, layer: Layer) -> bool:
+        if layer.text("ipv6.dst") is None or layer.number("ipv6.version") != 6:
+            return False
+        row: dict[str, Any] = {
+            "ip_version": 6,
+            "dscp": layer.number("ipv6.tclass.dscp"),
+            "ttl": layer.number("ipv6.hlim"),
+            "protocol": layer.number("ipv6.nxt"),
+        }
+        end = layer.position + 40
+        for name, fields in layer.fields.items():
+            if name.startswith("ipv6.") and name.endswith(".nxt") or name in ("ah.next_header",):
+                for place, _, text, _ in fields:
+                    if place + 1 > end:
+                        end, row["protocol"] = place + 1, int(text, 0)
+        if layer.number("ipv6.fraghdr.offset") is not None and layer.text("ipv6.fraghdr.ident") is not None:
+            row["fragment_offset"] = (layer.number("ipv6.fraghdr.offset") or 0) * 8
+            row["more_fragments"] = bool(layer.number("ipv6.fraghdr.more"))
+            row["ip_id"] = layer.number("ipv6.fraghdr.ident")
+        total = (layer.number("ipv6.plen") or 0) + 40
+        if total == 40 and layer.number("ipv6.nxt") != 59:
+            total = self.frame.length - layer.position
+        return self._follow(
+            row, layer.text("ipv6.src"), layer.text("ipv6.dst"), layer.position + total, layer.position + layer.size
+        )
+
+    def _follow(self, row: dict[str, Any], source: str | None, destination: str | None, end: int, after: int) -> bool:
+        """Take this packet for the followed one; False where nothing behind it is looked at."""
+        if self.packets == _MOST_PACKETS:
+            return False
+        if self.row and not self.pending:
+            inner, outer = row["ip_version"], self.row["ip_version"]
+            self.pending.append(self._named("ipip" if inner == 4 else f"6in{outer}", None))
+        self.tunnels += self.pending
+        self.pending = []
+        self.in_udp_mpls = False
+        self.packets += 1
+        row["source"] = str(ipaddress.ip_address(source or ""))
+        row["destination"] = str(ipaddress.ip_address(destination or ""))
+        self.row = row
+        self.carrier = f"{row['source']}>{row['destination']}"
+        self.ip_end = end
+        self.limit = min(self.limit, end)
+        self.transport_at = after
+        later = (row.get("fragment_offset") or 0) > 0
+        if later or row["protocol"] not in _TRANSPORT:
+            self._payload_from(after)
+        elif row["protocol"] != 6:
+            self._payload_from(after + _HEADER[row["protocol"]])
+        return not later
+
+    def _payload_from(self, at: int) -> None:
+        row = self.row
+        cut_chain = row["ip_version"] == 6 and row["protocol"] in _EXTENSIONS and not row.get("fragment_offset")
+        row["payload_length"] = self.ip_end - at if at <= self.ip_end and not cut_chain else None
+
+    def _ah(self, layer: Layer) -> bool:
+        self.transport_at = layer.position + layer.size
+        return True
+
+    # Transport
+
+    def _group(self, at: int, size: int, layout: str, offset: int, shown: list[int | None]) -> list[int] | None:
+        """The values of a group, as tshark shows them or as the frame's bytes say; None unless all bytes are there."""
+        if at + size > self.limit:
+            return None
+        if None not in shown:
+            return [value for value in shown if value is not None]
+        return list(struct.unpack_from(layout, self.octets(), at + offset))
+
+    def _ports(self, layer: Layer, prefix: str) -> None:
+        shown = [layer.number(f"{prefix}.srcport"), layer.number(f"{prefix}.dstport")]
+        group = self._group(layer.position, 4, ">HH", 0, shown)
+        if group:
+            self.row["sport"], self.row["dport"] = group
+
+    def _tcp(self, layer: Layer) -> bool:
+        self._ports(layer, "tcp")
+        shown = [layer.number("tcp.seq_raw"), layer.number("tcp.ack_raw"), layer.number("tcp.flags")]
+        group = self._group(layer.position, 14, ">IIH", 4, shown)
+        if group:
+            self.row["tcp_seq"], self.row["tcp_ack"], self.row["tcp_flags"] = group[0], group[1], group[2] & 0xFFF
+            header = layer.number("tcp.hdr_len")
+            if header is None:
+                header = (self.octets()[layer.position + 12] >> 4) * 4
+            self._payload_from(layer.position + max(header, 20))
+        return False
+
+    def _udp(self, layer: Layer) -> bool:
+        self._ports(layer, "udp")
+        return True
+
+    def _udplite(self, layer: Layer) -> bool:
+        self._ports(layer, "udp")
+        return False
+
+    def _sctp(self, layer: Layer) -> bool:
+        self._ports(layer, "sctp")
+        return False
+
+    def _icmp(self, layer: Layer) -> bool:
+        self._type_and_code(layer, [layer.number("icmp.type"), layer.number("icmp.code")])
+        if self.row.get("icmp_type") in _ICMP_WITH_ID:
+            self._identifier(layer, [layer.number("icmp.ident"), layer.number("icmp.seq")])
+        return False
+
+    def _icmpv6(self, layer: Layer) -> bool:
+        self._type_and_code(layer, [layer.number("icmpv6.type"), layer.number("icmpv6.code")])
+        if self.row.get("icmp_type") in (128, 129):
+            shown = [layer.number("icmpv6.echo.identifier"), layer.number("icmpv6.echo.sequence_number")]
+            self._identifier(layer, shown)
+        return False
+
+    def _type_and_code(self, layer: Layer, shown: list[int | None]) -> None:
+        group = self._group(layer.position, 2, ">BB", 0, shown)
+        if group:
+            self.row["icmp_type"], self.row["icmp_code"] = group
+
+    def _identifier(self, layer: Layer, shown: list[int | None]) -> None:
+        group = self._group(layer.position, 8, ">HH", 4, shown)
+        if group:
+            self.row["icmp_id"], self.row["icmp_seq"] = group
+
+    # Tunnels
+
+    def _named(self, kind: str, number: int | None) -> str:
+        """The kind, the number, and the addresses of the carrier if no tunnel before has named them."""
+        carrier, self.carrier = self.carrier, ""
+        if kind == "mpls-in-udp" and not carrier:  # a further label of the same stack
+            carrier = self.pending[-1].rsplit(" ", 1)[1]
+        return " ".join(part for part in (kind, "" if number is None else str(number), carrier) if part)
+
+    def _gre(self, layer: Layer) -> bool:
+        version = layer.number("gre.flags.version")
+        if version not in (0, 1):
+            return False
+        number = layer.number("gre.key") if version == 0 else layer.number("gre.key.call_id")
+        self.pending.append(self._named("gre", number))
+        return True
+
+    def _vxlan(self, layer: Layer) -> bool:
+        if self.row.get("dport") == 4790:
+            if layer.number("vxlan.p_bit") != 1:
+                return False
+            kind = "vxlan-gpe"
+        elif self._to_port("vxlan"):
+            if not (layer.number("vxlan.flag_i") or layer.number("vxlan.i_bit")):
+                return False
+            kind = "vxlan"
+        else:
+            return False
+        self.pending.append(self._named(kind, layer.number("vxlan.vni")))
+        return True
+
+    def _geneve(self, layer: Layer) -> bool:
+        known = layer.number("geneve.proto_type") in (0x6558, 0x0800, 0x86DD)
+        if not known or not self._to_port("geneve") or layer.number("geneve.version") != 0:
+            return False
+        self.pending.append(self._named("geneve", layer.number("geneve.vni")))
+        return True
+
+    def _gtp(self, layer: Layer) -> bool:
+        if not self._to_port("gtp") or layer.number("gtp.flags.version") != 1 or layer.number("gtp.message") != 0xFF:
+            return False
+        self.pending.append(self._named("gtp-u", layer.number("gtp.teid")))
+        return True
+
+    def _nsh(self, layer: Layer) -> bool:
+        if self.row and not self.pending:
+            return False
+        self.pending.append(self._named("nsh", layer.number("nsh.spi")))
+        return True
+
+
+def expected_row(frame: Frame, octets: Callable[[], bytes]) -> dict[str, Any]:
+    """The row of a frame by tshark; `octets` gives its captured bytes when they are needed."""
+    return Walk(frame, octets).expected()

@@ -1,0 +1,182 @@
+"""What tshark says about a capture file: frames, and for each its layers in order with their fields and positions.
+
+PDML is read, not `-T fields`: it keeps which field belongs to which layer, where the layer lies in the frame, and which
+packet is only quoted inside another (it stands below the ICMP layer). tshark runs in a profile of its own, in which
+nothing is reassembled and only the protocols of docs/decoding.md are enabled, so that no dissector claims a tunnel's
+UDP packet because of the other port or a guess, and no preference of the user counts.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+import subprocess
+import tempfile
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from decimal import Decimal
+from functools import cache
+from pathlib import Path
+
+# `isl` is none of ours, but has Ethernet's link type: with it enabled it is seen that such a frame is another one.
+ENABLED = frozenset(
+    """
+    frame data eth ethertype vlan ieee8021ad mpls pppoe pppoes ppp llc isl null raw sll wlan wlan_ext wlan_radio
+    wlan_aggregate radiotap prism wlancap ip ipv6 ipv6.hopopts ipv6.routing ipv6.dstopts ipv6.fraghdr ah esp mipv6 hip
+    shim6 tcp udp udplite sctp icmp icmpv6 igmp gre vxlan vxlan_gpe geneve gtp nsh
+    """.split()
+)
+
+PREFERENCES = """
+ip.defragment: FALSE
+ip.tso_support: TRUE
+ipv6.defragment: FALSE
+ipv6.tso_support: TRUE
+tcp.desegment_tcp_streams: FALSE
+tcp.relative_sequence_numbers: FALSE
+tcp.analyze_sequence_numbers: FALSE
+tcp.check_checksum: FALSE
+udp.try_heuristic_first: FALSE
+sctp.reassembly: FALSE
+wlan.defragment: FALSE
+wlan.enable_decryption: FALSE
+vlan.qinq_ethertype: 0x9100
+"""
+
+# What is said on standard error where tshark stops reading, and the counter of our ledger that must say so.
+_ENDINGS = (("cut short", "capture_cut"), ("damaged or corrupt", "capture_corrupt"), ("less than", "capture_corrupt"))
+
+
+@dataclass
+class Layer:
+    """One protocol of a frame; `fields` are (position, size, shown text, value in hex) by name, in order."""
+
+    name: str
+    position: int
+    size: int
+    fields: dict[str, list[tuple[int, int, str, str]]] = field(default_factory=dict)
+
+    def text(self, name: str) -> str | None:
+        """The text of the first field of that name."""
+        found = self.fields.get(name)
+        return found[0][2] if found else None
+
+    def number(self, name: str) -> int | None:
+        """The number of the first field of that name."""
+        text = self.text(name)
+        if text is None or text == "":
+            return None
+        return {"True": 1, "False": 0}[text] if text in ("True", "False") else int(text, 0)
+
+
+@dataclass
+class Frame:
+    """One packet of a file as tshark sees it."""
+
+    number: int
+    ts_ns: int | None
+    captured: int
+    length: int
+    layers: list[Layer]
+
+
+@dataclass
+class Dissection:
+    """One file as tshark sees it: `ended` is the ledger's counter for the way it ended, `opened` whether it is a capture."""
+
+    frames: list[Frame]
+    opened: bool
+    ended: str | None
+    said: str
+
+
+@cache
+def profile() -> str:
+    """A folder with the profile; it is removed when the process ends."""
+    folder = tempfile.TemporaryDirectory(prefix="pktrace-corpus-")
+    profile.__dict__["folder"] = folder  # keeps it alive
+    listed = subprocess.run(["tshark", "-G", "protocols"], capture_output=True, text=True, check=True).stdout
+    names = {line.split("\t")[2] for line in listed.splitlines() if line.count("\t") >= 2}
+    Path(folder.name, "disabled_protos").write_text("".join(f"{name}\n" for name in sorted(names - ENABLED)))
+    Path(folder.name, "preferences").write_text(PREFERENCES)
+    return folder.name
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"WIRESHARK_CONFIG_DIR": profile(), "TZ": "UTC", "LC_ALL": "C.UTF-8"}
+
+
+def dissect(path: Path) -> Dissection:
+    """Run tshark over a file."""
+    with tempfile.TemporaryFile() as errors:
+        command = ["tshark", "-n", "-r", str(path), "-T", "pdml"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=_environment()) as process:
+            assert process.stdout is not None
+            frames = list(_frames(process.stdout))
+        errors.seek(0)
+        said = " ".join(
+            line for line in errors.read().decode("utf-8", "replace").splitlines() if not line.startswith("Running as")
+        )
+    ended = next((counter for words, counter in _ENDINGS if words in said), None)
+    if process.returncode and ended is None and frames:
+        ended = "capture_corrupt"
+    opened = not re.search("isn't a capture file|doesn't understand|don't support|not supported", said)
+    return Dissection(frames, opened and (bool(frames) or not process.returncode or ended is not None), ended, said)
+
+
+def _frames(pdml: object) -> Iterator[Frame]:
+    try:
+        for _, element in ElementTree.iterparse(pdml):  # type: ignore[arg-type]
+            if element.tag == "packet":
+                yield _frame(element)
+                element.clear()
+    except ElementTree.ParseError:
+        return  # tshark said on standard error why it wrote no more
+
+
+def _frame(packet: ElementTree.Element) -> Frame:
+    layers = [_layer(proto) for proto in packet if proto.tag == "proto" and proto.get("name") != "geninfo"]
+    frame = layers[0]
+    time = frame.text("frame.time_epoch")
+    return Frame(
+        number=frame.number("frame.number") or 0,
+        ts_ns=None if time is None else int(Decimal(time).scaleb(9)),
+        captured=frame.number("frame.cap_len") or 0,
+        length=frame.number("frame.len") or 0,
+        layers=layers[1:],
+    )
+
+
+def _layer(proto: ElementTree.Element) -> Layer:
+    layer = Layer(proto.get("name", ""), int(proto.get("pos", "0")), int(proto.get("size", "0")))
+    _collect(proto, layer)
+    return layer
+
+
+def _collect(element: ElementTree.Element, layer: Layer) -> None:
+    """All fields below an element; other protocols below it (a quoted packet) are left out, extension headers are not."""
+    for child in element:
+        if child.tag == "field" or (child.tag == "proto" and child.get("name", "").startswith("ipv6.")):
+            place = (int(child.get("pos", "0")), int(child.get("size", "0")))
+            values = (child.get("show", ""), child.get("value", ""))
+            layer.fields.setdefault(child.get("name", ""), []).append((*place, *values))
+            _collect(child, layer)
+
+
+def frame_bytes(path: Path) -> list[bytes]:
+    """The captured bytes of all frames, as tshark copies them."""
+    command = ["tshark", "-r", str(path), "-F", "pcapng", "-w", "-"]
+    data = subprocess.run(command, capture_output=True, env=_environment(), check=False).stdout
+    frames, at = [], 0
+    while at + 12 <= len(data):
+        kind, length = struct.unpack_from("=II", data, at)  # written by tshark in this machine's byte order
+        if kind == 6:
+            captured = struct.unpack_from("=I", data, at + 20)[0]
+            frames.append(data[at + 28 : at + 28 + captured])
+        elif kind == 3:
+            original = struct.unpack_from("=I", data, at + 8)[0]
+            frames.append(data[at + 12 : at + 12 + min(original, length - 16)])
+        at += length
+    return frames
