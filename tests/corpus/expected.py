@@ -29,10 +29,23 @@ LINK = frozenset(
     "eth vlan ieee8021ad mpls pppoes ppp llc null raw sll wlan wlan_radio radiotap prism wlancap".split()
 )
 _EXTENSIONS = {0, 43, 44, 51, 60, 135, 139, 140}
+_PROTOCOLS_TOO = {135, 139, 140}  # extension headers that may also be all that a packet carries
+_MOST_EXTENSIONS = 16
+_NEXT = {
+    "ipv6.hopopts": "ipv6.hopopts.nxt",
+    "ipv6.routing": "ipv6.routing.nxt",
+    "ipv6.dstopts": "ipv6.dstopts.nxt",
+    "ipv6.fraghdr": "ipv6.fraghdr.nxt",
+    "ah": "ah.next_header",
+    "mipv6": "mip6.proto",
+    "hip": "hip.proto",
+    "shim6": "shim6.nxt",
+}
 _TRANSPORT = {6: "tcp", 17: "udp", 136: "udplite", 132: "sctp", 1: "icmp", 58: "icmpv6"}
 _HEADER = {17: 8, 136: 8, 132: 12, 1: 8, 58: 8}
 _ICMP_WITH_ID = {0, 8, 13, 14, 15, 16, 17, 18}
 _MOST_PACKETS = 8
+_IN_GRE = {0x0800, 0x86DD, 0x6558, 0x8847, 0x8848, 0x894F, 0x880B}
 _PORTS = {"vxlan": (4789, 8472), "geneve": (6081,), "gtp": (2152,), "mpls": (6635,)}
 
 COLUMNS = (
@@ -56,6 +69,7 @@ class Walk:
         self.transport_at = 0
         self.ip_end = 0
         self.packets = 0
+        self.awaited = False  # a transport header must follow that has not been seen yet
         self.label: int | None = None
         self.in_udp_mpls = False
 
@@ -69,14 +83,20 @@ class Walk:
                 going_on = step is not None and step(layer)
             if not going_on:
                 break
+        self._transport_not_shown()
         row = dict.fromkeys(COLUMNS) | self.row
         row["vlan"] = self.vlan
         row["tunnel"] = " / ".join(self.tunnels) or None
         row["frame"] = self.frame.number
-        row["ts_ns"] = self.frame.ts_ns
         row["captured_length"] = self.frame.captured
         row["length"] = self.frame.length
         return row
+
+    def _transport_not_shown(self) -> None:
+        """tshark leaves out a transport header that it finds too short; what is there of it is read from the bytes."""
+        name = _TRANSPORT.get(self.row.get("protocol", -1))
+        if name and self.awaited:
+            getattr(self, "_" + name)(Layer(name, self.transport_at, 0))
 
     # Between link layer and IP
 
@@ -102,14 +122,14 @@ class Walk:
     def _ip(self, layer: Layer) -> bool:
         header, total = layer.number("ip.hdr_len"), layer.number("ip.len")
         whole = layer.text("ip.dst") is not None and header is not None and header >= 20
-        if not whole or total is None or total < header or layer.position + header > self.limit:
+        if not whole or header is None or total is None or total < header:
             return False
         row = {
             "ip_version": 4,
             "dscp": layer.number("ip.dsfield.dscp"),
             "ip_id": layer.number("ip.id"),
             "more_fragments": bool(layer.number("ip.flags.mf")),
-            "fragment_offset": layer.number("ip.frag_offset"),
+            "fragment_offset": (layer.number("ip.frag_offset") or 0) * 8,
             "ttl": layer.number("ip.ttl"),
             "protocol": layer.number("ip.proto"),
         }
@@ -118,28 +138,49 @@ class Walk:
     def _ipv6(self, layer: Layer) -> bool:
         if layer.text("ipv6.dst") is None or layer.number("ipv6.version") != 6:
             return False
+        next_header = layer.number("ipv6.nxt") or 0
         row: dict[str, Any] = {
             "ip_version": 6,
             "dscp": layer.number("ipv6.tclass.dscp"),
             "ttl": layer.number("ipv6.hlim"),
-            "protocol": layer.number("ipv6.nxt"),
         }
-        end = layer.position + 40
-        for name, fields in layer.fields.items():
-            if name.startswith("ipv6.") and name.endswith(".nxt") or name in ("ah.next_header",):
-                for place, _, text, _ in fields:
-                    if place + 1 > end:
-                        end, row["protocol"] = place + 1, int(text, 0)
-        if layer.number("ipv6.fraghdr.offset") is not None and layer.text("ipv6.fraghdr.ident") is not None:
-            row["fragment_offset"] = (layer.number("ipv6.fraghdr.offset") or 0) * 8
-            row["more_fragments"] = bool(layer.number("ipv6.fraghdr.more"))
-            row["ip_id"] = layer.number("ipv6.fraghdr.ident")
         total = (layer.number("ipv6.plen") or 0) + 40
-        if total == 40 and layer.number("ipv6.nxt") != 59:
+        if total == 40 and next_header != 59:
             total = self.frame.length - layer.position
-        return self._follow(
-            row, layer.text("ipv6.src"), layer.text("ipv6.dst"), layer.position + total, layer.position + layer.size
-        )
+        end = layer.position + total
+        at = self._extensions(layer, row, next_header, min(self.limit, end))
+        return self._follow(row, layer.text("ipv6.src"), layer.text("ipv6.dst"), end, at)
+
+    def _extensions(self, layer: Layer, row: dict[str, Any], next_header: int, limit: int) -> int:
+        """Pass over extension headers of which the first eight bytes are there; where the last one ends.
+
+        tshark's fields are taken; where it shows a header only in part, or shows none because of what it expects of
+        the packet elsewhere, RFC 8200 and RFC 4302 say what the bytes are.
+        """
+        shown = {inner.position: inner for inner in layer.inner}
+        at = layer.position + 40
+        for _ in range(_MOST_EXTENSIONS):
+            if next_header not in _EXTENSIONS or row.get("fragment_offset") or at + 8 > limit:
+                break
+            header = self.octets()[at : at + 8]
+            if next_header in _PROTOCOLS_TOO and header[0] == 59:
+                break
+            after = shown[at].number(_NEXT[shown[at].name]) if at in shown else None
+            if next_header == 44:
+                row["fragment_offset"] = int.from_bytes(header[2:4]) & 0xFFF8
+                row["more_fragments"] = bool(header[3] & 1)
+                row["ip_id"] = int.from_bytes(header[4:8])
+                size = 8
+                if at in shown and shown[at].number("ipv6.fraghdr.ident") is not None:
+                    row["fragment_offset"] = (shown[at].number("ipv6.fraghdr.offset") or 0) * 8
+                    row["more_fragments"] = bool(shown[at].number("ipv6.fraghdr.more"))
+                    row["ip_id"] = shown[at].number("ipv6.fraghdr.ident")
+            else:
+                size = (header[1] + 2) * 4 if next_header == 51 else (header[1] + 1) * 8
+            next_header = header[0] if after is None else after
+            at += size
+        row["protocol"] = next_header
+        return at
 
     def _follow(self, row: dict[str, Any], source: str | None, destination: str | None, end: int, after: int) -> bool:
         """Take this packet for the followed one; False where nothing behind it is looked at."""
@@ -160,6 +201,7 @@ class Walk:
         self.limit = min(self.limit, end)
         self.transport_at = after
         later = (row.get("fragment_offset") or 0) > 0
+        self.awaited = not later
         if later or row["protocol"] not in _TRANSPORT:
             self._payload_from(after)
         elif row["protocol"] != 6:
@@ -172,7 +214,7 @@ class Walk:
         row["payload_length"] = self.ip_end - at if at <= self.ip_end and not cut_chain else None
 
     def _ah(self, layer: Layer) -> bool:
-        self.transport_at = layer.position + layer.size
+        self.transport_at = layer.position + ((layer.number("ah.length") or 0) + 2) * 4
         return True
 
     # Transport
@@ -187,6 +229,7 @@ class Walk:
 
     def _ports(self, layer: Layer, prefix: str) -> None:
         shown = [layer.number(f"{prefix}.srcport"), layer.number(f"{prefix}.dstport")]
+        self.awaited = False
         group = self._group(layer.position, 4, ">HH", 0, shown)
         if group:
             self.row["sport"], self.row["dport"] = group
@@ -229,6 +272,7 @@ class Walk:
         return False
 
     def _type_and_code(self, layer: Layer, shown: list[int | None]) -> None:
+        self.awaited = False
         group = self._group(layer.position, 2, ">BB", 0, shown)
         if group:
             self.row["icmp_type"], self.row["icmp_code"] = group
@@ -249,7 +293,7 @@ class Walk:
 
     def _gre(self, layer: Layer) -> bool:
         version = layer.number("gre.flags.version")
-        if version not in (0, 1):
+        if version not in (0, 1) or layer.number("gre.proto") not in _IN_GRE:
             return False
         number = layer.number("gre.key") if version == 0 else layer.number("gre.key.call_id")
         self.pending.append(self._named("gre", number))

@@ -16,7 +16,6 @@ import tempfile
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from decimal import Decimal
 from functools import cache
 from pathlib import Path
 
@@ -27,6 +26,10 @@ ENABLED = frozenset(
     wlan_aggregate radiotap prism wlancap ip ipv6 ipv6.hopopts ipv6.routing ipv6.dstopts ipv6.fraghdr ah esp mipv6 hip
     shim6 tcp udp udplite sctp icmp icmpv6 igmp gre vxlan vxlan_gpe geneve gtp nsh
     """.split()
+)
+
+EXTENSION_LAYERS = frozenset(
+    ("ipv6.hopopts", "ipv6.routing", "ipv6.dstopts", "ipv6.fraghdr", "ah", "mipv6", "hip", "shim6")
 )
 
 PREFERENCES = """
@@ -51,17 +54,18 @@ _ENDINGS = (("cut short", "capture_cut"), ("damaged or corrupt", "capture_corrup
 
 @dataclass
 class Layer:
-    """One protocol of a frame; `fields` are (position, size, shown text, value in hex) by name, in order."""
+    """One protocol of a frame; `fields` are the shown texts by name, `inner` the IPv6 extension headers below it."""
 
     name: str
     position: int
     size: int
-    fields: dict[str, list[tuple[int, int, str, str]]] = field(default_factory=dict)
+    fields: dict[str, list[str]] = field(default_factory=dict)
+    inner: list[Layer] = field(default_factory=list)
 
     def text(self, name: str) -> str | None:
         """The text of the first field of that name."""
         found = self.fields.get(name)
-        return found[0][2] if found else None
+        return found[0] if found else None
 
     def number(self, name: str) -> int | None:
         """The number of the first field of that name."""
@@ -73,10 +77,10 @@ class Layer:
 
 @dataclass
 class Frame:
-    """One packet of a file as tshark sees it."""
+    """One packet of a file as tshark sees it; `time` is its text, which begins with the whole seconds."""
 
     number: int
-    ts_ns: int | None
+    time: str | None
     captured: int
     length: int
     layers: list[Layer]
@@ -130,22 +134,27 @@ def _frames(pdml: object) -> Iterator[Frame]:
     try:
         for _, element in ElementTree.iterparse(pdml):  # type: ignore[arg-type]
             if element.tag == "packet":
-                yield _frame(element)
+                frame = _frame(element)
+                if frame is not None:
+                    yield frame
                 element.clear()
     except ElementTree.ParseError:
         return  # tshark said on standard error why it wrote no more
 
 
-def _frame(packet: ElementTree.Element) -> Frame:
-    layers = [_layer(proto) for proto in packet if proto.tag == "proto" and proto.get("name") != "geninfo"]
-    frame = layers[0]
-    time = frame.text("frame.time_epoch")
+def _frame(packet: ElementTree.Element) -> Frame | None:
+    """The frame of a <packet>; None for a record that tshark numbers but that is no packet (a custom block, a log)."""
+    protos = [proto for proto in packet if proto.tag == "proto"]
+    place = next(index for index, proto in enumerate(protos) if proto.get("name") == "frame")
+    if not protos[place].get("showname", "").startswith("Frame "):
+        return None
+    frame = _layer(protos[place])
     return Frame(
         number=frame.number("frame.number") or 0,
-        ts_ns=None if time is None else int(Decimal(time).scaleb(9)),
+        time=frame.text("frame.time_epoch"),
         captured=frame.number("frame.cap_len") or 0,
         length=frame.number("frame.len") or 0,
-        layers=layers[1:],
+        layers=[_layer(proto) for proto in protos[place + 1 :]],
     )
 
 
@@ -156,13 +165,14 @@ def _layer(proto: ElementTree.Element) -> Layer:
 
 
 def _collect(element: ElementTree.Element, layer: Layer) -> None:
-    """All fields below an element; other protocols below it (a quoted packet) are left out, extension headers are not."""
+    """All fields below an element. Of protocols below it only IPv6 extension headers count, not a quoted packet."""
     for child in element:
-        if child.tag == "field" or (child.tag == "proto" and child.get("name", "").startswith("ipv6.")):
-            place = (int(child.get("pos", "0")), int(child.get("size", "0")))
-            values = (child.get("show", ""), child.get("value", ""))
-            layer.fields.setdefault(child.get("name", ""), []).append((*place, *values))
+        name = child.get("name", "")
+        if child.tag == "field":
+            layer.fields.setdefault(name, []).append(child.get("show", ""))
             _collect(child, layer)
+        elif name in EXTENSION_LAYERS:
+            layer.inner.append(_layer(child))
 
 
 def frame_bytes(path: Path) -> list[bytes]:
