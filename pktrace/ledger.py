@@ -8,7 +8,7 @@ Unknown is not zero: where a number cannot be known, a counter says that it is u
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Severity = Literal["info", "data_loss", "error"]
@@ -42,10 +42,14 @@ _DECLARED = (
     ),
     Counter("unknown_block", "info", "Blocks of a type that holds no packets for us; skipped."),
     Counter("unknown_link_type", "data_loss", "Packets of a link type that is not decoded; rows with null fields."),
-    Counter("unknown_interface", "error", "Packets that name an interface the file does not describe."),
     Counter("no_timestamp", "data_loss", "Packets without a time stamp (simple packet blocks); not followed."),
     Counter("timestamp_out_of_range", "error", "Packets whose time does not fit 64 bit nanoseconds; not followed."),
     Counter("not_ip", "info", "Frames that are not IP (ARP, LLDP and the like); not followed."),
+    Counter(
+        "partial_checksum",
+        "info",
+        "Packets whose checksum the network interface was to complete (offload); normal at virtual interfaces.",
+    ),
     Counter(
         "malformed_ip", "info", "IP packets whose headers contradict themselves; decoded as far as they make sense."
     ),
@@ -67,22 +71,27 @@ class Ledger:
     """Counts by (counter, point, capture file). Adding zero records nothing."""
 
     def __init__(self) -> None:
-        self._counts: dict[tuple[str, str | None, str | None], int] = {}
+        self._counts: dict[tuple[str, str | None, str | None, str], int] = {}
 
-    def add(self, counter: str, count: int = 1, *, point: str | None = None, capture: str | None = None) -> None:
-        """Add to a declared counter; an undeclared name is a programming error (KeyError)."""
+    def add(
+        self, counter: str, count: int = 1, *, point: str | None = None, capture: str | None = None, detail: str = ""
+    ) -> None:
+        """Add to a declared counter; an undeclared name is a programming error (KeyError).
+
+        A `detail` is a sentence that is shown behind the counter's own; different details count separately.
+        """
         if counter not in DECLARED:
             raise KeyError(counter)
         if count:
-            key = (counter, point, capture)
+            key = (counter, point, capture, detail)
             self._counts[key] = self._counts.get(key, 0) + int(count)
 
     def merged(self, other: Ledger) -> Ledger:
         """A new ledger with the counts of both."""
         both = Ledger()
         for source in (self, other):
-            for (counter, point, capture), count in source._counts.items():
-                both.add(counter, count, point=point, capture=capture)
+            for (counter, point, capture, detail), count in source._counts.items():
+                both.add(counter, count, point=point, capture=capture, detail=detail)
         return both
 
     def total(self, counter: str) -> int:
@@ -92,7 +101,8 @@ class Ledger:
     def rows(self) -> Iterator[tuple[Counter, str | None, str | None, int]]:
         """All counts, worst severity first, then by name, point and file."""
         rank = {"error": 0, "data_loss": 1, "info": 2}
-        for (name, point, capture), count in sorted(
+        for (name, point, capture, detail), count in sorted(
             self._counts.items(), key=lambda item: (rank[DECLARED[item[0][0]].severity], *map(str, item[0]))
         ):
-            yield DECLARED[name], point, capture, count
+            counter = DECLARED[name]
+            yield replace(counter, sentence=f"{counter.sentence} {detail}".rstrip()), point, capture, count

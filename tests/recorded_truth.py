@@ -22,6 +22,9 @@ def followed(results: Path) -> pl.DataFrame:
         .unique("trajectory", keep="first", maintain_order=True)
         .select("trajectory", "icmp_type", "icmp_id", "icmp_seq", "tcp_seq", "ip_version")
     )
+    # The truth has identifiers of echo messages only; timestamp requests have them too.
+    echo = pl.col("icmp_type").is_in([0, 8, 128, 129])
+    first = first.with_columns(pl.when(echo).then(pl.col(name)).alias(name) for name in ("icmp_id", "icmp_seq"))
     frame = trajectories.join(first, on="trajectory", how="left")
     return frame.with_columns(pl.col(pl.Categorical).cast(pl.String))
 

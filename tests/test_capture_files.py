@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pktrace.capture.files import read_capture
-from pktrace.capture.index import CORRUPT, CUT, WHOLE, Capture
+from pktrace.capture.index import CORRUPT, CUT, WHOLE
 from pktrace.findings.analysis import Analysis, analyze_run
 from pktrace.run.runfile import load_run
 from pktrace.wire import NO_TIME, OUT_OF_RANGE
+from tests.kit.index import Capture, read_capture
 from tests.kit.pcap_files import (
     Interface,
     Record,

@@ -1,10 +1,10 @@
-"""Opens capture files: the only place of this package that reads from disk."""
+"""Opens capture files, finds their format, and hands out their packets batch by batch."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import stat
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,44 +12,149 @@ from typing import Any
 import numpy as np
 
 from pktrace.capture import pcap, pcapng, toollog
-from pktrace.capture.index import Capture
+from pktrace.capture.index import BROKEN, CORRUPT, CUT, FULL, LARGEST_BLOCK, WHOLE, Interface, Walker
+from pktrace.capture.source import Damaged, open_source
 from pktrace.errors import CaptureFileError
+from pktrace.wire import PACKET, SLACK
 
-_HEAD_BYTES = 64
+# A batch, with what is decoded from it, should stay in a processor's second-level cache.
+_BUFFER = 1 << 20
+_PACKETS = 8192
+_HEAD_BYTES = 24
 _LARGEST_LOG = 4 << 20
-_FORMATS = (pcapng, pcap)
+_FORMATS: tuple[tuple[Callable[[bytes], str | None], Callable[[bytes], Any]], ...] = (
+    (pcapng.refusal, pcapng.PcapngWalker),
+    (pcap.refusal, pcap.PcapWalker),
+)
 
 
-@dataclass(frozen=True)
-class CaptureFile:
-    """One capture file in memory: `name` as it is shown and written, all bytes, their index, their SHA-256."""
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some packets of a file, in order: `packets` (PACKET) index `data`, whose first byte is at `base` in the file.
 
-    name: str
+    Both arrays are used again for the next batch.
+    """
+
     data: np.ndarray[Any, Any]
-    capture: Capture
-    sha256: str
+    base: int
+    packets: np.ndarray[Any, Any]
 
 
-def read_capture(path: str | os.PathLike[str], name: str) -> CaptureFile:
-    """Read and index one capture file.
+class CaptureReader:
+    """One capture file as a stream of batches, in memory that does not grow with the file.
+
+    After the last batch `ended` is WHOLE, CUT (the file ends inside a block or record) or CORRUPT (it contradicts
+    itself), and `ended_at` the offset where reading stopped.
 
     Raises:
         CaptureFileError: the file cannot be read or is no capture; the message lists each format's reason.
     """
+
+    def __init__(self, path: str | os.PathLike[str], name: str) -> None:
+        self.name = name
+        self.ended = WHOLE
+        self.ended_at = 0
+        self._source = open_source(path, name)
+        self._buffer = np.empty(_BUFFER + SLACK, np.uint8)
+        self._filled = 0
+        self._fault: int | None = None
+        try:
+            while self._filled < _HEAD_BYTES and self._fill():
+                pass
+            head = self._buffer[: min(self._filled, _HEAD_BYTES)].tobytes()
+            self._walker = self._recognized(head)
+        except BaseException:
+            self._source.close()
+            raise
+
+    def _recognized(self, head: bytes) -> Walker:
+        reasons = []
+        for refusal, walker in _FORMATS:
+            reason = refusal(head)
+            if reason is None:
+                found: Walker = walker(head)
+                return found
+            reasons.append(reason)
+        if self._fault is not None:
+            reasons.append("its compressed data is damaged")
+        raise CaptureFileError(self.name, 0, f"is no capture file ({'; '.join(reasons)})")
+
+    @property
+    def kind(self) -> str:
+        """pcap or pcapng."""
+        return self._walker.kind
+
+    @property
+    def interfaces(self) -> list[Interface]:
+        """The interfaces met so far."""
+        return self._walker.interfaces
+
+    @property
+    def unknown_blocks(self) -> int:
+        """Blocks so far that hold nothing for us."""
+        return self._walker.unknown_blocks
+
+    def batches(self) -> Iterator[Batch]:
+        """All packets, in file order; to be called once."""
+        packets = np.empty(_PACKETS, PACKET)
+        walker = self._walker
+        base = 0
+        try:
+            while True:
+                count, stopped = walker.walk(self._buffer, self._filled, packets)
+                if count:
+                    yield Batch(self._buffer, base, packets[:count])
+                if stopped == FULL:
+                    continue
+                done = walker.position
+                if stopped == BROKEN:
+                    self.ended, self.ended_at = CORRUPT, base + done
+                    return
+                # What is not whole moves to the front; a block that fills the buffer gets a larger one.
+                self._buffer[: self._filled - done] = self._buffer[done : self._filled].copy()
+                self._filled -= done
+                base += done
+                walker.position = 0
+                if self._filled >= len(self._buffer) - SLACK:
+                    larger = np.empty(min(2 * self._filled, LARGEST_BLOCK + _BUFFER) + SLACK, np.uint8)
+                    larger[: self._filled] = self._buffer[: self._filled]
+                    self._buffer = larger
+                if not self._fill():
+                    self.ended_at = base
+                    if self._fault is not None:
+                        self.ended = self._fault
+                    elif self._filled or walker.missing():
+                        self.ended = CUT
+                    return
+        finally:
+            self._source.close()
+
+    def _fill(self) -> int:
+        """Read as much as the buffer has room for; returns the bytes that came, 0 at the end."""
+        if self._fault is not None:
+            return 0
+        try:
+            got = self._source.readinto(self._buffer.data[self._filled : len(self._buffer) - SLACK])
+        except Damaged as damage:
+            self._fault = CUT if damage.cut else CORRUPT
+            return 0
+        except OSError as problem:
+            raise CaptureFileError(self.name, None, f"cannot be read: {problem.strerror or problem}") from None
+        self._filled += got
+        return got
+
+
+def sha256_of(path: str | os.PathLike[str], name: str) -> str:
+    """SHA-256 of the file as it is on disk.
+
+    Raises:
+        CaptureFileError: it cannot be read.
+    """
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise CaptureFileError(name, None, "is no regular file; captures are read from files")
-        with open(path, "rb") as file:
-            data = np.fromfile(file, np.uint8)
-    except (OSError, MemoryError) as problem:
-        reason = getattr(problem, "strerror", None) or "not enough memory"
-        raise CaptureFileError(name, None, f"cannot be read: {reason}") from None
-    head = data[:_HEAD_BYTES].tobytes()
-    reasons = [form.refusal(head) for form in _FORMATS]
-    for form, reason in zip(_FORMATS, reasons, strict=True):
-        if reason is None:
-            return CaptureFile(name, data, form.read(data), hashlib.sha256(data.data).hexdigest())
-    raise CaptureFileError(name, 0, f"is no capture file ({'; '.join(filter(None, reasons))})")
+        with open(path, "rb", buffering=0) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as problem:
+        raise CaptureFileError(name, None, f"cannot be read: {problem.strerror}") from None
 
 
 def read_tool_log(log: Path) -> toollog.ToolCounts | None:

@@ -1,17 +1,24 @@
-"""What indexing a capture file yields: its packets, its interfaces, and how reading ended."""
+"""What reading a capture file yields besides its packets: its interfaces, and how reading ended."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
 # How reading ended.
 WHOLE, CUT, CORRUPT = 0, 1, 2
 
+# Why a format's `walk` stopped: it needs more bytes, the packet index is full, or the file contradicts itself.
+MORE, FULL, BROKEN = 0, 1, 2
 
-@dataclass
+# Bounds that Wireshark has too: what is larger is no packet, no block.
+LARGEST_PACKET = 262_144
+LARGEST_BLOCK = 16 << 20
+
+
+@dataclass(slots=True)
 class Interface:
     """An interface of a capture file, with what the file says of its capture.
 
@@ -31,18 +38,21 @@ class Interface:
     dropped: int | None = None
 
 
-@dataclass
-class Capture:
-    """One capture file: its packets, interfaces, and how reading ended.
+class Walker(Protocol):
+    """The index of one file in the making, fed with its bytes piece by piece (one class per format).
 
-    `ended` is WHOLE, CUT (the file ends inside a block or record) or CORRUPT (an impossible length);
-    `ended_at` is the offset where reading stopped.
+    `position` is where in the present piece the walk goes on; `interfaces` those met so far.
     """
 
     kind: str
-    packets: np.ndarray[Any, Any]
+    position: int
     interfaces: list[Interface]
-    ended: int = WHOLE
-    ended_at: int = 0
-    unknown_blocks: int = 0
-    comments: list[str] = field(default_factory=list)
+    unknown_blocks: int
+
+    def walk(self, data: np.ndarray[Any, Any], size: int, packets: np.ndarray[Any, Any]) -> tuple[int, int]:
+        """Index whole packets of data[position:size] into `packets`; returns (how many, MORE or FULL or BROKEN)."""
+        ...
+
+    def missing(self) -> bool:
+        """Whether bytes of something that is being skipped are still to come."""
+        ...

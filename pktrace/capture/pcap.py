@@ -1,6 +1,7 @@
-"""pcap files: microseconds or nanoseconds, either byte order. A buffer in, values out.
+"""pcap files: microseconds or nanoseconds, either byte order, the modified variant. Bytes in, values out.
 
-Source: draft-ietf-opsawg-pcap (PCAP Capture File Format), sections 4 and 5.
+Sources: draft-ietf-opsawg-pcap (PCAP Capture File Format), sections 4 and 5; the modified variant has record headers
+of 24 bytes, with the interface's index, the protocol and the packet's type behind the usual 16.
 """
 
 from __future__ import annotations
@@ -10,19 +11,22 @@ from typing import Any
 
 import numpy as np
 
-from pktrace.capture.index import CUT, WHOLE, Capture, Interface
+from pktrace.capture.index import BROKEN, FULL, MORE, Interface
 from pktrace.compiled import kernel
-from pktrace.wire import PACKET, word
+from pktrace.wire import byte, word
 
+# magic number -> (byte order, nanoseconds per unit of the fraction, bytes of a record header)
 _MAGICS = {
-    b"\xd4\xc3\xb2\xa1": ("<", 1000),
-    b"\xa1\xb2\xc3\xd4": (">", 1000),
-    b"\x4d\x3c\xb2\xa1": ("<", 1),
-    b"\xa1\xb2\x3c\x4d": (">", 1),
+    b"\xd4\xc3\xb2\xa1": ("<", 1000, 16),
+    b"\xa1\xb2\xc3\xd4": (">", 1000, 16),
+    b"\x4d\x3c\xb2\xa1": ("<", 1, 16),
+    b"\xa1\xb2\x3c\x4d": (">", 1, 16),
+    b"\x34\xcd\xb2\xa1": ("<", 1000, 24),
+    b"\xa1\xb2\xcd\x34": (">", 1000, 24),
 }
 _FILE_HEADER = 24
-_RECORD_HEADER = 16
-_FIRST_PACKETS = 4096
+# The order of the two lengths in a record header: as today; swapped; swapped where captured exceeds length.
+_TODAY, _SWAPPED, _PERHAPS_SWAPPED = 0, 1, 2
 
 
 def refusal(head: bytes) -> str | None:
@@ -34,46 +38,70 @@ def refusal(head: bytes) -> str | None:
     return None
 
 
-def read(data: np.ndarray[Any, Any]) -> Capture:
-    """Index a pcap file.
+class PcapWalker:
+    """The index of one pcap file; `head` are its first 24 bytes, in which `refusal` has found nothing wrong."""
 
-    Args:
-        data: uint8, the whole file; `refusal` has found nothing wrong with its head.
+    kind = "pcap"
+    unknown_blocks = 0
 
-    Returns:
-        The capture; `ended` says whether the last record is whole.
-    """
-    order, fraction_ns = _MAGICS[data[:4].tobytes()]
-    snap_length, network = struct.unpack(order + "II", data[16:24].tobytes())
-    interface = Interface(link_type=network & 0xFFFF, snap_length=snap_length, resolution_ns=fraction_ns)
-    packets = np.zeros(min(_FIRST_PACKETS, len(data) // _RECORD_HEADER + 1), PACKET)
-    count, position, full = 0, _FILE_HEADER, True
-    while full:
-        count, position, full = _scan(data, packets, count, position, order == ">", fraction_ns)
-        if full:
-            packets = np.concatenate([packets, np.zeros(len(packets), PACKET)])
-    ended = WHOLE if position == len(data) else CUT
-    return Capture("pcap", packets[:count].copy(), [interface], ended, int(position))
+    def __init__(self, head: bytes) -> None:
+        order, self._fraction_ns, self._header = _MAGICS[head[:4]]
+        self._big = order == ">"
+        major, minor = struct.unpack(order + "HH", head[4:8])
+        snap_length, network = struct.unpack(order + "II", head[16:24])
+        # Lengths changed places in version 2.3; tcpdump of DG/UX wrote version 543.0 and swapped them too.
+        self._lengths = _SWAPPED if major == 543 or (major == 2 and minor < 3) else _TODAY
+        if major == 2 and minor == 3:
+            self._lengths = _PERHAPS_SWAPPED
+        self.interfaces = [Interface(network & 0xFFFF, snap_length, resolution_ns=self._fraction_ns)]
+        self.position = _FILE_HEADER
+
+    def walk(self, data: np.ndarray[Any, Any], size: int, packets: np.ndarray[Any, Any]) -> tuple[int, int]:
+        """Index whole records; see `index.Walker`."""
+        count, self.position, stopped = _scan(
+            data, size, self.position, packets, self._big, self._fraction_ns, self._header, self._lengths
+        )
+        return int(count), int(stopped)
+
+    def missing(self) -> bool:
+        """Nothing is ever skipped in a pcap file."""
+        return False
 
 
 @kernel
-def _scan(data, packets, count, position, big, fraction_ns):
-    """Walk the records from `position`; returns (packets, offset where reading stopped, no room left).
+def _scan(data, size, position, packets, big, fraction_ns, header, lengths):
+    """Walk records from `position`; returns (packets, position of what is not whole, MORE or FULL or BROKEN).
 
-    Every read is checked against the size of the file; each step goes on by at least 16 bytes.
+    Every read is checked against `size`; each step goes on by at least 16 bytes.
     """
-    size = len(data)
-    while position + 16 <= size:
+    count = 0
+    while position + header <= size:
         captured = word(data, position + 8, big)
-        if captured > size - position - 16:
+        length = word(data, position + 12, big)
+        if lengths == 1 or (lengths == 2 and captured > length):
+            captured, length = length, captured
+        if captured > 262_144:
+            return count, position, BROKEN
+        if captured > size - position - header:
             break
         if count == len(packets):
-            return count, position, True
+            return count, position, FULL
         packet = packets[count]
-        packet["offset"] = position + 16
+        packet["offset"] = position + header
         packet["ts"] = word(data, position, big) * 1_000_000_000 + word(data, position + 4, big) * fraction_ns
+        packet["packet_id"] = 0
         packet["captured"] = captured
-        packet["length"] = word(data, position + 12, big)
+        packet["length"] = length
+        packet["interface"] = 0
+        packet["dropped"] = 0
+        packet["options"] = 0
+        packet["options_end"] = 0
+        packet["marks"] = 0
+        packet["ifindex"] = 0
+        packet["direction"] = 0
+        if header == 24:
+            packet["ifindex"] = word(data, position + 16, big)
+            packet["direction"] = 2 if byte(data, position + 22) == 4 else 1
         count += 1
-        position += 16 + captured
-    return count, position, False
+        position += header + captured
+    return count, position, MORE

@@ -1,4 +1,4 @@
-"""pcapng files: several sections, either byte order, many interfaces. A buffer in, values out.
+"""pcapng files: several sections, either byte order, many interfaces. Bytes in, values out.
 
 Source: draft-ietf-opsawg-pcapng, sections 3 (structure), 4.1 (SHB), 4.2 (IDB), 4.3 (EPB), 4.4 (SPB), 4.6 (ISB).
 A compiled scanner walks the blocks; it indexes packets itself and hands the rare other blocks to Python.
@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from pktrace.capture.index import CORRUPT, CUT, WHOLE, Capture, Interface
+from pktrace.capture.index import BROKEN, FULL, LARGEST_BLOCK, LARGEST_PACKET, MORE, Interface
 from pktrace.capture.options import Options
 from pktrace.compiled import inlined, kernel
-from pktrace.wire import NO_TIME, OUT_OF_RANGE, PACKET, half, word
+from pktrace.wire import CHECKSUM_NOT_READY, NO_TIME, OUT_OF_RANGE, PACKET_ID, half, word
 
 SECTION_HEADER = 0x0A0D0D0A
 INTERFACE_DESCRIPTION = 1
@@ -22,11 +22,10 @@ SIMPLE_PACKET = 3
 INTERFACE_STATISTICS = 5
 ENHANCED_PACKET = 6
 _HEAD = b"\x0a\x0d\x0d\x0a"
-_FIRST_PACKETS = 4096
 
-# The scanner's state between calls: it returns whenever Python has to look at a block or to make room.
-_POSITION, _COUNT, _BIG, _UNKNOWN, _END, _INTERFACES = range(6)
-_STOP_END, _STOP_BLOCK, _STOP_FULL, _STOP_CUT, _STOP_CORRUPT = range(5)
+# The scanner's state between calls. SKIP: bytes of a large block without packets that are still to come.
+_POSITION, _BIG, _UNKNOWN, _END, _INTERFACES, _SKIP, _FIRST = range(7)
+_STOP_MORE, _STOP_FULL, _STOP_BROKEN, _STOP_BLOCK = MORE, FULL, BROKEN, 3
 # Columns of the interface table that the scanner needs for times.
 _SCALE_UP, _SCALE_DOWN, _BINARY, _OFFSET_S, _SNAP = range(5)
 _LARGEST_COUNT = 1 << 62
@@ -42,56 +41,76 @@ def refusal(head: bytes) -> str | None:
     return None
 
 
-def read(data: np.ndarray[Any, Any]) -> Capture:
-    """Index a pcapng file.
+class PcapngWalker:
+    """The index of one pcapng file; interface numbers run through all its sections."""
 
-    Args:
-        data: uint8, the whole file; `refusal` has found nothing wrong with its head.
+    kind = "pcapng"
 
-    Returns:
-        The capture; interface numbers run through all sections.
-    """
-    state = np.zeros(6, np.int64)
-    packets = np.zeros(min(_FIRST_PACKETS, len(data) // 12 + 1), PACKET)
-    times = np.zeros((8, 5), np.int64)
-    capture = Capture("pcapng", packets, [])
-    first_of_section = 0
-    while True:
-        stopped = _scan(data, packets, state, times, first_of_section)
-        if stopped == _STOP_FULL:
-            packets = np.concatenate([packets, np.zeros(len(packets), PACKET)])
-            continue
-        if stopped != _STOP_BLOCK:
-            break
-        position, end = int(state[_POSITION]), int(state[_END])
-        big = bool(state[_BIG])
-        kind = int.from_bytes(data[position : position + 4].tobytes(), "big" if big else "little")
-        body = data[position + 8 : end - 4].tobytes()
-        if kind == SECTION_HEADER:
-            first_of_section = len(capture.interfaces)
-            state[_INTERFACES] = 0
-            capture.comments.extend(Options(body[16:], big).comments())
-        elif kind == INTERFACE_DESCRIPTION:
-            interface, row = _interface(body, big)
-            capture.interfaces.append(interface)
-            if state[_INTERFACES] == len(times):
-                times = np.concatenate([times, np.zeros_like(times)])
-            times[state[_INTERFACES]] = row
-            state[_INTERFACES] += 1
-        elif kind == INTERFACE_STATISTICS:
-            _statistics(body, big, capture.interfaces, first_of_section, times)
-        state[_POSITION] = end
-    capture.packets = packets[: state[_COUNT]].copy()
-    capture.ended = {_STOP_CUT: CUT, _STOP_CORRUPT: CORRUPT}.get(int(stopped), WHOLE)
-    capture.ended_at = int(state[_POSITION])
-    capture.unknown_blocks = int(state[_UNKNOWN])
-    return capture
+    def __init__(self, head: bytes) -> None:
+        self._state = np.zeros(7, np.int64)
+        self._times = np.zeros((8, 5), np.int64)
+        self.interfaces: list[Interface] = []
+
+    @property
+    def position(self) -> int:
+        """Where in the present piece the walk goes on."""
+        return int(self._state[_POSITION])
+
+    @position.setter
+    def position(self, value: int) -> None:
+        self._state[_POSITION] = value
+
+    @property
+    def unknown_blocks(self) -> int:
+        """Blocks so far that hold nothing for us."""
+        return int(self._state[_UNKNOWN])
+
+    def walk(self, data: np.ndarray[Any, Any], size: int, packets: np.ndarray[Any, Any]) -> tuple[int, int]:
+        """Index whole blocks; see `index.Walker`."""
+        count = 0
+        while True:
+            count, stopped = _scan(data, size, packets, count, self._state, self._times)
+            if stopped != _STOP_BLOCK:
+                return int(count), int(stopped)
+            position, end = self.position, int(self._state[_END])
+            big = bool(self._state[_BIG])
+            kind = int.from_bytes(data[position : position + 4].tobytes(), "big" if big else "little")
+            body = data[position + 8 : end - 4].tobytes()
+            if kind == SECTION_HEADER:
+                if not _known_version(body, big):
+                    return int(count), BROKEN
+                self._state[_FIRST] = len(self.interfaces)
+                self._state[_INTERFACES] = 0
+            elif kind == INTERFACE_DESCRIPTION:
+                self._describe(body, big)
+            else:
+                _statistics(body, big, self.interfaces, int(self._state[_FIRST]), self._times)
+            self.position = end
+
+    def missing(self) -> bool:
+        """Whether bytes of a block that is being skipped are still to come."""
+        return bool(self._state[_SKIP])
+
+    def _describe(self, body: bytes, big: bool) -> None:
+        interface, row = _interface(body, big)
+        self.interfaces.append(interface)
+        number = int(self._state[_INTERFACES])
+        if number == len(self._times):
+            self._times = np.concatenate([self._times, np.zeros_like(self._times)])
+        self._times[number] = row
+        self._state[_INTERFACES] += 1
+
+
+def _known_version(body: bytes, big: bool) -> bool:
+    """Versions 1.0, and 1.2, which some writers gave to the same format (4.1)."""
+    order = "big" if big else "little"
+    major, minor = (int.from_bytes(body[at : at + 2], order) for at in (4, 6))  # type: ignore[arg-type]
+    return major == 1 and minor in (0, 2)
 
 
 def _interface(body: bytes, big: bool) -> tuple[Interface, tuple[int, ...]]:
     """An interface description block (4.2), and the row that the scanner needs to make times."""
     order = "big" if big else "little"
-    body = body.ljust(8, b"\0")
     link_type = int.from_bytes(body[0:2], order)  # type: ignore[arg-type]
     snap_length = int.from_bytes(body[4:8], order)  # type: ignore[arg-type]
     options = Options(body[8:], big)
@@ -152,9 +171,10 @@ def _exact_nanoseconds(ticks: int, row: list[int]) -> int:
 @inlined
 def _nanoseconds(ticks, times, row):
     """Ticks of an interface to ns since the epoch; OUT_OF_RANGE where 64 bits do not hold them."""
-    offset_ns = times[row, 3] * 1_000_000_000
-    if times[row, 3] > 9_000_000_000 or times[row, 3] < -9_000_000_000:
+    offset_s = times[row, 3]
+    if offset_s > 9_000_000_000 or offset_s < -9_000_000_000:
         return OUT_OF_RANGE
+    offset_ns = offset_s * 1_000_000_000
     bits = times[row, 2]
     if bits >= 0:
         if bits > 63:  # steps so small that 64 bits of them are less than a second
@@ -171,10 +191,17 @@ def _nanoseconds(ticks, times, row):
         fraction = (rest * np.uint64(1_000_000_000)) >> shift
         value = np.int64(seconds) * 1_000_000_000 + np.int64(fraction)
     else:
-        scaled = ticks // np.uint64(times[row, 1])
-        if scaled > np.uint64(9_000_000_000_000_000_000) // np.uint64(times[row, 0]):
+        up, down = np.uint64(times[row, 0]), np.uint64(times[row, 1])
+        scaled = ticks
+        if down > np.uint64(1):  # dividing by one takes as long as any division
+            scaled = ticks // down
+        if up > np.uint64(1):
+            if scaled > np.uint64(9_000_000_000_000_000_000) // up:
+                return OUT_OF_RANGE
+            scaled = scaled * up
+        if scaled > np.uint64(9_000_000_000_000_000_000):
             return OUT_OF_RANGE
-        value = np.int64(scaled) * times[row, 0]
+        value = np.int64(scaled)
     if (offset_ns > 0 and value > 9_223_372_036_854_775_807 - offset_ns) or value + offset_ns < -(1 << 62):
         return OUT_OF_RANGE
     return value + offset_ns
@@ -182,7 +209,7 @@ def _nanoseconds(ticks, times, row):
 
 @inlined
 def _packet_options(data, start, end, big, packet):
-    """Options of a packet block (4.3): epb_flags bits 0-1, epb_dropcount. At most (end - start) / 4 steps."""
+    """Options of a packet block (4.3) that every packet may have. At most (end - start) / 4 steps."""
     at = start
     while at + 4 <= end:
         code = half(data, at, big)
@@ -190,63 +217,81 @@ def _packet_options(data, start, end, big, packet):
         if code == 0 or at + 4 + length > end:
             return
         if code == 2 and length == 4:
-            packet["direction"] = word(data, at + 4, big) & 3
-        elif code == 4 and length == 8:
+            flags = word(data, at + 4, big)
+            packet["direction"] = flags & 3
+            if flags & 0x200:
+                packet["marks"] |= CHECKSUM_NOT_READY
+        elif (code == 4 or code == 5) and length == 8:
             high, low = word(data, at + 4, big), word(data, at + 8, big)
             if not big:
                 high, low = low, high
-            packet["dropped"] = low if high == 0 else 0xFFFFFFFF
+            if code == 5:
+                packet["packet_id"] = (np.uint64(high) << np.uint64(32)) | np.uint64(low)
+                packet["marks"] |= PACKET_ID
+            else:
+                packet["dropped"] = low if high == 0 else 0xFFFFFFFF
         at += 4 + ((length + 3) & ~3)
 
 
 @kernel
-def _scan(data, packets, state, times, first_interface):
-    """Walk blocks from state[_POSITION]; stop at the end, at a block for Python, or when `packets` is full.
+def _scan(data, size, packets, count, state, times):
+    """Walk blocks from the state's position; returns (packets, why it stopped).
 
-    Every read is checked against the size of the file; each step goes on by at least 12 bytes.
+    Every read is checked against `size`; each step goes on by at least 12 bytes. A block is looked at when all of it
+    is there, so that what is found does not depend on how the file was cut into pieces.
     """
-    size = len(data)
-    position = state[0]
-    count = state[1]
-    big = state[2] != 0
-    stopped = 0
-    while position < size:
-        if position + 12 > size:
-            stopped = 3
-            break
+    position = state[_POSITION]
+    big = state[_BIG] != 0
+    described = state[_INTERFACES]
+    stopped = _STOP_MORE
+    if state[_SKIP] > 0:
+        step = min(state[_SKIP], size - position)
+        state[_SKIP] -= step
+        position += step
+    while position + 12 <= size:
         kind = word(data, position, big)
         if kind == 0x0A0D0D0A:
             # A section header gives the byte order of all that follows, its own length included (4.1).
-            big = data[position + 8] == 0x1A and data[position + 9] == 0x2B
-            magic = word(data, position + 8, big)
-            if magic != 0x1A2B3C4D:
-                stopped = 4
+            big = word(data, position + 8, True) == 0x1A2B3C4D
+            if word(data, position + 8, big) != 0x1A2B3C4D:
+                stopped = _STOP_BROKEN
                 break
-            state[2] = 1 if big else 0
         total = word(data, position + 4, big)
         if total < 12 or (total & 3) != 0:
-            stopped = 4
+            stopped = _STOP_BROKEN
             break
+        packet_block = kind == 6 or kind == 2 or kind == 3
+        ours = packet_block or kind == 0x0A0D0D0A or kind == 1 or kind == 5
+        if total > LARGEST_BLOCK:
+            if ours:
+                stopped = _STOP_BROKEN
+                break
+            step = min(total, size - position)
+            state[_SKIP] = total - step
+            state[_UNKNOWN] += 1
+            position += step
+            continue
         if total > size - position:
-            stopped = 3
             break
         end = position + total
-        if kind == 6 or kind == 2 or kind == 3:
+        if word(data, end - 4, big) != total:
+            stopped = _STOP_BROKEN
+            break
+        if packet_block:
             if count == len(packets):
-                stopped = 2
+                stopped = _STOP_FULL
                 break
             head = 12 if kind == 3 else 28
             if total < head + 4:
-                stopped = 4
+                stopped = _STOP_BROKEN
                 break
             interface = np.int64(0)
             packet = packets[count]
             if kind == 3:
                 length = word(data, position + 8, big)
                 captured = min(length, end - 4 - position - head)
-                if state[5] > 0 and times[0, 4] > 0:
+                if described > 0 and times[0, 4] > 0:
                     captured = min(captured, times[0, 4])
-                packet["ts"] = NO_TIME
             else:
                 if kind == 6:
                     interface = word(data, position + 8, big)
@@ -254,32 +299,44 @@ def _scan(data, packets, state, times, first_interface):
                     interface = half(data, position + 8, big)
                 captured = word(data, position + 20, big)
                 length = word(data, position + 24, big)
-                if captured > end - 4 - position - head:
-                    stopped = 4
-                    break
-                if interface < state[5]:
-                    high = np.uint64(word(data, position + 12, big))
-                    low = np.uint64(word(data, position + 16, big))
-                    packet["ts"] = _nanoseconds((high << np.uint64(32)) | low, times, interface)
-                else:
-                    packet["ts"] = NO_TIME
-                options = position + head + ((captured + 3) & ~np.int64(3))
-                _packet_options(data, options, end - 4, big, packet)
+            if interface >= described or captured > end - 4 - position - head or captured > LARGEST_PACKET:
+                stopped = _STOP_BROKEN
+                break
+            if kind == 3:
+                packet["ts"] = NO_TIME
+            else:
+                high = np.uint64(word(data, position + 12, big))
+                low = np.uint64(word(data, position + 16, big))
+                packet["ts"] = _nanoseconds((high << np.uint64(32)) | low, times, interface)
             packet["offset"] = position + head
+            packet["packet_id"] = 0
             packet["captured"] = captured
             packet["length"] = length
-            packet["interface"] = first_interface + interface if interface < state[5] else -1
+            packet["interface"] = state[_FIRST] + interface
+            packet["dropped"] = 0
+            packet["ifindex"] = 0
+            packet["direction"] = 0
+            packet["marks"] = 0
+            options = position + head + ((captured + 3) & ~np.int64(3))
+            packet["options"] = options
+            packet["options_end"] = options
+            if kind == 2:
+                drops = half(data, position + 10, big)
+                packet["dropped"] = 0 if drops == 0xFFFF else drops
+            if kind != 3 and options + 4 <= end - 4:
+                packet["options_end"] = end - 4
+                _packet_options(data, options, end - 4, big, packet)
             count += 1
-        elif kind == 0x0A0D0D0A or kind == 1 or kind == 5:
-            if kind == 0x0A0D0D0A and total < 28:
-                stopped = 4
+        elif ours:
+            if total < (28 if kind == 0x0A0D0D0A else 20 if kind == 1 else 24):
+                stopped = _STOP_BROKEN
                 break
-            state[4] = end
-            stopped = 1
+            state[_END] = end
+            stopped = _STOP_BLOCK
             break
         else:
-            state[3] += 1
+            state[_UNKNOWN] += 1
         position = end
-    state[0] = position
-    state[1] = count
-    return stopped
+    state[_POSITION] = position
+    state[_BIG] = 1 if big else 0
+    return count, stopped

@@ -25,14 +25,15 @@ from pktrace.report.words import plural
 @click.option("--json", "as_json", is_flag=True, help="Print counts and the ledger as JSON.")
 def observe(files: tuple[str, ...], output: str, as_json: bool) -> int:
     """Decode captures into an observations table: a row per packet in file order, unknown packets with null fields."""
-    from pktrace.observations.observe import observe_files
-    from pktrace.observations.table import observations_table
-    from pktrace.report.results import metadata_of, write_table
+    from pktrace.observations.export import ObservationStream
+    from pktrace.report.results import input_metadata, write_tables
 
     if not output or any(os.path.realpath(output) == os.path.realpath(file) for file in files):
         raise click.BadParameter("must be a file of its own, not one of the captures", param_hint="--output")
-    observations = with_kernels(lambda: observe_files(list(files)))
-    write_table(observations_table(observations), Path(output), metadata_of(observations))
+    stream = ObservationStream(files)
+    with_kernels(
+        lambda: write_tables(stream.tables(), Path(output), lambda: input_metadata(stream.paths, stream.sha256))
+    )
     ledger = [
         {
             "counter": counter.name,
@@ -41,14 +42,14 @@ def observe(files: tuple[str, ...], output: str, as_json: bool) -> int:
             "count": count,
             "sentence": counter.sentence,
         }
-        for counter, _, capture, count in observations.ledger.rows()
+        for counter, _, capture, count in stream.ledger.rows()
     ]
     if as_json:
         import json
 
-        click.echo(json.dumps({"packets": len(observations.rows), "output": output, "ledger": ledger}, indent=2))
+        click.echo(json.dumps({"packets": stream.packets, "output": output, "ledger": ledger}, indent=2))
     else:
         for entry in ledger:
             tell(f"{entry['counter']}: {entry['count']:,} in {entry['capture']}. {entry['sentence']}")
-        tell(f"{plural(len(observations.rows), 'packet')} of {plural(len(files), 'file')} in {output}")
-    return EXIT_DAMAGED_OR_UNDECIDED if observations.damaged else EXIT_DONE
+        tell(f"{plural(stream.packets, 'packet')} of {plural(len(files), 'file')} in {output}")
+    return EXIT_DAMAGED_OR_UNDECIDED if stream.damaged else EXIT_DONE

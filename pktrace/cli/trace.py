@@ -201,7 +201,7 @@ def capture_filter(condition: Any) -> str:
 
 
 def _one_way(condition: Any) -> str:
-    from pktrace.observations.table import address_text
+    from pktrace.observations.tunnels import address_text
 
     parts: list[list[str]] = []
     if condition.protocols is not None:
@@ -280,7 +280,7 @@ def _addresses_inside(folder: Path) -> list[str]:
 
     from pktrace.decode import rows as field
     from pktrace.observations.observe import observe_run
-    from pktrace.observations.table import address_text
+    from pktrace.observations.tunnels import address_text
     from pktrace.run.runfile import load_run
 
     observations = observe_run(load_run(folder))

@@ -14,6 +14,7 @@ import numpy as np
 
 from pktrace.compiled import inlined, kernel
 from pktrace.decode.rows import HAS_IP
+from pktrace.wire import little_double
 
 PAYLOAD_BYTES = 64
 UNBOUNDED = np.int64(1 << 40)
@@ -70,51 +71,62 @@ def headers_and_kept(rows, header, kept):
     return payload
 
 
+@inlined
+def digest_of(data, start, row, kept):
+    """Fill `digest` of a row whose packet begins at data[start], of which SLACK bytes more than captured may be read.
+
+    Args:
+        kept: how many bytes from the network header on every capture of such packets kept, UNBOUNDED if not known.
+    """
+    state = _header(row)
+    l4 = np.int64(row["l4"])
+    if l4 > 0:
+        stop = min(np.int64(row["payload"]) + PAYLOAD_BYTES, np.int64(row["ip_end"]))
+        stop = min(stop, np.int64(row["l3"]) + kept)
+        stop = start + min(stop, np.int64(row["captured_length"]))
+        # Which word from l4 on holds the checksum, and what is left of that word without it.
+        holed = np.int64(-1)
+        left = np.uint64(0)
+        if row["fragment_offset"] == 0:
+            protocol = row["protocol"]
+            if protocol == 6:
+                holed, left = np.int64(2), np.uint64(0xFFFFFFFFFFFF0000)
+            elif protocol == 17 or protocol == 136:
+                holed, left = np.int64(0), np.uint64(0x0000FFFFFFFFFFFF)
+            elif protocol == 1 or protocol == 58:
+                holed, left = np.int64(0), np.uint64(0xFFFFFFFF0000FFFF)
+            elif protocol == 132:
+                holed, left = np.int64(1), np.uint64(0xFFFFFFFF00000000)
+        at = start + l4
+        number = np.int64(0)
+        while at + 8 <= stop:
+            value = little_double(data, at)
+            if number == holed:
+                value &= left
+            state = _mix(state, value)
+            number += 1
+            at += 8
+        value = np.uint64(0)
+        if at < stop:
+            value = little_double(data, at) & ((np.uint64(1) << np.uint64(8 * (stop - at))) - np.uint64(1))
+            if number == holed:
+                value &= left
+        state = _mix(state, value)
+    state ^= state >> np.uint64(33)
+    state *= _P2
+    state ^= state >> np.uint64(29)
+    state *= _P3
+    state ^= state >> np.uint64(32)
+    row["digest"] = state
+
+
 @kernel
-def digest(data, rows, kept):
-    """Fill `digest` of the rows of one capture file.
+def digest_again(data, base, rows, kept):
+    """Digest rows anew over fewer bytes; `data` holds all their captured bytes, its first byte is at `base`.
 
     Args:
         kept: int64 per row, how many bytes from the network header on every capture of such packets kept.
     """
     for number in range(len(rows)):
-        row = rows[number]
-        if not row["has"] & HAS_IP:
-            continue
-        start = row["byte_offset"]
-        l4 = np.int64(row["l4"])
-        state = _header(row)
-        if l4 > 0:
-            stop = min(np.int64(row["payload"]) + PAYLOAD_BYTES, np.int64(row["ip_end"]))
-            stop = min(stop, np.int64(row["l3"]) + kept[number])
-            stop = min(stop, np.int64(row["captured_length"]))
-            checksum = np.int64(-4)
-            checksum_end = np.int64(-4)
-            if row["fragment_offset"] == 0:
-                protocol = row["protocol"]
-                if protocol == 6:
-                    checksum = l4 + 16
-                elif protocol == 17 or protocol == 136:
-                    checksum = l4 + 6
-                elif protocol == 1 or protocol == 58:
-                    checksum = l4 + 2
-                elif protocol == 132:
-                    checksum = l4 + 8
-                checksum_end = checksum + (4 if protocol == 132 else 2)
-            value = np.uint64(0)
-            shift = np.uint64(0)
-            for at in range(l4, stop):
-                if at < checksum or at >= checksum_end:
-                    value |= np.uint64(data[start + at]) << shift
-                shift += np.uint64(8)
-                if shift == np.uint64(64):
-                    state = _mix(state, value)
-                    value = np.uint64(0)
-                    shift = np.uint64(0)
-            state = _mix(state, value)
-        state ^= state >> np.uint64(33)
-        state *= _P2
-        state ^= state >> np.uint64(29)
-        state *= _P3
-        state ^= state >> np.uint64(32)
-        row["digest"] = state
+        if rows[number]["has"] & HAS_IP:
+            digest_of(data, rows[number]["byte_offset"] - base, rows[number], kept[number])

@@ -1,8 +1,7 @@
-"""Link layers: from the first captured byte to the network header.
+"""Link layers: from the first captured byte towards the network header.
 
-Link types by their number in the IANA/tcpdump registry. Each function returns
-(ethertype, offset of the network header, VLAN id or -1); ethertype -1: header not captured whole,
-0: no network protocol that we know, -2: link type not decoded.
+Link types by their number in the tcpdump.org registry. Positions are offsets in the batch; `limit` is where the
+captured bytes of the packet end. What a layer carries is told by its EtherType, or one of the codes below.
 """
 
 from __future__ import annotations
@@ -10,80 +9,270 @@ from __future__ import annotations
 import numpy as np
 
 from pktrace.compiled import inlined
-from pktrace.wire import half, word
+from pktrace.decode.rows import HAS_VLAN
+from pktrace.wire import byte, half, word
 
 IPV4 = 0x0800
 IPV6 = 0x86DD
-_MOST_TAGS = 8
+NSH = 0x894F
+# Not EtherTypes (those begin at 1536): what carries something else, and why nothing can be decoded.
+NOTHING = 0
+ETHERNET = 1
+LLC = 2
+PPP = 3
+MPLS = 4
+RAW_IP = 5
+PPPOE = 6
+CUT = -1
+UNKNOWN = -2
+_MOST_SHIMS = 16
 
 
 @inlined
-def _ethernet(data, start, captured, at):
-    """EtherType at `at`, with VLAN tags 802.1Q and 802.1ad before it, or an 802.3 length with a SNAP header."""
-    vlan = -1
-    if at + 2 > captured:
-        return -1, 0, vlan
-    kind = half(data, start + at, True)
-    at += 2
-    for _ in range(_MOST_TAGS):
-        if kind != 0x8100 and kind != 0x88A8 and kind != 0x9100:
-            break
-        if at + 4 > captured:
-            return -1, 0, vlan
-        if vlan < 0:
-            vlan = half(data, start + at, True) & 0xFFF
-        kind = half(data, start + at + 2, True)
-        at += 4
-    if kind <= 1500:
-        if at + 8 > captured:
-            return 0, at, vlan
-        snap = word(data, start + at, True) == 0xAAAA0300 and half(data, start + at + 4, True) == 0
-        if not snap:
-            return 0, at, vlan
-        kind = half(data, start + at + 6, True)
-        at += 8
-    return kind, at, vlan
-
-
-@inlined
-def _by_version(data, start, captured):
-    """Raw IP: the version is in the first four bits."""
-    if captured < 1:
-        return -1
-    version = np.int64(data[start]) >> 4
-    if version == 4:
-        return IPV4
-    if version == 6:
-        return IPV6
-    return 0
-
-
-@inlined
-def network_header(data, start, captured, link_type):
-    """(ethertype, offset, vlan) for one packet of `captured` bytes at data[start]."""
-    if link_type == 1 or link_type == 113:  # Ethernet; Linux cooked, version 1
-        if link_type == 113 and captured < 16:
-            return -1, 0, -1
-        return _ethernet(data, start, captured, np.int64(12 if link_type == 1 else 14))
-    if link_type == 276:  # Linux cooked, version 2: the protocol stands first, and 20 bytes of header around it
-        if captured < 20:
-            return -1, 0, -1
-        return half(data, start, True), 20, -1
-    if link_type == 101 or link_type == 12 or link_type == 14:  # raw IP
-        return _by_version(data, start, captured), 0, -1
+def link_layer(data, at, limit, link_type, row):
+    """What the link layer of a packet carries, and where that begins."""
+    if link_type == 1:
+        return ETHERNET, at
+    if link_type == 101 or link_type == 12 or link_type == 14:
+        return RAW_IP, at
     if link_type == 228:
-        return IPV4, 0, -1
+        return IPV4, at
     if link_type == 229:
-        return IPV6, 0, -1
-    if link_type == 0 or link_type == 108:  # BSD loopback: address family, in the byte order of the writer
-        if captured < 4:
-            return -1, 0, -1
-        family = word(data, start, True)
-        if family > 0xFFFF:
-            family = word(data, start, False)
-        if family == 2:
-            return IPV4, 4, -1
-        if family == 10 or family == 24 or family == 28 or family == 30:
-            return IPV6, 4, -1
-        return 0, 4, -1
-    return -2, 0, -1
+        return IPV6, at
+    if link_type == 113:
+        return _cooked(data, at, limit, row)
+    if link_type == 276:
+        return _cooked_2(data, at, limit, row)
+    if link_type == 0 or link_type == 108:
+        return _loopback(data, at, limit)
+    if link_type == 9 or link_type == 50:
+        return PPP, at
+    if link_type == 166 or link_type == 204:  # a byte before tells the direction
+        if at >= limit:
+            return CUT, at
+        row["direction"] = 2 if byte(data, at) != 0 else 1
+        at += 1
+        if link_type == 166 and at < limit and byte(data, at) == 3:
+            at += 1  # there it stands in the place of the address; the control byte follows
+        return PPP, at
+    if link_type == 51:
+        return PPPOE, at
+    if link_type == 219:
+        return MPLS, at
+    if link_type == 105:
+        return _wireless(data, at, limit, False)
+    if link_type == 127:
+        return _radiotap(data, at, limit)
+    if link_type == 119 or link_type == 163:
+        return _wireless_header(data, at, limit)
+    return UNKNOWN, at
+
+
+@inlined
+def _cooked(data, at, limit, row):
+    """Linux cooked capture (SLL): packet type, ARPHRD type, address, protocol."""
+    if at + 16 > limit:
+        return CUT, at
+    row["direction"] = 2 if half(data, at, True) == 4 else 1
+    protocol = half(data, at + 14, True)
+    return LLC if protocol == 4 else protocol if protocol >= 1536 else NOTHING, at + 16
+
+
+@inlined
+def _cooked_2(data, at, limit, row):
+    """Linux cooked capture, version 2 (SLL2): protocol, interface index, ARPHRD type, packet type, address."""
+    if at + 20 > limit:
+        return CUT, at
+    protocol = half(data, at, True)
+    row["ifindex"] = word(data, at + 4, True)
+    row["direction"] = 2 if byte(data, at + 10) == 4 else 1
+    return LLC if protocol == 4 else protocol if protocol >= 1536 else NOTHING, at + 20
+
+
+@inlined
+def _loopback(data, at, limit):
+    """BSD loopback: the address family, in the byte order of the writer."""
+    if at + 4 > limit:
+        return CUT, at
+    family = word(data, at, True)
+    if family > 0xFFFF:
+        family = word(data, at, False)
+    if family == 2:
+        return IPV4, at + 4
+    if family == 10 or family == 24 or family == 28 or family == 30:
+        return IPV6, at + 4
+    return NOTHING, at + 4
+
+
+@inlined
+def _radiotap(data, at, limit):
+    """Radiotap header: its length, and whether the 802.11 header behind it is padded to four bytes (flag 0x20)."""
+    if at + 8 > limit:
+        return CUT, at
+    length = half(data, at + 2, False)
+    if length < 8:
+        return NOTHING, at
+    present = word(data, at + 4, False)
+    flags_at = at + 8
+    chained = present
+    while chained & 0x80000000 and flags_at + 4 <= limit and flags_at + 4 <= at + length:
+        chained = word(data, flags_at, False)
+        flags_at += 4
+    padded = False
+    if present & 2:
+        if present & 1:  # a 64 bit clock stands before, aligned to 8 bytes from the header's start
+            flags_at = at + ((flags_at - at + 7) & ~7) + 8
+        if flags_at < limit and flags_at < at + length:
+            padded = byte(data, flags_at) & 0x20 != 0
+    return _wireless(data, at + length, limit, padded)
+
+
+@inlined
+def _wireless_header(data, at, limit):
+    """AVS (which says its length) or Prism (which says it in either byte order) before the 802.11 header."""
+    if at + 8 > limit:
+        return CUT, at
+    code = word(data, at, True)
+    if code == 0x80211001 or code == 0x80211002:
+        length = word(data, at + 4, True)
+    else:
+        length = word(data, at + 4, code == 0x44 or code == 0x41)
+    if length < 8 or length > limit - at:
+        return CUT, at
+    return _wireless(data, at + length, limit, False)
+
+
+@inlined
+def _wireless(data, at, limit, padded):
+    """IEEE 802.11 (9.2.3): data frames that are not encrypted, first fragments, no aggregates."""
+    if at + 24 > limit:
+        return (CUT if at + 2 <= limit and byte(data, at) & 0x0C == 0x08 else NOTHING), at
+    control = byte(data, at)
+    flags = byte(data, at + 1)
+    if control & 0x0F != 0x08 or control & 0x40 or flags & 0x40 or half(data, at + 22, False) & 15:
+        return NOTHING, at
+    length = 24
+    if flags & 3 == 3:
+        length += 6
+    if control & 0x80:
+        if at + length + 2 > limit:
+            return CUT, at
+        if byte(data, at + length) & 0x80:
+            return NOTHING, at
+        length += 2
+        if flags & 0x80:
+            length += 4
+    if padded:
+        length = (length + 3) & ~3
+    return LLC, at + length
+
+
+@inlined
+def _llc(data, at, limit):
+    """LLC (IEEE 802.2): SNAP with an EtherType, or IP by its own SAP."""
+    if at + 3 > limit:
+        return CUT, at
+    if byte(data, at) == 6 and byte(data, at + 1) == 6 and byte(data, at + 2) == 3:
+        return IPV4, at + 3
+    if at + 8 > limit:
+        return NOTHING, at
+    if word(data, at, True) != 0xAAAA0300 or (half(data, at + 4, True) != 0 and half(data, at + 4, True) != 0xF8):
+        return NOTHING, at
+    kind = half(data, at + 6, True)
+    return kind if kind >= 1536 else NOTHING, at + 8
+
+
+@inlined
+def _ppp(data, at, limit):
+    """PPP (RFC 1661, 1662): address and control bytes may be left out, protocol numbers compressed to one byte."""
+    if at + 2 <= limit and byte(data, at) == 0xFF and byte(data, at + 1) == 3:
+        at += 2
+    if at >= limit:
+        return CUT, at
+    protocol = byte(data, at)
+    if protocol & 1:
+        at += 1
+    else:
+        if at + 2 > limit:
+            return CUT, at
+        protocol = half(data, at, True)
+        at += 2
+    if protocol == 0x21:
+        return IPV4, at
+    if protocol == 0x57:
+        return IPV6, at
+    if protocol == 0x281 or protocol == 0x283:
+        return MPLS, at
+    return NOTHING, at
+
+
+@inlined
+def _by_version(data, at, limit):
+    """IP without anything that tells its version but the packet itself: the first four bits."""
+    if at >= limit:
+        return CUT, at
+    version = byte(data, at) >> 4
+    return IPV4 if version == 4 else IPV6 if version == 6 else NOTHING, at
+
+
+@inlined
+def to_network(data, at, limit, kind, row):
+    """Pass over what stands between here and a network header: returns (IPV4, IPV6, NSH or why none, position).
+
+    VLAN tags, MPLS labels, PPPoE and their like, at most _MOST_SHIMS of them.
+    """
+    for _ in range(_MOST_SHIMS):
+        if kind == IPV4 or kind == IPV6 or kind <= 0:
+            return kind, at
+        if kind == ETHERNET:
+            if at + 14 > limit:
+                return CUT, at
+            kind = half(data, at + 12, True)
+            at += 14
+            if kind < 1536:
+                kind = LLC if kind <= 1500 else NOTHING
+        elif kind == 0x8100 or kind == 0x88A8 or kind == 0x9100:
+            if at + 4 > limit:
+                return CUT, at
+            if not row["has"] & HAS_VLAN:
+                row["has"] |= HAS_VLAN
+                row["vlan"] = half(data, at, True) & 0xFFF
+            kind = half(data, at + 2, True)
+            at += 4
+            if kind < 1536:
+                kind = LLC if kind <= 1500 else NOTHING
+        elif kind == LLC:
+            kind, at = _llc(data, at, limit)
+        elif kind == RAW_IP:
+            kind, at = _by_version(data, at, limit)
+        elif kind == MPLS or kind == 0x8847 or kind == 0x8848:
+            kind = MPLS
+            if at + 4 > limit:
+                return CUT, at
+            if byte(data, at + 2) & 1:  # bottom of the stack (RFC 3032)
+                kind = RAW_IP
+            at += 4
+        elif kind == PPPOE or kind == 0x8864:  # RFC 2516: version and type, code, session, length
+            if at + 6 > limit:
+                return CUT, at
+            if byte(data, at) != 0x11 or byte(data, at + 1) != 0:
+                return NOTHING, at
+            kind = PPP
+            at += 6
+        elif kind == PPP:
+            kind, at = _ppp(data, at, limit)
+        else:
+            return kind if kind == NSH else NOTHING, at
+    return NOTHING, at
+
+
+@inlined
+def bottom_label(data, at, limit):
+    """The last label of the MPLS stack at `at` (RFC 3032), or -1."""
+    for _ in range(_MOST_SHIMS):
+        if at + 4 > limit:
+            return np.int64(-1)
+        if byte(data, at + 2) & 1:
+            return word(data, at, True) >> 12
+        at += 4
+    return np.int64(-1)

@@ -6,6 +6,7 @@ import numpy as np
 
 # Addresses are two 64 bit halves; an IPv4 address is in the low half. `l3`, `l4` and `payload` are offsets from the
 # packet's first captured byte; `ip_end` is where the IP header says that the packet ends, which excludes padding.
+# `tunnel` is 1 + the number of the innermost entry of the file's tunnel table (decode/tunnels.py), 0 for none.
 ROW = np.dtype(
     [
         ("frame", np.int64),
@@ -16,6 +17,7 @@ ROW = np.dtype(
         ("destination_high", np.uint64),
         ("destination_low", np.uint64),
         ("digest", np.uint64),
+        ("packet_id", np.uint64),
         ("captured_length", np.uint32),
         ("length", np.uint32),
         ("has", np.uint32),
@@ -27,6 +29,8 @@ ROW = np.dtype(
         ("l4", np.uint32),
         ("payload", np.uint32),
         ("ip_end", np.uint32),
+        ("tunnel", np.uint32),
+        ("ifindex", np.uint32),
         ("point", np.int32),
         ("capture", np.int32),
         ("interface", np.int32),
@@ -65,5 +69,6 @@ CUT_HEADER = 2048
 MALFORMED = 4096
 UNKNOWN_LINK = 8192
 BAD_TIME = 16384
-UNKNOWN_INTERFACE = 32768
+HAS_PACKET_ID = 32768
 NO_DIRECTION = 65536  # the point asks for a direction, and the file does not say which the packet has
+PARTIAL_CHECKSUM = 131072  # the checksum field holds the pseudo-header's sum, or the file says that it is not ready

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from pktrace.capture.files import CaptureFile, read_tool_log
+from pktrace.capture.files import read_tool_log
 from pktrace.capture.index import WHOLE, Interface
 from pktrace.decode import rows as field
 from pktrace.errors import CaptureFileError
 from pktrace.ledger import Ledger
+from pktrace.observations.decoded import DecodedFile
 from pktrace.run.model import Point, Run
 
 _SLACK_NS = 10**9
@@ -47,24 +48,45 @@ class Coverage:
         return bool(self.dropped) or self.unread > 0 or self.hole or self.unusable > 0
 
 
-def interfaces_of(file: CaptureFile, point: Point) -> list[int]:
-    """Interfaces of the file that belong to the point; files without interface names belong to it whole."""
-    interfaces = file.capture.interfaces
-    if point.interface is None or (len(interfaces) <= 1 and not any(interface.name for interface in interfaces)):
-        return list(range(len(interfaces)))
-    found = [number for number, interface in enumerate(interfaces) if interface.name == point.interface]
-    if not found:
-        known = ", ".join(sorted({interface.name for interface in interfaces if interface.name})) or "none with a name"
-        raise CaptureFileError(
-            file.name, None, f"has no interface {point.interface!r} that point {point.name!r} asks for; it has: {known}"
-        )
-    return found
+def interfaces_of(file: DecodedFile, point: Point) -> list[int]:
+    """Interfaces of the file that belong to the point.
+
+    A point names one by its name; by `#N`, its number in the file from 0 (Wireshark's frame.interface_id); or by the
+    host's number of the interface, where the packets tell it (SLL2). Files without names belong to the point whole.
+    """
+    interfaces = file.interfaces
+    wanted = point.interface
+    every = list(range(len(interfaces)))
+    if wanted is None:
+        return every
+    found = [number for number in every if interfaces[number].name == wanted]
+    if found:
+        return found
+    if wanted[:1] == "#" and wanted[1:].isdecimal() and int(wanted[1:]) < len(interfaces):
+        return [int(wanted[1:])]
+    if interface_index(file, point) is not None:
+        return every
+    if len(interfaces) <= 1 and not any(interface.name for interface in interfaces):
+        return every
+    named = sorted({interface.name for interface in interfaces if interface.name})
+    known = ", ".join(named) or f"none with a name, {len(interfaces)} by number (#0 and so on)"
+    raise CaptureFileError(
+        file.name, None, f"has no interface {wanted!r} that point {point.name!r} asks for; it has: {known}"
+    )
+
+
+def interface_index(file: DecodedFile, point: Point) -> int | None:
+    """The host's number of the interface that a point asks for, in a file whose packets tell it; else None."""
+    wanted = point.interface
+    if wanted is None or not wanted.isdecimal() or len(wanted) > 9 or not file.rows["ifindex"].any():
+        return None
+    return int(wanted)
 
 
 def coverage_of(
     run: Run,
     point: Point,
-    files: list[CaptureFile],
+    files: list[DecodedFile],
     decoded: list[np.ndarray[Any, Any]],
     ledger: Ledger,
 ) -> Coverage:
@@ -79,9 +101,9 @@ def coverage_of(
         span = (int(times.min()), int(times.max())) if len(times) else (None, None)
         firsts.append(span[0])
         lasts.append(span[1])
-        damaged = file.capture.ended != WHOLE
+        damaged = file.ended != WHOLE
         cut_at.append(damaged)
-        chosen = [file.capture.interfaces[number] for number in interfaces_of(file, point)]
+        chosen = [file.interfaces[number] for number in interfaces_of(file, point)]
         steps.extend(interface.resolution_ns for interface in chosen)
         start, end = span
         if _is_excerpt(file, chosen):
@@ -134,7 +156,7 @@ def _statistics_span(interface: Interface, packets: tuple[int | None, int | None
     return (None, None) if packets[0] is not None else (start, end)
 
 
-def _is_excerpt(file: CaptureFile, chosen: list[Interface]) -> bool:
+def _is_excerpt(file: DecodedFile, chosen: list[Interface]) -> bool:
     """Whether the statistics are of a larger capture, from which the file was cut out, and say nothing of its ends.
 
     Some tools count received packets with those dropped, some without; both ways round, a whole file has at least
@@ -142,8 +164,10 @@ def _is_excerpt(file: CaptureFile, chosen: list[Interface]) -> bool:
     """
     received = sum(interface.received or 0 for interface in chosen)
     dropped = sum(interface.dropped or 0 for interface in chosen)
-    numbers = [number for number, interface in enumerate(file.capture.interfaces) if interface in chosen]
-    return int(np.isin(file.capture.packets["interface"], numbers).sum()) < received - dropped
+    packets = sum(
+        int(file.packets_of[number]) for number, interface in enumerate(file.interfaces) if interface in chosen
+    )
+    return packets < received - dropped
 
 
 def _has_gap(spans: list[tuple[int, int]]) -> bool:
@@ -160,27 +184,26 @@ def _has_gap(spans: list[tuple[int, int]]) -> bool:
 def _unusable(rows: np.ndarray[Any, Any], point: Point) -> int:
     """Packets that may be what another point saw, and that cannot be followed: they prove that absence here does not.
 
-    A header that the snap length cut, a link type that is not decoded, an interface that the file does not describe,
-    no time, or no direction where the point asks for one.
+    A header that the snap length cut, a link type that is not decoded, no time, or no direction where the point asks
+    for one.
     """
-    bits = field.UNKNOWN_LINK | field.UNKNOWN_INTERFACE | field.BAD_TIME | field.NO_DIRECTION
+    bits = field.UNKNOWN_LINK | field.BAD_TIME | field.NO_DIRECTION
     lost = rows["has"] & bits != 0
     lost |= (rows["has"] & field.CUT_HEADER != 0) & (rows["has"] & field.HAS_IP == 0)
     lost |= (rows["has"] & field.HAS_TIME == 0) & (rows["has"] & field.NOT_IP == 0)
     return int(np.count_nonzero(lost))
 
 
-def _dropped(run: Run, point: Point, file: CaptureFile, logs: set[Path]) -> tuple[int | None, int]:
+def _dropped(run: Run, point: Point, file: DecodedFile, logs: set[Path]) -> tuple[int | None, int]:
     """(packets dropped by the capture, or None where nothing says so; packets left unread).
 
     The interface statistics, the packets' own drop counts and the tool's log may each tell; the largest is believed.
     Rotated files share one log, which counts once: `logs` holds those that were read.
     """
     numbers = interfaces_of(file, point)
-    told = [file.capture.interfaces[number].dropped for number in numbers]
+    told = [file.interfaces[number].dropped for number in numbers]
     in_statistics = [count for count in told if count is not None]
-    packets = file.capture.packets
-    with_packets = int(packets["dropped"][np.isin(packets["interface"], numbers)].sum())
+    with_packets = int(file.drops_of[numbers].sum())
     found = [sum(in_statistics)] if in_statistics else []
     found += [with_packets] if with_packets else []
     capture = run.folder / file.name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ipaddress
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import pyarrow as pa
 from pktrace import schema
 from pktrace.decode import rows as field
 from pktrace.observations.observe import Observations
+from pktrace.observations.tunnels import address_text
 
 _FIELDS = (
     ("ip_version", field.HAS_IP),
@@ -45,13 +46,23 @@ def observations_table(observations: Observations, owner: np.ndarray[Any, Any] |
     Args:
         owner: int64 per row, the trajectory that owns it or -1; None where nothing was followed.
     """
-    rows = observations.rows
+    return rows_table(observations.rows, observations.points, observations.captures, observations.tunnels, owner)
+
+
+def rows_table(
+    rows: np.ndarray[Any, Any],
+    points: Sequence[str],
+    captures: Sequence[str],
+    tunnels: Sequence[str],
+    owner: np.ndarray[Any, Any] | None = None,
+) -> pa.Table:
+    """Rows (ROW) as the observations table; the names are those that `point`, `capture` and `tunnel` number."""
     source, destination = address_columns(rows)
     owner = np.full(len(rows), -1, np.int64) if owner is None else owner
     flags = (rows["more_fragments"] != 0, rows["has"] & field.HAS_FRAGMENT == 0)
     values: dict[str, Any] = {
-        "point": schema.words(rows["point"], observations.points),
-        "capture": schema.words(rows["capture"], observations.captures),
+        "point": schema.words(rows["point"], points),
+        "capture": schema.words(rows["capture"], captures),
         "frame": rows["frame"],
         "byte_offset": rows["byte_offset"],
         "ts_ns": nullable(rows, "ts_ns", field.HAS_TIME),
@@ -60,7 +71,7 @@ def observations_table(observations: Observations, owner: np.ndarray[Any, Any] |
         "source": source,
         "destination": destination,
         "more_fragments": np.ma.MaskedArray(*flags),
-        "tunnel": pa.nulls(len(rows), schema.WORD),
+        "tunnel": schema.words(rows["tunnel"].astype(np.int64) - 1, tunnels),
         "trajectory": np.ma.MaskedArray(owner, owner < 0),
     }
     values.update({name: nullable(rows, name, bit) for name, bit in _FIELDS})
@@ -82,10 +93,3 @@ def address_columns(rows: np.ndarray[Any, Any]) -> tuple[Any, Any]:
     texts = [address_text(int(version[index]), int(high[index]), int(low[index])) for index in first.tolist()]
     absent = rows["has"] & field.HAS_IP == 0
     return schema.coded(code[:count], absent, texts), schema.coded(code[count:], absent, texts)
-
-
-def address_text(version: int, high: int, low: int) -> str:
-    """An address as people write it."""
-    if version == 6:
-        return str(ipaddress.IPv6Address(high << 64 | low))
-    return str(ipaddress.IPv4Address(low & 0xFFFFFFFF))

@@ -10,7 +10,7 @@ from rich.text import Text
 from pktrace.decode import rows as field
 from pktrace.errors import CallerError
 from pktrace.findings.analysis import Analysis
-from pktrace.observations.table import address_text
+from pktrace.observations.tunnels import address_text
 from pktrace.report.terminal import _table, console
 from pktrace.report.words import clock_time, date_time, microseconds, plural, safe
 from pktrace.run.conditions import PROTOCOL_NAMES

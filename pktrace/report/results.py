@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,30 +69,40 @@ def write_results(
     return written
 
 
-def write_table(table: pa.Table, path: Path, metadata: dict[str, str]) -> None:
-    """Write one table under its final name, whole or not at all.
+def write_tables(tables: Iterable[pa.Table], path: Path, metadata: Callable[[], dict[str, str]]) -> None:
+    """Write tables of one kind as one file, each as a row group as it comes, whole or not at all.
+
+    Args:
+        metadata: asked when all tables have come.
 
     Raises:
         OutputError: the file cannot be written.
     """
     try:
         with _whole(path) as partial:
-            write_parquet(table, partial, metadata)
+            schema_ = schema.OBSERVATIONS.arrow_schema()
+            with pq.ParquetWriter(partial, schema_, **_parquet_options(schema_.names)) as writer:
+                for table in tables:
+                    writer.write_table(table, row_group_size=_ROW_GROUP)
+                writer.add_key_value_metadata(metadata())
     except OSError as problem:
         raise OutputError(f"{path}: cannot write: {problem.strerror or 'is there such a folder?'}") from None
 
 
 def metadata_of(observations: Observations) -> dict[str, str]:
-    """Key-value metadata of every file: versions, the run, and the hashes of what went in."""
-    found = {
-        "pktrace.schema_version": str(schema.SCHEMA_VERSION),
-        "pktrace.version": __version__,
-        "pktrace.digest_payload_bytes": str(observations.digest_payload_bytes),
-    }
+    """Key-value metadata of every file of an analysis: versions, the run, and the hashes of what went in."""
+    found = input_metadata(observations.captures, observations.sha256)
+    found["pktrace.digest_payload_bytes"] = str(observations.digest_payload_bytes)
     if observations.run is not None:
         found["pktrace.run"] = observations.run.name
         found["pktrace.input.sha256:run.toml"] = observations.run.run_toml_sha256
-    for name, digest in zip(observations.captures, observations.sha256, strict=True):
+    return found
+
+
+def input_metadata(captures: Sequence[str], sha256: Sequence[str]) -> dict[str, str]:
+    """Key-value metadata that every file has: versions, and the hashes of the captures."""
+    found = {"pktrace.schema_version": str(schema.SCHEMA_VERSION), "pktrace.version": __version__}
+    for name, digest in zip(captures, sha256, strict=True):
         found[f"pktrace.input.sha256:{name.encode('utf-8', 'backslashreplace').decode()}"] = digest
     return found
 
@@ -100,18 +110,17 @@ def metadata_of(observations: Observations) -> dict[str, str]:
 def write_parquet(table: pa.Table, path: Path, metadata: dict[str, str]) -> None:
     """Write one Parquet file: zstd, the same bytes for the same table."""
     table = table.replace_schema_metadata({key: value.encode() for key, value in metadata.items()})
-    names = table.column_names
-    delta = {name: "DELTA_BINARY_PACKED" for name in names if name in _DELTA}
-    pq.write_table(
-        table,
-        path,
-        compression="zstd",
-        row_group_size=_ROW_GROUP,
-        use_dictionary=[name for name in names if name not in _PLAIN and name not in _DELTA],  # type: ignore[arg-type]
-        column_encoding=delta or None,
-        write_page_index=True,
-        store_schema=True,
-    )
+    pq.write_table(table, path, row_group_size=_ROW_GROUP, **_parquet_options(table.column_names))
+
+
+def _parquet_options(names: Sequence[str]) -> dict[str, Any]:
+    return {
+        "compression": "zstd",
+        "use_dictionary": [name for name in names if name not in _PLAIN and name not in _DELTA],
+        "column_encoding": {name: "DELTA_BINARY_PACKED" for name in names if name in _DELTA} or None,
+        "write_page_index": True,
+        "store_schema": True,
+    }
 
 
 @contextlib.contextmanager

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from capture_scripts.processes import run
-from pktrace.capture.files import CaptureFile, read_capture
 from tests.conftest import ROOT
+from tests.kit.index import CaptureFile, read_capture
 
 RECORD = ROOT / "capture_scripts" / "record"
 TOOLS = ("tcpdump", "ip", "ping")

@@ -1,0 +1,119 @@
+"""The bytes of a capture file, as a stream: as they are, or decompressed (gzip, zstd, lz4)."""
+
+from __future__ import annotations
+
+import os
+import stat
+import zlib
+from typing import Any, BinaryIO, Protocol
+
+from pktrace.errors import CaptureFileError
+
+# Bytes taken from a compressed file, or asked of a decompressor, at a time: what is lost where it is damaged.
+_PIECE = 1 << 14
+
+
+class Damaged(Exception):
+    """A compressed stream contradicts itself (`cut` False) or ends in the middle (`cut` True)."""
+
+    def __init__(self, cut: bool) -> None:
+        self.cut = cut
+
+
+class Source(Protocol):
+    """A stream of bytes: `readinto` returns how many came, 0 at the end; raises OSError, Damaged."""
+
+    def readinto(self, target: memoryview) -> int: ...
+
+    def close(self) -> None: ...
+
+
+def open_source(path: str | os.PathLike[str], name: str) -> Source:
+    """Open a file for reading as a stream.
+
+    Raises:
+        CaptureFileError: it cannot be opened, or is no regular file.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise CaptureFileError(name, None, "is no regular file; captures are read from files")
+        file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed by the reader
+        head = file.read(4)
+        file.seek(0)
+    except OSError as problem:
+        raise CaptureFileError(name, None, f"cannot be read: {problem.strerror}") from None
+    if head[:2] == b"\x1f\x8b":
+        return _Gzip(file)
+    if head == b"\x28\xb5\x2f\xfd" or (head[1:] == b"\x2a\x4d\x18" and head[0] & 0xF0 == 0x50):
+        return _ByArrow(file, "zstd")
+    if head == b"\x04\x22\x4d\x18":
+        return _ByArrow(file, "lz4")
+    return file
+
+
+class _Gzip:
+    """gzip, any number of members; every byte before a fault is given out."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._member = zlib.decompressobj(wbits=31)
+        self._input = b""
+        self._begun = False
+
+    def readinto(self, target: memoryview) -> int:
+        while True:
+            if not self._input:
+                self._input = self._file.read(_PIECE)
+                if not self._input:
+                    if self._begun:
+                        raise Damaged(cut=True)
+                    return 0
+            if not self._begun and not self._input.strip(b"\0"):
+                self._input = b""  # tape blocks and some writers pad the file with zeros
+                continue
+            try:
+                made = self._member.decompress(self._input, len(target))
+            except zlib.error:
+                raise Damaged(cut=False) from None
+            self._begun = True
+            self._input = self._member.unconsumed_tail
+            if self._member.eof:
+                self._input = self._member.unused_data
+                self._member = zlib.decompressobj(wbits=31)
+                self._begun = False
+            if made:
+                target[: len(made)] = made
+                return len(made)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _ByArrow:
+    """zstd and lz4 frames, by the codecs that come with pyarrow."""
+
+    def __init__(self, file: Any, codec: Any) -> None:
+        import pyarrow as pa
+
+        self._file = file
+        self._size = os.fstat(file.fileno()).st_size
+        self._stream: Any = pa.CompressedInputStream(pa.PythonFile(file, mode="r"), codec)
+
+    def readinto(self, target: memoryview) -> int:
+        made = 0
+        while made < len(target):
+            try:
+                got = self._stream.read(min(_PIECE, len(target) - made))
+            except (OSError, ValueError):
+                if made:
+                    return made  # the fault is met again at the next call
+                raise Damaged(cut=self._file.tell() >= self._size) from None
+            if not got:
+                break
+            target[made : made + len(got)] = got
+            made += len(got)
+        return made
+
+    def close(self) -> None:
+        self._stream.close()
+        self._file.close()

@@ -1,0 +1,112 @@
+"""From the packet index to rows: link layer, network, tunnels, transport, digest, in one pass over a batch."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pktrace.compiled import kernel
+from pktrace.decode.digest import UNBOUNDED, digest_of
+from pktrace.decode.link import CUT, IPV4, IPV6, NSH, UNKNOWN, link_layer, to_network
+from pktrace.decode.network import ipv4, ipv6
+from pktrace.decode.rows import (
+    BAD_TIME,
+    CUT_HEADER,
+    HAS_IP,
+    HAS_PACKET_ID,
+    HAS_PAYLOAD,
+    HAS_TCP,
+    HAS_TIME,
+    NOT_IP,
+    PARTIAL_CHECKSUM,
+    UNKNOWN_LINK,
+)
+from pktrace.decode.transport import AH, TCP, transport
+from pktrace.decode.tunnels import ROOM, descend, may_carry
+from pktrace.wire import CHECKSUM_NOT_READY, NO_TIME, OUT_OF_RANGE, PACKET_ID, byte
+
+
+@kernel
+def decode(data, base, packets, link_types, rows, frame, entries, slots, tunnels, first):
+    """Decode the packets of one batch.
+
+    Args:
+        data, base, packets: the batch; link_types: int64, one per interface;
+        rows: ROW, zeroed, one per packet, filled here (all but point and capture); frame: packets before this batch;
+        entries, slots, tunnels: the file's table of tunnels (its entries, hash table and count);
+        first: the packet to begin with.
+
+    Returns:
+        The packets that are done: all, unless the table of tunnels needs more room.
+    """
+    pending = np.empty((ROOM, 2), np.int64)
+    for number in range(first, len(packets)):
+        if tunnels[0] + ROOM > len(entries):
+            return number
+        packet = packets[number]
+        row = rows[number]
+        start = packet["offset"]
+        captured = np.int64(packet["captured"])
+        limit = start + captured
+        row["frame"] = frame + number + 1
+        row["byte_offset"] = base + start
+        row["captured_length"] = captured
+        row["length"] = packet["length"]
+        row["direction"] = packet["direction"]
+        row["interface"] = packet["interface"]
+        row["ifindex"] = packet["ifindex"]
+        ts = packet["ts"]
+        row["ts_ns"] = ts
+        has = np.uint32(0)
+        if ts == OUT_OF_RANGE:
+            has |= np.uint32(BAD_TIME)
+        elif ts != NO_TIME:
+            has |= np.uint32(HAS_TIME)
+        marks = packet["marks"]
+        if marks:
+            if marks & PACKET_ID:
+                row["packet_id"] = packet["packet_id"]
+                has |= np.uint32(HAS_PACKET_ID)
+            if marks & CHECKSUM_NOT_READY:
+                has |= np.uint32(PARTIAL_CHECKSUM)
+        row["has"] = has
+        kind, at = link_layer(data, start, limit, link_types[packet["interface"]], row)
+        kind, at = to_network(data, at, limit, kind, row)
+        below = np.int64(-1)
+        if kind == IPV4:
+            below = ipv4(data, start, at, limit, np.int64(row["length"]), row)
+        elif kind == IPV6:
+            below = ipv6(data, start, at, limit, np.int64(row["length"]), row)
+        if kind == NSH or (below >= 0 and may_carry(data, below, limit, row["protocol"])):
+            below = descend(
+                data, start, below if kind != NSH else at, limit, kind, row, entries, slots, tunnels, pending
+            )
+        if below < 0:
+            if row["has"] & HAS_IP:
+                digest_of(data, start, row, UNBOUNDED)
+            elif kind == UNKNOWN:
+                row["has"] |= UNKNOWN_LINK
+            elif kind == CUT:
+                row["has"] |= CUT_HEADER
+            elif kind != IPV4 and kind != IPV6:
+                row["has"] |= NOT_IP
+            continue
+        row["l4"] = below - start
+        ip_end = np.int64(row["ip_end"])
+        payload = below
+        known = True
+        if row["fragment_offset"] == 0:
+            end = min(limit, start + ip_end)
+            cut = limit < start + ip_end
+            protocol = np.int64(row["protocol"])
+            if protocol == AH and row["ip_version"] == 4 and below + 8 <= end:
+                protocol = byte(data, below)
+                below += (byte(data, below + 1) + 2) * 4
+            payload = transport(data, below, end, cut, protocol, row)
+            # Without the data offset nobody knows where a TCP header ends.
+            known = protocol != TCP or row["has"] & HAS_TCP != 0
+        row["payload"] = payload - start
+        if known and payload - start <= ip_end:
+            row["has"] |= HAS_PAYLOAD
+            row["payload_length"] = ip_end - (payload - start)
+        digest_of(data, start, row, UNBOUNDED)
+    return len(packets)

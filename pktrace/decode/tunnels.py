@@ -1,0 +1,327 @@
+"""Tunnels: finds the innermost IP packet, and keeps the headers around it in a table without repetitions.
+
+Sources: RFC 2003 (IP in IP), 4213 (6in4), 2784 and 2890 (GRE), 2637 (PPTP), 7348 (VXLAN), draft-ietf-nvo3-vxlan-gpe,
+8926 (Geneve), 3GPP TS 29.281 (GTP-U), 8300 (NSH), 7510 (MPLS in UDP).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pktrace.compiled import inlined, kernel
+from pktrace.decode.link import (
+    ETHERNET,
+    IPV4,
+    IPV6,
+    MPLS,
+    NOTHING,
+    NSH,
+    PPP,
+    RAW_IP,
+    bottom_label,
+    to_network,
+)
+from pktrace.decode.network import ipv4, ipv6, plausible_ipv4, plausible_ipv6
+from pktrace.decode.rows import HAS_FRAGMENT, HAS_ID, HAS_IP
+from pktrace.wire import byte, half, word
+
+# A packet is looked for below at most this many IP headers.
+MOST_IP_HEADERS = 8
+_MOST_SERVICE_HEADERS = 4
+# Entries that one packet can add to the table at most.
+ROOM = MOST_IP_HEADERS * (1 + _MOST_SERVICE_HEADERS)
+
+NAMES = ("", "ipip", "6in4", "6in6", "gre", "vxlan", "vxlan-gpe", "geneve", "gtp-u", "nsh", "mpls-in-udp")
+_IPIP, _SIX_IN_4, _SIX_IN_6, _GRE, _VXLAN, _VXLAN_GPE, _GENEVE, _GTP_U, _NSH, _MPLS_IN_UDP = range(1, 11)
+_NO_ID = np.int64(-1)
+
+# `parent` is 1 + the number of the entry around this one, 0 for none; `version` 0: no addresses of its own.
+ENTRY = np.dtype(
+    [
+        ("source_high", np.uint64),
+        ("source_low", np.uint64),
+        ("destination_high", np.uint64),
+        ("destination_low", np.uint64),
+        ("id", np.int64),
+        ("parent", np.uint32),
+        ("kind", np.uint8),
+        ("version", np.uint8),
+    ],
+    align=True,
+)
+
+
+class TunnelTable:
+    """The tunnel headers of one file, each once: `entries` (ENTRY), of which the first `count[0]` are used.
+
+    `slots` is a hash table of 1 + entry numbers, twice as long as `entries`, so that it is never full.
+    """
+
+    def __init__(self) -> None:
+        self.entries = np.zeros(2 * ROOM, ENTRY)
+        self.slots = np.zeros(256, np.uint32)
+        self.count = np.zeros(1, np.int64)
+
+    def make_room(self) -> None:
+        """Room for more entries: twice as many."""
+        self.entries = np.concatenate([self.entries, np.zeros(len(self.entries), ENTRY)])
+        self.slots = np.zeros(1 << (4 * len(self.entries) - 1).bit_length(), np.uint32)
+        _fill_slots(self.entries, self.slots, self.count[0])
+
+    def chain(self, code: int) -> list[Any]:
+        """The entries of a row's `tunnel`, outermost first."""
+        found = []
+        while code:
+            found.append(self.entries[code - 1])
+            code = int(self.entries[code - 1]["parent"])
+        return found[::-1]
+
+
+@inlined
+def _slot(entry, slots):
+    """Where in the hash table the search for an entry begins."""
+    state = np.uint64(entry["parent"]) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(entry["kind"])
+    for value in (
+        entry["source_high"],
+        entry["source_low"],
+        entry["destination_high"],
+        entry["destination_low"],
+        np.uint64(entry["id"]),
+    ):
+        state = (state ^ value) * np.uint64(0xC2B2AE3D27D4EB4F)
+        state ^= state >> np.uint64(29)
+    return np.int64(state & np.uint64(len(slots) - 1))
+
+
+@inlined
+def _equal(one, other):
+    return (
+        one["parent"] == other["parent"]
+        and one["kind"] == other["kind"]
+        and one["version"] == other["version"]
+        and one["id"] == other["id"]
+        and one["source_high"] == other["source_high"]
+        and one["source_low"] == other["source_low"]
+        and one["destination_high"] == other["destination_high"]
+        and one["destination_low"] == other["destination_low"]
+    )
+
+
+@kernel
+def _fill_slots(entries, slots, count):
+    for number in range(count):
+        slot = _slot(entries[number], slots)
+        while slots[slot]:
+            slot = (slot + 1) & (len(slots) - 1)
+        slots[slot] = number + 1
+
+
+@inlined
+def _keep(entries, slots, count):
+    """Code of the entry that stands behind the last one: that of its equal, or its own, in which case it stays."""
+    candidate = entries[count[0]]
+    slot = _slot(candidate, slots)
+    while slots[slot]:
+        if _equal(entries[slots[slot] - 1], candidate):
+            return np.int64(slots[slot])
+        slot = (slot + 1) & (len(slots) - 1)
+    count[0] += 1
+    slots[slot] = count[0]
+    return count[0]
+
+
+@inlined
+def may_carry(data, at, limit, protocol):
+    """Whether a packet with this transport protocol at `at` may be a tunnel: a quick look, for most are none."""
+    if protocol == 17:
+        if at + 8 > limit:
+            return False
+        port = half(data, at + 2, True)
+        return port == 4789 or port == 8472 or port == 2152 or port == 6081 or port == 4790 or port == 6635
+    return protocol == 47 or protocol == 4 or protocol == 41
+
+
+@inlined
+def _gre(data, at, limit):
+    """GRE: returns (key or _NO_ID, what it carries, where)."""
+    if at + 4 > limit:
+        return _NO_ID, NOTHING, at
+    flags = half(data, at, True)
+    kind = half(data, at + 2, True)
+    version = flags & 7
+    if version > 1 or flags & 0x4000:  # source routing (RFC 1701) is not looked into
+        return _NO_ID, NOTHING, at
+    key = _NO_ID
+    at += 4
+    if flags & 0x8000 and version == 0:
+        at += 4
+    if flags & 0x2000:
+        if at + 4 > limit:
+            return _NO_ID, NOTHING, at
+        key = word(data, at, True)
+        if version == 1:
+            key &= 0xFFFF
+        at += 4
+    if flags & 0x1000:
+        at += 4
+    if version == 1 and flags & 0x80:
+        at += 4
+    if kind == 0x6558:
+        return key, ETHERNET, at
+    if kind == 0x880B and version == 1:
+        return key, PPP, at
+    if version == 0 and (kind == IPV4 or kind == IPV6 or kind == 0x8847 or kind == 0x8848 or kind == NSH):
+        return key, kind, at
+    return key, NOTHING, at
+
+
+@inlined
+def _service(data, at, limit):
+    """NSH: returns (service path, what it carries, where)."""
+    if at + 8 > limit:
+        return _NO_ID, NOTHING, at
+    first = word(data, at, True)
+    length = ((first >> 16) & 0x3F) * 4
+    if first >> 30 or length < 8:
+        return _NO_ID, NOTHING, at
+    return word(data, at + 4, True) >> 8, _by_next_protocol(first & 0xFF), at + length
+
+
+@inlined
+def _by_next_protocol(number):
+    """The numbers that NSH and VXLAN-GPE share."""
+    if number == 1:
+        return IPV4
+    if number == 2:
+        return IPV6
+    if number == 3:
+        return ETHERNET
+    if number == 4:
+        return NSH
+    return MPLS if number == 5 else NOTHING
+
+
+@inlined
+def _gtp(data, at, limit):
+    """GTP-U: a G-PDU of version 1; returns (TEID, what it carries, where)."""
+    if at + 8 > limit or byte(data, at) & 0xF0 != 0x30 or byte(data, at + 1) != 255:
+        return _NO_ID, NOTHING, at
+    tunnel = word(data, at + 4, True)
+    flags = byte(data, at)
+    at += 8
+    if flags & 7:
+        at += 4
+        if at > limit:
+            return tunnel, NOTHING, at
+        following = byte(data, at - 1) if flags & 4 else np.int64(0)
+        while following:
+            if at + 4 > limit:
+                return tunnel, NOTHING, at
+            length = byte(data, at) * 4
+            if length == 0 or at + length > limit:
+                return tunnel, NOTHING, at
+            at += length
+            following = byte(data, at - 1)
+    return tunnel, RAW_IP, at
+
+
+@inlined
+def _inside(data, at, limit, protocol, version):
+    """What a packet carries: returns (kind of tunnel or 0, its number or _NO_ID, what is inside, where)."""
+    if protocol == 4:
+        return _IPIP, _NO_ID, IPV4, at
+    if protocol == 41:
+        return (_SIX_IN_4 if version == 4 else _SIX_IN_6), _NO_ID, IPV6, at
+    if protocol == 47:
+        number, kind, at = _gre(data, at, limit)
+        return _GRE, number, kind, at
+    port = half(data, at + 2, True)
+    at += 8
+    if port == 2152:
+        number, kind, at = _gtp(data, at, limit)
+        return _GTP_U, number, kind, at
+    if port == 6635:
+        return _MPLS_IN_UDP, bottom_label(data, at, limit), MPLS, at
+    if at + 8 > limit:
+        return 0, _NO_ID, NOTHING, at
+    flags = byte(data, at)
+    number = word(data, at + 4, True) >> 8
+    if port == 6081:
+        if flags >> 6:
+            return 0, _NO_ID, NOTHING, at
+        kind = half(data, at + 2, True)
+        return _GENEVE, number, (ETHERNET if kind == 0x6558 else kind), at + 8 + (flags & 63) * 4
+    if port == 4790:
+        return _VXLAN_GPE, number, (_by_next_protocol(byte(data, at + 3)) if flags & 4 else NOTHING), at + 8
+    return _VXLAN, number, (ETHERNET if flags & 8 else NOTHING), at + 8
+
+
+@inlined
+def descend(data, start, at, limit, kind, row, entries, slots, count, pending):
+    """Go down to the innermost IP packet.
+
+    Args:
+        at: where what follows the IP header of `row` begins; where `row` has none, a header of the given `kind` (NSH).
+        pending: int64, for (kind, number) of the tunnels between two IP headers.
+
+    Returns:
+        Where what follows the innermost IP header begins; -1 if there is nothing.
+    """
+    outer = row["has"] & HAS_IP != 0
+    below = at if outer else np.int64(-1)
+    for _ in range(MOST_IP_HEADERS - 1 if outer else MOST_IP_HEADERS):
+        known = 0
+        wire_end = np.int64(row["length"])
+        if outer:
+            if row["fragment_offset"] > 0:
+                return below
+            wire_end = np.int64(row["ip_end"])
+            limit = min(limit, start + wire_end)
+            if not may_carry(data, below, limit, row["protocol"]):
+                return below
+            number = _NO_ID
+            tunnel, number, kind, at = _inside(data, below, limit, row["protocol"], row["ip_version"])
+            if tunnel == 0:
+                return below
+            pending[0, 0] = tunnel
+            pending[0, 1] = number
+            known = 1
+        for _ in range(_MOST_SERVICE_HEADERS):
+            kind, at = to_network(data, at, limit, kind, row)
+            if kind != NSH:
+                break
+            number, kind, at = _service(data, at, limit)
+            pending[known, 0] = _NSH
+            pending[known, 1] = number
+            known += 1
+        inner_4 = kind == IPV4 and plausible_ipv4(data, at, limit)
+        if not inner_4 and not (kind == IPV6 and plausible_ipv6(data, at, limit)):
+            return below
+        for step in range(known):
+            entry = entries[count[0]]
+            carrier = outer and step == 0
+            entry["source_high"] = row["source_high"] if carrier else 0
+            entry["source_low"] = row["source_low"] if carrier else 0
+            entry["destination_high"] = row["destination_high"] if carrier else 0
+            entry["destination_low"] = row["destination_low"] if carrier else 0
+            entry["version"] = row["ip_version"] if carrier else 0
+            entry["id"] = pending[step, 1]
+            entry["kind"] = pending[step, 0]
+            entry["parent"] = row["tunnel"]
+            row["tunnel"] = _keep(entries, slots, count)
+        row["has"] &= ~np.uint32(HAS_IP | HAS_ID | HAS_FRAGMENT)
+        row["source_high"] = 0
+        row["destination_high"] = 0
+        row["ip_id"] = 0
+        row["fragment_offset"] = 0
+        row["more_fragments"] = 0
+        if inner_4:
+            below = ipv4(data, start, at, limit, wire_end, row)
+        else:
+            below = ipv6(data, start, at, limit, wire_end, row)
+        if below < 0:
+            return below
+        outer = True
+    return below

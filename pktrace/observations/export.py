@@ -1,0 +1,79 @@
+"""Any captures as a stream of observation tables, in memory that does not grow with the files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pktrace.capture.files import sha256_of
+from pktrace.capture.index import WHOLE
+from pktrace.decode.rows import ROW
+from pktrace.ledger import Ledger
+from pktrace.observations.decoded import count_file, count_rows
+from pktrace.observations.observe import interface_names
+from pktrace.observations.stream import RowReader
+from pktrace.observations.table import rows_table
+from pktrace.observations.tunnels import tunnel_texts
+
+ROWS_PER_TABLE = 1 << 17
+
+
+class ObservationStream:
+    """Decodes captures file by file; after `tables` is exhausted, `packets`, `damaged`, `ledger` and `sha256` tell.
+
+    A digest covers what the packet's own capture kept of it.
+    """
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self.paths = tuple(paths)
+        self.ledger = Ledger()
+        self.packets = 0
+        self.damaged = False
+        self.sha256: tuple[str, ...] = ()
+
+    def tables(self) -> Iterator[pa.Table]:
+        """Tables of up to ROWS_PER_TABLE rows, in the order of the files and of their packets.
+
+        Raises:
+            CaptureFileError: a file cannot be read or is no capture.
+        """
+        with ThreadPoolExecutor(1) as aside:
+            hashes = [aside.submit(sha256_of, path, path) for path in self.paths]
+            for path in self.paths:
+                yield from self._tables_of(path)
+            self.sha256 = tuple(future.result() for future in hashes)
+
+    def _tables_of(self, path: str) -> Iterator[pa.Table]:
+        reader = RowReader(path, path)
+        room = np.empty(ROWS_PER_TABLE, ROW)
+        filled = 0
+        for batch in reader.batches():
+            taken = 0
+            while taken < len(batch.rows):
+                step = min(len(batch.rows) - taken, ROWS_PER_TABLE - filled)
+                room[filled : filled + step] = batch.rows[taken : taken + step]
+                filled += step
+                taken += step
+                if filled == ROWS_PER_TABLE:
+                    yield self._table(reader, room)
+                    filled = 0
+        if filled:
+            yield self._table(reader, room[:filled])
+        capture = reader.capture
+        count_file(path, capture.ended, capture.unknown_blocks, None, self.ledger)
+        self.damaged |= capture.ended != WHOLE
+
+    def _table(self, reader: RowReader, rows: np.ndarray[Any, Any]) -> pa.Table:
+        interfaces = reader.capture.interfaces
+        names: dict[str, int] = {}
+        rows["point"] = interface_names(interfaces, names)[rows["interface"]]
+        rows["capture"] = 0
+        count_rows(reader.capture.name, rows, [interface.link_type for interface in interfaces], None, self.ledger)
+        self.packets += len(rows)
+        used, place = np.unique(rows["tunnel"], return_inverse=True)
+        rows["tunnel"] = place + (0 if used[0] == 0 else 1)
+        return rows_table(rows, tuple(names), (reader.capture.name,), tunnel_texts(reader.tunnels, used[used > 0]))

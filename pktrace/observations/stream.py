@@ -1,0 +1,107 @@
+"""One capture file as a stream of decoded rows, in memory that does not grow with the file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pktrace.capture.files import CaptureReader
+from pktrace.capture.index import Interface
+from pktrace.decode.digest import digest_again
+from pktrace.decode.packets import decode
+from pktrace.decode.rows import ROW
+from pktrace.decode.tunnels import TunnelTable
+
+
+@dataclass(frozen=True, slots=True)
+class RowBatch:
+    """Decoded packets of one file, in file order, with the bytes they came from; `data` begins at `base` in the file.
+
+    All arrays are used again for the next batch.
+    """
+
+    rows: np.ndarray[Any, Any]
+    packets: np.ndarray[Any, Any]
+    data: np.ndarray[Any, Any]
+    base: int
+
+
+class RowReader:
+    """Decodes one capture file; `capture` says after the last batch how reading ended, `tunnels` what rows refer to.
+
+    Raises:
+        CaptureFileError: the file cannot be read or is no capture.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], name: str) -> None:
+        self.capture = CaptureReader(path, name)
+        self.tunnels = TunnelTable()
+
+    def batches(self) -> Iterator[RowBatch]:
+        """All packets, in file order; to be called once."""
+        room = np.zeros(0, ROW)
+        link_types = _LinkTypes(self.capture.interfaces)
+        table = self.tunnels
+        frames = 0
+        for batch in self.capture.batches():
+            count = len(batch.packets)
+            if count > len(room):
+                room = np.empty(max(count, 2 * len(room)), ROW)
+            rows = room[:count]
+            rows.view(np.uint8)[:] = 0
+            done = 0
+            while done < count:
+                done = decode(
+                    batch.data, batch.base, batch.packets, link_types.array(), rows, frames,
+                    table.entries, table.slots, table.count, done,
+                )  # fmt: skip
+                if done < count:
+                    table.make_room()
+            frames += count
+            yield RowBatch(rows, batch.packets, batch.data, batch.base)
+
+
+class _LinkTypes:
+    """The link types of a growing list of interfaces as an array, without making it anew for each."""
+
+    def __init__(self, interfaces: list[Interface]) -> None:
+        self._interfaces = interfaces
+        self._array = np.zeros(8, np.int64)
+        self._known = 0
+
+    def array(self) -> np.ndarray[Any, Any]:
+        if len(self._interfaces) > len(self._array):
+            self._array = np.concatenate([self._array, np.zeros(len(self._interfaces), np.int64)])
+        for number in range(self._known, len(self._interfaces)):
+            self._array[number] = self._interfaces[number].link_type
+        self._known = len(self._interfaces)
+        return self._array
+
+
+def row_batches(path: str | os.PathLike[str]) -> Iterator[RowBatch]:
+    """The decoded packets of one capture file, batch by batch.
+
+    Raises:
+        CaptureFileError: the file cannot be read or is no capture.
+    """
+    return RowReader(path, os.fspath(path)).batches()
+
+
+def digest_rows_again(path: str, name: str, rows: np.ndarray[Any, Any], kept: np.ndarray[Any, Any]) -> None:
+    """Read a file once more to digest its rows over fewer bytes.
+
+    Args:
+        rows: rows of this file, all or a part, in file order; kept: per row, as `digest_again` has it.
+    """
+    at = 0
+    for batch in CaptureReader(path, name).batches():
+        last = batch.base + int(batch.packets["offset"][-1])
+        until = at + int(np.searchsorted(rows["byte_offset"][at:], last, "right"))
+        digest_again(batch.data, batch.base, rows[at:until], kept[at:until])
+        at = until
+        if at == len(rows):
+            return
