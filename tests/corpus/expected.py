@@ -70,7 +70,7 @@ class Walk:
         self.ip_end = 0
         self.packets = 0
         self.awaited = False  # a transport header must follow that has not been seen yet
-        self.label: int | None = None
+        self.inside_ah: str | None = None
         self.in_udp_mpls = False
 
     def expected(self) -> dict[str, Any]:
@@ -94,7 +94,7 @@ class Walk:
 
     def _transport_not_shown(self) -> None:
         """tshark leaves out a transport header that it finds too short; what is there of it is read from the bytes."""
-        name = _TRANSPORT.get(self.row.get("protocol", -1))
+        name = self.inside_ah or _TRANSPORT.get(self.row.get("protocol", -1))
         if name and self.awaited:
             getattr(self, "_" + name)(Layer(name, self.transport_at, 0))
 
@@ -202,6 +202,7 @@ class Walk:
         self.transport_at = after
         later = (row.get("fragment_offset") or 0) > 0
         self.awaited = not later
+        self.inside_ah = None
         if later or row["protocol"] not in _TRANSPORT:
             self._payload_from(after)
         elif row["protocol"] != 6:
@@ -210,11 +211,20 @@ class Walk:
 
     def _payload_from(self, at: int) -> None:
         row = self.row
-        cut_chain = row["ip_version"] == 6 and row["protocol"] in _EXTENSIONS and not row.get("fragment_offset")
+        extension = row["ip_version"] == 6 and row["protocol"] in _EXTENSIONS - _PROTOCOLS_TOO
+        cut_chain = extension and not row.get("fragment_offset")
         row["payload_length"] = self.ip_end - at if at <= self.ip_end and not cut_chain else None
 
     def _ah(self, layer: Layer) -> bool:
-        self.transport_at = layer.position + ((layer.number("ah.length") or 0) + 2) * 4
+        length = layer.number("ah.length")
+        if length is None or layer.position + 8 > self.limit:
+            return False
+        self.transport_at = layer.position + (length + 2) * 4
+        protocol = layer.number("ah.next_header") or 0
+        self.inside_ah = _TRANSPORT.get(protocol)
+        self.row["payload_length"] = None
+        if protocol != 6:
+            self._payload_from(self.transport_at + _HEADER.get(protocol, 0))
         return True
 
     # Transport

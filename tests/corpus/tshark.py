@@ -48,6 +48,8 @@ wlan.enable_decryption: FALSE
 vlan.qinq_ethertype: 0x9100
 """
 
+_PRIVATE_USE = 147
+
 # What is said on standard error where tshark stops reading, and the counter of our ledger that must say so.
 _ENDINGS = (("cut short", "capture_cut"), ("damaged or corrupt", "capture_corrupt"), ("less than", "capture_corrupt"))
 
@@ -113,9 +115,25 @@ def _environment() -> dict[str, str]:
 
 
 def dissect(path: Path) -> Dissection:
-    """Run tshark over a file."""
+    """Run tshark over a file.
+
+    It refuses a pcap file of a link type that it does not know. We do not decode that one either, so it is given a copy
+    with a link type for private use, which it does not look into: what remains is compared.
+    """
+    found = _dissect(path)
+    if found.opened or "network type" not in found.said:
+        return found
+    with tempfile.NamedTemporaryFile(suffix=".pcap") as copy:
+        data = bytearray(path.read_bytes())
+        data[20:24] = _PRIVATE_USE.to_bytes(4, "big" if data[:1] == b"\xa1" else "little")
+        copy.write(data)
+        copy.flush()
+        return _dissect(Path(copy.name))
+
+
+def _dissect(path: Path) -> Dissection:
     with tempfile.TemporaryFile() as errors:
-        command = ["tshark", "-n", "-r", str(path), "-T", "pdml"]
+        command = ["tshark", "-n", "-r", str(path), "-T", "pdml", "-d", "udp.port==8472,vxlan"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=_environment()) as process:
             assert process.stdout is not None
             frames = list(_frames(process.stdout))
@@ -126,7 +144,7 @@ def dissect(path: Path) -> Dissection:
     ended = next((counter for words, counter in _ENDINGS if words in said), None)
     if process.returncode and ended is None and frames:
         ended = "capture_corrupt"
-    opened = not re.search("isn't a capture file|doesn't understand|don't support|not supported", said)
+    opened = not re.search("isn't a capture file|doesn't understand|doesn't support|not supported", said)
     return Dissection(frames, opened and (bool(frames) or not process.returncode or ended is not None), ended, said)
 
 
