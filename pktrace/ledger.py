@@ -46,6 +46,11 @@ _DECLARED = (
     Counter("timestamp_out_of_range", "error", "Packets whose time does not fit 64 bit nanoseconds; not followed."),
     Counter("not_ip", "info", "Frames that are not IP (ARP, LLDP and the like); not followed."),
     Counter(
+        "hidden_packet",
+        "data_loss",
+        "802.11 data frames that are encrypted, later fragments or aggregates: what they carry cannot be seen.",
+    ),
+    Counter(
         "partial_checksum",
         "info",
         "Packets whose checksum the network interface was to complete (offload); normal at virtual interfaces.",

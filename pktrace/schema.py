@@ -199,6 +199,34 @@ OBSERVATIONS = TableSpec(
     ),
 )
 
+DETAILS = (
+    Column("tcp_mss", UINT16, "TCP option: maximum segment size."),
+    Column("tcp_window_scale", UINT8, "TCP option: shift of the window."),
+    Column("tcp_sack_permitted", BOOL, "Whether a TCP header offers selective acknowledgments."),
+    Column("tcp_sack_left", UINT32, "Left edge of the first SACK block."),
+    Column("tcp_sack_right", UINT32, "Right edge of the first SACK block."),
+    Column("tcp_tsval", UINT32, "TCP option: timestamp value."),
+    Column("tcp_tsecr", UINT32, "TCP option: timestamp echo reply."),
+    Column("spi", UINT32, "Security parameters index of ESP or AH."),
+    Column("sequence", UINT32, "Sequence number of ESP or AH."),
+    Column("sctp_tag", UINT32, "SCTP verification tag."),
+    Column("quoted_source", WORD, "Source of the packet that an ICMP error quotes."),
+    Column("quoted_destination", WORD, "Destination of the packet that an ICMP error quotes."),
+    Column("quoted_protocol", UINT8, "Protocol (next header) of the quoted packet."),
+    Column("quoted_ip_id", UINT16, "IPv4 identification of the quoted packet."),
+    Column("quoted_sport", UINT16, "Source port of the quoted packet."),
+    Column("quoted_dport", UINT16, "Destination port of the quoted packet."),
+    Column("igmp_type", UINT8, "IGMP type."),
+    Column("igmp_group", WORD, "IGMP group address."),
+    Column("interface_id", INT32, "Interface of the file, from 0, as Wireshark counts."),
+    Column("interface_index", UINT32, "The host's number of the interface (SLL2, modified pcap)."),
+    Column("direction", WORD, "in or out, where the file says."),
+    Column("packet_id", UINT64, "epb_packetid."),
+    Column("queue", UINT32, "epb_queue."),
+    Column("verdict_type", UINT8, "epb_verdict: 0 hardware, 1 Linux eBPF TC, 2 Linux eBPF XDP."),
+    Column("verdict", UINT64, "epb_verdict: the value, up to its first 8 bytes."),
+)
+
 TRAJECTORIES = TableSpec(
     "trajectories",
     "a packet followed along its path",

@@ -36,6 +36,7 @@ PACKET = np.dtype(
 )
 PACKET_ID = 1
 CHECKSUM_NOT_READY = 2
+BIG_ENDIAN = 4  # the byte order of the options
 NO_TIME = np.int64(-(1 << 63))
 OUT_OF_RANGE = np.int64(-(1 << 63) + 1)
 # A buffer of packets is followed by this many bytes more, so that a hash may read whole words at its end.

@@ -76,7 +76,7 @@ def fates(analysis: Analysis) -> dict[tuple[str, str | None], int]:
 def test_packets_that_cannot_be_decoded_prove_no_loss(tmp_path: Path) -> None:
     """An unknown link type, headers cut by the snap length and missing times once made every packet lost."""
     odd = (
-        file_of(sent(delay=50_000), linktype=105),
+        file_of(sent(delay=50_000), linktype=147),
         file_of(sent(delay=50_000), snaplen=30),
         file_of(sent(delay=50_000), simple=True),
     )

@@ -13,7 +13,7 @@ import numpy as np
 from pktrace.capture.index import BROKEN, FULL, LARGEST_BLOCK, LARGEST_PACKET, MORE, Interface
 from pktrace.capture.options import Options
 from pktrace.compiled import inlined, kernel
-from pktrace.wire import CHECKSUM_NOT_READY, NO_TIME, OUT_OF_RANGE, PACKET_ID, half, word
+from pktrace.wire import BIG_ENDIAN, CHECKSUM_NOT_READY, NO_TIME, OUT_OF_RANGE, PACKET_ID, half, word
 
 SECTION_HEADER = 0x0A0D0D0A
 INTERFACE_DESCRIPTION = 1
@@ -196,10 +196,10 @@ def _nanoseconds(ticks, times, row):
         if down > np.uint64(1):  # dividing by one takes as long as any division
             scaled = ticks // down
         if up > np.uint64(1):
-            if scaled > np.uint64(9_000_000_000_000_000_000) // up:
+            if scaled > np.uint64(9_223_372_036_854_775_807) // up:
                 return OUT_OF_RANGE
             scaled = scaled * up
-        if scaled > np.uint64(9_000_000_000_000_000_000):
+        if scaled > np.uint64(9_223_372_036_854_775_807):
             return OUT_OF_RANGE
         value = np.int64(scaled)
     if (offset_ns > 0 and value > 9_223_372_036_854_775_807 - offset_ns) or value + offset_ns < -(1 << 62):
@@ -316,7 +316,7 @@ def _scan(data, size, packets, count, state, times):
             packet["dropped"] = 0
             packet["ifindex"] = 0
             packet["direction"] = 0
-            packet["marks"] = 0
+            packet["marks"] = BIG_ENDIAN if big else 0
             options = position + head + ((captured + 3) & ~np.int64(3))
             packet["options"] = options
             packet["options_end"] = options

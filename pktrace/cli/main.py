@@ -20,6 +20,7 @@ from pktrace.version import __version__
 
 # name -> (module, help line): the module is imported only when its command runs.
 _COMMANDS = {
+    "check": ("pktrace.cli.check", "Whether a run can answer latency, losses and rules, before they are asked."),
     "analyze": ("pktrace.cli.analyze", "Analyse recorded runs: follow, judge, measure, write results/."),
     "latency": ("pktrace.cli.show", "Latency per stage and direction (mode 0)."),
     "rules": ("pktrace.cli.show", "What each filter rule says and what the filter did (mode 1)."),

@@ -17,6 +17,7 @@ from pktrace.report.words import plural
 
 if TYPE_CHECKING:
     from pktrace.findings.analysis import Analysis
+    from pktrace.observations.observe import Observations
 
 _LONGEST_COMPILATION_S = 120
 _Result = TypeVar("_Result")
@@ -69,26 +70,36 @@ def _is_of_the_cache(problem: BaseException) -> bool:
 
 def analysis_of(location: str) -> Analysis:
     """Load and analyse one run; says so when the kernels have to be compiled first."""
+
+    def analyze(observations: Observations) -> Analysis:
+        from pktrace.findings.analysis import analyze_observations
+
+        return analyze_observations(observations)
+
+    return from_observations(location, analyze)
+
+
+def from_observations(location: str, work: Callable[[Observations], _Result]) -> _Result:
+    """What `work` makes of the observations of one run; says so when the kernels have to be compiled first."""
     from pktrace.run.runfile import load_run
 
     run = load_run(location)  # before anything slow: most mistakes are in run.toml
     if run.criteria:
         tell(f"{plural(run.criteria, 'criterion')} of run.toml not evaluated: [[criterion]] is reserved; use --fail-on")
     from pktrace.compiled import compiled_all, must_compile
-    from pktrace.findings.analysis import analyze_observations
     from pktrace.observations.observe import observe_run
 
     if not must_compile():
-        return with_kernels(lambda: analyze_observations(observe_run(run)))
+        return with_kernels(lambda: work(observe_run(run)))
     tell("Compiling the packet kernels for this machine; this happens once and takes a few seconds ...")
     with _compiling_the_rest():
         observations = with_kernels(lambda: observe_run(run))
         from pktrace.verdicts.precompile import compile_kernels
 
         with_kernels(compile_kernels)
-    analysis = with_kernels(lambda: analyze_observations(observations))
+    result = with_kernels(lambda: work(observations))
     compiled_all()
-    return analysis
+    return result
 
 
 @contextmanager

@@ -22,17 +22,25 @@ from pktrace.report.words import plural
     metavar="FILE",
     help="The Parquet file to write.",
 )
+@click.option(
+    "--details",
+    "with_details",
+    is_flag=True,
+    help="Add columns: TCP options, ESP/AH, quoted packets of ICMP errors, options of the file.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print counts and the ledger as JSON.")
-def observe(files: tuple[str, ...], output: str, as_json: bool) -> int:
+def observe(files: tuple[str, ...], output: str, with_details: bool, as_json: bool) -> int:
     """Decode captures into an observations table: a row per packet in file order, unknown packets with null fields."""
     from pktrace.observations.export import ObservationStream
-    from pktrace.report.results import input_metadata, write_tables
+    from pktrace.report.results import input_metadata, write_observations
 
     if not output or any(os.path.realpath(output) == os.path.realpath(file) for file in files):
         raise click.BadParameter("must be a file of its own, not one of the captures", param_hint="--output")
-    stream = ObservationStream(files)
+    stream = ObservationStream(files, with_details)
     with_kernels(
-        lambda: write_tables(stream.tables(), Path(output), lambda: input_metadata(stream.paths, stream.sha256))
+        lambda: write_observations(
+            stream.tables(), Path(output), lambda: input_metadata(stream.paths, stream.sha256), with_details
+        )
     )
     ledger = [
         {

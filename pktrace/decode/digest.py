@@ -35,10 +35,13 @@ def _mix(state, value):
 def _header(row):
     """Hash of the network header's fields and the length of what follows it."""
     state = _P3 + np.uint64(row["ip_version"])
-    state = _mix(state, row["source_high"])
-    state = _mix(state, row["source_low"])
-    state = _mix(state, row["destination_high"])
-    state = _mix(state, row["destination_low"])
+    if row["ip_version"] == 4:
+        state = _mix(state, (row["source_low"] << np.uint64(32)) | row["destination_low"])
+    else:
+        state = _mix(state, row["source_high"])
+        state = _mix(state, row["source_low"])
+        state = _mix(state, row["destination_high"])
+        state = _mix(state, row["destination_low"])
     fragment = (np.uint64(row["fragment_offset"]) << np.uint64(8)) | np.uint64(row["more_fragments"])
     state = _mix(state, (np.uint64(row["ip_id"]) << np.uint64(32)) | fragment)
     length = max(np.int64(0), np.int64(row["ip_end"]) - np.int64(row["l4"]))

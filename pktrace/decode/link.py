@@ -25,6 +25,7 @@ RAW_IP = 5
 PPPOE = 6
 CUT = -1
 UNKNOWN = -2
+HIDDEN = -3
 _MOST_SHIMS = 16
 
 
@@ -144,13 +145,15 @@ def _wireless_header(data, at, limit):
 
 @inlined
 def _wireless(data, at, limit, padded):
-    """IEEE 802.11 (9.2.3): data frames that are not encrypted, first fragments, no aggregates."""
+    """IEEE 802.11 (9.2.3): data frames; encrypted ones, later fragments and aggregates hide their packets."""
     if at + 24 > limit:
-        return (CUT if at + 2 <= limit and byte(data, at) & 0x0C == 0x08 else NOTHING), at
+        return (NOTHING if at < limit and byte(data, at) & 0x0C != 0x08 else CUT), at
     control = byte(data, at)
     flags = byte(data, at + 1)
-    if control & 0x0F != 0x08 or control & 0x40 or flags & 0x40 or half(data, at + 22, False) & 15:
+    if control & 0x0F != 0x08 or control & 0x40:
         return NOTHING, at
+    if flags & 0x40 or half(data, at + 22, False) & 15:
+        return HIDDEN, at
     length = 24
     if flags & 3 == 3:
         length += 6
@@ -158,7 +161,7 @@ def _wireless(data, at, limit, padded):
         if at + length + 2 > limit:
             return CUT, at
         if byte(data, at + length) & 0x80:
-            return NOTHING, at
+            return HIDDEN, at
         length += 2
         if flags & 0x80:
             length += 4
@@ -175,7 +178,7 @@ def _llc(data, at, limit):
     if byte(data, at) == 6 and byte(data, at + 1) == 6 and byte(data, at + 2) == 3:
         return IPV4, at + 3
     if at + 8 > limit:
-        return NOTHING, at
+        return (CUT if half(data, at, True) == 0xAAAA and byte(data, at + 2) == 3 else NOTHING), at
     if word(data, at, True) != 0xAAAA0300 or (half(data, at + 4, True) != 0 and half(data, at + 4, True) != 0xF8):
         return NOTHING, at
     kind = half(data, at + 6, True)
@@ -219,11 +222,10 @@ def _by_version(data, at, limit):
 def to_network(data, at, limit, kind, row):
     """Pass over what stands between here and a network header: returns (IPV4, IPV6, NSH or why none, position).
 
-    VLAN tags, MPLS labels, PPPoE and their like, at most _MOST_SHIMS of them.
+    VLAN tags, MPLS labels, PPPoE sessions: at most _MOST_SHIMS of them in all.
     """
-    for _ in range(_MOST_SHIMS):
-        if kind == IPV4 or kind == IPV6 or kind <= 0:
-            return kind, at
+    shims = 0
+    while kind != IPV4 and kind != IPV6 and kind > 0:
         if kind == ETHERNET:
             if at + 14 > limit:
                 return CUT, at
@@ -232,8 +234,9 @@ def to_network(data, at, limit, kind, row):
             if kind < 1536:
                 kind = LLC if kind <= 1500 else NOTHING
         elif kind == 0x8100 or kind == 0x88A8 or kind == 0x9100:
-            if at + 4 > limit:
-                return CUT, at
+            shims += 1
+            if at + 4 > limit or shims > _MOST_SHIMS:
+                return (CUT if at + 4 > limit else NOTHING), at
             if not row["has"] & HAS_VLAN:
                 row["has"] |= HAS_VLAN
                 row["vlan"] = half(data, at, True) & 0xFFF
@@ -247,14 +250,16 @@ def to_network(data, at, limit, kind, row):
             kind, at = _by_version(data, at, limit)
         elif kind == MPLS or kind == 0x8847 or kind == 0x8848:
             kind = MPLS
-            if at + 4 > limit:
-                return CUT, at
+            shims += 1
+            if at + 4 > limit or shims > _MOST_SHIMS:
+                return (CUT if at + 4 > limit else NOTHING), at
             if byte(data, at + 2) & 1:  # bottom of the stack (RFC 3032)
                 kind = RAW_IP
             at += 4
         elif kind == PPPOE or kind == 0x8864:  # RFC 2516: version and type, code, session, length
-            if at + 6 > limit:
-                return CUT, at
+            shims += 1
+            if at + 6 > limit or shims > _MOST_SHIMS:
+                return (CUT if at + 6 > limit else NOTHING), at
             if byte(data, at) != 0x11 or byte(data, at + 1) != 0:
                 return NOTHING, at
             kind = PPP
@@ -263,7 +268,7 @@ def to_network(data, at, limit, kind, row):
             kind, at = _ppp(data, at, limit)
         else:
             return kind if kind == NSH else NOTHING, at
-    return NOTHING, at
+    return kind, at
 
 
 @inlined

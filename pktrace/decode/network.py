@@ -43,8 +43,6 @@ def ipv4(data, start, at, limit, wire_end, row):
     on_wire = wire_end - (at - start)
     if total == 0:
         total = max(on_wire, header)  # a superpacket of a large offload: the length did not fit the field
-    elif total > on_wire:
-        row["has"] |= MALFORMED
     fragment = half(data, at + 6, True)
     row["has"] |= HAS_IP | HAS_ID | HAS_FRAGMENT
     row["ip_version"] = 4
@@ -58,6 +56,8 @@ def ipv4(data, start, at, limit, wire_end, row):
     row["destination_low"] = word(data, at + 16, True)
     row["l3"] = at - start
     row["ip_end"] = at - start + total
+    if at + header > limit:
+        row["has"] |= CUT_HEADER
     return at + header
 
 
@@ -72,8 +72,6 @@ def ipv6(data, start, at, limit, wire_end, row):
     protocol = byte(data, at + 6)
     if total == 40 and protocol != 59:  # 59: there is no next header, the rest is padding
         total = max(on_wire, total)  # a jumbogram or a superpacket: the length did not fit the field
-    elif total > on_wire:
-        row["has"] |= MALFORMED
     row["has"] |= HAS_IP
     row["ip_version"] = 6
     row["dscp"] = (half(data, at, True) >> 6) & 63
@@ -84,6 +82,7 @@ def ipv6(data, start, at, limit, wire_end, row):
     row["destination_low"] = double(data, at + 32)
     row["l3"] = at - start
     row["ip_end"] = at - start + total
+    cut = limit < at + total
     limit = min(limit, at + total)
     at += 40
     for _ in range(MOST_EXTENSIONS):
@@ -92,9 +91,10 @@ def ipv6(data, start, at, limit, wire_end, row):
         if not common and not rare and protocol != 44 and protocol != 51:
             break
         if at + 8 > limit:
-            if not rare:
+            if cut or not rare:
                 row["has"] |= CUT_HEADER
-                at = np.int64(-1)
+                row["protocol"] = protocol
+                return np.int64(-1)
             break
         following = byte(data, at)
         if rare and following == 59:

@@ -6,7 +6,7 @@ import numpy as np
 
 from pktrace.compiled import kernel
 from pktrace.decode.digest import UNBOUNDED, digest_of
-from pktrace.decode.link import CUT, IPV4, IPV6, NSH, UNKNOWN, link_layer, to_network
+from pktrace.decode.link import CUT, HIDDEN, IPV4, IPV6, NSH, UNKNOWN, link_layer, to_network
 from pktrace.decode.network import ipv4, ipv6
 from pktrace.decode.rows import (
     BAD_TIME,
@@ -16,6 +16,7 @@ from pktrace.decode.rows import (
     HAS_PAYLOAD,
     HAS_TCP,
     HAS_TIME,
+    HIDDEN_PACKET,
     NOT_IP,
     PARTIAL_CHECKSUM,
     UNKNOWN_LINK,
@@ -77,7 +78,7 @@ def decode(data, base, packets, link_types, rows, frame, entries, slots, tunnels
         elif kind == IPV6:
             below = ipv6(data, start, at, limit, np.int64(row["length"]), row)
         if kind == NSH or (below >= 0 and may_carry(data, below, limit, row["protocol"])):
-            below = descend(
+            below, limit = descend(
                 data, start, below if kind != NSH else at, limit, kind, row, entries, slots, tunnels, pending
             )
         if below < 0:
@@ -85,6 +86,8 @@ def decode(data, base, packets, link_types, rows, frame, entries, slots, tunnels
                 digest_of(data, start, row, UNBOUNDED)
             elif kind == UNKNOWN:
                 row["has"] |= UNKNOWN_LINK
+            elif kind == HIDDEN:
+                row["has"] |= HIDDEN_PACKET
             elif kind == CUT:
                 row["has"] |= CUT_HEADER
             elif kind != IPV4 and kind != IPV6:
@@ -98,12 +101,16 @@ def decode(data, base, packets, link_types, rows, frame, entries, slots, tunnels
             end = min(limit, start + ip_end)
             cut = limit < start + ip_end
             protocol = np.int64(row["protocol"])
-            if protocol == AH and row["ip_version"] == 4 and below + 8 <= end:
-                protocol = byte(data, below)
-                below += (byte(data, below + 1) + 2) * 4
+            if protocol == AH and row["ip_version"] == 4:
+                if below + 8 <= end:
+                    protocol = byte(data, below)
+                    below += (byte(data, below + 1) + 2) * 4
+                elif cut:
+                    row["has"] |= CUT_HEADER
+                    known = False
             payload = transport(data, below, end, cut, protocol, row)
             # Without the data offset nobody knows where a TCP header ends.
-            known = protocol != TCP or row["has"] & HAS_TCP != 0
+            known = known and (protocol != TCP or row["has"] & HAS_TCP != 0)
         row["payload"] = payload - start
         if known and payload - start <= ip_end:
             row["has"] |= HAS_PAYLOAD

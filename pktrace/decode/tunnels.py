@@ -36,6 +36,7 @@ ROOM = MOST_IP_HEADERS * (1 + _MOST_SERVICE_HEADERS)
 NAMES = ("", "ipip", "6in4", "6in6", "gre", "vxlan", "vxlan-gpe", "geneve", "gtp-u", "nsh", "mpls-in-udp")
 _IPIP, _SIX_IN_4, _SIX_IN_6, _GRE, _VXLAN, _VXLAN_GPE, _GENEVE, _GTP_U, _NSH, _MPLS_IN_UDP = range(1, 11)
 _NO_ID = np.int64(-1)
+_ZERO = np.uint64(0)  # a plain 0 beside 64 unsigned bits would make both floating point numbers
 
 # `parent` is 1 + the number of the entry around this one, 0 for none; `version` 0: no addresses of its own.
 ENTRY = np.dtype(
@@ -267,7 +268,8 @@ def descend(data, start, at, limit, kind, row, entries, slots, count, pending):
         pending: int64, for (kind, number) of the tunnels between two IP headers.
 
     Returns:
-        Where what follows the innermost IP header begins; -1 if there is nothing.
+        Where what follows the innermost IP header begins, -1 if there is nothing; and where the captured bytes of
+        what carries it end.
     """
     outer = row["has"] & HAS_IP != 0
     below = at if outer else np.int64(-1)
@@ -276,15 +278,15 @@ def descend(data, start, at, limit, kind, row, entries, slots, count, pending):
         wire_end = np.int64(row["length"])
         if outer:
             if row["fragment_offset"] > 0:
-                return below
+                return below, limit
             wire_end = np.int64(row["ip_end"])
             limit = min(limit, start + wire_end)
             if not may_carry(data, below, limit, row["protocol"]):
-                return below
+                return below, limit
             number = _NO_ID
             tunnel, number, kind, at = _inside(data, below, limit, row["protocol"], row["ip_version"])
             if tunnel == 0:
-                return below
+                return below, limit
             pending[0, 0] = tunnel
             pending[0, 1] = number
             known = 1
@@ -298,14 +300,14 @@ def descend(data, start, at, limit, kind, row, entries, slots, count, pending):
             known += 1
         inner_4 = kind == IPV4 and plausible_ipv4(data, at, limit)
         if not inner_4 and not (kind == IPV6 and plausible_ipv6(data, at, limit)):
-            return below
+            return below, limit
         for step in range(known):
             entry = entries[count[0]]
             carrier = outer and step == 0
-            entry["source_high"] = row["source_high"] if carrier else 0
-            entry["source_low"] = row["source_low"] if carrier else 0
-            entry["destination_high"] = row["destination_high"] if carrier else 0
-            entry["destination_low"] = row["destination_low"] if carrier else 0
+            entry["source_high"] = row["source_high"] if carrier else _ZERO
+            entry["source_low"] = row["source_low"] if carrier else _ZERO
+            entry["destination_high"] = row["destination_high"] if carrier else _ZERO
+            entry["destination_low"] = row["destination_low"] if carrier else _ZERO
             entry["version"] = row["ip_version"] if carrier else 0
             entry["id"] = pending[step, 1]
             entry["kind"] = pending[step, 0]
@@ -322,6 +324,6 @@ def descend(data, start, at, limit, kind, row, entries, slots, count, pending):
         else:
             below = ipv6(data, start, at, limit, wire_end, row)
         if below < 0:
-            return below
+            return below, limit
         outer = True
-    return below
+    return below, limit

@@ -27,7 +27,8 @@ class Coverage:
     `start_ns` and `end_ns` are the interface statistics' times, else those of the first and last packet; None where
     there is neither. `dropped` is None where nothing says how many packets the capture dropped. `cut` says that a
     file is damaged, `hole` that packets may be missing between its files; `unusable` counts packets that are in the
-    files and could not be followed (link type, snap length, missing time or direction).
+    files and could not be followed (link type, snap length, missing time or direction). `link_types` are in order of
+    number, `snap_length` is the shortest that a file states, None where none does.
     """
 
     packets: int
@@ -41,6 +42,8 @@ class Coverage:
     hole: bool
     unusable: int
     resolution_ns: int
+    link_types: tuple[int, ...] = ()
+    snap_length: int | None = None
 
     @property
     def incomplete(self) -> bool:
@@ -92,6 +95,7 @@ def coverage_of(
 ) -> Coverage:
     """What the captures of one point cover and what they lost."""
     starts, ends, drops, steps = [], [], [], [1]
+    link_types, snap_lengths = set(), set()
     firsts, lasts, cut_at = [], [], []
     stated: list[tuple[int, int]] = []
     logs: set[Path] = set()
@@ -105,6 +109,8 @@ def coverage_of(
         cut_at.append(damaged)
         chosen = [file.interfaces[number] for number in interfaces_of(file, point)]
         steps.extend(interface.resolution_ns for interface in chosen)
+        link_types |= {interface.link_type for interface in chosen}
+        snap_lengths |= {interface.snap_length for interface in chosen if interface.snap_length > 0}
         start, end = span
         if _is_excerpt(file, chosen):
             ledger.add("excerpt", point=point.name, capture=file.name)
@@ -137,6 +143,8 @@ def coverage_of(
         hole=len(files) > 1 and (any(cut_at) or _has_gap(stated)),
         unusable=unusable,
         resolution_ns=max(steps),
+        link_types=tuple(sorted(link_types)),
+        snap_length=min(snap_lengths, default=None),
     )
 
 
@@ -184,10 +192,10 @@ def _has_gap(spans: list[tuple[int, int]]) -> bool:
 def _unusable(rows: np.ndarray[Any, Any], point: Point) -> int:
     """Packets that may be what another point saw, and that cannot be followed: they prove that absence here does not.
 
-    A header that the snap length cut, a link type that is not decoded, no time, or no direction where the point asks
-    for one.
+    A header that the snap length cut, a link type that is not decoded, an encrypted 802.11 frame, no time, or no
+    direction where the point asks for one.
     """
-    bits = field.UNKNOWN_LINK | field.BAD_TIME | field.NO_DIRECTION
+    bits = field.UNKNOWN_LINK | field.HIDDEN_PACKET | field.BAD_TIME | field.NO_DIRECTION
     lost = rows["has"] & bits != 0
     lost |= (rows["has"] & field.CUT_HEADER != 0) & (rows["has"] & field.HAS_IP == 0)
     lost |= (rows["has"] & field.HAS_TIME == 0) & (rows["has"] & field.NOT_IP == 0)

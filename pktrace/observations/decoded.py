@@ -161,6 +161,7 @@ def count_rows(
         ("timestamp_out_of_range", field.BAD_TIME),
         ("not_ip", field.NOT_IP),
         ("malformed_ip", field.MALFORMED),
+        ("hidden_packet", field.HIDDEN_PACKET),
         ("cut_header", field.CUT_HEADER),
         ("partial_checksum", field.PARTIAL_CHECKSUM),
     ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,13 @@ import pyarrow as pa
 
 from pktrace.capture.files import sha256_of
 from pktrace.capture.index import WHOLE
+from pktrace.decode.details import DETAIL, details
 from pktrace.decode.rows import ROW
 from pktrace.ledger import Ledger
 from pktrace.observations.decoded import count_file, count_rows
 from pktrace.observations.observe import interface_names
 from pktrace.observations.stream import RowReader
-from pktrace.observations.table import rows_table
+from pktrace.observations.table import rows_table, with_details
 from pktrace.observations.tunnels import tunnel_texts
 
 ROWS_PER_TABLE = 1 << 17
@@ -25,11 +27,12 @@ ROWS_PER_TABLE = 1 << 17
 class ObservationStream:
     """Decodes captures file by file; after `tables` is exhausted, `packets`, `damaged`, `ledger` and `sha256` tell.
 
-    A digest covers what the packet's own capture kept of it.
+    A digest covers what the packet's own capture kept of it. `with_details` adds the columns of schema.DETAILS.
     """
 
-    def __init__(self, paths: Sequence[str]) -> None:
+    def __init__(self, paths: Sequence[str], with_details: bool = False) -> None:
         self.paths = tuple(paths)
+        self._with_details = with_details
         self.ledger = Ledger()
         self.packets = 0
         self.damaged = False
@@ -41,33 +44,42 @@ class ObservationStream:
         Raises:
             CaptureFileError: a file cannot be read or is no capture.
         """
-        with ThreadPoolExecutor(1) as aside:
-            hashes = [aside.submit(sha256_of, path, path) for path in self.paths]
-            for path in self.paths:
-                yield from self._tables_of(path)
-            self.sha256 = tuple(future.result() for future in hashes)
+        with ThreadPoolExecutor(1) as aside, ThreadPoolExecutor(1) as hashing:
+            hashes = [hashing.submit(sha256_of, path, path) for path in self.paths]
+            # The next table is made while the caller writes the last one.
+            tables = chain.from_iterable(self._tables_of(path) for path in self.paths)
+            coming = aside.submit(next, tables, None)
+            while (table := coming.result()) is not None:
+                coming = aside.submit(next, tables, None)
+                yield table
+            self.sha256 = tuple(found.result() for found in hashes)
 
     def _tables_of(self, path: str) -> Iterator[pa.Table]:
         reader = RowReader(path, path)
         room = np.empty(ROWS_PER_TABLE, ROW)
+        found = np.empty(ROWS_PER_TABLE if self._with_details else 0, DETAIL)
         filled = 0
         for batch in reader.batches():
+            of_batch = np.zeros(len(batch.rows) if self._with_details else 0, DETAIL)
+            if self._with_details:
+                details(batch.data, batch.base, batch.packets, batch.rows, of_batch)
             taken = 0
             while taken < len(batch.rows):
                 step = min(len(batch.rows) - taken, ROWS_PER_TABLE - filled)
                 room[filled : filled + step] = batch.rows[taken : taken + step]
+                found[filled : filled + step] = of_batch[taken : taken + step]
                 filled += step
                 taken += step
                 if filled == ROWS_PER_TABLE:
-                    yield self._table(reader, room)
+                    yield self._table(reader, room, found)
                     filled = 0
         if filled:
-            yield self._table(reader, room[:filled])
+            yield self._table(reader, room[:filled], found[:filled])
         capture = reader.capture
         count_file(path, capture.ended, capture.unknown_blocks, None, self.ledger)
         self.damaged |= capture.ended != WHOLE
 
-    def _table(self, reader: RowReader, rows: np.ndarray[Any, Any]) -> pa.Table:
+    def _table(self, reader: RowReader, rows: np.ndarray[Any, Any], found: np.ndarray[Any, Any]) -> pa.Table:
         interfaces = reader.capture.interfaces
         names: dict[str, int] = {}
         rows["point"] = interface_names(interfaces, names)[rows["interface"]]
@@ -76,4 +88,5 @@ class ObservationStream:
         self.packets += len(rows)
         used, place = np.unique(rows["tunnel"], return_inverse=True)
         rows["tunnel"] = place + (0 if used[0] == 0 else 1)
-        return rows_table(rows, tuple(names), (reader.capture.name,), tunnel_texts(reader.tunnels, used[used > 0]))
+        table = rows_table(rows, tuple(names), (reader.capture.name,), tunnel_texts(reader.tunnels, used[used > 0]))
+        return with_details(table, rows, found) if self._with_details else table

@@ -9,7 +9,9 @@ import numpy as np
 import pyarrow as pa
 
 from pktrace import schema
+from pktrace.decode import details as detail
 from pktrace.decode import rows as field
+from pktrace.decode.addresses import number_addresses
 from pktrace.observations.observe import Observations
 from pktrace.observations.tunnels import address_text
 
@@ -80,16 +82,74 @@ def rows_table(
 
 def address_columns(rows: np.ndarray[Any, Any]) -> tuple[Any, Any]:
     """Source and destination as dictionary strings over one common, sorted dictionary."""
-    count = len(rows)
-    high = np.concatenate([rows["source_high"], rows["destination_high"]])
-    low = np.concatenate([rows["source_low"], rows["destination_low"]])
-    version = np.concatenate([rows["ip_version"], rows["ip_version"]])
-    order = np.lexsort((low, high, version))
-    new = np.ones(2 * count, bool)
-    new[1:] = (np.diff(low[order]) != 0) | (np.diff(high[order]) != 0) | (np.diff(version[order]) != 0)
-    code = np.empty(2 * count, np.int32)
-    code[order] = np.cumsum(new) - 1
-    first = order[new]
-    texts = [address_text(int(version[index]), int(high[index]), int(low[index])) for index in first.tolist()]
     absent = rows["has"] & field.HAS_IP == 0
-    return schema.coded(code[:count], absent, texts), schema.coded(code[count:], absent, texts)
+    source, destination = ((rows[f"{end}_high"], rows[f"{end}_low"]) for end in ("source", "destination"))
+    return _address_pair(rows["ip_version"], source, destination, absent)
+
+
+def _address_pair(
+    version: np.ndarray[Any, Any],
+    source: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]],
+    destination: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]],
+    absent: np.ndarray[Any, Any],
+) -> tuple[Any, Any]:
+    count = len(version)
+    high = np.concatenate([source[0], destination[0]])
+    low = np.concatenate([source[1], destination[1]])
+    version = np.concatenate([version, version])
+    code = np.empty(2 * count, np.int32)
+    first = np.empty(2 * count, np.int64)
+    slots = np.zeros(1 << max(4, (4 * count).bit_length()), np.int32)
+    first = first[: number_addresses(version, high, low, np.concatenate([absent, absent]), slots, code, first)]
+    order = np.lexsort((low[first], high[first], version[first]))
+    rank = np.zeros(max(1, len(first)), np.int32)
+    rank[order] = np.arange(len(first))
+    entries = first[order].tolist()
+    texts = [address_text(int(version[entry]), int(high[entry]), int(low[entry])) for entry in entries]
+    return schema.coded(rank[code[:count]], absent, texts), schema.coded(rank[code[count:]], absent, texts)
+
+
+_DETAIL_FIELDS = (
+    ("tcp_mss", detail.HAS_MSS),
+    ("tcp_window_scale", detail.HAS_SCALE),
+    ("tcp_sack_left", detail.HAS_SACK),
+    ("tcp_sack_right", detail.HAS_SACK),
+    ("tcp_tsval", detail.HAS_TIMESTAMPS),
+    ("tcp_tsecr", detail.HAS_TIMESTAMPS),
+    ("spi", detail.HAS_SPI),
+    ("sequence", detail.HAS_SPI),
+    ("sctp_tag", detail.HAS_TAG),
+    ("quoted_protocol", detail.HAS_QUOTED),
+    ("quoted_ip_id", detail.HAS_QUOTED_ID),
+    ("quoted_sport", detail.HAS_QUOTED_PORTS),
+    ("quoted_dport", detail.HAS_QUOTED_PORTS),
+    ("igmp_type", detail.HAS_IGMP),
+    ("queue", detail.HAS_QUEUE),
+    ("verdict_type", detail.HAS_VERDICT),
+    ("verdict", detail.HAS_VERDICT),
+)
+
+
+def with_details(table: pa.Table, rows: np.ndarray[Any, Any], found: np.ndarray[Any, Any]) -> pa.Table:
+    """The observations table with the columns of schema.DETAILS; `found` (DETAIL) has an entry per row."""
+    values: dict[str, Any] = {name: nullable(found, name, bit) for name, bit in _DETAIL_FIELDS}
+    quoted = found["has"] & detail.HAS_QUOTED == 0
+    source, destination = (
+        (found[f"quoted_{end}_high"], found[f"quoted_{end}_low"]) for end in ("source", "destination")
+    )
+    pair = _address_pair(found["quoted_version"], source, destination, quoted)
+    values["quoted_source"], values["quoted_destination"] = pair
+    groups, place = np.unique(found["igmp_group"], return_inverse=True)
+    group_texts = [address_text(4, 0, group) for group in groups.tolist()]
+    values["igmp_group"] = schema.coded(place, found["has"] & detail.HAS_GROUP == 0, group_texts)
+    tcp = (rows["protocol"] == 6) & (rows["has"] & field.HAS_TCP != 0)
+    values["tcp_sack_permitted"] = np.ma.MaskedArray(found["has"] & detail.HAS_SACK_PERMITTED != 0, ~tcp)
+    values["interface_id"] = rows["interface"]
+    values["interface_index"] = np.ma.MaskedArray(np.ascontiguousarray(rows["ifindex"]), rows["ifindex"] == 0)
+    direction = rows["direction"].astype(np.int64)
+    values["direction"] = schema.coded(np.clip(direction - 1, 0, 1), (direction == 0) | (direction > 2), ["in", "out"])
+    values["packet_id"] = nullable(rows, "packet_id", field.HAS_PACKET_ID)
+    for column in schema.DETAILS:
+        kind = pa.field(column.name, column.type, metadata={"description": column.sentence})
+        table = table.append_column(kind, schema.as_arrow(values[column.name], column.type))
+    return table

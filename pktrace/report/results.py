@@ -22,8 +22,8 @@ from pktrace.version import __version__
 _PARTIAL = ".partial"
 PLOTS = ("ecdf.svg", "ecdf.png", "waterfall.svg", "waterfall.png")
 _ROW_GROUP = 1 << 19
-# Hashes do not repeat, so a dictionary of them would only be overhead; sorted times have small differences.
-_PLAIN = {"digest"}
+# Where values hardly repeat, a dictionary of them would only be overhead; sorted times have small differences.
+_PLAIN = {"digest", "tcp_seq", "tcp_ack", "ip_id", "icmp_seq", "tcp_tsval", "tcp_tsecr", "packet_id", "sequence"}
 _DELTA = {"ts_ns", "first_ns", "frame", "byte_offset", "trajectory"}
 
 
@@ -69,19 +69,21 @@ def write_results(
     return written
 
 
-def write_tables(tables: Iterable[pa.Table], path: Path, metadata: Callable[[], dict[str, str]]) -> None:
-    """Write tables of one kind as one file, each as a row group as it comes, whole or not at all.
+def write_observations(
+    tables: Iterable[pa.Table], path: Path, metadata: Callable[[], dict[str, str]], with_details: bool = False
+) -> None:
+    """Write observation tables as one file, each as a row group as it comes, whole or not at all.
 
     Args:
-        metadata: asked when all tables have come.
+        metadata: asked when all tables have come; with_details: the tables have the columns of schema.DETAILS.
 
     Raises:
         OutputError: the file cannot be written.
     """
     try:
         with _whole(path) as partial:
-            schema_ = schema.OBSERVATIONS.arrow_schema()
-            with pq.ParquetWriter(partial, schema_, **_parquet_options(schema_.names)) as writer:
+            columns = schema.OBSERVATIONS.with_columns(schema.DETAILS if with_details else ()).arrow_schema()
+            with pq.ParquetWriter(partial, columns, **_parquet_options(columns.names)) as writer:
                 for table in tables:
                     writer.write_table(table, row_group_size=_ROW_GROUP)
                 writer.add_key_value_metadata(metadata())

@@ -1,0 +1,49 @@
+"""pktrace check: whether a run can answer the questions, before they are asked."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from pktrace.cli.narration import from_observations, show
+
+if TYPE_CHECKING:
+    from pktrace.findings.suitability import Suitability
+    from pktrace.observations.observe import Observations
+
+
+@click.command(epilog="Example: pktrace check fixtures/service-chain")
+@click.argument("run")
+@click.option("--json", "as_json", is_flag=True, help="Print all facts, findings and answers as JSON.")
+def check(run: str, as_json: bool) -> int:
+    """Whether a run can answer what is asked of it: what each point covers, dropped and missed, whether packets can
+    be recognised from point to point, and what follows from that for latency, losses and rules.
+
+    \b
+    Exit codes: 0 every question asked can be answered, or partly;
+    3 input is damaged, or nothing can be answered (also: no packets);
+    2 usage or run.toml error, or no capture.
+    """
+    facts = from_observations(run, _facts)
+    from pktrace.findings.advice import answers_of, check_exit_code, findings_of
+
+    findings = findings_of(facts)
+    answers = answers_of(facts, findings)
+    code = check_exit_code(facts, answers)
+    if as_json:
+        from pktrace.report.suitability_json import suitability_json
+
+        show(lambda: click.echo(suitability_json(facts, findings, answers, code), nl=False))
+    else:
+        from pktrace.report.suitability import print_suitability
+
+        show(lambda: print_suitability(facts, findings, answers, sys.stdout))
+    return code
+
+
+def _facts(observations: Observations) -> Suitability:
+    from pktrace.findings.suitability import suitability_of
+
+    return suitability_of(observations)

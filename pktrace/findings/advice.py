@@ -1,0 +1,74 @@
+"""What follows from the facts of a run: what it can answer, by findings with their consequence and their fix.
+
+A finding says for each question, latency, losses and rules, whether it limits the answer (`partly`) or prevents it
+(`no`), on which paths. A path answers a question as its worst finding says; the run answers `yes` if all paths with
+packets do, `no` if none does, else `partly`. Rules are asked on paths that have some.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pktrace.errors import EXIT_DAMAGED_OR_UNDECIDED, EXIT_DONE
+from pktrace.findings import recognition, recording
+from pktrace.findings.finding import NO, PARTLY, QUESTIONS, RULES, WORSE, YES, Finding
+from pktrace.findings.suitability import Suitability
+
+# What a run is looked at for, each yields findings.
+_LOOKS = (
+    recording.paths, recording.traffic, recording.damage, recording.windows, recognition.clocks, recognition.order,
+    recognition.sharing, recording.capture_loss, recognition.alike, recognition.offloads, recording.pauses,
+    recognition.identification, recording.counters,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Whether one question can be answered, and the places in the list of the findings that say otherwise."""
+
+    question: str
+    answer: str
+    findings: tuple[int, ...]
+
+
+def findings_of(facts: Suitability) -> tuple[Finding, ...]:
+    """All findings, worst first; equal ones in the order in which they are looked for."""
+    found = [finding for look in _LOOKS for finding in look(facts)]
+    return tuple(sorted(found, key=lambda finding: (-finding.rank, -len(finding.limits))))
+
+
+def answers_of(facts: Suitability, findings: tuple[Finding, ...]) -> tuple[Answer, ...]:
+    """The verdict on each question."""
+    return tuple(_answer(facts, findings, question) for question in QUESTIONS)
+
+
+def _answer(facts: Suitability, findings: tuple[Finding, ...], question: str) -> Answer:
+    run = facts.run
+    asked = [path.number for path in facts.paths if path.packets]
+    if question == RULES:
+        with_rules = {rule.path for rule in run.rules}
+        asked = [number for number in asked if number in with_rules]
+    saying = [
+        place
+        for place, finding in enumerate(findings)
+        if question in dict(finding.limits) and (finding.paths is None or not asked or set(finding.paths) & set(asked))
+    ]
+    per_path = []
+    for number in asked:
+        limits = [
+            dict(findings[place].limits)[question]
+            for place in saying
+            if findings[place].paths is None or number in (findings[place].paths or ())
+        ]
+        per_path.append(max(limits, key=WORSE.__getitem__, default=YES))
+    answer = NO if not per_path or set(per_path) == {NO} else YES if set(per_path) == {YES} else PARTLY
+    if answer == NO:
+        preventing = [place for place in saying if dict(findings[place].limits)[question] == NO]
+        saying = preventing or saying
+    return Answer(question, answer, tuple(saying))
+
+
+def check_exit_code(facts: Suitability, answers: tuple[Answer, ...]) -> int:
+    """3 where input is damaged or no question can be answered, else 0."""
+    nothing = all(answer.answer == NO for answer in answers)
+    return EXIT_DAMAGED_OR_UNDECIDED if facts.damaged or nothing else EXIT_DONE

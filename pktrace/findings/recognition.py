@@ -1,0 +1,246 @@
+"""Findings about recognising packets from point to point: clocks, equal packets, offloads, IP IDs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pktrace.findings.finding import LATENCY, LOSSES, NO, PARTLY, RULES, Finding, duration, limits, listed, many, part
+from pktrace.findings.shared import StageFacts
+from pktrace.findings.suitability import (
+    LITTLE_SHARED,
+    LONGEST_FRAME,
+    Suitability,
+    ends_of,
+    limit_at,
+    paths_of,
+    stages_of,
+)
+from pktrace.trajectories.exact import EARLY_NS
+
+# Bounds of what is told; each is a judgement, written down once.
+_MUCH_BY_ORDER = 0.05  # of a path's packets
+_BOTH_WAYS = 0.1  # of a stage's packets go one way, and as many the other
+_SEEN_TWICE = 0.1  # of a point's packets
+_FEW_STEPS = 10  # time stamp steps within a stage
+_SURELY_COARSE_NS = 100  # nanosecond stamps are never
+_FEW_PAYLOAD_BYTES = 16
+
+
+def clocks(facts: Suitability) -> Iterator[Finding]:
+    """Points on different clocks."""
+    apart: dict[str, dict[str, set[int]]] = {PARTLY: {}, NO: {}}
+    for path, stage in stages_of(facts):
+        if stage.same_clock:
+            continue
+        ends = [facts.points[point] for point in sorted((stage.from_point, stage.to_point))]
+        if all(point.clock_known for point in ends):
+            limit = PARTLY if any(other.same_clock for other in path.stages) else NO
+            pair = f"{ends[0].name} and {ends[1].name} ({duration(ends[1].offset_ns - ends[0].offset_ns)})"
+            apart[limit].setdefault(pair, set()).add(path.number)
+            continue
+        yield Finding(
+            f"{ends_of(facts, stage)} have different clocks, and too few packets tell their offset: no latency between "
+            "them, and no packet can be called lost there.",
+            "Record both on one host, or synchronise them (PTP) and give both the same `clock` in run.toml.",
+            limits(limit_at(path, stage), LATENCY, LOSSES, RULES),
+            (path.number,),
+        )
+    for limit, pairs in apart.items():
+        if pairs:
+            yield Finding(
+                f"Different clocks, with their estimated offset: {listed(list(pairs))}. Packets are matched across "
+                "them; the latency between them stays empty.",
+                "Record on one host, or synchronise the clocks (PTP) and give the points the same `clock` in run.toml.",
+                limits(limit, LATENCY),
+                tuple(sorted(set().union(*pairs.values()))),
+            )
+
+
+def order(facts: Suitability) -> Iterator[Finding]:
+    """Points that packets pass in another order than the path says, and time stamps that are too coarse."""
+    run = facts.run
+    coarse: dict[tuple[int, ...], str] = {}
+    for path, stage in stages_of(facts):
+        if not stage.same_clock or not stage.certain:
+            continue
+        told = (
+            f"{stage.backwards:,} of {many(stage.certain, 'packet')} on path {run.paths[path.number].name} came to "
+            f"{run.points[stage.to_point].name} before {run.points[stage.from_point].name}"
+        )
+        median, early = stage.median_ns or 0, -(stage.earliest_ns or 0)
+        if stage.backwards and _BOTH_WAYS <= stage.backwards / stage.certain <= 1 - _BOTH_WAYS:
+            yield Finding(
+                f"{told}: it holds both directions of the traffic, and the order of its points is that of one.",
+                "Give the path a `match` for one direction, and add a path with the points in reverse for the other.",
+                limits(NO, LATENCY, LOSSES, RULES),
+                (path.number,),
+            )
+        elif 2 * stage.backwards > stage.certain:
+            yield Finding(
+                f"{told} (median {duration(median)}): the order of the points is wrong, or their clocks are not one.",
+                "Swap them if packets go the other way; if they are on different hosts, name their clocks in run.toml.",
+                limits(NO, LATENCY, LOSSES, RULES),
+                (path.number,),
+            )
+        elif stage.backwards:
+            yield Finding(
+                f"{told}, by up to {duration(early)}: times there are no better than that.",
+                "Stamps are taken late, or the clock was stepped; use one clock, and hardware or kernel stamps.",
+                limits(PARTLY, LATENCY, LOSSES) if early > EARLY_NS else (),
+                (path.number,),
+            )
+        ends = tuple(sorted((stage.from_point, stage.to_point)))
+        step = sum(facts.points[point].cover.resolution_ns for point in ends)
+        if step > _SURELY_COARSE_NS and 0 <= median < _FEW_STEPS * step:
+            coarse.setdefault(ends, f"{ends_of(facts, stage)} ({duration(median)}, stamps {duration(step)})")
+    if coarse:
+        yield Finding(
+            f"Time stamps are coarse beside the median time between {listed(list(coarse.values()))}.",
+            "Record nanoseconds (tcpdump --time-stamp-precision=nano, dumpcap).",
+        )
+
+
+def sharing(facts: Suitability) -> Iterator[Finding]:
+    """Neighbours whose packets are not the same."""
+    for path, stage in stages_of(facts):
+        apart = stage.overlap_ns is not None and stage.overlap_ns < 0
+        if stage.share is None or stage.share >= LITTLE_SHARED or apart:
+            continue
+        name = facts.run.paths[path.number].name
+        split = bool(facts.points[stage.from_point].superpackets) != bool(facts.points[stage.to_point].superpackets)
+        fix = (
+            "Switch segmentation offloads off while recording (ethtool -K IF tso off gso off gro off)."
+            if split
+            else "Look for address translation, tunnels, encryption or a proxy between them; check that they are "
+            "neighbours on this path."
+        )
+        if stage.both == 0:
+            yield Finding(
+                f"{ends_of(facts, stage)} share no packet on path {name} ({stage.at_from:,} and {stage.at_to:,}): "
+                "nothing can be followed from one to the other, everything would look lost there.",
+                fix,
+                limits(limit_at(path, stage), LATENCY, LOSSES, RULES),
+                (path.number,),
+            )
+        else:
+            yield Finding(
+                f"{ends_of(facts, stage)} share {part(stage.share)} of what could be shared on path {name} "
+                f"({stage.both:,} of {min(stage.at_from, stage.at_to):,}): the rest was rewritten, split or lost.",
+                fix,
+                limits(PARTLY, LATENCY, LOSSES, RULES),
+                (path.number,),
+            )
+
+
+def alike(facts: Suitability) -> Iterator[Finding]:
+    """Packets that cannot be told apart, and packets that one capture holds twice."""
+    run = facts.run
+    concerned = [path for path in facts.paths if path.by_order]
+    much = [path for path in concerned if path.by_order > _MUCH_BY_ORDER * path.packets]
+    if concerned:
+        each = listed(
+            [f"{path.by_order:,} of {path.packets:,} on path {run.paths[path.number].name}" for path in concerned]
+        )
+        yield Finding(
+            f"Packets with the same bytes as others within {duration(run.threshold_ns)}: {each}. How many of them were "
+            "lost is counted; which ones, and their latency, are judged by order.",
+            "Let the sender number its payloads, or send slower; a shorter loss threshold separates them too.",
+            limits(PARTLY, LATENCY, RULES) if much else (),
+            tuple(path.number for path in much or concerned),
+        )
+    for number, point in enumerate(facts.points):
+        packets = point.cover.packets
+        if not packets or point.repeats < _SEEN_TWICE * packets:
+            continue
+        others = [
+            facts.points[end]
+            for _, stage in stages_of(facts)
+            if number in (stage.from_point, stage.to_point)
+            for end in (stage.from_point, stage.to_point)
+            if end != number
+        ]
+        if not others or any(other.repeats >= _SEEN_TWICE / 2 * max(1, other.cover.packets) for other in others):
+            continue
+        yield Finding(
+            f"{point.name} holds {many(point.repeats, 'packet')} ({part(point.repeats / packets)}) again, typically "
+            f"{duration(point.repeat_ns or 0)} later, and its neighbours do not: the capture sees packets twice.",
+            "Record one interface and one direction (a mirror port of both directions and `-i any` show packets "
+            "twice), or let the path visit the point twice.",
+            limits(PARTLY, LATENCY),
+            paths_of(facts, number)[0],
+        )
+    if facts.digests > 0 and facts.digest_payload_bytes < _FEW_PAYLOAD_BYTES:
+        yield Finding(
+            f"Snap lengths leave {many(facts.digest_payload_bytes, 'byte')} of payload to tell packets apart by.",
+            "Record at least 128 bytes of each packet (-s 128; 256 with tunnels).",
+        )
+    if facts.chance_matches > 0.01:
+        yield Finding(
+            f"{many(facts.digests, 'digest')} of 64 bits: {facts.chance_matches:.2g} pairs are expected to be equal by "
+            "chance.",
+            "Analyse the run in parts.",
+        )
+
+
+def offloads(facts: Suitability) -> Iterator[Finding]:
+    """Frames that no wire carries."""
+    big = [point for point in facts.points if point.superpackets]
+    if big:
+        mixed = [
+            (path.number, stage)
+            for path, stage in stages_of(facts)
+            if stage.both
+            and bool(facts.points[stage.from_point].superpackets) != bool(facts.points[stage.to_point].superpackets)
+        ]
+        where = listed([f"{point.name} ({point.superpackets:,})" for point in big])
+        told = f"Frames longer than {LONGEST_FRAME:,} bytes at {where}"
+        fix = "Switch segmentation offloads off while recording: ethtool -K IF tso off gso off gro off."
+        if mixed:
+            yield Finding(
+                f"{told}, and none at {_ends_without(facts, mixed[0][1])}: superpackets are split or merged between "
+                "them, and what is split is not recognised.",
+                fix,
+                limits(PARTLY, LATENCY, LOSSES, RULES),
+                tuple(sorted({number for number, _ in mixed})),
+            )
+        else:
+            yield Finding(f"{told}: superpackets of offloads (or jumbo frames); each counts as one packet.", fix)
+    partial = [point for point in facts.points if point.partial_checksums]
+    if partial:
+        where = listed([f"{point.name} ({point.partial_checksums:,})" for point in partial])
+        yield Finding(
+            f"Checksums that the interface was to complete, at {where}: normal at virtual interfaces, and not used for "
+            "matching.",
+            "None needed; ethtool -K IF tx off if the checksums themselves matter.",
+        )
+
+
+def identification(facts: Suitability) -> Iterator[Finding]:
+    """Senders whose IP IDs do not help, or come again too soon."""
+    threshold = facts.run.threshold_ns
+    none = [sender for sender in facts.senders if sender.behaviour in ("zero", "constant")]
+    soon = [
+        sender
+        for sender in facts.senders
+        if sender.behaviour not in ("zero", "constant") and sender.shortest_repeat_ns is not None
+        and sender.shortest_repeat_ns <= threshold
+    ]  # fmt: skip
+    if none:
+        yield Finding(
+            f"{many(len(none), 'IPv4 sender')} of {len(facts.senders):,} {'gives' if len(none) == 1 else 'give'} every "
+            "packet the same IP ID: packets are told apart by ports, sequence numbers and payload alone.",
+            "None needed while payloads differ.",
+        )
+    if soon:
+        least = min(sender.shortest_repeat_ns or 0 for sender in soon)
+        yield Finding(
+            f"IP IDs of {many(len(soon), 'sender')} come again within the loss threshold, at best after "
+            f"{duration(least)}: the ID alone does not identify a packet.",
+            "None needed while payloads differ; a shorter loss threshold helps where they do not.",
+        )
+
+
+def _ends_without(facts: Suitability, stage: StageFacts) -> str:
+    """The end of a stage that has no superpackets."""
+    ends = (facts.points[stage.from_point], facts.points[stage.to_point])
+    return next(point.name for point in ends if not point.superpackets)

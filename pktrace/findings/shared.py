@@ -1,0 +1,135 @@
+"""Which packets neighbouring points of a path share, by digest alone: before anything is matched or judged.
+
+Counted are different digests of the packets that fit the path, in the time that both captures cover. The share is of
+the smaller of the two counts, so that neither losses nor rules that drop nor the traffic of a bypass lower it: what it
+measures is whether packets can be recognised from one point to the next.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pktrace.trajectories.model import Trajectories
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class StageFacts:
+    """One stage of one path; `path`, `from_point` and `to_point` are indices.
+
+    `overlap_ns` is how long both captures ran at the same time, negative how far they lie apart, None where that
+    cannot be told. `at_from`, `at_to` and `both` count different digests in that time. Of `certain` packets, which
+    both points saw just as often as the path visits them, `median_ns` is the middle time from one point to the other,
+    `backwards` how many came to the second point before the first, `earliest_ns` the least time.
+    """
+
+    path: int
+    stage: int
+    from_point: int
+    to_point: int
+    overlap_ns: int | None
+    at_from: int
+    at_to: int
+    both: int
+    same_clock: bool
+    certain: int
+    backwards: int
+    earliest_ns: int | None
+    median_ns: int | None
+
+    @property
+    def share(self) -> float | None:
+        """Shared digests of those that could be; None where one point has none."""
+        least = min(self.at_from, self.at_to)
+        return self.both / least if least else None
+
+
+@dataclass(frozen=True)
+class _Sightings:
+    """Different digests at one position, sorted: how often each, first and last common time."""
+
+    digests: Array
+    counts: Array
+    first: Array
+    last: Array
+
+    def keep(self, mask: Array) -> _Sightings:
+        return _Sightings(self.digests[mask], self.counts[mask], self.first[mask], self.last[mask])
+
+
+def stage_facts(trajectories: Trajectories, order: Array, times: Array, paths: Array) -> tuple[StageFacts, ...]:
+    """Every stage of every path.
+
+    Args:
+        order: the followed rows sorted by (point, digest, time); times: common, per row; paths: path per row.
+    """
+    run = trajectories.run
+    rows = trajectories.observations.rows
+    of_point = rows["point"][order]
+    bounds = np.searchsorted(of_point, np.arange(len(run.points) + 1))
+    found = []
+    for number, path in enumerate(run.paths):
+        seen: dict[int, _Sightings] = {}
+        for point in set(path.points):
+            mine = order[bounds[point] : bounds[point + 1]]
+            mine = mine[paths[mine] == number]
+            seen[point] = _sightings(rows["digest"][mine], times[mine])
+        detour = [seen[point].digests for point in path.points[path.detour_first : path.detour_last + 1]]
+        for stage in path.stage_numbers():
+            leave = np.concatenate(detour) if path.has_detour and stage == path.bypass else None
+            found.append(_stage(trajectories, number, stage, seen, leave))
+    return tuple(found)
+
+
+def _sightings(digests: Array, times: Array) -> _Sightings:
+    first = np.flatnonzero(np.concatenate([[True], digests[1:] != digests[:-1]])) if len(digests) else np.zeros(0, int)
+    counts = np.diff(first, append=len(digests))
+    return _Sightings(digests[first], counts, times[first], times[first + counts - 1])
+
+
+def _stage(
+    trajectories: Trajectories, number: int, stage: int, seen: dict[int, _Sightings], leave: Array | None
+) -> StageFacts:
+    path = trajectories.run.paths[number]
+    ends = path.ends_of(stage)
+    points = [path.points[at] for at in ends]
+    visits = [path.points.count(point) for point in points]
+    second = [path.points.index(point) != at for point, at in zip(points, ends, strict=True)]
+    sides = [seen[point] for point in points]
+    if leave is not None:
+        sides = [side.keep(~np.isin(side.digests, leave)) for side in sides]
+    sides = [side.keep(side.counts > 1) if late else side for side, late in zip(sides, second, strict=True)]
+    reach, clocks = trajectories.reach, trajectories.clocks
+    comparable = bool(clocks.group[points[0]] == clocks.group[points[1]])
+    overlap = None
+    has_span = all(trajectories.observations.coverage[point].start_ns is not None for point in points)
+    if comparable and has_span:
+        low, high = int(reach.start[points].max()), int(reach.end[points].min())
+        overlap = high - low
+        sides = [side.keep((side.last >= low) & (side.first <= high)) for side in sides]
+    _, a, b = np.intersect1d(sides[0].digests, sides[1].digests, assume_unique=True, return_indices=True)
+    certain = (sides[0].counts[a] == visits[0]) & (sides[1].counts[b] == visits[1])
+    when = [
+        (side.last if late else side.first)[index[certain]]
+        for side, late, index in zip(sides, second, (a, b), strict=True)
+    ]
+    transit = when[1] - when[0]
+    return StageFacts(
+        path=number,
+        stage=stage,
+        from_point=points[0],
+        to_point=points[1],
+        overlap_ns=overlap,
+        at_from=len(sides[0].digests),
+        at_to=len(sides[1].digests),
+        both=len(a),
+        same_clock=bool(clocks.clock[points[0]] == clocks.clock[points[1]]),
+        certain=len(transit),
+        backwards=int((transit < 0).sum()),
+        earliest_ns=int(transit.min()) if len(transit) else None,
+        median_ns=int(np.median(transit)) if len(transit) else None,
+    )
