@@ -82,6 +82,7 @@ class Frame:
     """One packet of a file as tshark sees it; `time` is its text, which begins with the whole seconds."""
 
     number: int
+    link_type: str
     time: str | None
     captured: int
     length: int
@@ -169,11 +170,20 @@ def _frame(packet: ElementTree.Element) -> Frame | None:
     frame = _layer(protos[place])
     return Frame(
         number=frame.number("frame.number") or 0,
+        link_type=_link_type(protos[place]),
         time=frame.text("frame.time_epoch"),
         captured=frame.number("frame.cap_len") or 0,
         length=frame.number("frame.len") or 0,
         layers=[_layer(proto) for proto in protos[place + 1 :]],
     )
+
+
+def _link_type(proto: ElementTree.Element) -> str:
+    """Wireshark's words for the link type of a frame."""
+    for child in proto.iter("field"):
+        if child.get("name") == "frame.encap_type":
+            return re.sub(r"^[^:]*: | \(\d+\)$", "", child.get("showname", ""))
+    return ""
 
 
 def _layer(proto: ElementTree.Element) -> Layer:
