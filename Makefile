@@ -8,6 +8,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 RUN := fixtures/service-chain
+BENCH_PACKETS ?= 2000000
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --no-input -qq
@@ -78,8 +79,9 @@ docs: $(VENV)/installed-dev  ## Write the generated parts of the documents anew:
 	@$(PY) -m tests.kit.shown_output README.md
 
 .PHONY: bench
-bench: $(VENV)/installed  ## Start-up of a warm analysis against the imports that it needs.
+bench: $(VENV)/installed  ## Speed: start-up, and decoding beside capinfos, tshark and cat (BENCH_PACKETS=200000: less to wait for).
 	@$(PY) tests/bench/start_up.py $(RUN)
+	@$(PY) tests/bench/decoding.py --packets $(BENCH_PACKETS)
 
 .PHONY: clean
 clean:  ## Remove the environment, results and caches.

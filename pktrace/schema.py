@@ -218,7 +218,7 @@ DETAILS = (
     Column("quoted_dport", UINT16, "Destination port of the quoted packet."),
     Column("igmp_type", UINT8, "IGMP type."),
     Column("igmp_group", WORD, "IGMP group address."),
-    Column("interface_id", INT32, "Interface of the file, from 0, as Wireshark counts."),
+    Column("interface_id", INT32, "Interface of the file, from 0 through all its sections."),
     Column("interface_index", UINT32, "The host's number of the interface (SLL2, modified pcap)."),
     Column("direction", WORD, "in or out, where the file says."),
     Column("packet_id", UINT64, "epb_packetid."),

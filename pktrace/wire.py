@@ -10,6 +10,7 @@ import numpy as np
 from pktrace.compiled import inlined
 
 # The packet index of one batch has one row per packet, in file order.
+#   frame: the packet's number in the file, from 1, as Wireshark counts
 #   offset, captured: the captured bytes are data[offset : offset + captured] of the batch
 #   length: bytes on the wire;  ts: ns since the epoch, NO_TIME where there is none, OUT_OF_RANGE where 64 bits are few
 #   interface: which of the file's interfaces, through all sections
@@ -19,6 +20,7 @@ from pktrace.compiled import inlined
 #   options: offset in the batch of the block's options, `options_end` where they end; equal where there are none
 PACKET = np.dtype(
     [
+        ("frame", np.int64),
         ("offset", np.int64),
         ("ts", np.int64),
         ("packet_id", np.uint64),

@@ -111,7 +111,8 @@ class CaptureReader:
                     self.ended, self.ended_at = CORRUPT, base + done
                     return
                 # What is not whole moves to the front; a block that fills the buffer gets a larger one.
-                self._buffer[: self._filled - done] = self._buffer[done : self._filled].copy()
+                if done:
+                    self._buffer[: self._filled - done] = self._buffer[done : self._filled].copy()
                 self._filled -= done
                 base += done
                 walker.position = 0

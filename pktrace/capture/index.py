@@ -13,9 +13,9 @@ WHOLE, CUT, CORRUPT = 0, 1, 2
 # Why a format's `walk` stopped: it needs more bytes, the packet index is full, or the file contradicts itself.
 MORE, FULL, BROKEN = 0, 1, 2
 
-# Bounds that Wireshark has too: what is larger is no packet, no block.
+# What is larger is no packet (Wireshark's bound), and no block of a kind that is looked into.
 LARGEST_PACKET = 262_144
-LARGEST_BLOCK = 16 << 20
+LARGEST_BLOCK = 1 << 20
 
 
 @dataclass(slots=True)

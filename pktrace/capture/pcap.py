@@ -55,12 +55,14 @@ class PcapWalker:
             self._lengths = _PERHAPS_SWAPPED
         self.interfaces = [Interface(network & 0xFFFF, snap_length, resolution_ns=self._fraction_ns)]
         self.position = _FILE_HEADER
+        self._frames = 0
 
     def walk(self, data: np.ndarray[Any, Any], size: int, packets: np.ndarray[Any, Any]) -> tuple[int, int]:
         """Index whole records; see `index.Walker`."""
         count, self.position, stopped = _scan(
-            data, size, self.position, packets, self._big, self._fraction_ns, self._header, self._lengths
+            data, size, self.position, packets, self._frames, self._big, self._fraction_ns, self._header, self._lengths
         )
+        self._frames += int(count)
         return int(count), int(stopped)
 
     def missing(self) -> bool:
@@ -69,7 +71,7 @@ class PcapWalker:
 
 
 @kernel
-def _scan(data, size, position, packets, big, fraction_ns, header, lengths):
+def _scan(data, size, position, packets, frames, big, fraction_ns, header, lengths):
     """Walk records from `position`; returns (packets, position of what is not whole, MORE or FULL or BROKEN).
 
     Every read is checked against `size`; each step goes on by at least 16 bytes.
@@ -87,6 +89,7 @@ def _scan(data, size, position, packets, big, fraction_ns, header, lengths):
         if count == len(packets):
             return count, position, FULL
         packet = packets[count]
+        packet["frame"] = frames + count + 1
         packet["offset"] = position + header
         packet["ts"] = word(data, position, big) * 1_000_000_000 + word(data, position + 4, big) * fraction_ns
         packet["packet_id"] = 0

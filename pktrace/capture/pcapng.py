@@ -24,10 +24,12 @@ ENHANCED_PACKET = 6
 _HEAD = b"\x0a\x0d\x0d\x0a"
 
 # The scanner's state between calls. SKIP: bytes of a large block without packets that are still to come.
-_POSITION, _BIG, _UNKNOWN, _END, _INTERFACES, _SKIP, _FIRST = range(7)
+_POSITION, _BIG, _UNKNOWN, _END, _INTERFACES, _SKIP, _FIRST, _FRAMES = range(8)
 _STOP_MORE, _STOP_FULL, _STOP_BROKEN, _STOP_BLOCK = MORE, FULL, BROKEN, 3
 # Columns of the interface table that the scanner needs for times.
 _SCALE_UP, _SCALE_DOWN, _BINARY, _OFFSET_S, _SNAP = range(5)
+# Names, descriptions and filters of all interfaces together; those that come after are left out.
+_MOST_TEXT = 4 << 20
 _LARGEST_COUNT = 1 << 62
 _LARGEST_NS = 9_000_000_000_000_000_000
 
@@ -47,9 +49,10 @@ class PcapngWalker:
     kind = "pcapng"
 
     def __init__(self, head: bytes) -> None:
-        self._state = np.zeros(7, np.int64)
+        self._state = np.zeros(8, np.int64)
         self._times = np.zeros((8, 5), np.int64)
         self.interfaces: list[Interface] = []
+        self._text_left = _MOST_TEXT
 
     @property
     def position(self) -> int:
@@ -93,6 +96,10 @@ class PcapngWalker:
 
     def _describe(self, body: bytes, big: bool) -> None:
         interface, row = _interface(body, big)
+        for name in ("name", "description", "capture_filter"):
+            self._text_left -= len(getattr(interface, name) or "")
+            if self._text_left < 0:
+                setattr(interface, name, None)
         self.interfaces.append(interface)
         number = int(self._state[_INTERFACES])
         if number == len(self._times):
@@ -289,7 +296,7 @@ def _scan(data, size, packets, count, state, times):
             packet = packets[count]
             if kind == 3:
                 length = word(data, position + 8, big)
-                captured = min(length, end - 4 - position - head)
+                captured = length
                 if described > 0 and times[0, 4] > 0:
                     captured = min(captured, times[0, 4])
             else:
@@ -308,6 +315,8 @@ def _scan(data, size, packets, count, state, times):
                 high = np.uint64(word(data, position + 12, big))
                 low = np.uint64(word(data, position + 16, big))
                 packet["ts"] = _nanoseconds((high << np.uint64(32)) | low, times, interface)
+            state[_FRAMES] += 1
+            packet["frame"] = state[_FRAMES]
             packet["offset"] = position + head
             packet["packet_id"] = 0
             packet["captured"] = captured
@@ -336,6 +345,10 @@ def _scan(data, size, packets, count, state, times):
             break
         else:
             state[_UNKNOWN] += 1
+            # Custom blocks, journal entries and system events are frames for Wireshark.
+            event = kind == 0x204 or kind == 0x216 or kind == 0x221
+            if event or kind == 0xBAD or kind == 0x40000BAD or kind == 9:
+                state[_FRAMES] += 1
         position = end
     state[_POSITION] = position
     state[_BIG] = 1 if big else 0

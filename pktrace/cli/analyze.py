@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # Ledger counters of observations that belong to no packet followed.
 _LEFT_OUT = (
-    "not_ip", "no_path", "off_path", "malformed_ip", "cut_header", "unknown_link_type", "partial_checksum",
+    "not_ip", "no_path", "off_path", "malformed_ip", "cut_header", "unknown_link_type", "hidden_packet",
     "no_timestamp", "timestamp_out_of_range", "no_direction",
 )  # fmt: skip
 _WORST_FIRST = (2, EXIT_DAMAGED_OR_UNDECIDED, EXIT_CRITERION_FAILED, EXIT_DONE)

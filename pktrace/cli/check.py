@@ -23,7 +23,7 @@ def check(run: str, as_json: bool) -> int:
 
     \b
     Exit codes: 0 every question asked can be answered, or partly;
-    3 input is damaged, or nothing can be answered (also: no packets);
+    3 input is damaged, or there are packets and nothing can be answered;
     2 usage or run.toml error, or no capture.
     """
     facts = from_observations(run, _facts)

@@ -27,6 +27,7 @@ _COMMANDS = {
     "losses": ("pktrace.cli.show", "Lost packets and the stage where each was lost."),
     "explain": ("pktrace.cli.explain", "The life of one packet, point by point."),
     "trace": ("pktrace.cli.trace", "Record some packets at the points of a chain, then show where they went."),
+    "init": ("pktrace.cli.init", "Look into captures and propose a run.toml for them."),
     "observe": ("pktrace.cli.observe", "Decode any captures into an observations table."),
 }
 

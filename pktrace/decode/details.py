@@ -135,8 +135,10 @@ def _extension_authentication(data, at, end, found):
             _authentication(data, at, end, found)
             return
         if protocol == 44:
+            if half(data, at + 2, True) & 0xFFF8:
+                return  # a later fragment: what follows is data
             length = np.int64(8)
-        elif protocol == 0 or protocol == 43 or protocol == 60 or protocol >= 135:
+        elif protocol == 0 or protocol == 43 or protocol == 60 or protocol == 135 or protocol == 139 or protocol == 140:
             length = (byte(data, at + 1) + 1) * 8
         else:
             return
@@ -183,10 +185,14 @@ def details(data, base, packets, rows, found):
         if packet["options_end"] > packet["options"]:
             big = packet["marks"] & BIG_ENDIAN != 0
             _file_options(data, np.int64(packet["options"]), np.int64(packet["options_end"]), big, detail)
-        if not row["has"] & HAS_IP or row["fragment_offset"] > 0 or row["l4"] == 0:
+        if not row["has"] & HAS_IP:
             continue
         start = row["byte_offset"] - base
         end = start + min(np.int64(row["captured_length"]), np.int64(row["ip_end"]))
+        if row["ip_version"] == 6 and (row["l4"] == 0 or row["l4"] > row["l3"] + 40):
+            _extension_authentication(data, start + np.int64(row["l3"]) + 40, end, detail)
+        if row["fragment_offset"] > 0 or row["l4"] == 0:
+            continue
         at = start + np.int64(row["l4"])
         protocol = row["protocol"]
         version = row["ip_version"]
@@ -217,5 +223,3 @@ def details(data, base, packets, rows, found):
                 _quoted(data, at + 8, end, 4, detail)
             elif protocol == 58 and version == 6 and kind >= 1 and kind <= 4:
                 _quoted(data, at + 8, end, 6, detail)
-        if version == 6 and row["l4"] > row["l3"] + 40:
-            _extension_authentication(data, start + np.int64(row["l3"]) + 40, end, detail)

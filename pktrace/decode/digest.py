@@ -75,8 +75,41 @@ def headers_and_kept(rows, header, kept):
 
 
 @inlined
+def _rest(data, at, stop):
+    """The last bytes before `stop`, less than 8, as a number; 0 if there are none."""
+    return little_double(data, at) & ((np.uint64(1) << np.uint64(8 * (stop - at))) - np.uint64(1))
+
+
+@inlined
+def _payload(data, at, stop):
+    """Hash of the bytes data[at:stop], at most PAYLOAD_BYTES. Most packets have them all: no branch for those."""
+    state = _P3
+    if stop - at == PAYLOAD_BYTES:
+        for number in range(PAYLOAD_BYTES // 8):
+            state = _mix(state, little_double(data, at + 8 * number))
+        return state
+    while at + 8 <= stop:
+        state = _mix(state, little_double(data, at))
+        at += 8
+    return _mix(state, _rest(data, at, stop))
+
+
+@inlined
+def _header_bytes(data, at, stop, holed, left, state):
+    """Mix the bytes data[at:stop] in, by words of 8; of word number `holed` only the bits in `left`."""
+    number = np.int64(0)
+    while at + 8 <= stop:
+        value = little_double(data, at)
+        state = _mix(state, value & left if number == holed else value)
+        number += 1
+        at += 8
+    value = _rest(data, at, stop)
+    return _mix(state, value & left if number == holed else value)
+
+
+@inlined
 def digest_of(data, start, row, kept):
-    """Fill `digest` of a row whose packet begins at data[start], of which SLACK bytes more than captured may be read.
+    """Fill `digest` and `content` of a row whose packet begins at data[start], followed by SLACK bytes at least.
 
     Args:
         kept: how many bytes from the network header on every capture of such packets kept, UNBOUNDED if not known.
@@ -84,9 +117,9 @@ def digest_of(data, start, row, kept):
     state = _header(row)
     l4 = np.int64(row["l4"])
     if l4 > 0:
-        stop = min(np.int64(row["payload"]) + PAYLOAD_BYTES, np.int64(row["ip_end"]))
-        stop = min(stop, np.int64(row["l3"]) + kept)
-        stop = start + min(stop, np.int64(row["captured_length"]))
+        payload = np.int64(row["payload"])
+        stop = min(payload + PAYLOAD_BYTES, np.int64(row["ip_end"]))
+        stop = min(min(stop, np.int64(row["l3"]) + kept), np.int64(row["captured_length"]))
         # Which word from l4 on holds the checksum, and what is left of that word without it.
         holed = np.int64(-1)
         left = np.uint64(0)
@@ -100,21 +133,11 @@ def digest_of(data, start, row, kept):
                 holed, left = np.int64(0), np.uint64(0xFFFFFFFF0000FFFF)
             elif protocol == 132:
                 holed, left = np.int64(1), np.uint64(0xFFFFFFFF00000000)
-        at = start + l4
-        number = np.int64(0)
-        while at + 8 <= stop:
-            value = little_double(data, at)
-            if number == holed:
-                value &= left
-            state = _mix(state, value)
-            number += 1
-            at += 8
-        value = np.uint64(0)
-        if at < stop:
-            value = little_double(data, at) & ((np.uint64(1) << np.uint64(8 * (stop - at))) - np.uint64(1))
-            if number == holed:
-                value &= left
-        state = _mix(state, value)
+        payload = min(payload, stop)  # never begin to read behind what was captured
+        content = _payload(data, start + payload, start + stop)
+        row["content"] = content
+        state = _header_bytes(data, start + min(l4, payload), start + payload, holed, left, state)
+        state = _mix(state, content)
     state ^= state >> np.uint64(33)
     state *= _P2
     state ^= state >> np.uint64(29)

@@ -34,10 +34,8 @@ def link_layer(data, at, limit, link_type, row):
     """What the link layer of a packet carries, and where that begins."""
     if link_type == 1:
         return ETHERNET, at
-    if link_type == 101 or link_type == 12 or link_type == 14:
+    if link_type == 101 or link_type == 12 or link_type == 14 or link_type == 228:
         return RAW_IP, at
-    if link_type == 228:
-        return IPV4, at
     if link_type == 229:
         return IPV6, at
     if link_type == 113:

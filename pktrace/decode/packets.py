@@ -27,12 +27,12 @@ from pktrace.wire import CHECKSUM_NOT_READY, NO_TIME, OUT_OF_RANGE, PACKET_ID, b
 
 
 @kernel
-def decode(data, base, packets, link_types, rows, frame, entries, slots, tunnels, first):
+def decode(data, base, packets, link_types, rows, entries, slots, tunnels, first):
     """Decode the packets of one batch.
 
     Args:
         data, base, packets: the batch; link_types: int64, one per interface;
-        rows: ROW, zeroed, one per packet, filled here (all but point and capture); frame: packets before this batch;
+        rows: ROW, zeroed, one per packet, filled here (all but point and capture);
         entries, slots, tunnels: the file's table of tunnels (its entries, hash table and count);
         first: the packet to begin with.
 
@@ -48,7 +48,7 @@ def decode(data, base, packets, link_types, rows, frame, entries, slots, tunnels
         start = packet["offset"]
         captured = np.int64(packet["captured"])
         limit = start + captured
-        row["frame"] = frame + number + 1
+        row["frame"] = packet["frame"]
         row["byte_offset"] = base + start
         row["captured_length"] = captured
         row["length"] = packet["length"]
@@ -77,43 +77,43 @@ def decode(data, base, packets, link_types, rows, frame, entries, slots, tunnels
             below = ipv4(data, start, at, limit, np.int64(row["length"]), row)
         elif kind == IPV6:
             below = ipv6(data, start, at, limit, np.int64(row["length"]), row)
-        if kind == NSH or (below >= 0 and may_carry(data, below, limit, row["protocol"])):
+        if kind == NSH or (below >= 0 and row["protocol"] != TCP and may_carry(data, below, limit, row["protocol"])):
             below, limit = descend(
                 data, start, below if kind != NSH else at, limit, kind, row, entries, slots, tunnels, pending
             )
         if below < 0:
-            if row["has"] & HAS_IP:
-                digest_of(data, start, row, UNBOUNDED)
-            elif kind == UNKNOWN:
-                row["has"] |= UNKNOWN_LINK
-            elif kind == HIDDEN:
-                row["has"] |= HIDDEN_PACKET
-            elif kind == CUT:
-                row["has"] |= CUT_HEADER
-            elif kind != IPV4 and kind != IPV6:
-                row["has"] |= NOT_IP
-            continue
-        row["l4"] = below - start
-        ip_end = np.int64(row["ip_end"])
-        payload = below
-        known = True
-        if row["fragment_offset"] == 0:
-            end = min(limit, start + ip_end)
-            cut = limit < start + ip_end
-            protocol = np.int64(row["protocol"])
-            if protocol == AH and row["ip_version"] == 4:
-                if below + 8 <= end:
-                    protocol = byte(data, below)
-                    below += (byte(data, below + 1) + 2) * 4
-                elif cut:
+            if not row["has"] & HAS_IP:
+                if kind == UNKNOWN:
+                    row["has"] |= UNKNOWN_LINK
+                elif kind == HIDDEN:
+                    row["has"] |= HIDDEN_PACKET
+                elif kind == CUT:
                     row["has"] |= CUT_HEADER
-                    known = False
-            payload = transport(data, below, end, cut, protocol, row)
-            # Without the data offset nobody knows where a TCP header ends.
-            known = known and (protocol != TCP or row["has"] & HAS_TCP != 0)
-        row["payload"] = payload - start
-        if known and payload - start <= ip_end:
-            row["has"] |= HAS_PAYLOAD
-            row["payload_length"] = ip_end - (payload - start)
+                elif kind != IPV4 and kind != IPV6:
+                    row["has"] |= NOT_IP
+                continue
+        else:
+            row["l4"] = below - start
+            ip_end = np.int64(row["ip_end"])
+            payload = below
+            known = True
+            if row["fragment_offset"] == 0:
+                end = min(limit, start + ip_end)
+                cut = limit < start + ip_end
+                protocol = np.int64(row["protocol"])
+                if protocol == AH and row["ip_version"] == 4:
+                    if below + 8 <= end:
+                        protocol = byte(data, below)
+                        below += (byte(data, below + 1) + 2) * 4
+                    elif cut:
+                        row["has"] |= CUT_HEADER
+                        known = False
+                payload = transport(data, below, end, cut, protocol, row)
+                # Without the data offset nobody knows where a TCP header ends.
+                known = known and (protocol != TCP or row["has"] & HAS_TCP != 0)
+            row["payload"] = payload - start
+            if known and payload - start <= ip_end:
+                row["has"] |= HAS_PAYLOAD
+                row["payload_length"] = ip_end - (payload - start)
         digest_of(data, start, row, UNBOUNDED)
     return len(packets)

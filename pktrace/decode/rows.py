@@ -6,6 +6,7 @@ import numpy as np
 
 # Addresses are two 64 bit halves; an IPv4 address is in the low half. `l3`, `l4` and `payload` are offsets from the
 # packet's first captured byte; `ip_end` is where the IP header says that the packet ends, which excludes padding.
+# `digest` covers all that stays the same along a path, `content` only the first payload bytes (decode/digest.py).
 # `tunnel` is 1 + the number of the innermost entry of the file's tunnel table (decode/tunnels.py), 0 for none.
 ROW = np.dtype(
     [
@@ -17,6 +18,7 @@ ROW = np.dtype(
         ("destination_high", np.uint64),
         ("destination_low", np.uint64),
         ("digest", np.uint64),
+        ("content", np.uint64),
         ("packet_id", np.uint64),
         ("captured_length", np.uint32),
         ("length", np.uint32),
@@ -52,6 +54,9 @@ ROW = np.dtype(
     ],
     align=True,
 )
+
+# NumPy copies records field by field; as opaque bytes the same copies take a sixth of the time.
+OPAQUE = np.dtype((np.void, ROW.itemsize))
 
 # Bits of `has`: the groups of fields that a packet has, and how far it could be decoded.
 HAS_TIME = 1

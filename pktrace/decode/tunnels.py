@@ -141,6 +141,8 @@ def may_carry(data, at, limit, protocol):
             return False
         port = half(data, at + 2, True)
         return port == 4789 or port == 8472 or port == 2152 or port == 6081 or port == 4790 or port == 6635
+    if protocol == 51:  # in IPv4; in IPv6 it is one of the extension headers
+        return at + 8 <= limit and (byte(data, at) == 4 or byte(data, at) == 41)
     return protocol == 47 or protocol == 4 or protocol == 41
 
 
@@ -231,6 +233,9 @@ def _gtp(data, at, limit):
 @inlined
 def _inside(data, at, limit, protocol, version):
     """What a packet carries: returns (kind of tunnel or 0, its number or _NO_ID, what is inside, where)."""
+    if protocol == 51:
+        protocol = byte(data, at)
+        at += (byte(data, at + 1) + 2) * 4
     if protocol == 4:
         return _IPIP, _NO_ID, IPV4, at
     if protocol == 41:

@@ -69,6 +69,6 @@ def _answer(facts: Suitability, findings: tuple[Finding, ...], question: str) ->
 
 
 def check_exit_code(facts: Suitability, answers: tuple[Answer, ...]) -> int:
-    """3 where input is damaged or no question can be answered, else 0."""
-    nothing = all(answer.answer == NO for answer in answers)
+    """3 where input is damaged, or there are packets and yet no question can be answered, else 0."""
+    nothing = any(point.cover.packets for point in facts.points) and all(answer.answer == NO for answer in answers)
     return EXIT_DAMAGED_OR_UNDECIDED if facts.damaged or nothing else EXIT_DONE

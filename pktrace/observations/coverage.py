@@ -54,7 +54,7 @@ class Coverage:
 def interfaces_of(file: DecodedFile, point: Point) -> list[int]:
     """Interfaces of the file that belong to the point.
 
-    A point names one by its name; by `#N`, its number in the file from 0 (Wireshark's frame.interface_id); or by the
+    A point names one by its name; by `#N`, its number in the file from 0 (through all sections); or by the
     host's number of the interface, where the packets tell it (SLL2). Files without names belong to the point whole.
     """
     interfaces = file.interfaces
@@ -81,7 +81,12 @@ def interfaces_of(file: DecodedFile, point: Point) -> list[int]:
 def interface_index(file: DecodedFile, point: Point) -> int | None:
     """The host's number of the interface that a point asks for, in a file whose packets tell it; else None."""
     wanted = point.interface
-    if wanted is None or not wanted.isdecimal() or len(wanted) > 9 or not file.rows["ifindex"].any():
+    if (
+        wanted is None
+        or not wanted.isdecimal()
+        or len(wanted) > 9
+        or not (file.rows["ifindex"].any() or not len(file.rows))
+    ):
         return None
     return int(wanted)
 
@@ -137,7 +142,8 @@ def coverage_of(
         last_ns=max((time for time in lasts if time is not None), default=None),
         start_ns=min((time for time in [*starts, *firsts] if time is not None), default=None),
         end_ns=max((time for time in [*ends, *lasts] if time is not None), default=None),
-        dropped=sum(known_drops) if known_drops else None,
+        # Where one file does not tell, the others' zero is not all of it.
+        dropped=sum(known_drops) if any(known_drops) or len(known_drops) == len(drops) > 0 else None,
         unread=unread,
         cut=any(cut_at),
         hole=len(files) > 1 and (any(cut_at) or _has_gap(stated)),
@@ -220,7 +226,10 @@ def _dropped(run: Run, point: Point, file: DecodedFile, logs: set[Path]) -> tupl
         candidates.append(capture.parent / f"{point.name}.log")
     unread = 0
     for log in candidates:
-        counts = None if log in logs else read_tool_log(log)
+        if log in logs:
+            found.append(0)  # counted with the first of the files that share it
+            break
+        counts = read_tool_log(log)
         if counts is None:
             continue
         logs.add(log)

@@ -14,7 +14,7 @@ from pktrace.capture.files import sha256_of
 from pktrace.capture.index import CORRUPT, CUT, Interface
 from pktrace.decode import rows as field
 from pktrace.decode.digest import PAYLOAD_BYTES, UNBOUNDED, headers_and_kept
-from pktrace.decode.rows import ROW
+from pktrace.decode.rows import OPAQUE, ROW
 from pktrace.ledger import Ledger
 from pktrace.observations.stream import RowReader, digest_rows_again
 from pktrace.observations.tunnels import tunnel_texts
@@ -52,8 +52,9 @@ class InterfaceCounts:
         if interfaces > len(self.packets):
             self.packets = np.concatenate([self.packets, np.zeros(interfaces, np.int64)])
             self.drops = np.concatenate([self.drops, np.zeros(interfaces, np.int64)])
-        np.add.at(self.packets, packets["interface"], 1)
-        np.add.at(self.drops, packets["interface"], packets["dropped"])
+        used, place = np.unique(packets["interface"], return_inverse=True)
+        self.packets[used] += np.bincount(place, minlength=len(used))
+        self.drops[used] += np.bincount(place, weights=packets["dropped"], minlength=len(used)).astype(np.int64)
 
 
 def decode_file(path: str, name: str) -> DecodedFile:
@@ -64,20 +65,16 @@ def decode_file(path: str, name: str) -> DecodedFile:
     """
     reader = RowReader(path, name)
     counts = InterfaceCounts()
-    rows = np.empty(1 << 12, ROW)
-    count = 0
+    parts = [np.zeros(0, OPAQUE)]
     for batch in reader.batches():
         counts.add(batch.packets, len(reader.capture.interfaces))
-        while count + len(batch.rows) > len(rows):
-            rows = np.concatenate([rows, np.empty(len(rows), ROW)])
-        rows[count : count + len(batch.rows)] = batch.rows
-        count += len(batch.rows)
+        parts.append(batch.rows.view(OPAQUE).copy())
     interfaces = reader.capture.interfaces
     counts.add(np.zeros(0, [("interface", np.int32), ("dropped", np.uint32)]), len(interfaces))
     return DecodedFile(
         name=name,
         path=path,
-        rows=rows[:count],
+        rows=np.concatenate(parts).view(ROW),
         interfaces=interfaces,
         packets_of=counts.packets,
         drops_of=counts.drops,
@@ -126,9 +123,10 @@ def digest_comparably(files: Sequence[DecodedFile], parts: Sequence[tuple[int, n
         # A row's digest was made over what its own capture kept: only a shorter bound asks for another.
         shorter = (keys[at] == header) & (shortest[at] < bound) & (rows["has"] & field.HAS_IP != 0)
         if shorter.any():
-            again = rows[shorter]
+            again = rows.view(OPAQUE)[shorter].view(ROW)
             digest_rows_again(files[number].path, files[number].name, again, shortest[at[shorter]])
-            rows["digest"][shorter] = again["digest"]
+            for name in ("digest", "content"):
+                rows[name][shorter] = again[name]
     return payload
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 from pktrace.capture.files import sha256_of
 from pktrace.capture.index import WHOLE
 from pktrace.decode.details import DETAIL, details
-from pktrace.decode.rows import ROW
+from pktrace.decode.rows import OPAQUE, ROW
 from pktrace.ledger import Ledger
 from pktrace.observations.decoded import count_file, count_rows
 from pktrace.observations.observe import interface_names
@@ -56,7 +56,7 @@ class ObservationStream:
 
     def _tables_of(self, path: str) -> Iterator[pa.Table]:
         reader = RowReader(path, path)
-        room = np.empty(ROWS_PER_TABLE, ROW)
+        room = np.empty(ROWS_PER_TABLE, OPAQUE)
         found = np.empty(ROWS_PER_TABLE if self._with_details else 0, DETAIL)
         filled = 0
         for batch in reader.batches():
@@ -66,15 +66,15 @@ class ObservationStream:
             taken = 0
             while taken < len(batch.rows):
                 step = min(len(batch.rows) - taken, ROWS_PER_TABLE - filled)
-                room[filled : filled + step] = batch.rows[taken : taken + step]
+                room[filled : filled + step] = batch.rows[taken : taken + step].view(OPAQUE)
                 found[filled : filled + step] = of_batch[taken : taken + step]
                 filled += step
                 taken += step
                 if filled == ROWS_PER_TABLE:
-                    yield self._table(reader, room, found)
+                    yield self._table(reader, room.view(ROW), found)
                     filled = 0
         if filled:
-            yield self._table(reader, room[:filled], found[:filled])
+            yield self._table(reader, room[:filled].view(ROW), found[:filled])
         capture = reader.capture
         count_file(path, capture.ended, capture.unknown_blocks, None, self.ledger)
         self.damaged |= capture.ended != WHOLE

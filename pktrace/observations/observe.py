@@ -10,7 +10,7 @@ import numpy as np
 
 from pktrace.capture.index import WHOLE, Interface
 from pktrace.decode import rows as field
-from pktrace.decode.rows import ROW
+from pktrace.decode.rows import OPAQUE, ROW
 from pktrace.ledger import Ledger
 from pktrace.observations.coverage import Coverage, coverage_of, damage_matters, interface_index, interfaces_of
 from pktrace.observations.decoded import DecodedFile, count_oddities, decode_files, digest_comparably
@@ -59,7 +59,7 @@ def observe_run(run: Run) -> Observations:
         own_files, own_rows = [], []
         for name in point.captures:
             file = decoded[os.path.realpath(run.folder / name)]
-            rows = file.rows[_selected(file, point, ledger)]
+            rows = file.rows.view(OPAQUE)[_selected(file, point, ledger)].view(ROW)
             rows["point"] = number
             rows["capture"] = len(files)
             count_oddities(file, rows, point.name, ledger)
@@ -69,10 +69,10 @@ def observe_run(run: Run) -> Observations:
             own_rows.append(rows)
         coverage.append(coverage_of(run, point, own_files, own_rows, ledger))
     payload_bytes = digest_comparably(files, parts)
-    all_rows = np.concatenate([rows for _, rows in parts]) if parts else np.zeros(0, ROW)
+    all_rows = _together(parts)
     order = np.lexsort((all_rows["frame"], all_rows["capture"], all_rows["point"], all_rows["ts_ns"]))
     return Observations(
-        rows=all_rows[order],
+        rows=all_rows.view(OPAQUE)[order].view(ROW),
         points=tuple(point.name for point in run.points),
         captures=tuple(file.name for file in files),
         sha256=tuple(file.sha256 for file in files),
@@ -103,7 +103,7 @@ def observe_files(paths: list[str]) -> Observations:
         parts.append((index, rows))
     payload_bytes = digest_comparably(files, parts)
     return Observations(
-        rows=np.concatenate([rows for _, rows in parts]) if parts else np.zeros(0, ROW),
+        rows=_together(parts),
         points=tuple(names),
         captures=tuple(file.name for file in files),
         sha256=tuple(file.sha256 for file in files),
@@ -113,6 +113,13 @@ def observe_files(paths: list[str]) -> Observations:
         damaged=any(file.ended != WHOLE for file in files),
         tunnels=tunnels,
     )
+
+
+def _together(parts: list[tuple[int, np.ndarray[Any, Any]]]) -> np.ndarray[Any, Any]:
+    """All rows of all files in one array."""
+    if len(parts) == 1:
+        return parts[0][1]
+    return np.concatenate([np.zeros(0, OPAQUE), *(rows.view(OPAQUE) for _, rows in parts)]).view(ROW)
 
 
 def interface_names(interfaces: list[Interface], names: dict[str, int]) -> np.ndarray[Any, Any]:

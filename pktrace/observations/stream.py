@@ -46,7 +46,6 @@ class RowReader:
         room = np.zeros(0, ROW)
         link_types = _LinkTypes(self.capture.interfaces)
         table = self.tunnels
-        frames = 0
         for batch in self.capture.batches():
             count = len(batch.packets)
             if count > len(room):
@@ -56,12 +55,11 @@ class RowReader:
             done = 0
             while done < count:
                 done = decode(
-                    batch.data, batch.base, batch.packets, link_types.array(), rows, frames,
+                    batch.data, batch.base, batch.packets, link_types.array(), rows,
                     table.entries, table.slots, table.count, done,
                 )  # fmt: skip
                 if done < count:
                     table.make_room()
-            frames += count
             yield RowBatch(rows, batch.packets, batch.data, batch.base)
 
 

@@ -1,0 +1,87 @@
+"""pktrace init: looks into captures and proposes a run.toml for them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from pktrace.cli.narration import show, tell, with_kernels
+from pktrace.errors import EXIT_DAMAGED_OR_UNDECIDED, EXIT_DONE, CallerError
+from pktrace.report.words import one_line, plural
+
+
+@click.command(epilog="Example: pktrace init captures/*.pcapng -o .")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option("-o", "--output", metavar="DIR", help="Write DIR/run.toml (or this file, if it ends in .toml).")
+@click.option("--force", is_flag=True, help="Replace an existing run.toml.")
+@click.option("--json", "as_json", is_flag=True, help="Print the proposal as JSON.")
+def init(files: tuple[str, ...], output: str | None, force: bool, as_json: bool) -> int:
+    """Propose a run.toml for captures: points, their order, clocks and paths, from the packets that they share.
+
+    Without -o the proposal goes to stdout, with the captures named relative to the current folder. No capture is
+    copied, moved or changed. What the captures cannot show is left out, and said in a comment.
+    """
+    target = _target(output, files, force)
+    from pktrace.findings.proposal import propose
+    from pktrace.findings.samples import read_samples
+    from pktrace.report.proposal import proposal_json, proposal_toml, relative_names, write_proposal
+
+    chosen = _each_once(files)
+    folder = target.parent if target is not None else Path.cwd()
+    names = relative_names(chosen, folder)
+    proposal = with_kernels(lambda: propose(*read_samples(chosen)))
+    title = _title(folder, chosen)
+    text = proposal_toml(proposal, title, names)
+    if target is not None:
+        write_proposal(text, target)
+    if as_json:
+        show(lambda: click.echo(proposal_json(proposal, title, names, None if target is None else str(target))))
+    elif target is None:
+        show(lambda: click.echo(text, nl=False))
+    tell(
+        f"{plural(proposal.packets, 'packet')} of {plural(len(chosen), 'file')}:"
+        f" {plural(len(proposal.points), 'point')}, {plural(len(proposal.paths), 'path')}"
+    )
+    for note in proposal.notes:
+        tell(one_line(note))
+    if any(name.startswith("..") for name in names.values()):
+        tell("Some captures lie outside the folder of run.toml: the run cannot be moved without them.")
+    if target is not None:
+        run = target.parent if target.name == "run.toml" else target
+        tell(f"Wrote {one_line(str(target))}; next: pktrace analyze {one_line(str(run))}")
+    else:
+        tell("To keep it: add -o FOLDER, then run pktrace analyze FOLDER")
+    return EXIT_DAMAGED_OR_UNDECIDED if proposal.damaged else EXIT_DONE
+
+
+def _target(output: str | None, files: tuple[str, ...], force: bool) -> Path | None:
+    """The run.toml to write; None for stdout."""
+    if output is None:
+        return None
+    target = Path(output) if output.endswith(".toml") else Path(output, "run.toml")
+    if any(os.path.realpath(target) == os.path.realpath(file) for file in files):
+        raise click.BadParameter("must be a file of its own, not one of the captures", param_hint="--output")
+    if os.path.lexists(target) and not force:
+        raise CallerError(f"{target}: exists already; use --force to replace it, or -o with another folder")
+    return target
+
+
+def _each_once(files: tuple[str, ...]) -> list[str]:
+    """The files in order of their names, so that the proposal does not depend on the order they were given in."""
+    found: dict[str, str] = {}
+    for file in sorted(files):
+        if os.path.realpath(file) in found:
+            tell(f"{one_line(file)}: given twice, used once")
+        found.setdefault(os.path.realpath(file), file)
+    return list(found.values())
+
+
+def _title(folder: Path, files: list[str]) -> str:
+    """A name for the run: that of its folder, or where the captures lie."""
+    common = Path(os.path.commonpath([os.path.realpath(os.path.dirname(file) or ".") for file in files]))
+    here = Path(os.path.realpath(folder))
+    place = here if here != Path.cwd() or common == here else common
+    name = place.parent.name if place.name == "captures" else place.name
+    return one_line(name)[:200] or "run"

@@ -1,0 +1,60 @@
+"""The part of a chain that only some packets visit: the detour through a service that others skip."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pktrace.findings.chains import Chain
+from pktrace.findings.samples import mixed
+from pktrace.findings.sharing import Sightings
+
+Array = np.ndarray[Any, Any]
+_LEAST_SHARE = 0.02  # of the packets that pass on both sides, so many skip it and so many do not
+_BY_FLOW = 0.5
+
+
+def detour_of(chain: Chain, sightings: Sightings, rows: Array) -> tuple[int, int] | None:
+    """First and last position of the detour, None where there is none.
+
+    Neighbouring positions with a position on each side, that packets seen on both sides visited all of or nothing of.
+    For a single position that may be a capture that misses packets: there, conversations must visit it or skip it as
+    a whole, as rules treat them.
+    """
+    seen: Array = sightings.seen[chain.packets][:, list(chain.columns)]
+    found: list[tuple[int, int, int]] = []
+    for first in range(1, len(chain.columns) - 1):
+        for last in range(first, len(chain.columns) - 1):
+            before, after = (np.any(part, axis=1) for part in (seen[:, :first], seen[:, last + 1 :]))
+            across: Array = np.asarray(before & after)
+            visits = seen[across][:, first : last + 1]
+            every, nothing = int(visits.all(axis=1).sum()), int((~visits.any(axis=1)).sum())
+            partial = len(visits) - every - nothing
+            least = max(1, _LEAST_SHARE * len(visits))
+            # Captures that miss packets miss them one by one: then more skip a part of it than all of it.
+            if every < least or nothing < max(least, partial):
+                continue
+            if first == last and not _by_conversation(chain, sightings, rows, across, visits[:, 0]):
+                continue
+            found.append((nothing, first, last))
+    # The longest that about as many skip as any: where one point of it missed some packets, these seem to skip it.
+    most = max((nothing for nothing, _, _ in found), default=0)
+    fitting = [(last - first, nothing, first, last) for nothing, first, last in found if 2 * nothing >= most]
+    return max(fitting)[2:] if fitting else None
+
+
+def _by_conversation(chain: Chain, sightings: Sightings, rows: Array, across: Array, visited: Array) -> bool:
+    """Whether packets of one conversation do alike more often than by chance."""
+    row = sightings.row[chain.packets][across].max(axis=1)
+    packet = rows[row]
+    key = mixed(sightings.flow[chain.packets][across].astype(np.uint64), packet["protocol"])
+    key = mixed(mixed(mixed(key, packet["sport"]), packet["dport"]), packet["icmp_type"])
+    order = np.argsort(key, kind="stable")
+    same = key[order][1:] == key[order][:-1]
+    if not same.any():
+        return False
+    alike = float((visited[order][1:] == visited[order][:-1])[same].mean())
+    share = float(visited.mean())
+    chance = share**2 + (1 - share) ** 2
+    return alike > chance + _BY_FLOW * (1 - chance)

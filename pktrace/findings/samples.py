@@ -1,0 +1,169 @@
+"""Capture files read for a first look: counts of all packets, and rows of all or of a sample of them.
+
+The sample takes packets by a hash of what stays the same on their way (RFC 5475 6.2, hash-based selection), so it
+takes the same packets at every place, and memory stays bounded however large the files are.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from pktrace.capture.index import WHOLE, Interface
+from pktrace.decode import rows as bits
+from pktrace.decode.digest import headers_and_kept
+from pktrace.decode.rows import ROW
+from pktrace.observations.decoded import DecodedFile, digest_comparably
+from pktrace.observations.stream import RowReader
+
+Array = np.ndarray[Any, Any]
+_MOST_ROWS = 1 << 20  # of all files together
+_MOST_CELLS = 1 << 24  # packets x files
+_SMALL = 1 << 14  # so many rows of any file are kept at first, whatever the number of files
+_ODD = np.uint64(0x9E3779B97F4A7C15)
+_PRIME = np.uint64(0xC2B2AE3D27D4EB4F)
+
+
+@dataclass
+class Tally:
+    """Packets that were counted: all, those that are IP, and the times of the first and the last."""
+
+    packets: int = 0
+    ip_packets: int = 0
+    first_ns: int | None = None
+    last_ns: int | None = None
+
+    def add(self, other: Tally) -> None:
+        """Count what another one counted."""
+        self.packets += other.packets
+        self.ip_packets += other.ip_packets
+        self.first_ns = min((time for time in (self.first_ns, other.first_ns) if time is not None), default=None)
+        self.last_ns = max((time for time in (self.last_ns, other.last_ns) if time is not None), default=None)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One capture file: `rows` of IP packets with a time, or a sample of them; `tallies` of all its packets.
+
+    Tallies are by (number of the interface, interface index in the packets, direction).
+    """
+
+    name: str
+    rows: Array
+    interfaces: list[Interface]
+    damaged: bool
+    every: int = 1
+    tallies: dict[tuple[int, int, int], Tally] = field(default_factory=dict)
+
+    def tally(self) -> Tally:
+        """All packets of the file."""
+        total = Tally()
+        for part in self.tallies.values():
+            total.add(part)
+        return total
+
+
+def read_samples(paths: Sequence[str], most: int = _MOST_ROWS) -> tuple[list[Sample], int]:
+    """Read files; returns them, and that one in so many packets is in their rows.
+
+    Raises:
+        CaptureFileError: of the first file that cannot be read or is no capture.
+    """
+    files = max(1, len(paths))
+    most = max(1, min(most, _MOST_CELLS // files))
+    with ThreadPoolExecutor(max(1, min(files, os.cpu_count() or 1))) as pool:
+        samples = list(pool.map(lambda path: _read(path, max(most // files, min(most, _SMALL))), paths))
+    every = max((sample.every for sample in samples), default=1)
+    while True:
+        samples = [_thinned(sample, every) for sample in samples]
+        if sum(len(sample.rows) for sample in samples) <= most:
+            break
+        every *= 2
+    for number, sample in enumerate(samples):
+        sample.rows["capture"] = number
+    _make_comparable(samples)
+    return samples, every
+
+
+def _read(path: str, most: int) -> Sample:
+    """One file: rows are thinned out by half whenever they become more than `most`."""
+    reader = RowReader(path, path)
+    tallies: dict[tuple[int, int, int], Tally] = {}
+    kept: list[Array] = []
+    count, every = 0, 1
+    for batch in reader.batches():
+        _count(batch.rows, tallies)
+        wanted = bits.HAS_IP | bits.HAS_TIME
+        rows = batch.rows[batch.rows["has"] & wanted == wanted]
+        rows = rows[_chosen(rows, every)] if every > 1 else rows
+        kept.append(rows)
+        count += len(rows)
+        while count > most:
+            every *= 2
+            kept = [rows[_chosen(rows, every)] for rows in kept]
+            count = sum(map(len, kept))
+    return Sample(
+        name=path,
+        rows=np.concatenate(kept) if kept else np.zeros(0, ROW),
+        interfaces=reader.capture.interfaces,
+        damaged=reader.capture.ended != WHOLE,
+        every=every,
+        tallies=tallies,
+    )
+
+
+def _thinned(sample: Sample, every: int) -> Sample:
+    if sample.every >= every:
+        return sample
+    return replace(sample, rows=sample.rows[_chosen(sample.rows, every)], every=every)
+
+
+def _count(rows: Array, tallies: dict[tuple[int, int, int], Tally]) -> None:
+    """Count a batch by interface, interface index and direction."""
+    key = rows["interface"].astype(np.uint64) << np.uint64(34) | rows["ifindex"].astype(np.uint64) << np.uint64(2)
+    keys, inverse = np.unique(key | rows["direction"], return_inverse=True)
+    timed = rows["has"] & bits.HAS_TIME != 0
+    for number, value in enumerate(keys.tolist()):
+        mine = inverse == number
+        times = rows["ts_ns"][mine & timed]
+        tallies.setdefault((value >> 34, value >> 2 & 0xFFFFFFFF, value & 3), Tally()).add(
+            Tally(
+                packets=int(mine.sum()),
+                ip_packets=int(np.count_nonzero(rows["has"][mine] & bits.HAS_IP)),
+                first_ns=int(times.min()) if len(times) else None,
+                last_ns=int(times.max()) if len(times) else None,
+            )
+        )
+
+
+def _chosen(rows: Array, every: int) -> Array:
+    """bool per row: about one in `every`, the same packets in every file whatever was captured of them."""
+    header = np.zeros(len(rows), np.uint64)
+    headers_and_kept(rows, header, np.zeros(len(rows), np.int64))
+    # A packet id stays where even the addresses are rewritten.
+    identity = np.where(rows["has"] & bits.HAS_PACKET_ID != 0, rows["packet_id"], header)
+    found: Array = mixed(np.zeros(len(rows), np.uint64), identity) % np.uint64(every) == 0
+    return found
+
+
+def _make_comparable(samples: Sequence[Sample]) -> None:
+    """Digests over bytes that all files kept of such packets."""
+    nothing = np.zeros(0, np.int64)
+    files = [
+        DecodedFile(sample.name, sample.name, sample.rows, sample.interfaces, nothing, nothing, (), WHOLE, 0, "")
+        for sample in samples
+    ]
+    digest_comparably(files, [(number, sample.rows) for number, sample in enumerate(samples)])
+
+
+def mixed(state: Array, value: Array) -> Array:
+    """A hash of what came before and one more value, per element."""
+    state = (state + value.astype(np.uint64)) * _ODD
+    state = (state ^ (state >> np.uint64(29))) * _PRIME
+    result: Array = state ^ (state >> np.uint64(32))
+    return result
