@@ -66,18 +66,20 @@ def compare_file(path: Path, shown: str) -> Outcome:
     foreign = sum(frame.link_type not in LINK_TYPES for frame in theirs.frames)
     if foreign != counted["unknown_link_type"]:
         say(Difference(0, "unknown_link_type", counted["unknown_link_type"], foreign))
-    copied: dict[int, bytes] = {}
+    copied: dict[int, tuple[bytes, int]] = {}
 
-    def octets(number: int) -> bytes:
+    def octets_of(number: int) -> bytes:
         if not copied:
-            copied.update(zip((frame.number for frame in theirs.frames), frame_bytes(path), strict=False))
-        return copied[number]
+            for frame, octets in zip(theirs.frames, frame_bytes(path), strict=False):
+                copied[frame.number] = (octets, frame.captured)
+        octets, captured = copied[number]
+        return octets[len(octets) - captured :]  # behind the pseudo-header that tshark takes off
 
     for ours, frame in zip(rows, theirs.frames, strict=False):
-        wanted = expected_row(frame, lambda number=frame.number: octets(number))  # type: ignore[misc]
+        wanted = expected_row(frame, lambda number=frame.number: octets_of(number))  # type: ignore[misc]
         if not same_time(ours["ts_ns"], frame.time):
             say(Difference(frame.number, "ts_ns", ours["ts_ns"], frame.time))
-        if frame.link_type not in LINK_TYPES:
+        if frame.link_type not in LINK_TYPES or frame.link_type == "PPP with Directional Info":
             _with_pseudo_header(ours, wanted)
         outcome.differences += [
             Difference(frame.number, name, ours[name], wanted[name]) for name in COMPARED if ours[name] != wanted[name]
@@ -102,7 +104,7 @@ def same_time(ours: int | None, text: str | None) -> bool:
 
 
 def _with_pseudo_header(ours: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """tshark takes the pseudo-header of some link types off the frame (ATM: 4 bytes); the file's lengths include it."""
+    """tshark takes the pseudo-header of some link types off the frame (ATM: 4 bytes, PPP with direction: 1); the file's lengths include it."""
     size = ours["captured_length"] - wanted["captured_length"]
     if 0 < size <= 16:
         wanted["captured_length"] += size

@@ -65,6 +65,23 @@ _TRANSPORT = {6: "tcp", 17: "udp", 136: "udplite", 132: "sctp", 1: "icmp", 58: "
 _HEADER = {17: 8, 136: 8, 132: 12, 1: 8, 58: 8}
 _ICMP_WITH_ID = {0, 8, 13, 14, 15, 16, 17, 18}
 _MOST_PACKETS = 8
+# What else a link layer's field may say in Wireshark is another protocol, or a habit of its own: IPv4 under EtherType
+# fff2 or under PPP protocol 0800, EtherTypes in the place of an address family, PPPoE sessions of another version.
+_ETHERTYPES = {*range(0x600), 0x0800, 0x86DD, 0x8100, 0x88A8, 0x9100, 0x8847, 0x8848, 0x8864, 0x894F}
+_FAMILIES = {2, 24, 28, 30}
+_MUST_BE = {
+    "eth.type": _ETHERTYPES,
+    "vlan.etype": _ETHERTYPES,
+    "ieee8021ah.etype": _ETHERTYPES,
+    "sll.etype": _ETHERTYPES,
+    "llc.type": _ETHERTYPES,
+    "ppp.protocol": {0x21, 0x57, 0x281, 0x283},
+    "null.type": set[int](),
+    "null.family": _FAMILIES,
+    "pppoe.version": {1},
+    "pppoe.type": {1},
+    "pppoe.code": {0},
+}
 _IN_GRE = {0x0800, 0x86DD, 0x6558, 0x8847, 0x8848, 0x894F, 0x880B}
 _PORTS = {"vxlan": (4789, 8472), "geneve": (6081,), "gtp": (2152,), "mpls": (6635,)}
 
@@ -89,6 +106,7 @@ class Walk:
         self.transport_at = 0
         self.ip_end = 0
         self.packets = 0
+        self.cut_chain = False  # an IPv6 extension header was not captured whole
         self.awaited = False  # a transport header must follow that has not been seen yet
         self.inside_ah: str | None = None
         self.in_udp_mpls = False
@@ -99,6 +117,8 @@ class Walk:
             step = getattr(self, "_" + layer.name.replace(".", "_"), None)
             if layer.name in LINK:
                 going_on = self._link(layer)
+            elif layer.name in _TRANSPORT.values() and not self.awaited:
+                going_on = False  # a transport header inside another (SCTP over UDP), or behind a chain that we leave
             else:
                 going_on = step is not None and step(layer)
             if not going_on:
@@ -114,7 +134,7 @@ class Walk:
 
     def _transport_not_shown(self) -> None:
         """tshark leaves out a transport header that it finds too short; what is there of it is read from the bytes."""
-        name = self.inside_ah or _TRANSPORT.get(self.row.get("protocol", -1))
+        name = self.inside_ah if self.inside_ah is not None else _TRANSPORT.get(self.row.get("protocol", -1))
         if name and self.awaited:
             getattr(self, "_" + name)(Layer(name, self.transport_at, 0))
 
@@ -123,6 +143,8 @@ class Walk:
     def _link(self, layer: Layer) -> bool:
         if self.row and not self.pending and not (layer.name == "mpls" and self._to_port("mpls")):
             return False  # a link layer inside a packet, in no tunnel of ours
+        if any(layer.number(name) not in known | {None} for name, known in _MUST_BE.items()):
+            return False
         if layer.name in ("vlan", "ieee8021ad") and self.vlan is None:
             for name in ("vlan.id", "ieee8021ad.id", "ieee8021ad.svid"):
                 self.vlan = layer.number(name) if self.vlan is None else self.vlan
@@ -141,6 +163,7 @@ class Walk:
 
     def _ip(self, layer: Layer) -> bool:
         header, total = layer.number("ip.hdr_len"), layer.number("ip.len")
+        self.cut_chain = False
         whole = layer.text("ip.dst") is not None and header is not None and header >= 20
         if not whole or header is None or total is None or total < header:
             return False
@@ -169,6 +192,7 @@ class Walk:
             total = self.frame.length - layer.position
         end = layer.position + total
         at = self._extensions(layer, row, next_header, min(self.limit, end))
+        self.cut_chain = row["protocol"] in _EXTENSIONS and not row.get("fragment_offset") and at + 8 > min(self.limit, end)
         return self._follow(row, layer.text("ipv6.src"), layer.text("ipv6.dst"), end, at)
 
     def _extensions(self, layer: Layer, row: dict[str, Any], next_header: int, limit: int) -> int:
@@ -221,7 +245,7 @@ class Walk:
         self.limit = min(self.limit, end)
         self.transport_at = after
         later = (row.get("fragment_offset") or 0) > 0
-        self.awaited = not later
+        self.awaited = not later and row["protocol"] in (51 if row["ip_version"] == 4 else -1, *_TRANSPORT)
         self.inside_ah = None
         if later or row["protocol"] not in _TRANSPORT:
             self._payload_from(after)
@@ -230,18 +254,16 @@ class Walk:
         return not later
 
     def _payload_from(self, at: int) -> None:
-        row = self.row
-        extension = row["ip_version"] == 6 and row["protocol"] in _EXTENSIONS - _PROTOCOLS_TOO
-        cut_chain = extension and not row.get("fragment_offset")
-        row["payload_length"] = self.ip_end - at if at <= self.ip_end and not cut_chain else None
+        cut_chain = self.cut_chain and self.row["protocol"] not in _PROTOCOLS_TOO
+        self.row["payload_length"] = self.ip_end - at if at <= self.ip_end and not cut_chain else None
 
     def _ah(self, layer: Layer) -> bool:
         length = layer.number("ah.length")
-        if length is None or layer.position + 8 > self.limit:
+        if self.inside_ah is not None or length is None or layer.position + 8 > self.limit:
             return False
         self.transport_at = layer.position + (length + 2) * 4
         protocol = layer.number("ah.next_header") or 0
-        self.inside_ah = _TRANSPORT.get(protocol)
+        self.inside_ah = _TRANSPORT.get(protocol, "")
         self.row["payload_length"] = None
         if protocol != 6:
             self._payload_from(self.transport_at + _HEADER.get(protocol, 0))
@@ -323,7 +345,8 @@ class Walk:
 
     def _gre(self, layer: Layer) -> bool:
         version = layer.number("gre.flags.version")
-        if version not in (0, 1) or layer.number("gre.proto") not in _IN_GRE:
+        routed = layer.number("gre.flags.routing") == 1  # RFC 1701; not looked into
+        if version not in (0, 1) or routed or layer.number("gre.proto") not in _IN_GRE:
             return False
         number = layer.number("gre.key") if version == 0 else layer.number("gre.key.call_id")
         self.pending.append(self._named("gre", number))
@@ -344,8 +367,7 @@ class Walk:
         return True
 
     def _geneve(self, layer: Layer) -> bool:
-        known = layer.number("geneve.proto_type") in (0x6558, 0x0800, 0x86DD)
-        if not known or not self._to_port("geneve") or layer.number("geneve.version") != 0:
+        if not self._to_port("geneve") or layer.number("geneve.version") != 0:
             return False
         self.pending.append(self._named("geneve", layer.number("geneve.vni")))
         return True
@@ -357,7 +379,7 @@ class Walk:
         return True
 
     def _nsh(self, layer: Layer) -> bool:
-        if self.row and not self.pending:
+        if (self.row and not self.pending) or layer.number("nsh.version") != 0:
             return False
         self.pending.append(self._named("nsh", layer.number("nsh.spi")))
         return True

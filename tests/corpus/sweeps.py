@@ -50,7 +50,7 @@ def link_layers() -> Iterable[tuple[str, int, list[bytes]]]:
     tags = (0x8100, 0x88A8, 0x9100, 0x9200, 0x9300, 0x8847, 0x8848, 0x8864, 0x8863, 0x894F, 0x0800, 0x86DD)
     shims = [struct.pack(">HHHH", a, 5, b, 6) for a in tags for b in tags]
     yield "shims", 1, [_MACS + shim + struct.pack(">H", kind) + ip for shim in shims for kind, ip in _KINDS]
-    labels = [struct.pack(">I", label << 12 | 0x140) for label in range(20)]
+    labels = [struct.pack(">I", label << 12 | 0x140) for label in (*range(13), *range(14, 20))]  # 13: a channel header follows
     nibbles = [bytes([nibble << 4 | 5]) + IP[1:] for nibble in range(16)]
     yield "mpls", 1, [ethernet(0x8847, label + ip) for label in labels for ip in (*BOTH, *nibbles)]
     yield "null", 0, [struct.pack(order, value) + ip for order in "<I >I".split() for value in _FAMILIES for ip in BOTH]
@@ -73,7 +73,7 @@ def link_layers() -> Iterable[tuple[str, int, list[bytes]]]:
 
 
 _KINDS = ((0x0800, IP), (0x86DD, IP6))
-_FAMILIES = (*range(64), 255, 256, 0x0800, 0x86DD, 0xFF03, 0xFF030021)
+_FAMILIES = (*range(64), 255, 256, 0x0800, 0x86DD)
 
 
 def _wireless() -> Iterable[bytes]:
@@ -143,9 +143,9 @@ def tunnels() -> Iterable[tuple[str, int, list[bytes]]]:
     extended = [struct.pack(">BBHIHBB", 0x34, 255, len(IP) + 8, 77, 0, 0, kind) + bytes([1, 0, 0, 0]) + IP for kind in range(256)]
     yield "gtp-extension", 101, [ipv4(udp(2152, head)) for head in extended]
     yield "nsh", 1, [ethernet(0x894F, _nsh(number, body)) for number in range(8) for body in inner]
-    words = [struct.pack(">HBBI", first << 8 | words, 1, 1, 7 << 8) + bytes(max(words * 4 - 8, 0)) + IP for first in range(256) for words in (0, 1, 2, 6)]
+    words = [struct.pack(">HBBI", first << 8 | words, 2, 1, 7 << 8) + bytes(max(words * 4 - 8, 0)) + IP for first in range(256) for words in (0, 1, 2, 6)]
     yield "nsh-first", 1, [ethernet(0x894F, head) for head in words]
-    stack = [struct.pack(">I", 5 << 12 | 64) * count + struct.pack(">I", 9 << 12 | 0x140) + IP for count in range(20)]
+    stack = [struct.pack(">I", 5 << 12 | 64) * count + struct.pack(">I", 9 << 12 | 0x140) + IP for count in range(14)]
     yield "mpls-in-udp", 101, [ipv4(udp(6635, labels)) for labels in stack]
     deep = [IP]
     for _ in range(12):
