@@ -113,7 +113,10 @@ class Walk:
 
     def expected(self) -> dict[str, Any]:
         """The row, all columns; None for null."""
-        for layer in self.frame.layers if self.frame.link_type in LINK_TYPES else []:
+        layers = self.frame.layers if self.frame.link_type in LINK_TYPES else []
+        if layers and self.frame.link_type in ("NULL/Loopback", "OpenBSD loopback") and layers[0].name != "null":
+            layers = []  # Wireshark takes ff 03 for PPP
+        for layer in layers:
             step = getattr(self, "_" + layer.name.replace(".", "_"), None)
             if layer.name in LINK:
                 going_on = self._link(layer)
@@ -143,8 +146,6 @@ class Walk:
     def _link(self, layer: Layer) -> bool:
         if self.row and not self.pending and not (layer.name == "mpls" and self._to_port("mpls")):
             return False  # a link layer inside a packet, in no tunnel of ours
-        if any(layer.number(name) not in known | {None} for name, known in _MUST_BE.items()):
-            return False
         if layer.name in ("vlan", "ieee8021ad") and self.vlan is None:
             for name in ("vlan.id", "ieee8021ad.id", "ieee8021ad.svid"):
                 self.vlan = layer.number(name) if self.vlan is None else self.vlan
@@ -154,7 +155,7 @@ class Walk:
                 self.pending.append("")
             if self.in_udp_mpls:
                 self.pending[-1] = self._named("mpls-in-udp", layer.number("mpls.label"))
-        return True
+        return all(layer.number(name) in known | {None} for name, known in _MUST_BE.items())
 
     def _to_port(self, tunnel: str) -> bool:
         return self.row.get("protocol") in (17,) and self.row.get("dport") in _PORTS[tunnel]
@@ -162,10 +163,14 @@ class Walk:
     # IP
 
     def _ip(self, layer: Layer) -> bool:
-        header, total = layer.number("ip.hdr_len"), layer.number("ip.len")
         self.cut_chain = False
-        whole = layer.text("ip.dst") is not None and header is not None and header >= 20
-        if not whole or header is None or total is None or total < header:
+        at = layer.position
+        if at + 20 > self.limit:
+            return False
+        if layer.text("ip.dst") is None:
+            return self._ip_in_part(at)
+        header, total = layer.number("ip.hdr_len") or 0, layer.number("ip.len") or 0
+        if header < 20 or total < header:
             return False
         row = {
             "ip_version": 4,
@@ -176,7 +181,26 @@ class Walk:
             "ttl": layer.number("ip.ttl"),
             "protocol": layer.number("ip.proto"),
         }
-        return self._follow(row, layer.text("ip.src"), layer.text("ip.dst"), layer.position + total, layer.position + header)
+        return self._follow(row, layer.text("ip.src") or "", layer.text("ip.dst") or "", at + total, at + header)
+
+    def _ip_in_part(self, at: int) -> bool:
+        """An IPv4 header of which tshark shows less than is there, since its options were cut."""
+        octets = self.octets()[at : at + 20]
+        header, total = (octets[0] & 15) * 4, int.from_bytes(octets[2:4]) or self.frame.length - at
+        if octets[0] >> 4 != 4 or header < 20 or total < header:
+            return False
+        place = int.from_bytes(octets[6:8])
+        row = {
+            "ip_version": 4,
+            "dscp": octets[1] >> 2,
+            "ip_id": int.from_bytes(octets[4:6]),
+            "more_fragments": bool(place & 0x2000),
+            "fragment_offset": (place & 0x1FFF) * 8,
+            "ttl": octets[8],
+            "protocol": octets[9],
+        }
+        source, destination = (str(ipaddress.ip_address(octets[place : place + 4])) for place in (12, 16))
+        return self._follow(row, source, destination, at + total, at + header)
 
     def _ipv6(self, layer: Layer) -> bool:
         if layer.text("ipv6.dst") is None or layer.number("ipv6.version") != 6:
@@ -193,7 +217,7 @@ class Walk:
         end = layer.position + total
         at = self._extensions(layer, row, next_header, min(self.limit, end))
         self.cut_chain = row["protocol"] in _EXTENSIONS and not row.get("fragment_offset") and at + 8 > min(self.limit, end)
-        return self._follow(row, layer.text("ipv6.src"), layer.text("ipv6.dst"), end, at)
+        return self._follow(row, layer.text("ipv6.src") or "", layer.text("ipv6.dst") or "", end, at)
 
     def _extensions(self, layer: Layer, row: dict[str, Any], next_header: int, limit: int) -> int:
         """Pass over extension headers of which the first eight bytes are there; where the last one ends.
@@ -226,7 +250,7 @@ class Walk:
         row["protocol"] = next_header
         return at
 
-    def _follow(self, row: dict[str, Any], source: str | None, destination: str | None, end: int, after: int) -> bool:
+    def _follow(self, row: dict[str, Any], source: str, destination: str, end: int, after: int) -> bool:
         """Take this packet for the followed one; False where nothing behind it is looked at."""
         if self.packets == _MOST_PACKETS:
             return False
@@ -237,8 +261,8 @@ class Walk:
         self.pending = []
         self.in_udp_mpls = False
         self.packets += 1
-        row["source"] = str(ipaddress.ip_address(source or ""))
-        row["destination"] = str(ipaddress.ip_address(destination or ""))
+        row["source"] = str(ipaddress.ip_address(source))
+        row["destination"] = str(ipaddress.ip_address(destination))
         self.row = row
         self.carrier = f"{row['source']}>{row['destination']}"
         self.ip_end = end
@@ -247,15 +271,16 @@ class Walk:
         later = (row.get("fragment_offset") or 0) > 0
         self.awaited = not later and row["protocol"] in (51 if row["ip_version"] == 4 else -1, *_TRANSPORT)
         self.inside_ah = None
-        if later or row["protocol"] not in _TRANSPORT:
+        if not later and row["ip_version"] == 4 and row["protocol"] == 51:
+            row["payload_length"] = None  # until the authentication header is seen
+        elif later or row["protocol"] not in _TRANSPORT:
             self._payload_from(after)
         elif row["protocol"] != 6:
             self._payload_from(after + _HEADER[row["protocol"]])
         return not later
 
     def _payload_from(self, at: int) -> None:
-        cut_chain = self.cut_chain and self.row["protocol"] not in _PROTOCOLS_TOO
-        self.row["payload_length"] = self.ip_end - at if at <= self.ip_end and not cut_chain else None
+        self.row["payload_length"] = self.ip_end - at if at <= self.ip_end and not self.cut_chain else None
 
     def _ah(self, layer: Layer) -> bool:
         length = layer.number("ah.length")
@@ -380,6 +405,8 @@ class Walk:
 
     def _nsh(self, layer: Layer) -> bool:
         if (self.row and not self.pending) or layer.number("nsh.version") != 0:
+            return False
+        if (layer.number("nsh.length") or 0) < 2:  # less than the headers that every NSH has (RFC 8300 2.2)
             return False
         self.pending.append(self._named("nsh", layer.number("nsh.spi")))
         return True

@@ -23,14 +23,16 @@ LINK_TYPES = """
 null loop rawip rawip4 rawip6 ppp ppp-with-direction pppoes linux-sll linux-sll2 ieee-802-11 ieee-802-11-radiotap
 ieee-802-11-prism ieee-802-11-avs ether slip frelay chdlc fddi user0
 """.split()
-FORMATS = ("pcap", "nsecpcap", "modpcap", "pcapng", "nokiapcap", "rh6_1pcap", "suse6_3pcap", "snoop")
+# Not nokiapcap, rh6_1pcap and suse6_3pcap: they have the magic number of another format, Wireshark guesses them.
+FORMATS = ("pcap", "nsecpcap", "modpcap", "pcapng", "snoop")
 CHANGED = ((0.002, 1), (0.01, 2), (0.03, 3), (0.1, 4))
 _SAMPLE = 40  # captures that are written in every format
 _TOGETHER = 400  # captures that are merged at once; each is open for the time
 
 
-def make(captures: list[Path], folder: Path) -> list[Path]:
-    """Write the generated captures below the folder, and return them."""
+def make(captures: list[Path], listed: set[str], folder: Path) -> list[Path]:
+    """Write the generated captures below the folder, without what is in the listed files, and return them."""
+    captures = [path for path in captures if path.name not in listed]
     folder.mkdir(parents=True, exist_ok=True)
     merged = _merged([path for path in captures if _readable(path)], folder)
     made = [merged]

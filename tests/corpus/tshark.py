@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import IO
 
 # `isl` is none of ours, but has Ethernet's link type: with it enabled it is seen that such a frame is another one.
 ENABLED = frozenset(
@@ -149,16 +150,21 @@ def _dissect(path: Path) -> Dissection:
     return Dissection(frames, opened and (bool(frames) or not process.returncode or ended is not None), ended, said)
 
 
-def _frames(pdml: object) -> Iterator[Frame]:
-    try:
-        for _, element in ElementTree.iterparse(pdml):  # type: ignore[arg-type]
+# Bytes that XML does not allow, or that are cut texts of other encodings: tshark 4.0 writes them as they are.
+_PRINTABLE = bytes(value if 32 <= value < 127 or value in b"\t\n\r" else ord("?") for value in range(256))
+
+
+def _frames(pdml: IO[bytes]) -> Iterator[Frame]:
+    parser = ElementTree.XMLPullParser()
+    while chunk := pdml.read(1 << 16):
+        parser.feed(chunk.translate(_PRINTABLE))
+        for _, element in parser.read_events():
+            assert isinstance(element, ElementTree.Element)
             if element.tag == "packet":
                 frame = _frame(element)
                 if frame is not None:
                     yield frame
                 element.clear()
-    except ElementTree.ParseError:
-        return  # tshark said on standard error why it wrote no more
 
 
 def _frame(packet: ElementTree.Element) -> Frame | None:
