@@ -152,10 +152,11 @@ def coded(indices: np.ndarray[Any, Any], null: np.ndarray[Any, Any], texts: Sequ
     return pa.DictionaryArray.from_arrays(array, _strings(texts))
 
 
-def no_words(count: int) -> Any:
-    """A column of empty lists of strings."""
-    offsets = as_arrow(np.zeros(count + 1, np.int32), INT32)
-    return pa.ListArray.from_arrays(offsets, _strings([]))
+def word_lists(count: int, owner: np.ndarray[Any, Any], codes: np.ndarray[Any, Any], names: Sequence[str]) -> Any:
+    """A column of lists of strings: `owner` (in order) is the row of each entry, `codes` its number in `names`."""
+    offsets = np.zeros(count + 1, np.int32)
+    np.cumsum(np.bincount(owner, minlength=count), out=offsets[1:])
+    return pa.ListArray.from_arrays(as_arrow(offsets, INT32), _strings([names[code] for code in codes.tolist()]))
 
 
 OBSERVATIONS = TableSpec(
@@ -332,4 +333,17 @@ LEDGER = TableSpec(
     ),
 )
 
-TABLES = (OBSERVATIONS, TRAJECTORIES, STAGES, LATENCY, RULES, LEDGER)
+TRANSFORMS = TableSpec(
+    "transforms",
+    "a kind of change at a stage of a path",
+    (
+        Column("path", WORD, "The path."),
+        Column("stage", INT16, "The stage where it happened."),
+        Column("kind", WORD, "What changed, as in `transforms` of the trajectories."),
+        Column("from", WORD, "Value before; null where it had none, or where it differs from packet to packet."),
+        Column("to", WORD, "Value behind; null as for `from`."),
+        Column("packets", INT64, "Packets to which it happened."),
+    ),
+)
+
+TABLES = (OBSERVATIONS, TRAJECTORIES, STAGES, LATENCY, RULES, TRANSFORMS, LEDGER)

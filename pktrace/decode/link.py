@@ -43,7 +43,7 @@ def link_layer(data, at, limit, link_type, row):
     if link_type == 276:
         return _cooked_2(data, at, limit, row)
     if link_type == 0 or link_type == 108:
-        return _loopback(data, at, limit)
+        return _loopback(data, at, limit, link_type == 108)
     if link_type == 9 or link_type == 50:
         return PPP, at
     if link_type == 166 or link_type == 204:  # a byte before tells the direction
@@ -89,16 +89,16 @@ def _cooked_2(data, at, limit, row):
 
 
 @inlined
-def _loopback(data, at, limit):
-    """BSD loopback: the address family, in the byte order of the writer."""
+def _loopback(data, at, limit, network_order):
+    """BSD loopback: the address family, of LOOP in network order, of NULL in the byte order of the writer."""
     if at + 4 > limit:
         return CUT, at
     family = word(data, at, True)
-    if family > 0xFFFF:
+    if family > 0xFFFF and not network_order:
         family = word(data, at, False)
     if family == 2:
         return IPV4, at + 4
-    if family == 10 or family == 24 or family == 28 or family == 30:
+    if family == 24 or family == 28 or family == 30:
         return IPV6, at + 4
     return NOTHING, at + 4
 
@@ -266,6 +266,8 @@ def to_network(data, at, limit, kind, row):
             kind, at = _ppp(data, at, limit)
         else:
             return kind if kind == NSH else NOTHING, at
+    if kind == IPV4 and at < limit and byte(data, at) >> 4 == 6:
+        kind = IPV6  # Wireshark goes by the version where IPv4 was announced, and so do kernels' raw sockets
     return kind, at
 
 

@@ -41,8 +41,11 @@ def ipv4(data, start, at, limit, wire_end, row):
     header = (byte(data, at) & 15) * 4
     total = half(data, at + 2, True)
     on_wire = wire_end - (at - start)
+    if total == 0 and on_wire < header:
+        row["has"] |= MALFORMED
+        return np.int64(-1)
     if total == 0:
-        total = max(on_wire, header)  # a superpacket of a large offload: the length did not fit the field
+        total = on_wire  # a superpacket of a large offload: the length did not fit the field
     fragment = half(data, at + 6, True)
     row["has"] |= HAS_IP | HAS_ID | HAS_FRAGMENT
     row["ip_version"] = 4

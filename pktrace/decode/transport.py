@@ -23,13 +23,11 @@ TCP, UDP, UDP_LITE, SCTP, ICMP, ICMPV6, AH = 6, 17, 136, 132, 1, 58, 51
 
 
 @inlined
-def header_length(protocol, version):
+def header_length(protocol):
     """Bytes of the transport header at least; 0 where none is decoded."""
     if protocol == TCP:
         return np.int64(20)
-    if protocol == UDP or protocol == UDP_LITE:
-        return np.int64(8)
-    if (protocol == ICMP and version == 4) or (protocol == ICMPV6 and version == 6):
+    if protocol == UDP or protocol == UDP_LITE or protocol == ICMP or protocol == ICMPV6:
         return np.int64(8)
     if protocol == SCTP:
         return np.int64(12)
@@ -46,7 +44,7 @@ def transport(data, at, end, cut, protocol, row):
     Returns:
         Where its payload begins (perhaps behind `end`).
     """
-    header = header_length(protocol, row["ip_version"])
+    header = header_length(protocol)
     if header == 0:
         return at
     if protocol == ICMP or protocol == ICMPV6:

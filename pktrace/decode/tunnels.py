@@ -173,7 +173,7 @@ def _gre(data, at, limit):
         at += 4
     if kind == 0x6558:
         return key, ETHERNET, at
-    if kind == 0x880B and version == 1:
+    if kind == 0x880B:
         return key, PPP, at
     if version == 0 and (kind == IPV4 or kind == IPV6 or kind == 0x8847 or kind == 0x8848 or kind == NSH):
         return key, kind, at

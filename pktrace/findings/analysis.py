@@ -17,6 +17,7 @@ from pktrace.run.context import counter_packets, marked_incomplete
 from pktrace.run.model import Run
 from pktrace.trajectories.follow import follow_packets
 from pktrace.trajectories.model import UNSEEN, Trajectories
+from pktrace.trajectories.transforms import Transforms, transforms_of
 from pktrace.verdicts.verdicts import Verdicts, judge_trajectories
 
 
@@ -36,6 +37,11 @@ class Analysis:
     def latencies(self) -> list[StageLatency]:
         """Latency of every stage of every path, then end to end."""
         return stage_latencies(self.verdicts)
+
+    @cached_property
+    def transforms(self) -> Transforms:
+        """What changed in the packets, stage by stage."""
+        return transforms_of(self.trajectories)
 
     @cached_property
     def rule_tallies(self) -> list[RuleTally]:

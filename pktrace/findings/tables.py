@@ -27,6 +27,7 @@ def all_tables(analysis: Analysis) -> dict[str, pa.Table]:
         "stages": stages_table(analysis),
         "latency": latency_table(analysis),
         "rules": rules_table(analysis),
+        "transforms": transforms_table(analysis),
         "ledger": ledger_table(analysis),
     }
 
@@ -47,6 +48,7 @@ def trajectories_table(analysis: Analysis) -> pa.Table:
         for position, column in enumerate(run.position_columns(path)):
             times.setdefault(column, np.full(count, UNSEEN))[mine] = trajectories.raw_times[mine, position]
     spec = schema.TRAJECTORIES.with_columns([_time_column(name) for name in times])
+    changed = analysis.transforms
     values: dict[str, Any] = {
         "trajectory": np.arange(count, dtype=np.int64),
         "path": schema.words(trajectories.path, [path.name for path in run.paths]),
@@ -67,13 +69,29 @@ def trajectories_table(analysis: Analysis) -> pa.Table:
         "observed_action": schema.words(_codes(verdicts.observed), schema.TREATMENTS),
         "rule_verdict": schema.words(_codes(verdicts.rule_verdict), schema.RULE_VERDICTS),
         "basis": schema.words(trajectories.basis, schema.BASES),
-        "transforms": schema.no_words(count),
+        "transforms": schema.word_lists(count, changed.trajectory, changed.kind, changed.kinds),
         "candidates": trajectories.candidates,
         "sightings": trajectories.sightings,
         "duplicates": trajectories.duplicates,
     }
     values.update({name: np.ma.MaskedArray(at, at == UNSEEN) for name, at in times.items()})
     return spec.build(values)
+
+
+def transforms_table(analysis: Analysis) -> pa.Table:
+    """A row per kind of change, stage and pair of values."""
+    names = [path.name for path in analysis.run.paths]
+    columns = list(zip(*analysis.transforms.table, strict=True)) or [()] * 6
+    return schema.TRANSFORMS.build(
+        {
+            "path": [names[path] for path in columns[0]],
+            "stage": list(columns[1]),
+            "kind": list(columns[2]),
+            "from": list(columns[3]),
+            "to": list(columns[4]),
+            "packets": list(columns[5]),
+        }
+    )
 
 
 def stages_table(analysis: Analysis) -> pa.Table:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pktrace.observations.headers import fits
-from pktrace.run.model import Run
+from pktrace.run.model import PacketPath, Run
 from pktrace.schema import TREATMENTS
 from pktrace.trajectories.model import Trajectories
 
@@ -44,9 +44,8 @@ def rules_of_path(run: Run, path: int) -> list[tuple[int, bool]]:
 
 
 def expected_treatment(trajectories: Trajectories) -> Expected:
-    """What the filter should do with each packet, by its headers where it was first seen on the path."""
+    """What the filter should do with each packet, by its headers at the filter's input, or where it was seen before."""
     run = trajectories.run
-    rows = trajectories.first_rows
     count = len(trajectories)
     rule_of = np.full(count, NO_RULE, np.int32)
     action = np.zeros(count, np.uint8)
@@ -55,7 +54,7 @@ def expected_treatment(trajectories: Trajectories) -> Expected:
     for number, path in enumerate(run.paths):
         mine = np.flatnonzero(trajectories.path == number)
         action[mine] = TREATMENTS.index(path.default)
-        headers = rows[mine]
+        headers = trajectories.observations.rows[_at_filter(trajectories, mine, path)]
         free = np.ones(len(mine), bool)
         for index, backwards in rules_of_path(run, number):
             rule = run.rules[index]
@@ -67,3 +66,12 @@ def expected_treatment(trajectories: Trajectories) -> Expected:
             action[chosen] = TREATMENTS.index(rule.action)
             absorbed[chosen] = rule.absorbed
     return Expected(rule_of, action, absorbed, fitting)
+
+
+def _at_filter(trajectories: Trajectories, mine: np.ndarray[Any, Any], path: PacketPath) -> np.ndarray[Any, Any]:
+    """Row of each packet's last sighting up to the filter's input, else of its first: it may change on the way."""
+    found: np.ndarray[Any, Any] = trajectories.first_row[mine].copy()
+    for position in range(path.filter_input + 1 if path.has_detour else 0):
+        seen = trajectories.seen[mine, position]
+        found[seen >= 0] = seen[seen >= 0]
+    return found

@@ -1,4 +1,7 @@
-"""From observations to trajectories: group by digest, align clocks, place unique packets, then equal ones."""
+"""From observations to trajectories: group by key, align clocks, place unique packets, then equal ones.
+
+The key is the digest; where flows turn out to be rewritten on their way, their packets get keys of what is left.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,11 @@ from pktrace.trajectories.exact import EARLY_NS, follow_unique
 from pktrace.trajectories.model import Trajectories
 from pktrace.trajectories.paths import NO_PATH, followed, longest, path_of_rows, visits
 from pktrace.trajectories.reach import Reach, reach_of, with_proven_misses
+from pktrace.trajectories.rewritten import Keys, open_ends
 
 Array = np.ndarray[Any, Any]
+# A packet that is rewritten at several stages is followed through one more of them in each round.
+_MOST_ROUNDS = 6
 
 
 def follow_packets(observations: Observations) -> Trajectories:
@@ -32,24 +38,48 @@ def follow_packets(observations: Observations) -> Trajectories:
     if run is None:
         raise ValueError("observations of bare files have no run; use load_run and observe")
     rows = observations.rows
-    ledger = Ledger()
     paths = path_of_rows(run, rows)
-    members = np.flatnonzero(followed(rows))
-    digests = np.ascontiguousarray(rows["digest"])
-    # Rows are in order of (time, point, file, frame); a stable sort by digest keeps that within each group.
-    members = members[np.argsort(digests[members], kind="stable")]
-    clocks = align_clocks(run, rows, digests, members, paths)
-    times = rows["ts_ns"] - clocks.offset_ns[rows["point"]]
-    if clocks.offset_ns.any():
-        members = members[np.lexsort((members, times[members], digests[members]))]
-    reach = reach_of(run, observations.coverage, clocks)
+    usable = np.flatnonzero(followed(rows))
     points = np.ascontiguousarray(rows["point"])
-    reach, *placed = _place(run, reach, clocks, digests, members, times, points, paths, ledger)
+    keys = Keys(rows)
+    for _ in range(_MOST_ROUNDS):
+        ledger = Ledger()
+        # Rows are in order of (time, point, file, frame); a stable sort by key keeps that within each group.
+        members = usable[np.argsort(keys.keys[usable], kind="stable")]
+        clocks = align_clocks(run, rows, keys.keys, members, paths)
+        times = rows["ts_ns"] - clocks.offset_ns[rows["point"]]
+        if clocks.offset_ns.any():
+            members = members[np.lexsort((members, times[members], keys.keys[members]))]
+        reach = reach_of(run, observations.coverage, clocks)
+        reach, *placed = _place(run, reach, clocks, keys.keys, members, times, points, paths, ledger)
+        owner, path_of, seen, candidates = placed
+        found = open_ends(run, rows, members, owner, seen, path_of)
+        if not keys.learn(found, run, times, clocks.group):
+            break
+    ambiguous = np.zeros(len(path_of), bool)
+    ambiguous[found.end_trajectories[keys.doubtful]] = True
     for point in np.flatnonzero(reach.missed):
         ledger.add("capture_missed", int(reach.missed[point]), point=run.points[point].name)
     for point in np.flatnonzero(clocks.group != clocks.group[0]):
         ledger.add("clock_unknown", point=run.points[point].name)
-    return _in_order(observations, run, clocks, reach, ledger, *placed)
+    basis = _basis(rows, keys, seen, candidates)
+    return _in_order(observations, run, clocks, reach, ledger, owner, path_of, seen, candidates, basis, ambiguous)
+
+
+def _basis(rows: Array, keys: Keys, seen: Array, candidates: Array) -> Array:
+    """The rung that decided, per trajectory (code of BASES)."""
+    found = np.full(len(seen), BASES.index("exact"), np.uint8)
+    if keys.learned:
+        first = seen[np.arange(len(seen)), np.argmax(seen >= 0, axis=1)]
+        for position in range(seen.shape[1]):
+            there = np.flatnonzero(seen[:, position] >= 0)
+            row, begin = seen[there, position], first[there]
+            changed = rows["digest"][row] != rows["digest"][begin]
+            header = (keys.flow[row] != keys.flow[begin]) | (rows["ip_id"][row] != rows["ip_id"][begin])
+            found[there[changed & ~header & (found[there] == BASES.index("exact"))]] = BASES.index("modified")
+            found[there[changed & header]] = BASES.index("rewritten")
+    found[candidates > 1] = BASES.index("order")
+    return found
 
 
 def _place(
@@ -114,6 +144,8 @@ def _in_order(
     path: Array,
     seen: Array,
     candidates: Array,
+    basis: Array,
+    ambiguous: Array,
 ) -> Trajectories:
     """Number the trajectories by their first sighting, and count what each owns."""
     count = len(path)
@@ -137,19 +169,18 @@ def _in_order(
         # Extra copies of a packet: the most that any one point saw beyond its visits (RFC 5560 3.4).
         keys, copies = np.unique(np.stack([owner[extra], points[extra]]), axis=1, return_counts=True)
         np.maximum.at(duplicates, keys[0], copies.astype(np.int32))
-    candidates = candidates[order]
-    basis = np.where(candidates > 1, BASES.index("order"), BASES.index("exact")).astype(np.uint8)
     return Trajectories(
         observations=observations,
         run=run,
         path=path,
         seen=seen,
         first_row=first_row[order],
-        candidates=candidates,
-        basis=basis,
+        candidates=candidates[order],
+        basis=basis[order],
         sightings=sightings,
         duplicates=duplicates,
         owner=owner,
+        ambiguous=ambiguous[order],
         clocks=clocks,
         reach=reach,
         ledger=ledger,

@@ -23,7 +23,8 @@ class Trajectories:
 
     Arrays of n packets: `path` (index into the run's paths), `seen` (n x longest path: row of the first sighting at
     each position, -1 where not seen), `first_row`, `candidates`, `basis` (code of schema.BASES), `sightings`,
-    `duplicates`. `owner` has one entry per observation row: its trajectory or -1.
+    `duplicates`, `ambiguous` (it ends where something begins that it may have become). `owner` has one entry per
+    observation row: its trajectory or -1.
     """
 
     observations: Observations
@@ -36,6 +37,7 @@ class Trajectories:
     sightings: np.ndarray[Any, Any]
     duplicates: np.ndarray[Any, Any]
     owner: np.ndarray[Any, Any]
+    ambiguous: np.ndarray[Any, Any]
     clocks: Clocks
     reach: Reach
     ledger: Ledger

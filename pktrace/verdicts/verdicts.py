@@ -77,6 +77,7 @@ def judge_trajectories(
             np.array(trust.window, np.int64), np.int64(run.threshold_ns),
             fate, reason, lost_stage, last_at, observed, rule_verdict, stage_verdict, stage_reason,
         )  # fmt: skip
+    _doubt_the_rewritten(trajectories, fate, reason, lost_stage, rule_verdict, stage_verdict)
     verdicts = Verdicts(
         trajectories,
         expected,
@@ -92,6 +93,20 @@ def judge_trajectories(
     )
     _ask_counters(verdicts, counters or {})
     return verdicts
+
+
+def _doubt_the_rewritten(
+    trajectories: Trajectories, fate: Array, reason: Array, lost_stage: Array, rule_verdict: Array, stage_verdict: Array
+) -> None:
+    """What ends where something begins that it may have become is not lost for certain: `ambiguous`."""
+    late = reason == REASONS.index("late")
+    doubtful = np.flatnonzero(trajectories.ambiguous & (fate == FATES.index("lost")) & ~late)
+    stage_verdict[doubtful, lost_stage[doubtful]] = VERDICTS.index("ambiguous")
+    fate[doubtful] = FATES.index("ambiguous")
+    lost_stage[doubtful] = -1
+    rule_verdict[doubtful[rule_verdict[doubtful] == RULE_VERDICTS.index("unseen")]] = RULE_VERDICTS.index(
+        "undetermined"
+    )
 
 
 def reached_filter(verdicts: Verdicts) -> Array:

@@ -7,7 +7,7 @@ Written from docs/decoding.md: the innermost IP packet is what a row describes. 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tests.reference.bytes import Bytes
@@ -162,6 +162,9 @@ def ip_packet(readable: Bytes, place: Place, frame_end: int, marks: set[str] | N
 
     ``marks`` is None inside a tunnel, where a header that makes no sense is just not one.
     """
+    first = readable.number(place.at, 1)
+    if place.kind == "ipv4" and first is not None and first >> 4 == 6:
+        place = replace(place, kind="ipv6")  # the version decides where IPv4 is announced
     size = 20 if place.kind == "ipv4" else 40
     if place.at + size > len(readable.data):
         if marks is not None:
@@ -182,7 +185,7 @@ def _ipv4(readable: Bytes, at: int, frame_end: int) -> Packet | None:
     header = (first & 15) * 4
     if first >> 4 != 4 or header < 20:
         return None
-    if 0 < total < header:
+    if 0 < total < header or (total == 0 and frame_end < at + header):
         return None
     end = at + total if total else frame_end
     fragment = readable.certain(at + 6, 2)
@@ -290,7 +293,7 @@ def transport(packet: Packet, fields: dict[str, Any], marks: set[str]) -> None:
             fields["dport"] = readable.number(at + 2, 2)
         if protocol == TCP:
             header = _tcp(packet, fields, marks)
-        elif protocol == (ICMP if fields["ip_version"] == 4 else ICMPV6):
+        elif protocol in (ICMP, ICMPV6):
             header = 8
             if readable.number(at, 2) is not None:
                 fields["icmp_type"] = readable.number(at, 1)

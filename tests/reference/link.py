@@ -144,7 +144,7 @@ def _loopback(data: Bytes, linktype: int) -> Place:
     family = data.number(0, 4)
     if family is None:
         return cut()
-    kinds = {2: "ipv4", 10: "ipv6", 24: "ipv6", 28: "ipv6", 30: "ipv6"}
+    kinds = {2: "ipv4", 24: "ipv6", 28: "ipv6", 30: "ipv6"}
     swapped = int.from_bytes(family.to_bytes(4, "big"), "little")
     return Place(4, kinds.get(family) or (kinds.get(swapped) if linktype == 0 else None) or "none")
 

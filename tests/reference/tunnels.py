@@ -54,7 +54,7 @@ def _gre(data: Bytes, at: int) -> Found:
     if kind == TRANSPARENT_ETHERNET:
         return words, ethernet(data, at)
     if kind == PPP_IN_GRE:
-        return (words, ppp(data, at)) if flags & 7 == 1 else None
+        return words, ppp(data, at)
     if kind in (0x0800, 0x86DD, NSH, *MPLS):
         return words, ethertype(data, at, kind)
     return None

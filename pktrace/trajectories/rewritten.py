@@ -1,0 +1,284 @@
+"""The rungs rewritten and modified: packets whose headers or payload changed on the way.
+
+Rule: what ends somewhere on its path (an *end*: a packet not seen further) and what begins behind it (a *start*: seen
+first there, or fitting no path) are compared by what a rewrite leaves alone. Where all packets of equal *remains* end
+in one flow and start in one flow, these two flows are taken for one, if enough of their packets agree and hardly any
+disagrees; then every packet of the two flows gets a key of the remains and the first of the flows, and is placed as
+others are: exactly where the key is unique, by order where it is not.
+
+- rewritten: the remains are protocol, TCP numbers and flags or ICMP type and sequence, payload length and first payload
+  bytes; addresses, ports, IP ID and options may have changed (RFC 3022, RFC 6864 5.3.1).
+- modified: the remains are addresses, ports, IP ID and the numbers above; the payload may have changed.
+
+Bound: a flow is taken for another only on _ENOUGH agreeing packets, or one whose remains hold TCP numbers, of which at
+most one in _DISAGREE disagrees. A false pair of flows needs as many chance matches within the loss threshold, in one
+flow each. Ends that fit a start of which this cannot be shown are told, so that they are not called lost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pktrace.decode import rows as field
+from pktrace.run.model import Run
+from pktrace.trajectories.exact import EARLY_NS
+from pktrace.trajectories.paths import visits
+
+Array = np.ndarray[Any, Any]
+_ENOUGH = 2
+_DISAGREE = 10
+_MOST_ROUNDS = 4
+_TCP, _ICMP, _ICMPV6 = 6, 1, 58
+
+
+@dataclass(frozen=True)
+class Open:
+    """Ends and starts: row numbers; of ends also the path and the last position, of starts the point."""
+
+    end_rows: Array
+    end_trajectories: Array
+    end_path: Array
+    end_position: Array
+    start_rows: Array
+
+
+def mixed(*columns: Array) -> Array:
+    """A 64 bit hash per row of some columns."""
+    state = np.full(len(columns[0]), 0x9E3779B97F4A7C15, np.uint64)
+    for column in columns:
+        state = (state ^ column.astype(np.uint64)) * np.uint64(0xC2B2AE3D27D4EB4F)
+        state ^= state >> np.uint64(29)
+        state *= np.uint64(0x165667B19E3779F9)
+        state ^= state >> np.uint64(32)
+    return state
+
+
+def flow_of(rows: Array, answering: bool = False) -> Array:
+    """A hash per row of protocol, addresses and ports; of ICMP queries the identifier stands for the ports.
+
+    Args:
+        answering: of the flow in the other direction.
+    """
+    source, destination, sport, dport = "source", "destination", "sport", "dport"
+    if answering:
+        source, destination, sport, dport = destination, source, dport, sport
+    return mixed(
+        rows["protocol"], rows[f"{source}_high"], rows[f"{source}_low"], rows[f"{destination}_high"],
+        rows[f"{destination}_low"], rows[sport], rows[dport], rows["icmp_id"],
+    )  # fmt: skip
+
+
+def _numbers(rows: Array) -> tuple[Array, ...]:
+    kind = rows["protocol"].astype(np.uint64)
+    kind[kind == _ICMPV6] = _ICMP
+    return (
+        kind, rows["tcp_seq"], rows["tcp_ack"], rows["tcp_flags"], rows["icmp_type"], rows["icmp_code"],
+        rows["icmp_seq"], rows["fragment_offset"], rows["more_fragments"],
+    )  # fmt: skip
+
+
+def remains_of_rewrite(rows: Array) -> Array:
+    """A hash per row of what a rewrite of the headers leaves alone."""
+    return mixed(*_numbers(rows), rows["payload_length"], rows["content"])
+
+
+def remains_of_change(rows: Array) -> Array:
+    """A hash per row of what a change of the payload leaves alone."""
+    return mixed(*_numbers(rows), flow_of(rows), rows["ip_id"])
+
+
+def open_ends(run: Run, rows: Array, members: Array, owner: Array, seen: Array, path_of: Array) -> Open:
+    """What ends before the end of its path, and what begins elsewhere than at the beginning of one."""
+    width = seen.shape[1]
+    lengths = np.array([len(path.points) for path in run.paths], np.int64)[path_of]
+    there = seen >= 0
+    last = width - 1 - np.argmax(there[:, ::-1], axis=1)
+    first = np.argmax(there, axis=1)
+    ends = np.flatnonzero(last < lengths - 1)
+    begun = np.flatnonzero(first > 0)
+    unplaced = members[owner[members] < 0]
+    # Several rows of one packet: the earliest stands for all (members are in order of digest, then time).
+    new = np.ones(len(unplaced), bool)
+    new[1:] = rows["digest"][unplaced[1:]] != rows["digest"][unplaced[:-1]]
+    return Open(
+        end_rows=seen[ends, last[ends]],
+        end_trajectories=ends,
+        end_path=path_of[ends].astype(np.int64),
+        end_position=last[ends],
+        start_rows=np.concatenate([seen[begun, first[begun]], unplaced[new]]),
+    )
+
+
+@dataclass(frozen=True)
+class _Agreement:
+    """Pairs of flows (hashes) with how many packets agree, with equal IP ID and without, in how many remains."""
+
+    before: Array
+    after: Array
+    packets: Array
+    same_id: Array
+
+
+def _agreements(
+    found: Open, run: Run, rows: Array, times: Array, comparable: Array, remains: Any, threshold: int
+) -> tuple[_Agreement, Array]:
+    """Which flows agree in what remains; and per end whether some start fits it."""
+    end_rows, start_rows = rows[found.end_rows], rows[found.start_rows]
+    keys = np.concatenate([remains(end_rows), remains(start_rows)])
+    _, group = np.unique(keys, return_inverse=True)
+    groups = int(group.max(initial=-1)) + 1
+    of_end, of_start = group[: len(end_rows)], group[len(end_rows) :]
+    both = np.zeros(groups, bool)
+    both[of_end] = True
+    has_start = np.zeros(groups, bool)
+    has_start[of_start] = True
+    both &= has_start
+    table = visits(run)
+    ends = np.flatnonzero(both[of_end])
+    starts = np.flatnonzero(both[of_start])
+    ends = ends[np.argsort(of_end[ends], kind="stable")]
+    starts = starts[np.argsort(of_start[starts], kind="stable")]
+    low = np.searchsorted(of_start[starts], of_end[ends], "left")
+    high = np.searchsorted(of_start[starts], of_end[ends], "right")
+    # Every end with the starts of its remains; where there are many, with the first few, which tell the flow as well.
+    many = np.minimum(high - low, 8)
+    left = np.repeat(ends, many)
+    right = starts[np.repeat(low, many) + (np.arange(many.sum()) - np.repeat(np.cumsum(many) - many, many))]
+    end_row, start_row = found.end_rows[left], found.start_rows[right]
+    at = table[found.end_path[left], rows["point"][start_row]].max(axis=1)
+    fits = at > found.end_position[left]
+    after = times[start_row] - times[end_row]
+    one_clock = comparable[rows["point"][start_row]] == comparable[rows["point"][end_row]]
+    alone = (many == 1)[np.searchsorted(np.cumsum(many), np.arange(many.sum()), "right")]
+    close = (after >= -EARLY_NS) & (after <= threshold)
+    # Among many equal remains the first few starts say nothing of time: the flow as a whole has to fit.
+    fits &= ~one_clock | close | (~alone & (after >= -threshold))
+    # What echoes a packet back answers it, and is no rewritten form of it.
+    fits &= flow_of(end_rows, answering=True)[left] != flow_of(start_rows)[right]
+    left, right = left[fits], right[fits]
+    doubtful = np.zeros(len(found.end_rows), bool)
+    doubtful[left] = True
+    before, behind = flow_of(end_rows)[left], flow_of(start_rows)[right]
+    group = of_end[left]
+    # Remains speak for a pair of flows if they occur in one flow before and in one behind.
+    order = np.lexsort((behind, before, group))
+    group, before, behind = group[order], before[order], behind[order]
+    left, right = left[order], right[order]
+    new_pair = np.ones(len(group), bool)
+    new_pair[1:] = (np.diff(group) != 0) | (before[1:] != before[:-1]) | (behind[1:] != behind[:-1])
+    pairs_in = np.bincount(group[new_pair], minlength=groups)
+    clear = new_pair & (pairs_in[group] == 1)
+    pair_code = mixed(before[clear], behind[clear])
+    unique, index, inverse = np.unique(pair_code, return_index=True, return_inverse=True)
+    id_equal = rows["ip_id"][found.end_rows[left[clear]]] == rows["ip_id"][found.start_rows[right[clear]]]
+    packets = np.bincount(inverse, minlength=len(unique))
+    same_id = np.bincount(inverse, weights=id_equal, minlength=len(unique)).astype(np.int64)
+    return _Agreement(before[clear][index], behind[clear][index], packets, same_id), doubtful
+
+
+def _accepted(found: _Agreement, sure: Array) -> Array:
+    """Which pairs of flows are one: enough packets agree, and few of either flow agree with another."""
+    best = np.ones(len(found.packets), bool)
+    for side in (found.before, found.after):
+        _, place = np.unique(side, return_inverse=True)
+        total = np.bincount(place, weights=found.packets)
+        best &= found.packets * (_DISAGREE + 1) >= total[place] * _DISAGREE
+    return best & ((found.packets >= _ENOUGH) | sure)
+
+
+class Keys:
+    """The keys by which packets are grouped: the digests, until flows turn out to be rewritten."""
+
+    def __init__(self, rows: Array) -> None:
+        self._rows = rows
+        self.keys = np.ascontiguousarray(rows["digest"])
+        self.learned = False
+        self.doubtful = np.zeros(0, bool)
+        self._flow: Array | None = None
+        self._canonical: dict[int, int] = {}
+        self._without_id: set[int] = set()
+        self._by_header: set[int] = set()
+
+    @property
+    def flow(self) -> Array:
+        """The flow of every row."""
+        if self._flow is None:
+            self._flow = flow_of(self._rows)
+        return self._flow
+
+    def learn(self, found: Open, run: Run, times: Array, comparable: Array) -> bool:
+        """Learn from ends and starts; returns whether keys changed.
+
+        Else `doubtful` tells of each end whether some start fits it all the same.
+        """
+        self.doubtful = np.zeros(len(found.end_rows), bool)
+        if not len(found.end_rows) or not len(found.start_rows):
+            return False
+        arguments = (found, run, self._rows, times, comparable)
+        agreement, self.doubtful = _agreements(*arguments, remains_of_rewrite, run.threshold_ns)
+        learned = self._take(agreement, self._hold_numbers(agreement, found), by_header=False)
+        if not learned:
+            agreement, _ = _agreements(*arguments, remains_of_change, run.threshold_ns)
+            sure = self._hold_numbers(agreement, found) & (agreement.same_id > 0)
+            learned = self._take(agreement, sure, by_header=True)
+        if learned:
+            self.learned = True
+            self._assign()
+        return learned
+
+    def _take(self, agreement: _Agreement, sure: Array, by_header: bool) -> bool:
+        """Remember the pairs of flows that are one; returns whether any is new."""
+        news = False
+        for number in np.flatnonzero(_accepted(agreement, sure)).tolist():
+            before = self._first_of(int(agreement.before[number]))
+            after = int(agreement.after[number])
+            if self._first_of(after) not in (before, after):
+                continue  # it is another flow's already
+            ids_kept = agreement.same_id[number] * (_DISAGREE + 1) >= agreement.packets[number] * _DISAGREE
+            known = self._canonical.get(after) == before
+            known &= ids_kept or before in self._without_id
+            known &= not by_header or before in self._by_header
+            if known or (by_header and not ids_kept):
+                continue
+            news = True
+            self._canonical[before] = before
+            self._canonical[after] = before
+            if not ids_kept:
+                self._without_id.add(before)
+            if by_header:
+                self._by_header.add(before)
+        return news
+
+    def _hold_numbers(self, agreement: _Agreement, found: Open) -> Array:
+        """Pairs of TCP flows: sequence and acknowledgment numbers make one packet enough."""
+        tcp = np.unique(self.flow[found.end_rows[self._rows["protocol"][found.end_rows] == _TCP]])
+        return np.isin(agreement.before, tcp)
+
+    def _first_of(self, flow: int) -> int:
+        """The flow that a flow began as."""
+        for _ in range(_MOST_ROUNDS):
+            known = self._canonical.get(flow, flow)
+            if known == flow:
+                break
+            flow = known
+        return flow
+
+    def _assign(self) -> None:
+        """New keys for all packets of rewritten flows."""
+        rows = self._rows
+        flows = np.array(list(self._canonical), np.uint64)
+        first = np.array([self._first_of(int(flow)) for flow in flows], np.uint64)
+        order = np.argsort(flows)
+        flows, first = flows[order], first[order]
+        place = np.minimum(np.searchsorted(flows, self.flow), len(flows) - 1)
+        mine = (flows[place] == self.flow) & (rows["has"] & field.HAS_IP != 0)
+        began = first[place[mine]]
+        chosen = rows[mine]
+        keep_id = ~np.isin(began, np.array(list(self._without_id), np.uint64))
+        identification = np.where(keep_id, chosen["ip_id"], 0)
+        by_header = np.isin(began, np.array(list(self._by_header), np.uint64))
+        remains = np.where(by_header, mixed(*_numbers(chosen)), remains_of_rewrite(chosen))
+        self.keys[mine] = mixed(began, remains, identification)
