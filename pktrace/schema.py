@@ -41,6 +41,7 @@ REASONS = (
     "capture_cut",
     "clock_unknown",
     "filter_dropped",
+    "part_lost",
 )
 TREATMENTS = ("forward", "drop", "punt")
 RULE_VERDICTS = ("hit", "false_punt", "false_forward", "missed_drop", "false_drop", "unseen", "undetermined")
@@ -333,6 +334,18 @@ LEDGER = TableSpec(
     ),
 )
 
+RANGES = TableSpec(
+    "ranges",
+    "bytes of a split or merged packet that one observation holds",
+    (
+        Column("trajectory", INT64, "The packet."),
+        Column("point", WORD, "Where it was seen."),
+        Column("frame", INT64, "Number of the frame in its capture file."),
+        Column("first_byte", INT64, "First byte that the frame holds, from 0 of the payload (datagram, of fragments)."),
+        Column("last_byte", INT64, "Last byte that the frame holds."),
+    ),
+)
+
 TRANSFORMS = TableSpec(
     "transforms",
     "a kind of change at a stage of a path",
@@ -346,4 +359,4 @@ TRANSFORMS = TableSpec(
     ),
 )
 
-TABLES = (OBSERVATIONS, TRAJECTORIES, STAGES, LATENCY, RULES, TRANSFORMS, LEDGER)
+TABLES = (OBSERVATIONS, TRAJECTORIES, STAGES, LATENCY, RULES, RANGES, TRANSFORMS, LEDGER)

@@ -27,6 +27,7 @@ def all_tables(analysis: Analysis) -> dict[str, pa.Table]:
         "stages": stages_table(analysis),
         "latency": latency_table(analysis),
         "rules": rules_table(analysis),
+        "ranges": ranges_table(analysis),
         "transforms": transforms_table(analysis),
         "ledger": ledger_table(analysis),
     }
@@ -76,6 +77,21 @@ def trajectories_table(analysis: Analysis) -> pa.Table:
     }
     values.update({name: np.ma.MaskedArray(at, at == UNSEEN) for name, at in times.items()})
     return spec.build(values)
+
+
+def ranges_table(analysis: Analysis) -> pa.Table:
+    """A row per observation and packet whose bytes it holds, where packets were split or merged."""
+    ranges, observations = analysis.trajectories.ranges, analysis.observations
+    rows = observations.rows[ranges.row]
+    return schema.RANGES.build(
+        {
+            "trajectory": ranges.trajectory,
+            "point": schema.words(rows["point"], observations.points),
+            "frame": rows["frame"],
+            "first_byte": ranges.first,
+            "last_byte": ranges.last,
+        }
+    )
 
 
 def transforms_table(analysis: Analysis) -> pa.Table:

@@ -44,6 +44,7 @@ _WHY_REASON = {
     "capture_cut": "a capture that could have seen it next is damaged and ends before",
     "clock_unknown": "the clocks of the points cannot be compared",
     "filter_dropped": "the filter's own drop counters account for exactly the packets that vanished there",
+    "part_lost": "some of the bytes of the packet did not cross this stage",
 }
 _WHY_BASIS = {
     "exact": "addresses, ports, IP ID, transport header and payload are the same at every point, as in no other packet",

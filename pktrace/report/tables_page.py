@@ -39,6 +39,7 @@ _REASONS = {
     "capture_cut": "a capture that could have seen it is damaged and ends before",
     "clock_unknown": "the clocks of the points cannot be compared",
     "filter_dropped": "the filter's own counters account for it",
+    "part_lost": "some of its bytes did not cross the stage (split packets)",
 }
 _TREATMENTS = {
     "forward": "let through past the service",

@@ -17,6 +17,7 @@ from pktrace.trajectories.clock_model import Clocks, align_clocks
 from pktrace.trajectories.exact import EARLY_NS, follow_unique
 from pktrace.trajectories.model import Trajectories
 from pktrace.trajectories.paths import NO_PATH, followed, longest, path_of_rows, visits
+from pktrace.trajectories.ranges import NO_RANGES, Ranges, match_ranges
 from pktrace.trajectories.reach import Reach, reach_of, with_proven_misses
 from pktrace.trajectories.rewritten import Keys, open_ends
 
@@ -63,7 +64,31 @@ def follow_packets(observations: Observations) -> Trajectories:
     for point in np.flatnonzero(clocks.group != clocks.group[0]):
         ledger.add("clock_unknown", point=run.points[point].name)
     basis = _basis(rows, keys, seen, candidates)
-    return _in_order(observations, run, clocks, reach, ledger, owner, path_of, seen, candidates, basis, ambiguous)
+    ranges = NO_RANGES
+    if len(found.start_rows):
+        ranges = match_ranges(
+            rows, times, keys.first_flow, members, owner, seen, path_of, visits(run), run.threshold_ns
+        )
+    keep = _put_ranges(ranges, times, owner, seen, basis)
+    return _in_order(
+        observations, run, clocks, reach, ledger, owner, path_of, seen, candidates, basis, ambiguous, ranges, keep
+    )
+
+
+def _put_ranges(ranges: Ranges, times: Array, owner: Array, seen: Array, basis: Array) -> Array:
+    """Enter split and merged packets; returns which trajectories stay: others began as parts of these."""
+    keep = np.ones(len(seen), bool)
+    if not len(ranges):
+        return keep
+    parts = owner[ranges.row]
+    keep[parts[parts >= 0]] = False
+    owner[np.isin(owner, np.flatnonzero(~keep))] = -1
+    # Of the parts of a packet at a point, the one with its first byte counts; the earliest where that is missing.
+    order = np.lexsort((times[ranges.row], ranges.first, ranges.position, ranges.trajectory))[::-1]
+    seen[ranges.trajectory[order], ranges.position[order]] = ranges.row[order]
+    owner[ranges.row[order]] = ranges.trajectory[order]
+    basis[ranges.trajectory] = BASES.index("range")
+    return keep
 
 
 def _basis(rows: Array, keys: Keys, seen: Array, candidates: Array) -> Array:
@@ -146,8 +171,15 @@ def _in_order(
     candidates: Array,
     basis: Array,
     ambiguous: Array,
+    ranges: Ranges,
+    keep: Array,
 ) -> Trajectories:
     """Number the trajectories by their first sighting, and count what each owns."""
+    number = np.cumsum(keep) - 1
+    owner = np.where(owner >= 0, number[np.maximum(owner, 0)], -1) if len(number) else owner
+    ranges = ranges.renumbered(number)
+    path, seen, candidates = path[keep], seen[keep], candidates[keep]
+    basis, ambiguous = basis[keep], ambiguous[keep]
     count = len(path)
     first_position = np.argmax(seen >= 0, axis=1) if count else np.zeros(0, np.int64)
     first_row = seen[np.arange(count), first_position]
@@ -181,6 +213,7 @@ def _in_order(
         duplicates=duplicates,
         owner=owner,
         ambiguous=ambiguous[order],
+        ranges=ranges.renumbered(number),
         clocks=clocks,
         reach=reach,
         ledger=ledger,

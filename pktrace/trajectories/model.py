@@ -12,6 +12,7 @@ from pktrace.ledger import Ledger
 from pktrace.observations.observe import Observations
 from pktrace.run.model import Run
 from pktrace.trajectories.clock_model import Clocks
+from pktrace.trajectories.ranges import Ranges
 from pktrace.trajectories.reach import Reach
 
 UNSEEN = np.int64(-(1 << 63))  # in arrays of times: not seen at that position
@@ -38,12 +39,26 @@ class Trajectories:
     duplicates: np.ndarray[Any, Any]
     owner: np.ndarray[Any, Any]
     ambiguous: np.ndarray[Any, Any]
+    ranges: Ranges
     clocks: Clocks
     reach: Reach
     ledger: Ledger
 
     def __len__(self) -> int:
         return len(self.path)
+
+    @cached_property
+    def missing_bytes(self) -> np.ndarray[Any, Any]:
+        """int64 n x longest path: bytes of a split packet not seen at a position where others of it were."""
+        held = self.ranges.held(len(self), self.seen.shape[1])
+        rows = self.first_rows
+        fragment = (rows["fragment_offset"] > 0) | (rows["more_fragments"] > 0)
+        whole = np.where(fragment, rows["ip_end"] - rows["l4"], rows["payload_length"]).astype(np.int64)
+        # Bytes of whole datagrams are counted from the transport header on where they became fragments.
+        most = held.max(axis=1, initial=-1)
+        whole = np.where(most > whole, np.maximum(most, rows["ip_end"].astype(np.int64) - rows["l4"]), whole)
+        missing: np.ndarray[Any, Any] = np.where(held >= 0, np.maximum(0, whole[:, None] - held), 0)
+        return missing
 
     @cached_property
     def raw_times(self) -> np.ndarray[Any, Any]:

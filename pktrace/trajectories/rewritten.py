@@ -209,6 +209,23 @@ class Keys:
             self._flow = flow_of(self._rows)
         return self._flow
 
+    @property
+    def first_flow(self) -> Array:
+        """The flow that every row's flow began as."""
+        found = self.flow
+        if self._canonical:
+            flows, first = self._origins()
+            place = np.minimum(np.searchsorted(flows, found), len(flows) - 1)
+            found = np.where(flows[place] == found, first[place], found)
+        return found
+
+    def _origins(self) -> tuple[Array, Array]:
+        """Rewritten flows, in order, and what each began as."""
+        flows = np.array(list(self._canonical), np.uint64)
+        first = np.array([self._first_of(int(flow)) for flow in flows], np.uint64)
+        order = np.argsort(flows)
+        return flows[order], first[order]
+
     def learn(self, found: Open, run: Run, times: Array, comparable: Array) -> bool:
         """Learn from ends and starts; returns whether keys changed.
 
@@ -269,10 +286,7 @@ class Keys:
     def _assign(self) -> None:
         """New keys for all packets of rewritten flows."""
         rows = self._rows
-        flows = np.array(list(self._canonical), np.uint64)
-        first = np.array([self._first_of(int(flow)) for flow in flows], np.uint64)
-        order = np.argsort(flows)
-        flows, first = flows[order], first[order]
+        flows, first = self._origins()
         place = np.minimum(np.searchsorted(flows, self.flow), len(flows) - 1)
         mine = (flows[place] == self.flow) & (rows["has"] & field.HAS_IP != 0)
         began = first[place[mine]]

@@ -77,6 +77,7 @@ def judge_trajectories(
             np.array(trust.window, np.int64), np.int64(run.threshold_ns),
             fate, reason, lost_stage, last_at, observed, rule_verdict, stage_verdict, stage_reason,
         )  # fmt: skip
+    _judge_parts(trajectories, trust, fate, reason, last_at, stage_verdict, stage_reason)
     _doubt_the_rewritten(trajectories, fate, reason, lost_stage, rule_verdict, stage_verdict)
     verdicts = Verdicts(
         trajectories,
@@ -93,6 +94,28 @@ def judge_trajectories(
     )
     _ask_counters(verdicts, counters or {})
     return verdicts
+
+
+def _judge_parts(
+    trajectories: Trajectories, trust: Trust, fate: Array, reason: Array, last_at: Array, stage_verdict: Array,
+    stage_reason: Array,
+) -> None:  # fmt: skip
+    """What arrived only in part is `partial`; where a capture may have missed the rest, that cannot be told."""
+    if not len(trajectories.ranges):
+        return
+    missing = trajectories.missing_bytes
+    arrived = fate == FATES.index("delivered")
+    part = np.flatnonzero(arrived & (missing[np.arange(len(fate)), last_at] > 0))
+    doubted = trust.incomplete[trajectories.path[part], last_at[part]]
+    fate[part] = np.where(doubted, FATES.index("undetermined"), FATES.index("partial"))
+    reason[part[doubted]] = REASONS.index("capture_drops")
+    for number, path in enumerate(trajectories.run.paths):
+        mine = np.flatnonzero(trajectories.path == number)
+        for stage in path.stage_numbers():
+            a, b = path.ends_of(stage)
+            fewer = mine[(missing[mine, b] > missing[mine, a]) & (trajectories.seen[mine, a] >= 0)]
+            fewer = fewer[stage_verdict[fewer, stage] == VERDICTS.index("crossed")]
+            stage_reason[fewer, stage] = REASONS.index("part_lost")
 
 
 def _doubt_the_rewritten(

@@ -1,0 +1,241 @@
+"""The rung range: one packet became several or several one, matched by the bytes that each of them holds.
+
+Rule: TCP packets of one flow hold ranges of its sequence space (RFC 9293 3.4), fragments and whole packets with the
+same addresses, protocol and identification hold ranges of one datagram (RFC 791 3.2, RFC 8200 4.5), the segments of a
+UDP packet that an offload split follow each other with IP IDs from its own on. What begins nowhere on a path belongs,
+with each byte, to the packet that was sent with that byte last before it, at most the loss threshold before, and that
+has not been seen with it at that point yet.
+Bound: of a retransmission and its original with equal bytes, both under way at once, the wrong one may be taken; the
+number of bytes seen at a point is right.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pktrace.decode import rows as field
+from pktrace.trajectories.exact import EARLY_NS
+from pktrace.trajectories.range_kernel import match_bytes
+from pktrace.trajectories.rewritten import mixed
+
+Array = np.ndarray[Any, Any]
+_TCP, _UDP = 6, 17
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """Which observations hold which bytes of split and merged packets.
+
+    Arrays of equal length: `trajectory`, `position`, `row`, `first`, `last` (bytes from the first of the packet's
+    transport payload, of a fragment from the first of the datagram's; both included).
+    """
+
+    trajectory: Array
+    position: Array
+    row: Array
+    first: Array
+    last: Array
+
+    def __len__(self) -> int:
+        return len(self.trajectory)
+
+    def held(self, count: int, width: int) -> Array:
+        """Bytes seen by trajectory (of `count`) and position (of `width`), -1 where none of its parts were seen."""
+        place = self.trajectory * width + self.position
+        found = np.bincount(place, weights=self.last - self.first + 1, minlength=count * width).astype(np.int64)
+        found[np.bincount(place, minlength=count * width) == 0] = -1
+        return found.reshape(count, width)
+
+    def renumbered(self, number: Array) -> Ranges:
+        """The same with other numbers of the trajectories."""
+        order = np.lexsort((self.first, self.position, number[self.trajectory]))
+        columns = (number[self.trajectory], self.position, self.row, self.first, self.last)
+        return Ranges(*(column[order] for column in columns))
+
+
+NO_RANGES = Ranges(*(np.zeros(0, np.int64) for _ in range(5)))
+
+
+def match_ranges(
+    rows: Array, times: Array, flows: Array, members: Array, owner: Array, seen: Array, path_of: Array, visits: Array,
+    threshold: int,
+) -> Ranges:  # fmt: skip
+    """Match what begins nowhere with the packets whose bytes it holds.
+
+    Args:
+        flows: uint64 per row, the flow that each row's began as; members: rows that are followed; owner, seen, path_of:
+        of the trajectories so far; visits: of paths.visits.
+
+    Returns:
+        Ranges in order of trajectory, position and first byte.
+    """
+    count = len(path_of)
+    if not count:
+        return NO_RANGES
+    first = np.argmax(seen >= 0, axis=1)
+    loose = members[(owner[members] < 0) | (first[np.maximum(owner[members], 0)] > 0)]
+    lengths = (visits[:, :, :].max(axis=(1, 2)) + 1)[path_of]
+    gaps = (seen >= 0).sum(axis=1) < lengths
+    open_ended = np.flatnonzero((first == 0) & gaps)
+    sent = seen[open_ended, 0]
+    found = [
+        _matched(
+            rows, times, _in_sequence(rows, flows, times, sent, loose), open_ended, path_of, visits, seen, threshold
+        ),
+        _matched(rows, times, _in_datagrams(rows, sent, loose), open_ended, path_of, visits, seen, threshold),
+        _matched(
+            rows, times, _in_bursts(rows, flows, times, sent, loose), open_ended, path_of, visits, seen, threshold
+        ),
+    ]
+    together = np.concatenate(found)
+    order = np.lexsort((together[:, 3], together[:, 2], together[:, 0]))
+    together = together[order]
+    return Ranges(together[:, 0], together[:, 2], together[:, 1], together[:, 3], together[:, 4])
+
+
+@dataclass(frozen=True)
+class _Spans:
+    """What holds bytes of something: group, row, first byte and the one behind the last; `sender` numbers open ends."""
+
+    group: Array
+    row: Array
+    begin: Array
+    end: Array
+    sender: Array  # -1 for arrivals
+
+
+def _matched(
+    rows: Array, times: Array, spans: _Spans, open_ended: Array, path_of: Array, visits: Array, seen: Array,
+    threshold: int,
+) -> Array:  # fmt: skip
+    """int64 n x 5: trajectory, row, position, first and last byte."""
+    is_sender = spans.sender >= 0
+    shared = np.intersect1d(spans.group[is_sender], spans.group[~is_sender])
+    if not len(shared):
+        return np.zeros((0, 5), np.int64)
+    sides = []
+    for side in (is_sender, ~is_sender):
+        chosen = np.flatnonzero(side & np.isin(spans.group, shared))
+        chosen = chosen[np.lexsort((spans.row[chosen], times[spans.row[chosen]], spans.group[chosen]))]
+        sides.append(chosen)
+    senders, arrivals = sides
+    begins = np.stack(
+        [np.append(np.searchsorted(spans.group[side], shared, "left"), len(side)) for side in sides], axis=1
+    )
+    size = 2 * len(arrivals) + 1024
+    while True:
+        pair = np.zeros((size, 5), np.int64)
+        heads = np.full(seen.shape, -1, np.int64)
+        pairs = match_bytes(
+            begins, open_ended[spans.sender[senders]], times[spans.row[senders]], spans.begin[senders],
+            spans.end[senders], times[spans.row[arrivals]], spans.begin[arrivals], spans.end[arrivals],
+            rows["point"][spans.row[arrivals]].astype(np.int64), path_of, visits, seen, EARLY_NS, np.int64(threshold),
+            pair, heads, np.zeros(size, np.int64),
+        )  # fmt: skip
+        if pairs >= 0:
+            break
+        size *= 4
+    pair = pair[:pairs]
+    pair[:, 1] = spans.row[arrivals][pair[:, 1]]
+    return pair
+
+
+def _spans(group: Array, sent: Array, loose: Array, begin: Array, end: Array, wanted: Array) -> _Spans:
+    """Spans of the wanted among the sent and the loose rows, which stand one after the other in all arrays."""
+    sender = np.concatenate([np.arange(len(sent)), np.full(len(loose), -1)])
+    row = np.concatenate([sent, loose])
+    return _Spans(group[wanted], row[wanted], begin[wanted], end[wanted], sender[wanted])
+
+
+def _in_sequence(rows: Array, flows: Array, times: Array, sent: Array, loose: Array) -> _Spans:
+    """TCP data by its place in the flow's sequence space, which is unrolled where it wraps."""
+    both = np.concatenate([sent, loose])
+    chosen = rows[both]
+    wanted = (chosen["protocol"] == _TCP) & (chosen["payload_length"] > 0) & (chosen["fragment_offset"] == 0)
+    group = flows[both]
+    begin = np.zeros(len(both), np.int64)
+    order = np.lexsort((times[both], group))
+    sequence = chosen["tcp_seq"][order]
+    steps = np.zeros(len(both), np.int64)
+    steps[1:] = (sequence[1:] - sequence[:-1]).astype(np.int32)
+    total = np.cumsum(steps)
+    starts = np.ones(len(both), bool)
+    starts[1:] = group[order][1:] != group[order][:-1]
+    base = total[starts][np.cumsum(starts) - 1] if len(both) else total
+    begin[order] = total - base
+    return _spans(group, sent, loose, begin, begin + chosen["payload_length"].astype(np.int64), wanted)
+
+
+def _in_datagrams(rows: Array, sent: Array, loose: Array) -> _Spans:
+    """Fragments and whole packets by their place in the datagram."""
+    both = np.concatenate([sent, loose])
+    chosen = rows[both]
+    group = mixed(
+        chosen["source_high"], chosen["source_low"], chosen["destination_high"], chosen["destination_low"],
+        chosen["protocol"], chosen["ip_id"],
+    )  # fmt: skip
+    begin = chosen["fragment_offset"].astype(np.int64)
+    end = begin + chosen["ip_end"].astype(np.int64) - chosen["l4"]
+    fragment = (chosen["fragment_offset"] > 0) | (chosen["more_fragments"] > 0)
+    wanted = (chosen["has"] & field.HAS_IP != 0) & (chosen["l4"] > 0) & (end > begin)
+    # Whole packets count only where fragments share their identification.
+    wanted &= fragment | np.isin(group, group[fragment])
+    # A whole packet and a whole packet are no matter of fragments.
+    return _spans(group, sent, loose, begin, end, wanted)
+
+
+def _in_bursts(rows: Array, flows: Array, times: Array, sent: Array, loose: Array) -> _Spans:
+    """Segments of UDP packets that an offload split: IDs from the packet's own on, in one burst at one point.
+
+    A burst is a run of rising IDs of one flow at one point; it belongs to the packet sent last before it whose ID is at
+    most that of its first segment, and whose length is not less than what the burst holds. Segment i holds the bytes
+    from i times the size of the segments on (that of the largest).
+    """
+    both = np.concatenate([sent, loose])
+    chosen = rows[both]
+    udp = (chosen["protocol"] == _UDP) & (chosen["has"] & field.HAS_ID != 0) & (chosen["fragment_offset"] == 0)
+    udp &= (chosen["more_fragments"] == 0) & (chosen["payload_length"] > 0)
+    group = np.zeros(len(both), np.uint64)
+    begin = np.zeros(len(both), np.int64)
+    end = chosen["payload_length"].astype(np.int64)
+    wanted = np.zeros(len(both), bool)
+    is_sender = np.arange(len(both)) < len(sent)
+    flow = flows[both]
+    for one in np.intersect1d(flow[udp & is_sender], flow[udp & ~is_sender]):
+        mine = udp & (flow == one)
+        senders = np.flatnonzero(mine & is_sender)
+        senders = senders[np.argsort(times[both[senders]], kind="stable")]
+        for point in np.unique(chosen["point"][mine & ~is_sender]):
+            arrivals = np.flatnonzero(mine & ~is_sender & (chosen["point"] == point))
+            arrivals = arrivals[np.argsort(times[both[arrivals]], kind="stable")]
+            _burst(chosen, times[both], senders, arrivals, group, begin, end, wanted)
+    return _spans(group, sent, loose, begin, end, wanted)
+
+
+def _burst(
+    chosen: Array, times: Array, senders: Array, arrivals: Array, group: Array, begin: Array, end: Array, wanted: Array
+) -> None:
+    """Give the bursts of one flow at one point to its packets, by group numbers of their own."""
+    ids = chosen["ip_id"].astype(np.int64)
+    rise = np.diff(ids[arrivals]) & 0xFFFF
+    new = np.ones(len(arrivals), bool)
+    new[1:] = (rise == 0) | (rise > 64)
+    last = np.searchsorted(times[senders], times[arrivals] + EARLY_NS, "right") - 1
+    size = chosen["payload_length"].astype(np.int64)
+    for run in np.split(np.arange(len(arrivals)), np.flatnonzero(new)[1:]):
+        segments = arrivals[run]
+        step = int(size[segments].max())
+        for place in range(int(last[run[0]]), max(-1, int(last[run[0]]) - 64), -1):
+            sender = senders[place]
+            index = (ids[segments] - ids[sender]) & 0xFFFF
+            if size[sender] > step and (index * step + size[segments] <= size[sender]).all():
+                code = mixed(np.array([sender + 1]))[0]
+                group[sender] = code
+                wanted[sender] = True
+                group[segments], wanted[segments] = code, True
+                begin[segments] = index * step
+                end[segments] = begin[segments] + size[segments]
+                break
