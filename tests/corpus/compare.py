@@ -15,7 +15,19 @@ from tests.corpus.tshark import dissect, frame_bytes
 COMPARED = ("frame", "captured_length", "length", *COLUMNS)
 _ENDINGS = ("capture_cut", "capture_corrupt")
 _BEGINNINGS = frozenset(
-    "a1b2c3d4 d4c3b2a1 a1b23c4d 4d3cb2a1 a1b2cd34 34cdb2a1 0a0d0d0a 1f8b0800 1f8b0808 28b52ffd 04224d18".split()
+    [
+        "a1b2c3d4",
+        "d4c3b2a1",
+        "a1b23c4d",
+        "4d3cb2a1",
+        "a1b2cd34",
+        "34cdb2a1",
+        "0a0d0d0a",
+        "1f8b0800",
+        "1f8b0808",
+        "28b52ffd",
+        "04224d18",
+    ]
 )
 _INT64 = range(-(2**63), 2**63)
 
@@ -115,7 +127,10 @@ def same_time(ours: int | None, text: str | None) -> bool:
 
 
 def _with_pseudo_header(ours: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """tshark takes the pseudo-header of some link types off the frame (ATM: 4 bytes, PPP with direction: 1); the file's lengths include it."""
+    """The file's lengths include the pseudo-header of some link types (ATM: 4 bytes, PPP with direction: 1).
+
+    tshark takes it off the frame.
+    """
     size = ours["captured_length"] - wanted["captured_length"]
     if 0 < size <= 16:
         wanted["captured_length"] += size

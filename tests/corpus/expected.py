@@ -26,7 +26,23 @@ from typing import Any
 from tests.corpus.tshark import Frame, Layer
 
 LINK = frozenset(
-    "eth vlan ieee8021ad mpls pppoes ppp llc null raw sll wlan wlan_radio radiotap prism wlancap".split()
+    [
+        "eth",
+        "vlan",
+        "ieee8021ad",
+        "mpls",
+        "pppoes",
+        "ppp",
+        "llc",
+        "null",
+        "raw",
+        "sll",
+        "wlan",
+        "wlan_radio",
+        "radiotap",
+        "prism",
+        "wlancap",
+    ]
 )
 # Wireshark's words for the link types of docs/decoding.md.
 LINK_TYPES = frozenset(
@@ -85,10 +101,29 @@ _MUST_BE = {
 _IN_GRE = {0x0800, 0x86DD, 0x6558, 0x8847, 0x8848, 0x894F, 0x880B}
 _PORTS = {"vxlan": (4789, 8472), "geneve": (6081,), "gtp": (2152,), "mpls": (6635,)}
 
-COLUMNS = (
-    "ip_version protocol source destination sport dport ip_id ttl dscp fragment_offset more_fragments tcp_seq tcp_ack "
-    "tcp_flags icmp_type icmp_code icmp_id icmp_seq payload_length vlan tunnel"
-).split()
+COLUMNS = [
+    "ip_version",
+    "protocol",
+    "source",
+    "destination",
+    "sport",
+    "dport",
+    "ip_id",
+    "ttl",
+    "dscp",
+    "fragment_offset",
+    "more_fragments",
+    "tcp_seq",
+    "tcp_ack",
+    "tcp_flags",
+    "icmp_type",
+    "icmp_code",
+    "icmp_id",
+    "icmp_seq",
+    "payload_length",
+    "vlan",
+    "tunnel",
+]
 
 
 class Walk:
@@ -101,6 +136,7 @@ class Walk:
         self.vlan: int | None = None
         self.tunnels: list[str] = []
         self.pending: list[str] = []  # tunnel headers behind the followed packet, until a packet is seen in them
+        self.carries = -1  # the protocol number that says what the followed packet carries
         self.carrier = ""  # addresses of the followed packet, until a tunnel has named them
         self.limit = frame.captured
         self.transport_at = 0
@@ -114,9 +150,9 @@ class Walk:
     def expected(self) -> dict[str, Any]:
         """The row, all columns; None for null."""
         layers = self.frame.layers if self.frame.link_type in LINK_TYPES else []
-        if layers and self.frame.link_type in ("NULL/Loopback", "OpenBSD loopback") and layers[0].name != "null":
-            layers = []  # Wireshark takes ff 03 for PPP
-        for layer in layers:
+        for index, layer in enumerate(layers):
+            if layer.name == "ppp" and not self._ppp_expected(layers[index - 1].name if index else ""):
+                break
             step = getattr(self, "_" + layer.name.replace(".", "_"), None)
             if layer.name in LINK:
                 going_on = self._link(layer)
@@ -134,6 +170,10 @@ class Walk:
         row["captured_length"] = self.frame.captured
         row["length"] = self.frame.length
         return row
+
+    def _ppp_expected(self, before: str) -> bool:
+        """In raw IP and BSD loopback Wireshark takes ff 03 for PPP."""
+        return before in ("pppoes", "gre") or (not before and self.frame.link_type.startswith("PPP"))
 
     def _transport_not_shown(self) -> None:
         """tshark leaves out a transport header that it finds too short; what is there of it is read from the bytes."""
@@ -165,6 +205,8 @@ class Walk:
     def _ip(self, layer: Layer) -> bool:
         self.cut_chain = False
         at = layer.position
+        if layer.number("ip.version") == 6:
+            return True  # Wireshark goes by the version: an IPv6 layer follows
         if at + 20 > self.limit:
             return False
         if layer.text("ip.dst") is None:
@@ -216,7 +258,9 @@ class Walk:
             total = self.frame.length - layer.position
         end = layer.position + total
         at = self._extensions(layer, row, next_header, min(self.limit, end))
-        self.cut_chain = row["protocol"] in _EXTENSIONS and not row.get("fragment_offset") and at + 8 > min(self.limit, end)
+        self.cut_chain = (
+            row["protocol"] in _EXTENSIONS and not row.get("fragment_offset") and at + 8 > min(self.limit, end)
+        )
         return self._follow(row, layer.text("ipv6.src") or "", layer.text("ipv6.dst") or "", end, at)
 
     def _extensions(self, layer: Layer, row: dict[str, Any], next_header: int, limit: int) -> int:
@@ -255,8 +299,8 @@ class Walk:
         if self.packets == _MOST_PACKETS:
             return False
         if self.row and not self.pending:
-            inner, outer = row["ip_version"], self.row["ip_version"]
-            self.pending.append(self._named("ipip" if inner == 4 else f"6in{outer}", None))
+            kind = "ipip" if self.carries == 4 else f"6in{self.row['ip_version']}"
+            self.pending.append(self._named(kind, None))
         self.tunnels += self.pending
         self.pending = []
         self.in_udp_mpls = False
@@ -269,6 +313,7 @@ class Walk:
         self.limit = min(self.limit, end)
         self.transport_at = after
         later = (row.get("fragment_offset") or 0) > 0
+        self.carries = row["protocol"]
         self.awaited = not later and row["protocol"] in (51 if row["ip_version"] == 4 else -1, *_TRANSPORT)
         self.inside_ah = None
         if not later and row["ip_version"] == 4 and row["protocol"] == 51:
@@ -289,6 +334,7 @@ class Walk:
         self.transport_at = layer.position + (length + 2) * 4
         protocol = layer.number("ah.next_header") or 0
         self.inside_ah = _TRANSPORT.get(protocol, "")
+        self.carries = protocol
         self.row["payload_length"] = None
         if protocol != 6:
             self._payload_from(self.transport_at + _HEADER.get(protocol, 0))

@@ -22,11 +22,54 @@ from typing import IO
 
 # `isl` is none of ours, but has Ethernet's link type: with it enabled it is seen that such a frame is another one.
 ENABLED = frozenset(
-    """
-    frame data eth ethertype vlan ieee8021ad mpls pppoe pppoes ppp llc isl null raw sll wlan wlan_ext wlan_radio
-    wlan_aggregate radiotap prism wlancap ip ipv6 ipv6.hopopts ipv6.routing ipv6.dstopts ipv6.fraghdr ah esp mipv6 hip
-    shim6 tcp udp udplite sctp icmp icmpv6 igmp gre vxlan vxlan_gpe geneve gtp nsh
-    """.split()
+    [
+        "frame",
+        "data",
+        "eth",
+        "ethertype",
+        "vlan",
+        "ieee8021ad",
+        "mpls",
+        "pppoe",
+        "pppoes",
+        "ppp",
+        "llc",
+        "isl",
+        "null",
+        "raw",
+        "sll",
+        "wlan",
+        "wlan_ext",
+        "wlan_radio",
+        "wlan_aggregate",
+        "radiotap",
+        "prism",
+        "wlancap",
+        "ip",
+        "ipv6",
+        "ipv6.hopopts",
+        "ipv6.routing",
+        "ipv6.dstopts",
+        "ipv6.fraghdr",
+        "ah",
+        "esp",
+        "mipv6",
+        "hip",
+        "shim6",
+        "tcp",
+        "udp",
+        "udplite",
+        "sctp",
+        "icmp",
+        "icmpv6",
+        "igmp",
+        "gre",
+        "vxlan",
+        "vxlan_gpe",
+        "geneve",
+        "gtp",
+        "nsh",
+    ]
 )
 
 EXTENSION_LAYERS = frozenset(
@@ -92,7 +135,7 @@ class Frame:
 
 @dataclass
 class Dissection:
-    """One file as tshark sees it: `ended` is the ledger's counter for the way it ended, `opened` whether it is a capture."""
+    """One file as tshark sees it: whether it is a capture, and the counter of our ledger for the way it ended."""
 
     frames: list[Frame]
     opened: bool
