@@ -78,6 +78,11 @@ docs: $(VENV)/installed-dev  ## Write the generated parts of the documents anew:
 	@$(PY) -m pktrace.report.tables_page docs/tables.md
 	@$(PY) -m tests.kit.shown_output README.md
 
+.PHONY: corpus
+corpus: $(VENV)/installed-dev  ## Compare the decoder with tshark over the captures in PKTRACE_CORPUS; ARGS=--more makes further ones.
+	@[ -d "$$PKTRACE_CORPUS/decoder" ] || { echo 'PKTRACE_CORPUS names no folder that holds decoder/, with captures in it.' >&2; exit 2; }
+	@$(PY) -m tests.corpus "$$PKTRACE_CORPUS/decoder" $$(ls -d "$$PKTRACE_CORPUS/multipoint" 2>/dev/null) $(ARGS)
+
 .PHONY: bench
 bench: $(VENV)/installed  ## Speed: start-up, and decoding beside capinfos, tshark and cat (BENCH_PACKETS=200000: less to wait for).
 	@$(PY) tests/bench/start_up.py $(RUN)
