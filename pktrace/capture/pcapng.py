@@ -240,6 +240,13 @@ def _packet_options(data, start, end, big, packet):
         at += 4 + ((length + 3) & ~3)
 
 
+@inlined
+def _is_frame(kind):
+    """Whether Wireshark gives a number to a block without a packet: custom blocks, journal entries, system events."""
+    event = kind == 9 or kind == 0x204 or kind == 0x216 or kind == 0x221
+    return event or kind == 0xBAD or kind == 0x40000BAD
+
+
 @kernel
 def _scan(data, size, packets, count, state, times):
     """Walk blocks from the state's position; returns (packets, why it stopped).
@@ -276,6 +283,7 @@ def _scan(data, size, packets, count, state, times):
             step = min(total, size - position)
             state[_SKIP] = total - step
             state[_UNKNOWN] += 1
+            state[_FRAMES] += 1 if _is_frame(kind) else 0
             position += step
             continue
         if total > size - position:
@@ -345,10 +353,7 @@ def _scan(data, size, packets, count, state, times):
             break
         else:
             state[_UNKNOWN] += 1
-            # Custom blocks, journal entries and system events are frames for Wireshark.
-            event = kind == 0x204 or kind == 0x216 or kind == 0x221
-            if event or kind == 0xBAD or kind == 0x40000BAD or kind == 9:
-                state[_FRAMES] += 1
+            state[_FRAMES] += 1 if _is_frame(kind) else 0
         position = end
     state[_POSITION] = position
     state[_BIG] = 1 if big else 0

@@ -16,7 +16,7 @@ from pktrace.schema import BASES
 from pktrace.trajectories.clock_model import Clocks, align_clocks
 from pktrace.trajectories.exact import EARLY_NS, follow_unique
 from pktrace.trajectories.model import Trajectories
-from pktrace.trajectories.paths import NO_PATH, followed, longest, path_of_rows, visits
+from pktrace.trajectories.paths import NO_PATH, followed, longest, parts, path_of_rows, visits
 from pktrace.trajectories.ranges import NO_RANGES, Ranges, match_ranges
 from pktrace.trajectories.reach import Reach, reach_of, with_proven_misses
 from pktrace.trajectories.rewritten import Keys, open_ends
@@ -42,7 +42,7 @@ def follow_packets(observations: Observations) -> Trajectories:
     paths = path_of_rows(run, rows)
     usable = np.flatnonzero(followed(rows))
     points = np.ascontiguousarray(rows["point"])
-    keys = Keys(rows)
+    keys = Keys(rows, parts(run)[rows["point"]])
     for _ in range(_MOST_ROUNDS):
         ledger = Ledger()
         # Rows are in order of (time, point, file, frame); a stable sort by key keeps that within each group.
@@ -55,21 +55,29 @@ def follow_packets(observations: Observations) -> Trajectories:
         reach, *placed = _place(run, reach, clocks, keys.keys, members, times, points, paths, ledger)
         owner, path_of, seen, candidates = placed
         found = open_ends(run, rows, members, owner, seen, path_of)
-        if not keys.learn(found, run, times, clocks.group):
+        ranges = NO_RANGES
+        if keys.learn_rewritten(found, run, times, clocks.group):
+            continue
+        if len(found.start_rows):
+            flows = keys.first_flow
+            ranges = match_ranges(rows, times, flows, members, owner, seen, path_of, visits(run), run.threshold_ns)
+        unexplained = found.without(ranges.trajectory, ranges.row)
+        if not keys.learn_changed(unexplained, run, times, clocks.group, unexplained.rows_of(owner, members)):
             break
     ambiguous = np.zeros(len(path_of), bool)
     ambiguous[found.end_trajectories[keys.doubtful]] = True
+    basis = _basis(rows, keys, seen, candidates)
+    keep = _put_ranges(ranges, times, owner, seen, basis)
+    if len(ranges):
+        # What was not seen whole was not missed where its parts were seen.
+        certain = keep & (candidates == 1)
+        reach = with_proven_misses(
+            reach_of(run, observations.coverage, clocks), run, times, seen[certain], path_of[certain]
+        )
     for point in np.flatnonzero(reach.missed):
         ledger.add("capture_missed", int(reach.missed[point]), point=run.points[point].name)
     for point in np.flatnonzero(clocks.group != clocks.group[0]):
         ledger.add("clock_unknown", point=run.points[point].name)
-    basis = _basis(rows, keys, seen, candidates)
-    ranges = NO_RANGES
-    if len(found.start_rows):
-        ranges = match_ranges(
-            rows, times, keys.first_flow, members, owner, seen, path_of, visits(run), run.threshold_ns
-        )
-    keep = _put_ranges(ranges, times, owner, seen, basis)
     return _in_order(
         observations, run, clocks, reach, ledger, owner, path_of, seen, candidates, basis, ambiguous, ranges, keep
     )

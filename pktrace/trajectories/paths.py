@@ -47,3 +47,12 @@ def visits(run: Run) -> np.ndarray[Any, Any]:
 def longest(run: Run) -> int:
     """Positions of the longest path."""
     return max((len(path.points) for path in run.paths), default=1)
+
+
+def parts(run: Run) -> np.ndarray[Any, Any]:
+    """int64 per point: points that paths join, directly or over others, have the same number."""
+    number = np.arange(len(run.points), dtype=np.int64)
+    for _ in run.paths:  # so many times the lowest number may have to be handed on
+        for path in run.paths:
+            number[list(path.points)] = number[list(path.points)].min()
+    return number

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode import rows as field
+from pktrace.trajectories.bursts import bursts
 from pktrace.trajectories.exact import EARLY_NS
 from pktrace.trajectories.range_kernel import match_bytes
 from pktrace.trajectories.rewritten import mixed
@@ -190,52 +191,39 @@ def _in_datagrams(rows: Array, sent: Array, loose: Array) -> _Spans:
 def _in_bursts(rows: Array, flows: Array, times: Array, sent: Array, loose: Array) -> _Spans:
     """Segments of UDP packets that an offload split: IDs from the packet's own on, in one burst at one point.
 
-    A burst is a run of rising IDs of one flow at one point; it belongs to the packet sent last before it whose ID is at
-    most that of its first segment, and whose length is not less than what the burst holds. Segment i holds the bytes
-    from i times the size of the segments on (that of the largest).
+    The first segment of a burst has the ID and the first bytes of its packet; segment i the ID + i, and the bytes from
+    i times the size of the first on. Where the first is missing, the burst belongs to the packet sent last before it
+    among those between the packets of the bursts before and behind it, if sizes and IDs fit.
     """
     both = np.concatenate([sent, loose])
     chosen = rows[both]
     udp = (chosen["protocol"] == _UDP) & (chosen["has"] & field.HAS_ID != 0) & (chosen["fragment_offset"] == 0)
     udp &= (chosen["more_fragments"] == 0) & (chosen["payload_length"] > 0)
-    group = np.zeros(len(both), np.uint64)
-    begin = np.zeros(len(both), np.int64)
-    end = chosen["payload_length"].astype(np.int64)
-    wanted = np.zeros(len(both), bool)
+    spans = _spans(mixed(np.arange(len(both))), sent, loose, np.zeros(len(both), np.int64),
+                   chosen["payload_length"].astype(np.int64), np.zeros(len(both), bool))  # fmt: skip
     is_sender = np.arange(len(both)) < len(sent)
-    flow = flows[both]
-    for one in np.intersect1d(flow[udp & is_sender], flow[udp & ~is_sender]):
-        mine = udp & (flow == one)
+    first_bytes = mixed(flows[both], chosen["ip_id"], chosen["content"])
+    # Only flows in which some loose packet begins as one that was sent, and is shorter.
+    known = np.unique(first_bytes[udp & is_sender])
+    split = np.unique(flows[both][udp & ~is_sender & np.isin(first_bytes, known)])
+    found: list[tuple[int, int, int, int]] = []
+    for flow in split:
+        mine = udp & (flows[both] == flow)
         senders = np.flatnonzero(mine & is_sender)
         senders = senders[np.argsort(times[both[senders]], kind="stable")]
         for point in np.unique(chosen["point"][mine & ~is_sender]):
             arrivals = np.flatnonzero(mine & ~is_sender & (chosen["point"] == point))
             arrivals = arrivals[np.argsort(times[both[arrivals]], kind="stable")]
-            _burst(chosen, times[both], senders, arrivals, group, begin, end, wanted)
-    return _spans(group, sent, loose, begin, end, wanted)
-
-
-def _burst(
-    chosen: Array, times: Array, senders: Array, arrivals: Array, group: Array, begin: Array, end: Array, wanted: Array
-) -> None:
-    """Give the bursts of one flow at one point to its packets, by group numbers of their own."""
-    ids = chosen["ip_id"].astype(np.int64)
-    rise = np.diff(ids[arrivals]) & 0xFFFF
-    new = np.ones(len(arrivals), bool)
-    new[1:] = (rise == 0) | (rise > 64)
-    last = np.searchsorted(times[senders], times[arrivals] + EARLY_NS, "right") - 1
-    size = chosen["payload_length"].astype(np.int64)
-    for run in np.split(np.arange(len(arrivals)), np.flatnonzero(new)[1:]):
-        segments = arrivals[run]
-        step = int(size[segments].max())
-        for place in range(int(last[run[0]]), max(-1, int(last[run[0]]) - 64), -1):
-            sender = senders[place]
-            index = (ids[segments] - ids[sender]) & 0xFFFF
-            if size[sender] > step and (index * step + size[segments] <= size[sender]).all():
-                code = mixed(np.array([sender + 1]))[0]
-                group[sender] = code
-                wanted[sender] = True
-                group[segments], wanted[segments] = code, True
-                begin[segments] = index * step
-                end[segments] = begin[segments] + size[segments]
-                break
+            found += bursts(chosen, times[both], senders, arrivals)
+    if not found:
+        return spans
+    sender, segment, begin, end = (np.array(column, np.int64) for column in zip(*found, strict=True))
+    unique = np.unique(sender)
+    number = np.concatenate([np.arange(len(sent)), np.full(len(loose), -1)])
+    return _Spans(
+        group=np.concatenate([unique, sender]).astype(np.uint64),
+        row=both[np.concatenate([unique, segment])],
+        begin=np.concatenate([np.zeros(len(unique), np.int64), begin]),
+        end=np.concatenate([chosen["payload_length"][unique].astype(np.int64), end]),
+        sender=np.concatenate([number[unique], np.full(len(segment), -1)]),
+    )

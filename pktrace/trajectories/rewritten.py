@@ -44,6 +44,22 @@ class Open:
     end_position: Array
     start_rows: Array
 
+    def rows_of(self, owner: Array, members: Array) -> Array:
+        """bool per row: it belongs to a trajectory that ends or starts here, or to none."""
+        begun = owner[self.start_rows]
+        found: Array = np.isin(owner, np.concatenate([self.end_trajectories, begun[begun >= 0]]))
+        found[members[owner[members] < 0]] = True
+        return found
+
+    def without(self, trajectories: Array, rows: Array) -> Open:
+        """The same without some trajectories' ends and some rows' starts."""
+        ends = ~np.isin(self.end_trajectories, trajectories)
+        starts = ~np.isin(self.start_rows, rows)
+        return Open(
+            self.end_rows[ends], self.end_trajectories[ends], self.end_path[ends], self.end_position[ends],
+            self.start_rows[starts],
+        )  # fmt: skip
+
 
 def mixed(*columns: Array) -> Array:
     """A 64 bit hash per row of some columns."""
@@ -156,6 +172,9 @@ def _agreements(
     close = (after >= -EARLY_NS) & (after <= threshold)
     # Among many equal remains the first few starts say nothing of time: the flow as a whole has to fit.
     fits &= ~one_clock | close | (~alone & (after >= -threshold))
+    if remains is remains_of_change:
+        # The same first bytes and another length: that is a part of the packet, and a matter of ranges.
+        fits &= rows["content"][end_row] != rows["content"][start_row]
     # What echoes a packet back answers it, and is no rewritten form of it.
     fits &= flow_of(end_rows, answering=True)[left] != flow_of(start_rows)[right]
     left, right = left[fits], right[fits]
@@ -174,9 +193,18 @@ def _agreements(
     pair_code = mixed(before[clear], behind[clear])
     unique, index, inverse = np.unique(pair_code, return_index=True, return_inverse=True)
     id_equal = rows["ip_id"][found.end_rows[left[clear]]] == rows["ip_id"][found.start_rows[right[clear]]]
-    packets = np.bincount(inverse, minlength=len(unique))
-    same_id = np.bincount(inverse, weights=id_equal, minlength=len(unique)).astype(np.int64)
+    # Where several packets have these remains, as many of them agree as both sides have.
+    pair = np.cumsum(new_pair) - 1
+    agree = np.minimum(_distinct(pair, left), _distinct(pair, right))[pair[clear]]
+    packets = np.bincount(inverse, weights=agree, minlength=len(unique)).astype(np.int64)
+    same_id = np.bincount(inverse, weights=agree * id_equal, minlength=len(unique)).astype(np.int64)
     return _Agreement(before[clear][index], behind[clear][index], packets, same_id), doubtful
+
+
+def _distinct(pair: Array, member: Array) -> Array:
+    """Distinct members per pair; pairs are numbered from 0 and in order."""
+    both = np.unique(np.stack([pair, member]), axis=1)
+    return np.bincount(both[0], minlength=int(pair.max(initial=-1)) + 1)
 
 
 def _accepted(found: _Agreement, sure: Array) -> Array:
@@ -192,15 +220,20 @@ def _accepted(found: _Agreement, sure: Array) -> Array:
 class Keys:
     """The keys by which packets are grouped: the digests, until flows turn out to be rewritten."""
 
-    def __init__(self, rows: Array) -> None:
+    def __init__(self, rows: Array, part: Array) -> None:
+        """Rows, and per row the part of the network where it was seen: what no path joins, no packet crosses."""
         self._rows = rows
+        self._part = part
         self.keys = np.ascontiguousarray(rows["digest"])
+        if part.any():
+            self.keys = mixed(self.keys, part)
         self.learned = False
         self.doubtful = np.zeros(0, bool)
         self._flow: Array | None = None
         self._canonical: dict[int, int] = {}
         self._without_id: set[int] = set()
         self._by_header: set[int] = set()
+        self._open = np.zeros(len(rows), bool)
 
     @property
     def flow(self) -> Array:
@@ -226,25 +259,33 @@ class Keys:
         order = np.argsort(flows)
         return flows[order], first[order]
 
-    def learn(self, found: Open, run: Run, times: Array, comparable: Array) -> bool:
-        """Learn from ends and starts; returns whether keys changed.
+    def learn_rewritten(self, found: Open, run: Run, times: Array, comparable: Array) -> bool:
+        """Learn flows whose headers are rewritten; returns whether keys changed.
 
         Else `doubtful` tells of each end whether some start fits it all the same.
         """
         self.doubtful = np.zeros(len(found.end_rows), bool)
         if not len(found.end_rows) or not len(found.start_rows):
             return False
-        arguments = (found, run, self._rows, times, comparable)
-        agreement, self.doubtful = _agreements(*arguments, remains_of_rewrite, run.threshold_ns)
-        learned = self._take(agreement, self._hold_numbers(agreement, found), by_header=False)
-        if not learned:
-            agreement, _ = _agreements(*arguments, remains_of_change, run.threshold_ns)
-            sure = self._hold_numbers(agreement, found) & (agreement.same_id > 0)
-            learned = self._take(agreement, sure, by_header=True)
-        if learned:
-            self.learned = True
-            self._assign()
-        return learned
+        agreement, self.doubtful = _agreements(
+            found, run, self._rows, times, comparable, remains_of_rewrite, run.threshold_ns
+        )
+        return self._take(agreement, self._hold_numbers(agreement, found), by_header=False)
+
+    def learn_changed(self, found: Open, run: Run, times: Array, comparable: Array, open_rows: Array) -> bool:
+        """Learn flows whose payload is changed; returns whether keys changed.
+
+        Only packets that end or begin somewhere get new keys, for others of the flow may pass unchanged.
+
+        Args:
+            open_rows: bool per row, whether it belongs to such a packet.
+        """
+        if not len(found.end_rows) or not len(found.start_rows):
+            return False
+        self._open |= open_rows
+        agreement, _ = _agreements(found, run, self._rows, times, comparable, remains_of_change, run.threshold_ns)
+        sure = self._hold_numbers(agreement, found) & (agreement.same_id > 0)
+        return self._take(agreement, sure, by_header=True)
 
     def _take(self, agreement: _Agreement, sure: Array, by_header: bool) -> bool:
         """Remember the pairs of flows that are one; returns whether any is new."""
@@ -267,6 +308,9 @@ class Keys:
                 self._without_id.add(before)
             if by_header:
                 self._by_header.add(before)
+        if news:
+            self.learned = True
+            self._assign()
         return news
 
     def _hold_numbers(self, agreement: _Agreement, found: Open) -> Array:
@@ -289,10 +333,11 @@ class Keys:
         flows, first = self._origins()
         place = np.minimum(np.searchsorted(flows, self.flow), len(flows) - 1)
         mine = (flows[place] == self.flow) & (rows["has"] & field.HAS_IP != 0)
+        mine &= self._open | ~np.isin(first[place], np.array(list(self._by_header), np.uint64))
         began = first[place[mine]]
         chosen = rows[mine]
         keep_id = ~np.isin(began, np.array(list(self._without_id), np.uint64))
         identification = np.where(keep_id, chosen["ip_id"], 0)
         by_header = np.isin(began, np.array(list(self._by_header), np.uint64))
         remains = np.where(by_header, mixed(*_numbers(chosen)), remains_of_rewrite(chosen))
-        self.keys[mine] = mixed(began, remains, identification)
+        self.keys[mine] = mixed(began, remains, identification, self._part[mine])

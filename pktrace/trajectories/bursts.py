@@ -1,0 +1,96 @@
+"""Bursts: the segments into which an offload split the UDP packets of one flow, as one point saw them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pktrace.trajectories.exact import EARLY_NS
+
+Array = np.ndarray[Any, Any]
+_AT_ONCE = 8  # bursts of one flow that may be under way at the same time
+
+
+def bursts(rows: Array, times: Array, senders: Array, arrivals: Array) -> list[tuple[int, int, int, int]]:
+    """Which segments belong to which packets.
+
+    Args:
+        rows, times: of all; senders: packets that were sent, arrivals: what one point saw, both in order of time.
+
+    Returns:
+        (sender, segment, first byte, end) of every segment that belongs to one.
+    """
+    size = rows["payload_length"].astype(np.int64).tolist()
+    ids = rows["ip_id"].astype(np.int64).tolist()
+    content = rows["content"].tolist()
+    at = times.tolist()
+    early = int(EARLY_NS)
+    begins: dict[tuple[int, int], list[int]] = {}
+    for place, sender in enumerate(senders.tolist()):
+        begins.setdefault((ids[sender], content[sender]), []).append(place)
+    order = senders.tolist()
+    found: list[tuple[int, int, int, int]] = []
+    waiting: list[list[int]] = []  # bursts without their first segment
+    under_way: list[list[int]] = []  # (place of the packet, size of its segments, the next index) of the last bursts
+    open_from = 0
+    step = 0
+    for segment in arrivals.tolist():
+        started = [
+            place
+            for place in begins.get((ids[segment], content[segment]), [])
+            if place >= open_from and at[order[place]] - early <= at[segment] and size[segment] < size[order[place]]
+        ]
+        if started:
+            _place_waiting(waiting, open_from, started[-1], order, ids, size, at, step, found)
+            waiting = []
+            place, step = started[-1], size[segment]
+            open_from = place + 1
+            under_way = [*under_way[1 - _AT_ONCE :], [place, step, 1]]
+            found.append((order[place], segment, 0, step))
+            continue
+        # Bursts may be under way at the same time: the one that this segment continues, with the fewest left out.
+        best: list[int] | None = None
+        gap = 0
+        for burst in under_way:
+            index = (ids[segment] - ids[order[burst[0]]]) & 0xFFFF
+            fits = index >= burst[2] and _fits(index, size[segment], burst[1], size[order[burst[0]]])
+            if fits and (best is None or index - burst[2] <= gap):
+                best, gap = burst, index - burst[2]
+        continues = bool(waiting) and 1 <= (ids[segment] - ids[waiting[-1][-1]]) & 0xFFFF < 64
+        if best is not None and not (gap and continues):
+            index = best[2] + gap
+            best[2] = index + 1
+            found.append((order[best[0]], segment, index * best[1], index * best[1] + size[segment]))
+        elif continues:
+            waiting[-1].append(segment)
+        else:
+            waiting.append([segment])
+    _place_waiting(waiting, open_from, len(order), order, ids, size, at, step, found)
+    return found
+
+
+def _fits(index: int, length: int, step: int, whole: int) -> bool:
+    """Whether segment number `index` of a packet of `whole` bytes in steps of `step` has this length."""
+    return index >= 0 and step > 0 and index * step < whole and length == min(step, whole - index * step)
+
+
+def _place_waiting(
+    waiting: list[list[int]], low: int, high: int, order: list[int], ids: list[int], size: list[int], at: list[int],
+    step: int, found: list[tuple[int, int, int, int]],
+) -> None:  # fmt: skip
+    """Give bursts without their first segment to packets of order[low:high]: each to the last one before that fits."""
+    for burst in waiting:
+        for place in range(high - 1, low - 1, -1):
+            sender = order[place]
+            indices = [(ids[segment] - ids[sender]) & 0xFFFF for segment in burst]
+            if at[sender] - int(EARLY_NS) > at[burst[0]]:
+                continue
+            if all(
+                _fits(index, size[segment], step, size[sender]) for index, segment in zip(indices, burst, strict=True)
+            ):
+                found += [
+                    (sender, segment, index * step, index * step + size[segment])
+                    for index, segment in zip(indices, burst, strict=True)
+                ]
+                break
