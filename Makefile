@@ -21,7 +21,7 @@ unexport PYTHONHOME
 
 # An environment names its own place in its scripts, and its Python may go: one that no longer works is made anew.
 $(shell [ ! -e $(VENV) ] || { $(PY) -c '' && [ "$$(cat $(VENV)/place)" = "$$(pwd -P)" ]; } 2>/dev/null \
-  || rm -f $(VENV)/place $(VENV)/installed $(VENV)/installed-dev)
+  || rm -f $(VENV)/place $(VENV)/installed $(VENV)/installed-dev $(VENV)/installed-fuzz)
 
 .PHONY: help
 help:  ## Show this list.
@@ -78,6 +78,11 @@ docs: $(VENV)/installed-dev  ## Write the generated parts of the documents anew:
 	@$(PY) -m pktrace.report.tables_page docs/tables.md
 	@$(PY) -m tests.kit.shown_output README.md
 
+.PHONY: corpus
+corpus: $(VENV)/installed-dev  ## Compare the decoder with tshark over the captures in PKTRACE_CORPUS; ARGS=--more makes further ones.
+	@[ -d "$$PKTRACE_CORPUS/decoder" ] || { echo 'PKTRACE_CORPUS names no folder that holds decoder/, with captures in it.' >&2; exit 2; }
+	@$(PY) -m tests.corpus "$$PKTRACE_CORPUS/decoder" $$(ls -d "$$PKTRACE_CORPUS/multipoint" 2>/dev/null) $(ARGS)
+
 .PHONY: bench
 bench: $(VENV)/installed  ## Speed: start-up, and decoding beside capinfos, tshark and cat (BENCH_PACKETS=200000: less to wait for).
 	@$(PY) tests/bench/start_up.py $(RUN)
@@ -86,6 +91,10 @@ bench: $(VENV)/installed  ## Speed: start-up, and decoding beside capinfos, tsha
 .PHONY: accuracy
 accuracy: $(VENV)/installed-dev  ## Hold the analysis against generated runs with known truth; writes docs/accuracy.md.
 	@$(PY) -m tests.accuracy --write docs/accuracy.md $(ARGS)
+
+.PHONY: fuzz
+fuzz: $(VENV)/installed-fuzz  ## Hostile bytes: every cut and flip of small captures, then FUZZ_SECONDS (60) per target.
+	@$(PY) -m tests.fuzz.run $(TARGET)
 
 .PHONY: clean
 clean:  ## Remove the environment, results and caches.
@@ -118,6 +127,10 @@ $(VENV)/installed: pyproject.toml | $(VENV)/place
 	@echo 'Installing pktrace and what it needs into $(VENV); this takes a minute ...'
 	@$(PIP) install -e .
 	@touch $@
+
+$(VENV)/installed-fuzz: $(VENV)/installed-dev
+	@$(PIP) install -e '.[dev,notebook,fuzz]'
+	@touch $(VENV)/installed $(VENV)/installed-dev $@
 
 $(VENV)/installed-dev: pyproject.toml | $(VENV)/place
 	@echo 'Installing the tools for development into $(VENV); this takes a minute ...'

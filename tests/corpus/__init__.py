@@ -1,0 +1,1 @@
+"""The decoder against tshark, packet by packet, over public captures: `python -m tests.corpus FOLDER`."""
