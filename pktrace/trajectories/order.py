@@ -210,7 +210,7 @@ def _place_many(
             packet_of[index] = -1
         unchanged = np.zeros(packets, np.bool_)
         if varied and count * packets <= _LARGEST_TABLE:
-            _by_digest(rows, digests, digest_at[:packets], arrived, sent_at, threshold, packet_of, unchanged)
+            _by_digest(rows[:count], digests, digest_at[:packets], arrived, sent_at, threshold, packet_of, unchanged)
         # Every packet that can have come here, in the order in which it is due. One that must have skipped a point
         # is due as well, but a sighting goes to it only if it is not plausible for those that were seen just before.
         chosen = np.empty(packets, np.int64)
