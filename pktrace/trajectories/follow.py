@@ -70,6 +70,7 @@ def follow_packets(observations: Observations) -> Trajectories:
             break
     ambiguous = np.zeros(len(path_of), bool)
     ambiguous[found.end_trajectories[keys.doubtful]] = True
+    ambiguous[keys.doubtful_changes] = True
     basis = _basis(rows, keys, seen, candidates)
     keep = _put_ranges(ranges, times, owner, seen, basis)
     if len(ranges):
