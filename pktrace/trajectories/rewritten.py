@@ -25,6 +25,7 @@ import numpy as np
 from pktrace.decode import rows as field
 from pktrace.run.model import Run
 from pktrace.trajectories.exact import EARLY_NS
+from pktrace.trajectories.hashing import mixed
 from pktrace.trajectories.paths import visits
 
 Array = np.ndarray[Any, Any]
@@ -60,17 +61,6 @@ class Open:
             self.end_rows[ends], self.end_trajectories[ends], self.end_path[ends], self.end_position[ends],
             self.start_rows[starts],
         )  # fmt: skip
-
-
-def mixed(*columns: Array) -> Array:
-    """A 64 bit hash per row of some columns."""
-    state = np.full(len(columns[0]), 0x9E3779B97F4A7C15, np.uint64)
-    for column in columns:
-        state = (state ^ column.astype(np.uint64)) * np.uint64(0xC2B2AE3D27D4EB4F)
-        state ^= state >> np.uint64(29)
-        state *= np.uint64(0x165667B19E3779F9)
-        state ^= state >> np.uint64(32)
-    return state
 
 
 def flow_of(rows: Array, answering: bool = False) -> Array:
@@ -221,11 +211,11 @@ def _accepted(found: _Agreement, sure: Array) -> Array:
 class Keys:
     """The keys by which packets are grouped: the digests, until flows turn out to be rewritten."""
 
-    def __init__(self, rows: Array, part: Array) -> None:
-        """Rows, and per row the part of the network where it was seen: what no path joins, no packet crosses."""
+    def __init__(self, rows: Array, part: Array, keys: Array) -> None:
+        """Rows, per row the part of the network where it was seen (what no path joins, no packet crosses), and its key."""
         self._rows = rows
         self._part = part
-        self.keys = np.ascontiguousarray(rows["digest"])
+        self.keys = keys
         if part.any():
             self.keys = mixed(self.keys, part)
         self.learned = False
