@@ -212,7 +212,7 @@ class Keys:
     """The keys by which packets are grouped: the digests, until flows turn out to be rewritten."""
 
     def __init__(self, rows: Array, part: Array, keys: Array) -> None:
-        """Rows, per row the part of the network where it was seen (what no path joins, no packet crosses), and its key."""
+        """Rows; per row the part of the network where it was seen (no packet crosses what no path joins); first keys."""
         self._rows = rows
         self._part = part
         self.keys = keys
