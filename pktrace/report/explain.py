@@ -197,6 +197,9 @@ def _sightings(analysis: Analysis, trajectory: int) -> list[Sighting]:
             arriving[path.ends_of(stage)[1]] = stage
     found: list[Sighting] = []
     previous: Any = None
+    ranges = trajectories.ranges
+    mine = (ranges.trajectory == trajectory).nonzero()[0].tolist()
+    parts = {int(ranges.row[part]): f"bytes {ranges.first[part]:,} to {ranges.last[part]:,}" for part in mine}
     for position, point in enumerate(path.points):
         row_number = int(trajectories.seen[trajectory, position])
         stage_here = arriving.get(position)
@@ -213,7 +216,7 @@ def _sightings(analysis: Analysis, trajectory: int) -> list[Sighting]:
                 since,
                 analysis.observations.captures[row["capture"]] if row is not None else None,
                 int(row["frame"]) if row is not None else None,
-                _changes(previous, row) if row is not None and previous is not None else (),
+                _changes_or_part(previous, row, parts.get(row_number)),
                 path.stage_name(stage_here) if stage_here is not None else None,
                 VERDICTS[int(verdicts.stage_verdict[trajectory, stage_here])] if stage_here is not None else None,
                 REASONS[int(verdicts.stage_reason[trajectory, stage_here])] if stage_here is not None else None,
@@ -221,15 +224,22 @@ def _sightings(analysis: Analysis, trajectory: int) -> list[Sighting]:
         )
         previous = row if row is not None else previous
     owned = set((trajectories.owner == trajectory).nonzero()[0].tolist())
-    for extra in sorted(owned - set(trajectories.seen[trajectory].tolist())):
+    for extra in sorted((owned | set(parts)) - set(trajectories.seen[trajectory].tolist())):
         row = rows[extra]
         capture = analysis.observations.captures[row["capture"]]
         point_name = run.points[row["point"]].name
-        note = ("a further copy (duplicate)",)
+        note = (parts.get(extra, "a further copy (duplicate)"),)
         found.append(
             Sighting(None, point_name, int(row["ts_ns"]), None, capture, int(row["frame"]), note, None, None, None)
         )
     return found
+
+
+def _changes_or_part(previous: Any, row: Any, part: str | None) -> tuple[str, ...]:
+    """What changed since the last sighting; of a part of the packet just which bytes it holds."""
+    if part is not None:
+        return (part,)
+    return _changes(previous, row) if row is not None and previous is not None else ()
 
 
 def _changes(before: Any, after: Any) -> tuple[str, ...]:

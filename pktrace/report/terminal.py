@@ -232,13 +232,15 @@ def print_losses(analysis: Analysis, stream: IO[str]) -> None:
     for line in fates_lines(analysis):
         out.print(line)
     verdicts = analysis.verdicts
-    lost = int(verdicts.packets_with("lost").sum() + verdicts.packets_with("partial").sum())
+    lost = int(verdicts.packets_with("lost").sum())
+    partial = int(verdicts.packets_with("partial").sum())
     missed = sum(loss.unobserved for loss in stage_losses(verdicts))
     doubtful = int((verdicts.packets_with("undetermined") | verdicts.packets_with("ambiguous")).sum())
     dropped = sum((cover.dropped or 0) + cover.unread for cover in analysis.observations.coverage)
     unknown = sum(cover.dropped is None for cover in analysis.observations.coverage)
     out.print()
-    out.print(f"Network loss  {plural(lost, 'packet')}")
+    in_part = f", and {partial:,} in part" if partial else ""
+    out.print(f"Network loss  {plural(lost, 'packet')}{in_part}")
     silent = f"; {plural(unknown, 'point')} did not count" if unknown else ""
     out.print(f"Capture loss  {plural(dropped, 'packet')} dropped, {plural(missed, 'stage')} unobserved{silent}")
     out.print(f"Cannot tell   {plural(doubtful, 'packet')}")
