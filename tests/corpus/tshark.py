@@ -21,56 +21,13 @@ from pathlib import Path
 from typing import IO
 
 # `isl` is none of ours, but has Ethernet's link type: with it enabled it is seen that such a frame is another one.
-ENABLED = frozenset(
-    [
-        "frame",
-        "data",
-        "eth",
-        "ethertype",
-        "vlan",
-        "ieee8021ad",
-        "mpls",
-        "pppoe",
-        "pppoes",
-        "ppp",
-        "llc",
-        "isl",
-        "null",
-        "raw",
-        "sll",
-        "wlan",
-        "wlan_ext",
-        "wlan_radio",
-        "wlan_aggregate",
-        "radiotap",
-        "prism",
-        "wlancap",
-        "ip",
-        "ipv6",
-        "ipv6.hopopts",
-        "ipv6.routing",
-        "ipv6.dstopts",
-        "ipv6.fraghdr",
-        "ah",
-        "esp",
-        "mipv6",
-        "hip",
-        "shim6",
-        "tcp",
-        "udp",
-        "udplite",
-        "sctp",
-        "icmp",
-        "icmpv6",
-        "igmp",
-        "gre",
-        "vxlan",
-        "vxlan_gpe",
-        "geneve",
-        "gtp",
-        "nsh",
-    ]
-)
+ENABLED = {
+    *("frame", "data", "eth", "ethertype", "vlan", "ieee8021ad", "mpls", "pppoe", "pppoes", "ppp", "llc", "isl"),
+    *("null", "raw", "sll", "wlan", "wlan_ext", "wlan_radio", "wlan_aggregate", "radiotap", "prism", "wlancap"),
+    *("ip", "ipv6", "ipv6.hopopts", "ipv6.routing", "ipv6.dstopts", "ipv6.fraghdr", "ah", "esp", "mipv6", "hip"),
+    *("shim6", "tcp", "udp", "udplite", "sctp", "icmp", "icmpv6", "igmp"),
+    *("gre", "vxlan", "vxlan_gpe", "geneve", "gtp", "nsh"),
+}
 
 EXTENSION_LAYERS = frozenset(
     ("ipv6.hopopts", "ipv6.routing", "ipv6.dstopts", "ipv6.fraghdr", "ah", "mipv6", "hip", "shim6")
@@ -190,6 +147,8 @@ def _dissect(path: Path) -> Dissection:
     if process.returncode and ended is None and frames:
         ended = "capture_corrupt"
     opened = not re.search("isn't a capture file|doesn't understand|doesn't support|not supported", said)
+    if frames and frames[0].link_type == "MIME":
+        opened = False  # what it takes a file for whose first block contradicts itself
     return Dissection(frames, opened and (bool(frames) or not process.returncode or ended is not None), ended, said)
 
 
