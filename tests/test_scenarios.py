@@ -18,16 +18,11 @@ from tests.reference.capture import read_capture
 
 # What the analysis cannot do yet, by scenario. An entry that works by now fails its test: take it out.
 NOT_YET = {
-    **dict.fromkeys(["ragged-edges", "ragged-edges-window", "payload-changed-some", "payload-longer"],
-                    "datagrams of one IP ID (0, say) and other lengths are taken for parts of each other"),
-    **dict.fromkeys(["tso", "tso-no-loss", "tso-then-gro", "nat-tso", "gro", "gro-loss"],
-                    "the first segment is taken for the whole packet, with another payload"),
-    "udp-gso": "segments of neighbouring superpackets that share an IP ID are mixed up",
+    "ragged-edges": "packets that passed a point after its capture ended are taken for injected ones",
     "nat-snaplen": "points hash as many bytes as others only where network headers are the same",
     "nat-identical": "how many were lost is not counted where packets behind NAT are all the same",
     "double-nat": "UDP flows of a few tens of packets, whose IP IDs change too, stay ambiguous",
-    "fragmentation-reassembly": "points that saw fragments only count as having missed the packet",
-    "two-links-one-content": "the same bytes on two paths are taken for one packet",
+    "udp-gso": "a segment of a superpacket that shares its IP ID with another one is mixed up",
     "bridge-flood-on-path": "copies that come early are taken for injected packets",
 }  # fmt: skip
 

@@ -156,3 +156,16 @@ def digest_again(data, base, rows, kept):
     for number in range(len(rows)):
         if rows[number]["has"] & HAS_IP:
             digest_of(data, rows[number]["byte_offset"] - base, rows[number], kept[number])
+
+
+@kernel
+def content_again(data, base, rows, payload_bytes):
+    """Hash the first payload bytes of rows anew, at most `payload_bytes` of them; data and base as above."""
+    for number in range(len(rows)):
+        row = rows[number]
+        if row["has"] & HAS_IP and row["l4"] > 0:
+            start = row["byte_offset"] - base
+            payload = np.int64(row["payload"])
+            stop = min(payload + payload_bytes, np.int64(row["ip_end"]))
+            stop = min(stop, np.int64(row["captured_length"]))
+            row["content"] = _payload(data, start + min(payload, stop), start + stop)

@@ -42,6 +42,7 @@ ROW = np.dtype(
         ("tcp_flags", np.uint16),
         ("icmp_id", np.uint16),
         ("icmp_seq", np.uint16),
+        ("tcp_window", np.uint16),
         ("vlan", np.uint16),
         ("ip_version", np.uint8),
         ("protocol", np.uint8),

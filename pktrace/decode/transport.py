@@ -72,6 +72,8 @@ def transport(data, at, end, cut, protocol, row):
             row["tcp_ack"] = word(data, at + 8, True)
             flags = half(data, at + 12, True)
             row["tcp_flags"] = flags & 0xFFF
+            if at + 16 <= end:
+                row["tcp_window"] = half(data, at + 14, True)
             header = (flags >> 12) * 4
             if header < 20:
                 row["has"] |= MALFORMED

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pktrace.ledger import Ledger
+from pktrace.observations.contents import make_contents_comparable
 from pktrace.observations.observe import Observations
 from pktrace.run.model import Run
 from pktrace.schema import BASES
@@ -42,8 +43,9 @@ def follow_packets(observations: Observations) -> Trajectories:
     paths = path_of_rows(run, rows)
     usable = np.flatnonzero(followed(rows))
     points = np.ascontiguousarray(rows["point"])
+    digests = np.ascontiguousarray(rows["digest"])
     keys = Keys(rows, parts(run)[rows["point"]])
-    for _ in range(_MOST_ROUNDS):
+    for round_number in range(_MOST_ROUNDS):
         ledger = Ledger()
         # Rows are in order of (time, point, file, frame); a stable sort by key keeps that within each group.
         members = usable[np.argsort(keys.keys[usable], kind="stable")]
@@ -52,10 +54,12 @@ def follow_packets(observations: Observations) -> Trajectories:
         if clocks.offset_ns.any():
             members = members[np.lexsort((members, times[members], keys.keys[members]))]
         reach = reach_of(run, observations.coverage, clocks)
-        reach, *placed = _place(run, reach, clocks, keys.keys, members, times, points, paths, ledger)
+        reach, *placed = _place(run, reach, clocks, keys.keys, digests, members, times, points, paths, ledger)
         owner, path_of, seen, candidates = placed
         found = open_ends(run, rows, members, owner, seen, path_of)
         ranges = NO_RANGES
+        if round_number == 0 and len(found.start_rows) and len(found.end_rows):
+            make_contents_comparable(observations)
         if keys.learn_rewritten(found, run, times, clocks.group):
             continue
         if len(found.start_rows):
@@ -119,14 +123,15 @@ def _place(
     run: Run,
     reach: Reach,
     clocks: Clocks,
-    digests: Array,
+    keys: Array,
+    originals: Array,
     members: Array,
     times: Array,
     points: Array,
     paths: Array,
     ledger: Ledger,
 ) -> tuple[Reach, Array, Array, Array, Array]:
-    """(reach with proven misses, owner per row, path, seen, candidates) with trajectories in order of digest."""
+    """(reach with proven misses, owner per row, path, seen, candidates) with trajectories in order of key."""
     table = visits(run)
     owner = np.full(len(times), -1, np.int64)
     seen = np.full((len(members), longest(run)), -1, np.int64)
@@ -136,7 +141,7 @@ def _place(
     count = 0
     if len(members) and run.paths:
         count, left, off_path, no_path = follow_unique(
-            digests,
+            keys,
             members,
             times,
             points,
@@ -155,8 +160,8 @@ def _place(
 
             delays, slack, plausible = _expected_delays(run, times, seen[:count], path_of[:count])
             count, more_off, more_none = follow_repeated(
-                repeated[:left], members, times, points, paths, table, clocks.clock, _layout(run), delays, slack,
-                plausible, *_unseen(run, reach), np.int64(run.threshold_ns), owner, seen,
+                repeated[:left], members, times, originals, points, paths, table, clocks.clock, _layout(run), delays,
+                slack, plausible, *_unseen(run, reach), np.int64(run.threshold_ns), owner, seen,
                 path_of, candidates, count,
             )  # fmt: skip
             off_path, no_path = off_path + more_off, no_path + more_none

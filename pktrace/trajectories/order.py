@@ -163,12 +163,34 @@ def _may_begin(missed, start, end, path, position, time):
 
 
 @inlined
+def _by_digest(rows, digests, digest_at, arrived, sent_at, threshold, packet_of, unchanged):
+    """Sightings whose digest just one packet had where it was seen last, and that come once: they are that packet."""
+    for index in range(len(rows)):
+        digest = digests[rows[index]]
+        packet = np.int64(-1)
+        several = False
+        for other in range(len(digest_at)):
+            if digest_at[other] == digest:
+                several |= packet >= 0
+                packet = np.int64(other)
+        for other in range(len(rows)):
+            several |= other != index and digests[rows[other]] == digest
+        if packet >= 0 and not several and arrived[index] - sent_at[packet] <= threshold:
+            packet_of[index] = packet
+            unchanged[packet] = True
+
+
+@inlined
 def _place_many(
-    members, first, last, times, points, path, visits, layout, delays, slack, plausible, start, end, may_miss, missed,
-    threshold, owner, seen, base,
+    members, first, last, times, digests, points, path, visits, layout, delays, slack, plausible, start, end, may_miss,
+    missed, threshold, owner, seen, base,
 ):  # fmt: skip
     """Place one cluster of equal packets, position by position; returns how many packets it holds."""
     size = last - first
+    digest_at = np.empty(size, np.uint64)  # where it was seen last
+    varied = False  # rewritten packets have equal keys, and digests that still tell many of them apart
+    for index in range(first + 1, last):
+        varied |= digests[members[index]] != digests[members[first]]
     last_at = np.empty(size, np.int64)
     sent_at = np.empty(size, np.int64)  # time at the last position where a packet was seen
     packets = 0
@@ -186,6 +208,9 @@ def _place_many(
         for index in range(count):
             arrived[index] = times[rows[index]]
             packet_of[index] = -1
+        unchanged = np.zeros(packets, np.bool_)
+        if varied and count * packets <= _LARGEST_TABLE:
+            _by_digest(rows, digests, digest_at[:packets], arrived, sent_at, threshold, packet_of, unchanged)
         # Every packet that can have come here, in the order in which it is due. One that must have skipped a point
         # is due as well, but a sighting goes to it only if it is not plausible for those that were seen just before.
         chosen = np.empty(packets, np.int64)
@@ -194,7 +219,7 @@ def _place_many(
         for packet in range(packets):
             origin = last_at[packet]
             due_at[packet] = sent_at[packet] + delays[path, origin, position]
-            if _can_come(
+            if not unchanged[packet] and _can_come(
                 may_miss, start, end, path, origin, position, sent_at[packet], due_at[packet], layout[path, 1],
                 layout[path, 2],
             ):  # fmt: skip
@@ -213,12 +238,19 @@ def _place_many(
             sent[index] = sent_at[packet]
             earliest[index] = -slack[path, origin, position]
             penalty[index] = 0 if origin == position - 1 else plausible[path, position]
-        given = np.empty(count, np.int64)
-        # A single packet with copies of it is no matter of order: it may be as late as it likes.
-        _assign(due, sent, penalty, arrived, earliest, threshold if packets > 1 else _FOREVER, given)
+        loose = np.empty(count, np.int64)
+        left = 0
         for index in range(count):
+            if packet_of[index] < 0:
+                loose[left] = index
+                left += 1
+        loose = loose[:left]
+        given = np.empty(left, np.int64)
+        # A single packet with copies of it is no matter of order: it may be as late as it likes.
+        _assign(due, sent, penalty, arrived[loose], earliest, threshold if packets > 1 else _FOREVER, given)
+        for index in range(left):
             if given[index] >= 0:
-                packet_of[index] = chosen[given[index]]
+                packet_of[loose[index]] = chosen[given[index]]
         # Where the path comes by once more, what is left over may be the second visit. At the first position of all
         # it begins packets, half as many as were seen, since every packet comes back.
         again = visits[path, point, 1] > position
@@ -243,6 +275,7 @@ def _place_many(
                     seen[base + packet, position] = row
                     last_at[packet] = position
                     sent_at[packet] = times[row]
+                    digest_at[packet] = digests[row]
     return packets
 
 
@@ -286,13 +319,13 @@ def _count_candidates(seen, base, packets, positions, times, threshold, candidat
 
 @kernel
 def follow_repeated(
-    repeated, members, times, points, paths, visits, clocks, layout, delays, slack, plausible, start, end,
+    repeated, members, times, digests, points, paths, visits, clocks, layout, delays, slack, plausible, start, end,
     may_miss, missed, threshold, owner, seen, path_of, candidates, count,
 ):  # fmt: skip
     """Place the groups that `exact.follow_unique` left.
 
     Args:
-        repeated: begin and end of each group in `members`; threshold: ns;
+        repeated: begin and end of each group in `members`; threshold: ns; digests: uint64 per row;
         clocks: int64 per point; layout: int64 per path: positions, filter input or -1, position after the detour or
         -1, then the point of each position; delays, slack: int64 by path and pair of positions, the median delay of
         certain packets and how early a sighting may lie; plausible: int64 by path and position, 10 x the largest
@@ -331,8 +364,8 @@ def follow_repeated(
                 count += 1
             else:
                 placed = _place_many(
-                    members, first, last, times, points, path, visits, layout, delays, slack, plausible, start, end,
-                    may_miss, missed, threshold, owner, seen, count,
+                    members, first, last, times, digests, points, path, visits, layout, delays, slack, plausible,
+                    start, end, may_miss, missed, threshold, owner, seen, count,
                 )  # fmt: skip
                 for index in range(first, last):
                     off_path += 1 if owner[members[index]] < 0 else 0

@@ -24,8 +24,8 @@ def compile_kernels() -> None:
         numbers,
     )  # fmt: skip
     follow_repeated(
-        numbers, numbers, numbers, points, paths, visits, numbers, table, pairs, pairs, one, one, one, flags,
-        flags, np.int64(0), numbers, seen, paths, candidates, 0,
+        numbers, numbers, numbers, np.zeros(0, np.uint64), points, paths, visits, numbers, table, pairs, pairs, one,
+        one, one, flags, flags, np.int64(0), numbers, seen, paths, candidates, 0,
     )  # fmt: skip
 
 

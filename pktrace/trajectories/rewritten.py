@@ -98,7 +98,7 @@ def _numbers(rows: Array) -> tuple[Array, ...]:
 
 def remains_of_rewrite(rows: Array) -> Array:
     """A hash per row of what a rewrite of the headers leaves alone."""
-    return mixed(*_numbers(rows), rows["payload_length"], rows["content"])
+    return mixed(*_numbers(rows), rows["tcp_window"], rows["payload_length"], rows["content"])
 
 
 def remains_of_change(rows: Array) -> Array:

@@ -98,7 +98,7 @@ def judge_packets(
                     continue
                 doubt = _doubt(
                     earlier,
-                    np.int64(0),
+                    at[first] - earlier,
                     start[path, position],
                     end[path, position],
                     incomplete[path, position],

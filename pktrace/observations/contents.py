@@ -1,0 +1,32 @@
+"""Makes the hashes of first payload bytes comparable where some capture kept fewer of them than others."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pktrace.capture.files import CaptureReader
+from pktrace.decode.digest import PAYLOAD_BYTES, content_again
+from pktrace.decode.rows import OPAQUE, ROW
+from pktrace.observations.observe import Observations
+
+
+def make_contents_comparable(observations: Observations) -> None:
+    """Hash anew the payload bytes that every capture kept: the files are read once more.
+
+    Digests are comparable between packets with equal network headers, and bounded for these alone; the contents serve
+    to compare packets whose headers were rewritten, and need one bound for all.
+    """
+    if observations.digest_payload_bytes >= PAYLOAD_BYTES or observations.run is None:
+        return
+    rows = observations.rows
+    for number, name in enumerate(observations.captures):
+        mine = np.flatnonzero(rows["capture"] == number)
+        mine = mine[np.argsort(rows["byte_offset"][mine])]
+        again = rows.view(OPAQUE)[mine].view(ROW)
+        done = 0
+        for batch in CaptureReader(observations.run.folder / name, name).batches():
+            last = batch.base + int(batch.packets["offset"][-1])
+            until = done + int(np.searchsorted(again["byte_offset"][done:], last, "right"))
+            content_again(batch.data, batch.base, again[done:until], observations.digest_payload_bytes)
+            done = until
+        rows["content"][mine] = again["content"]
