@@ -10,15 +10,16 @@ from pktrace.errors import CaptureFileError
 from pktrace.observations.observe import observe_files
 from pktrace.observations.table import observations_table
 from tests.corpus.expected import COLUMNS, LINK_TYPES, expected_row
-from tests.corpus.tshark import dissect, frame_bytes
+from tests.corpus.tshark import PCAP, dissect, frame_bytes
 
 COMPARED = ("frame", "captured_length", "length", *COLUMNS)
 _ENDINGS = ("capture_cut", "capture_corrupt")
 _BEGINNINGS = {
-    *("a1b2c3d4", "d4c3b2a1", "a1b23c4d", "4d3cb2a1", "a1b2cd34", "34cdb2a1"),  # pcap
+    *PCAP,
     "0a0d0d0a",  # pcapng
     *("1f8b0800", "1f8b0808", "28b52ffd", "04224d18"),  # gzip, zstd, lz4
 }
+_MOST_LENGTH = 2**31 - 1
 _INT64 = range(-(2**63), 2**63)
 
 
@@ -90,6 +91,8 @@ def compare_file(path: Path, shown: str) -> Outcome:
             say(Difference(frame.number, "ts_ns", ours["ts_ns"], frame.time))
         if frame.link_type not in LINK_TYPES or frame.link_type == "PPP with Directional Info":
             _with_pseudo_header(ours, wanted)
+        if ours["length"] > _MOST_LENGTH and wanted["length"] == _MOST_LENGTH:
+            wanted["length"] = ours["length"]  # tshark shows no larger one
         outcome.differences += [
             Difference(frame.number, name, ours[name], wanted[name]) for name in COMPARED if ours[name] != wanted[name]
         ]

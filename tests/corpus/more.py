@@ -19,6 +19,7 @@ from pktrace.observations.observe import observe_files
 from pktrace.observations.table import observations_table
 from tests.corpus.compare import Difference, Outcome
 from tests.corpus.sweeps import write_sweeps
+from tests.corpus.tshark import PCAP
 
 SNAP_LENGTHS = (1, 8, 14, 20, 34, 40, 48, 54, 60, 70, 82, 100)
 LINK_TYPES = (
@@ -31,7 +32,6 @@ FORMATS = ("pcap", "nsecpcap", "modpcap", "pcapng", "snoop")
 CHANGED = ((0.002, 1), (0.01, 2), (0.03, 3), (0.1, 4))
 _SAMPLE = 40  # captures that are written in every format
 _FLIPS = 8
-_PCAP = (bytes.fromhex("a1b2c3d4"), bytes.fromhex("d4c3b2a1"))
 _TOGETHER = 400  # captures that are merged at once; each is open for the time
 
 
@@ -68,9 +68,11 @@ def _damaged(path: Path, folder: Path) -> list[Path]:
     data = path.read_bytes()
     choose = random.Random(len(data))
     variants = {f"cut-{at}": data[:at] for at in (len(data) - 1, len(data) - 5, len(data) // 2, len(data) // 3)}
-    for at in choose.sample(range(len(data)), min(_FLIPS, len(data))) + list(range(0, min(len(data), 160), 4)):
-        if data[:4] in _PCAP and 32 <= at < 40:
-            continue  # by the lengths of the first record Wireshark guesses whether the records have another layout
+    places = choose.sample(range(len(data)), min(_FLIPS, len(data))) + list(range(0, min(len(data), 160), 4))
+    if data[:4].hex() in PCAP:
+        # By the lengths of the first records Wireshark guesses whether they have another layout: not behind the header.
+        places = list(range(min(24, len(data))))
+    for at in places:
         flipped = bytearray(data)
         flipped[at] ^= 1 << choose.randrange(8)
         variants[f"flip-{at}"] = bytes(flipped)

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 # `isl` is none of ours, but has Ethernet's link type: with it enabled it is seen that such a frame is another one.
 ENABLED = {
@@ -49,6 +49,7 @@ wlan.enable_decryption: FALSE
 vlan.qinq_ethertype: 0x9100
 """
 
+PCAP = {"a1b2c3d4", "d4c3b2a1", "a1b23c4d", "4d3cb2a1", "a1b2cd34", "34cdb2a1"}
 _PRIVATE_USE = 147
 
 # What is said on standard error where tshark stops reading, and the counter of our ledger that must say so.
@@ -119,18 +120,24 @@ def _environment() -> dict[str, str]:
 def dissect(path: Path) -> Dissection:
     """Run tshark over a file.
 
-    It refuses a pcap file of a link type that it does not know. We do not decode that one either, so it is given a copy
-    with a link type for private use, which it does not look into: what remains is compared.
+    It refuses a pcap file of a link type that it does not know. The link type has 16 bits, beside which others may be
+    set (draft-ietf-opsawg-pcap, 4); tshark takes them all. So it is given a copy without those. If it still does not
+    know the link type: we do not decode that one either, and what remains is compared with a type for private use.
     """
     found = _dissect(path)
-    if found.opened or "network type" not in found.said:
-        return found
-    with tempfile.NamedTemporaryFile(suffix=".pcap") as copy:
+    for mask, link_type in ((0xFFFF, 0), (0, _PRIVATE_USE)):
+        if found.opened and not any("Unknown" in frame.link_type for frame in found.frames):
+            break
         data = bytearray(path.read_bytes())
-        data[20:24] = _PRIVATE_USE.to_bytes(4, "big" if data[:1] == b"\xa1" else "little")
-        copy.write(data)
-        copy.flush()
-        return _dissect(Path(copy.name))
+        if data[:4].hex() not in PCAP or len(data) < 24:
+            break
+        order: Literal["big", "little"] = "big" if data[0] == 0xA1 else "little"
+        data[20:24] = (int.from_bytes(data[20:24], order) & mask | link_type).to_bytes(4, order)
+        with tempfile.NamedTemporaryFile(suffix=".pcap") as copy:
+            copy.write(data)
+            copy.flush()
+            found = _dissect(Path(copy.name))
+    return found
 
 
 def _dissect(path: Path) -> Dissection:
@@ -147,8 +154,8 @@ def _dissect(path: Path) -> Dissection:
     if process.returncode and ended is None and frames:
         ended = "capture_corrupt"
     opened = not re.search("isn't a capture file|doesn't understand|doesn't support|not supported", said)
-    if frames and frames[0].link_type == "MIME":
-        opened = False  # what it takes a file for whose first block contradicts itself
+    if frames and frames[0].link_type in ("MIME", "JavaScript Object Notation"):
+        opened = False  # guessed, where the first block contradicts itself
     return Dissection(frames, opened and (bool(frames) or not process.returncode or ended is not None), ended, said)
 
 
