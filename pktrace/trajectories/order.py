@@ -119,11 +119,11 @@ def _assign_nearest(due, sent, penalty, arrived, earliest, latest, given):
 
 
 @inlined
-def _duplicate_of(rows, packet_of, index, times, sent_at, threshold):
+def _duplicate_of(rows, packet_of, index, times, began_at, threshold):
     """The packet of which rows[index] is a further copy, -1 where there is none.
 
     That of the nearest given sighting before it within the threshold, else of the nearest after it, if that packet
-    was seen at an earlier position before this copy: then this one is the first to arrive.
+    was seen at an earlier position before this copy: this one took another way (a bridge that floods), or was faster.
     """
     at = times[rows[index]]
     for other in range(index - 1, -1, -1):
@@ -134,7 +134,7 @@ def _duplicate_of(rows, packet_of, index, times, sent_at, threshold):
     for other in range(index + 1, len(packet_of)):
         packet = packet_of[other]
         if packet >= 0:
-            if sent_at[packet] <= at and at - sent_at[packet] <= threshold:
+            if began_at[packet] <= at and at - began_at[packet] <= threshold:
                 return packet
             break
     return np.int64(-1)
@@ -193,6 +193,7 @@ def _place_many(
         varied |= digests[members[index]] != digests[members[first]]
     last_at = np.empty(size, np.int64)
     sent_at = np.empty(size, np.int64)  # time at the last position where a packet was seen
+    began_at = np.empty(size, np.int64)  # and at the first
     packets = 0
     for position in range(layout[path, 0]):
         point = layout[path, 3 + position]
@@ -210,7 +211,7 @@ def _place_many(
             packet_of[index] = -1
         unchanged = np.zeros(packets, np.bool_)
         if varied and count * packets <= _LARGEST_TABLE:
-            _by_digest(rows, digests, digest_at[:packets], arrived, sent_at, threshold, packet_of, unchanged)
+            _by_digest(rows[:count], digests, digest_at[:packets], arrived, sent_at, threshold, packet_of, unchanged)
         # Every packet that can have come here, in the order in which it is due. One that must have skipped a point
         # is due as well, but a sighting goes to it only if it is not plausible for those that were seen just before.
         chosen = np.empty(packets, np.int64)
@@ -261,7 +262,7 @@ def _place_many(
             is_copy = not _may_begin(missed, start, end, path, position, arrived[index])
             if packet_of[index] < 0 and not again and is_copy:
                 within = threshold if packets > 1 else _FOREVER
-                copy_of[index] = _duplicate_of(rows, packet_of, index, times, sent_at, within)
+                copy_of[index] = _duplicate_of(rows, packet_of, index, times, began_at, within)
         for index in range(count):
             row = rows[index]
             packet = max(packet_of[index], copy_of[index])
@@ -269,9 +270,13 @@ def _place_many(
                 begins -= 1
                 packet = packets
                 packets += 1
+                began_at[packet] = times[row]
+                sent_at[packet] = times[row]
             if packet >= 0:
                 owner[row] = base + packet
-                if seen[base + packet, position] < 0:  # rows are in order of time: the first copy to arrive counts
+                # Rows are in order of time: the first copy to arrive counts, if it came the way of the path.
+                came = packet_of[index] >= 0 or times[row] >= sent_at[packet]
+                if came and seen[base + packet, position] < 0:
                     seen[base + packet, position] = row
                     last_at[packet] = position
                     sent_at[packet] = times[row]

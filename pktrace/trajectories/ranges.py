@@ -19,8 +19,8 @@ import numpy as np
 from pktrace.decode import rows as field
 from pktrace.trajectories.bursts import bursts
 from pktrace.trajectories.exact import EARLY_NS
+from pktrace.trajectories.hashing import mixed
 from pktrace.trajectories.range_kernel import match_bytes
-from pktrace.trajectories.rewritten import mixed
 
 Array = np.ndarray[Any, Any]
 _TCP, _UDP = 6, 17
@@ -211,19 +211,30 @@ def _in_bursts(rows: Array, flows: Array, times: Array, sent: Array, loose: Arra
         mine = udp & (flows[both] == flow)
         senders = np.flatnonzero(mine & is_sender)
         senders = senders[np.argsort(times[both[senders]], kind="stable")]
-        for point in np.unique(chosen["point"][mine & ~is_sender]):
-            arrivals = np.flatnonzero(mine & ~is_sender & (chosen["point"] == point))
-            arrivals = arrivals[np.argsort(times[both[arrivals]], kind="stable")]
-            found += bursts(chosen, times[both], senders, arrivals)
+        loose_here = np.flatnonzero(mine & ~is_sender)
+        loose_here = loose_here[np.argsort(times[both[loose_here]], kind="stable")]
+        points, first_place = np.unique(chosen["point"][loose_here], return_index=True)
+        # Where a point has seen a segment that one before had placed, the bytes are the same: so is its packet.
+        known_segments: dict[int, tuple[int, int, int]] = {}
+        for point in points[np.argsort(first_place)]:
+            arrivals = loose_here[chosen["point"][loose_here] == point]
+            digests = chosen["digest"][arrivals].tolist()
+            placed = [known_segments.get(digest) for digest in digests]
+            again = [(whose[0], at, *whose[1:]) for at, whose in zip(arrivals.tolist(), placed, strict=True) if whose]
+            left = arrivals[np.array([whose is None for whose in placed], bool)]
+            fresh = bursts(chosen, times[both], senders, left)
+            found += again + fresh
+            for sender, segment, begin, end in fresh:
+                known_segments[int(chosen["digest"][segment])] = (sender, begin, end)
     if not found:
         return spans
-    sender, segment, begin, end = (np.array(column, np.int64) for column in zip(*found, strict=True))
-    unique = np.unique(sender)
+    owner, segments, begins, ends = (np.array(column, np.int64) for column in zip(*found, strict=True))
+    unique = np.unique(owner)
     number = np.concatenate([np.arange(len(sent)), np.full(len(loose), -1)])
     return _Spans(
-        group=np.concatenate([unique, sender]).astype(np.uint64),
-        row=both[np.concatenate([unique, segment])],
-        begin=np.concatenate([np.zeros(len(unique), np.int64), begin]),
-        end=np.concatenate([chosen["payload_length"][unique].astype(np.int64), end]),
-        sender=np.concatenate([number[unique], np.full(len(segment), -1)]),
+        group=np.concatenate([unique, owner]).astype(np.uint64),
+        row=both[np.concatenate([unique, segments])],
+        begin=np.concatenate([np.zeros(len(unique), np.int64), begins]),
+        end=np.concatenate([chosen["payload_length"][unique].astype(np.int64), ends]),
+        sender=np.concatenate([number[unique], np.full(len(segments), -1)]),
     )

@@ -25,11 +25,13 @@ import numpy as np
 from pktrace.decode import rows as field
 from pktrace.run.model import Run
 from pktrace.trajectories.exact import EARLY_NS
+from pktrace.trajectories.hashing import mixed
 from pktrace.trajectories.paths import visits
 
 Array = np.ndarray[Any, Any]
 _ENOUGH = 2
 _DISAGREE = 10
+_MOSTLY = 0.2  # share of a flow's packets that must end for it to be changed, where headers do not identify packets
 _MOST_ROUNDS = 4
 _TCP, _ICMP, _ICMPV6 = 6, 1, 58
 
@@ -59,17 +61,6 @@ class Open:
             self.end_rows[ends], self.end_trajectories[ends], self.end_path[ends], self.end_position[ends],
             self.start_rows[starts],
         )  # fmt: skip
-
-
-def mixed(*columns: Array) -> Array:
-    """A 64 bit hash per row of some columns."""
-    state = np.full(len(columns[0]), 0x9E3779B97F4A7C15, np.uint64)
-    for column in columns:
-        state = (state ^ column.astype(np.uint64)) * np.uint64(0xC2B2AE3D27D4EB4F)
-        state ^= state >> np.uint64(29)
-        state *= np.uint64(0x165667B19E3779F9)
-        state ^= state >> np.uint64(32)
-    return state
 
 
 def flow_of(rows: Array, answering: bool = False) -> Array:
@@ -220,15 +211,16 @@ def _accepted(found: _Agreement, sure: Array) -> Array:
 class Keys:
     """The keys by which packets are grouped: the digests, until flows turn out to be rewritten."""
 
-    def __init__(self, rows: Array, part: Array) -> None:
-        """Rows, and per row the part of the network where it was seen: what no path joins, no packet crosses."""
+    def __init__(self, rows: Array, part: Array, keys: Array) -> None:
+        """Rows; per row the part of the network where it was seen (no packet crosses what no path joins); first keys."""
         self._rows = rows
         self._part = part
-        self.keys = np.ascontiguousarray(rows["digest"])
+        self.keys = keys
         if part.any():
             self.keys = mixed(self.keys, part)
         self.learned = False
         self.doubtful = np.zeros(0, bool)
+        self.doubtful_changes = np.zeros(0, np.int64)
         self._flow: Array | None = None
         self._canonical: dict[int, int] = {}
         self._without_id: set[int] = set()
@@ -283,9 +275,34 @@ class Keys:
         if not len(found.end_rows) or not len(found.start_rows):
             return False
         self._open |= open_rows
-        agreement, _ = _agreements(found, run, self._rows, times, comparable, remains_of_change, run.threshold_ns)
+        agreement, fits = _agreements(found, run, self._rows, times, comparable, remains_of_change, run.threshold_ns)
+        agreement = self._identified(agreement, found)
         sure = self._hold_numbers(agreement, found) & (agreement.same_id > 0)
-        return self._take(agreement, sure, by_header=True)
+        if self._take(agreement, sure, by_header=True):
+            return True
+        flows = self.flow[found.end_rows]
+        self.doubtful_changes = found.end_trajectories[fits & np.isin(flows, agreement.before)]
+        return False
+
+    def _identified(self, agreement: _Agreement, found: Open) -> _Agreement:
+        """Without flows whose packets have no identity in their headers, unless most of the flow ends somewhere.
+
+        Neither IP ID nor TCP numbers: what ends and what begins may be any two packets of the flow. Where hardly any
+        packet of it passes whole, it is changed.
+        """
+        rows = self._rows[found.end_rows]
+        flows = self.flow[found.end_rows]
+        alike = (rows["ip_id"] == 0) & (rows["protocol"] != _TCP) & (rows["has"] & field.HAS_ECHO == 0)
+        weak, ends = np.unique(flows[alike], return_counts=True)
+        first = self._rows["point"][found.end_rows]
+        seen_there = np.isin(self.flow, weak) & np.isin(self._rows["point"], np.unique(first))
+        of_flow, sightings = np.unique(self.flow[seen_there], return_counts=True)
+        per_point = sightings[np.searchsorted(of_flow, weak)] / max(1, len(np.unique(first)))
+        unlikely = weak[ends < _MOSTLY * per_point]
+        keep = ~np.isin(agreement.before, unlikely)
+        return _Agreement(
+            agreement.before[keep], agreement.after[keep], agreement.packets[keep], agreement.same_id[keep]
+        )
 
     def _take(self, agreement: _Agreement, sure: Array, by_header: bool) -> bool:
         """Remember the pairs of flows that are one; returns whether any is new."""
