@@ -16,9 +16,8 @@ import tempfile
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 # `isl` is none of ours, but has Ethernet's link type: with it enabled it is seen that such a frame is another one.
 ENABLED = {
@@ -101,16 +100,24 @@ class Dissection:
     said: str
 
 
-@cache
+_profile: list[Any] = []  # the folder with the profile, once it is made
+
+
 def profile() -> str:
-    """A folder with the profile; it is removed when the process ends."""
-    folder = tempfile.TemporaryDirectory(prefix="pktrace-corpus-")
-    profile.__dict__["folder"] = folder  # keeps it alive
-    listed = subprocess.run(["tshark", "-G", "protocols"], capture_output=True, text=True, check=True).stdout
-    names = {line.split("\t")[2] for line in listed.splitlines() if line.count("\t") >= 2}
-    Path(folder.name, "disabled_protos").write_text("".join(f"{name}\n" for name in sorted(names - ENABLED)))
-    Path(folder.name, "preferences").write_text(PREFERENCES)
-    return folder.name
+    """A folder with the profile; it is removed when the process that made it ends."""
+    if not _profile:
+        folder = tempfile.TemporaryDirectory(prefix="pktrace-corpus-")
+        _profile.extend((folder.name, folder))  # the folder stays as long as its object does
+        listed = subprocess.run(["tshark", "-G", "protocols"], capture_output=True, text=True, check=True).stdout
+        names = {line.split("\t")[2] for line in listed.splitlines() if line.count("\t") >= 2}
+        Path(folder.name, "disabled_protos").write_text("".join(f"{name}\n" for name in sorted(names - ENABLED)))
+        Path(folder.name, "preferences").write_text(PREFERENCES)
+    return str(_profile[0])
+
+
+def use_profile(folder: str) -> None:
+    """Use the profile of another process, which sees to its end; pool workers end without clearing up."""
+    _profile[:] = [folder]
 
 
 def _environment() -> dict[str, str]:
