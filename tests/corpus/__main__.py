@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 
 from tests.corpus.compare import Outcome, compare_file
 from tests.corpus.more import compressed_alike, make
+from tests.corpus.tshark import profile, use_profile
 
 EXCEPTIONS = Path(__file__).with_name("exceptions.toml")
 
@@ -27,7 +28,8 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2, help="processes (default 2)")
     arguments = parser.parse_args()
     found = [(path, folder) for folder in arguments.folder for path in files_below(folder)]
-    with ProcessPoolExecutor(arguments.jobs) as pool, TemporaryDirectory(prefix="pktrace-corpus-") as temporary:
+    pool = ProcessPoolExecutor(arguments.jobs, initializer=use_profile, initargs=(profile(),))
+    with pool, TemporaryDirectory(prefix="pktrace-corpus-") as temporary:
         outcomes = []
         if arguments.more:
             folder = arguments.keep or Path(temporary)

@@ -25,25 +25,10 @@ from typing import Any
 
 from tests.corpus.tshark import Frame, Layer
 
-LINK = frozenset(
-    [
-        "eth",
-        "vlan",
-        "ieee8021ad",
-        "mpls",
-        "pppoes",
-        "ppp",
-        "llc",
-        "null",
-        "raw",
-        "sll",
-        "wlan",
-        "wlan_radio",
-        "radiotap",
-        "prism",
-        "wlancap",
-    ]
-)
+LINK = {
+    *("eth", "vlan", "ieee8021ad", "mpls", "pppoes", "ppp", "llc", "null", "raw", "sll"),
+    *("wlan", "wlan_radio", "radiotap", "prism", "wlancap"),
+}
 # Wireshark's words for the link types of docs/decoding.md.
 LINK_TYPES = frozenset(
     (
@@ -101,29 +86,11 @@ _MUST_BE = {
 _IN_GRE = {0x0800, 0x86DD, 0x6558, 0x8847, 0x8848, 0x894F, 0x880B}
 _PORTS = {"vxlan": (4789, 8472), "geneve": (6081,), "gtp": (2152,), "mpls": (6635,)}
 
-COLUMNS = [
-    "ip_version",
-    "protocol",
-    "source",
-    "destination",
-    "sport",
-    "dport",
-    "ip_id",
-    "ttl",
-    "dscp",
-    "fragment_offset",
-    "more_fragments",
-    "tcp_seq",
-    "tcp_ack",
-    "tcp_flags",
-    "icmp_type",
-    "icmp_code",
-    "icmp_id",
-    "icmp_seq",
-    "payload_length",
-    "vlan",
-    "tunnel",
-]
+COLUMNS = (
+    *("ip_version", "protocol", "source", "destination", "sport", "dport", "ip_id", "ttl", "dscp"),
+    *("fragment_offset", "more_fragments", "tcp_seq", "tcp_ack", "tcp_flags"),
+    *("icmp_type", "icmp_code", "icmp_id", "icmp_seq", "payload_length", "vlan", "tunnel"),
+)
 
 
 class Walk:

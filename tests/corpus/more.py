@@ -19,30 +19,14 @@ from pktrace.observations.observe import observe_files
 from pktrace.observations.table import observations_table
 from tests.corpus.compare import Difference, Outcome
 from tests.corpus.sweeps import write_sweeps
+from tests.corpus.tshark import PCAP
 
 SNAP_LENGTHS = (1, 8, 14, 20, 34, 40, 48, 54, 60, 70, 82, 100)
-LINK_TYPES = [
-    "null",
-    "loop",
-    "rawip",
-    "rawip4",
-    "rawip6",
-    "ppp",
-    "ppp-with-direction",
-    "pppoes",
-    "linux-sll",
-    "linux-sll2",
-    "ieee-802-11",
-    "ieee-802-11-radiotap",
-    "ieee-802-11-prism",
-    "ieee-802-11-avs",
-    "ether",
-    "slip",
-    "frelay",
-    "chdlc",
-    "fddi",
-    "user0",
-]
+LINK_TYPES = (
+    *("null", "loop", "rawip", "rawip4", "rawip6", "ppp", "ppp-with-direction", "pppoes", "linux-sll", "linux-sll2"),
+    *("ieee-802-11", "ieee-802-11-radiotap", "ieee-802-11-prism", "ieee-802-11-avs"),
+    *("ether", "slip", "frelay", "chdlc", "fddi", "user0"),
+)
 # Not nokiapcap, rh6_1pcap and suse6_3pcap: they have the magic number of another format, Wireshark guesses them.
 FORMATS = ("pcap", "nsecpcap", "modpcap", "pcapng", "snoop")
 CHANGED = ((0.002, 1), (0.01, 2), (0.03, 3), (0.1, 4))
@@ -84,13 +68,17 @@ def _damaged(path: Path, folder: Path) -> list[Path]:
     data = path.read_bytes()
     choose = random.Random(len(data))
     variants = {f"cut-{at}": data[:at] for at in (len(data) - 1, len(data) - 5, len(data) // 2, len(data) // 3)}
-    for at in choose.sample(range(len(data)), min(_FLIPS, len(data))) + list(range(0, min(len(data), 160), 4)):
+    places = choose.sample(range(len(data)), min(_FLIPS, len(data))) + list(range(0, min(len(data), 160), 4))
+    if data[:4].hex() in PCAP:
+        # By the lengths of the first records Wireshark guesses whether they have another layout: not behind the header.
+        places = list(range(min(24, len(data))))
+    for at in places:
         flipped = bytearray(data)
         flipped[at] ^= 1 << choose.randrange(8)
         variants[f"flip-{at}"] = bytes(flipped)
     made = []
     for name, content in variants.items():
-        made.append(folder / f"{path.stem}.{name}")
+        made.append(folder / f"{path.parent.parent.name}-{path.stem}.{name}")
         made[-1].write_bytes(content)
     return made
 

@@ -232,13 +232,16 @@ def _nsh(number: int, body: bytes) -> bytes:
     return struct.pack(">HBBI", 2, 2, number, 7 << 8 | 255) + body
 
 
+def write_sweep(folder: Path, name: str, link_type: int, frames: list[bytes]) -> Path:
+    """Write one sweep as a pcap file."""
+    path = folder / f"sweep-{name}.pcap"
+    with path.open("wb") as file:
+        file.write(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 262144, link_type))
+        for number, frame in enumerate(frames):
+            file.write(struct.pack("<IIII", number, 0, len(frame), len(frame)) + frame)
+    return path
+
+
 def write_sweeps(folder: Path) -> list[Path]:
     """Write all sweeps as pcap files."""
-    made = []
-    for name, link_type, frames in itertools.chain(link_layers(), networks(), tunnels()):
-        made.append(folder / f"sweep-{name}.pcap")
-        with made[-1].open("wb") as file:
-            file.write(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 262144, link_type))
-            for number, frame in enumerate(frames):
-                file.write(struct.pack("<IIII", number, 0, len(frame), len(frame)) + frame)
-    return made
+    return [write_sweep(folder, *sweep) for sweep in itertools.chain(link_layers(), networks(), tunnels())]

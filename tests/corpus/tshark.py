@@ -16,61 +16,17 @@ import tempfile
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, Literal
 
 # `isl` is none of ours, but has Ethernet's link type: with it enabled it is seen that such a frame is another one.
-ENABLED = frozenset(
-    [
-        "frame",
-        "data",
-        "eth",
-        "ethertype",
-        "vlan",
-        "ieee8021ad",
-        "mpls",
-        "pppoe",
-        "pppoes",
-        "ppp",
-        "llc",
-        "isl",
-        "null",
-        "raw",
-        "sll",
-        "wlan",
-        "wlan_ext",
-        "wlan_radio",
-        "wlan_aggregate",
-        "radiotap",
-        "prism",
-        "wlancap",
-        "ip",
-        "ipv6",
-        "ipv6.hopopts",
-        "ipv6.routing",
-        "ipv6.dstopts",
-        "ipv6.fraghdr",
-        "ah",
-        "esp",
-        "mipv6",
-        "hip",
-        "shim6",
-        "tcp",
-        "udp",
-        "udplite",
-        "sctp",
-        "icmp",
-        "icmpv6",
-        "igmp",
-        "gre",
-        "vxlan",
-        "vxlan_gpe",
-        "geneve",
-        "gtp",
-        "nsh",
-    ]
-)
+ENABLED = {
+    *("frame", "data", "eth", "ethertype", "vlan", "ieee8021ad", "mpls", "pppoe", "pppoes", "ppp", "llc", "isl"),
+    *("null", "raw", "sll", "wlan", "wlan_ext", "wlan_radio", "wlan_aggregate", "radiotap", "prism", "wlancap"),
+    *("ip", "ipv6", "ipv6.hopopts", "ipv6.routing", "ipv6.dstopts", "ipv6.fraghdr", "ah", "esp", "mipv6", "hip"),
+    *("shim6", "tcp", "udp", "udplite", "sctp", "icmp", "icmpv6", "igmp"),
+    *("gre", "vxlan", "vxlan_gpe", "geneve", "gtp", "nsh"),
+}
 
 EXTENSION_LAYERS = frozenset(
     ("ipv6.hopopts", "ipv6.routing", "ipv6.dstopts", "ipv6.fraghdr", "ah", "mipv6", "hip", "shim6")
@@ -92,6 +48,7 @@ wlan.enable_decryption: FALSE
 vlan.qinq_ethertype: 0x9100
 """
 
+PCAP = {"a1b2c3d4", "d4c3b2a1", "a1b23c4d", "4d3cb2a1", "a1b2cd34", "34cdb2a1"}
 _PRIVATE_USE = 147
 
 # What is said on standard error where tshark stops reading, and the counter of our ledger that must say so.
@@ -143,16 +100,24 @@ class Dissection:
     said: str
 
 
-@cache
+_profile: list[Any] = []  # the folder with the profile, once it is made
+
+
 def profile() -> str:
-    """A folder with the profile; it is removed when the process ends."""
-    folder = tempfile.TemporaryDirectory(prefix="pktrace-corpus-")
-    profile.__dict__["folder"] = folder  # keeps it alive
-    listed = subprocess.run(["tshark", "-G", "protocols"], capture_output=True, text=True, check=True).stdout
-    names = {line.split("\t")[2] for line in listed.splitlines() if line.count("\t") >= 2}
-    Path(folder.name, "disabled_protos").write_text("".join(f"{name}\n" for name in sorted(names - ENABLED)))
-    Path(folder.name, "preferences").write_text(PREFERENCES)
-    return folder.name
+    """A folder with the profile; it is removed when the process that made it ends."""
+    if not _profile:
+        folder = tempfile.TemporaryDirectory(prefix="pktrace-corpus-")
+        _profile.extend((folder.name, folder))  # the folder stays as long as its object does
+        listed = subprocess.run(["tshark", "-G", "protocols"], capture_output=True, text=True, check=True).stdout
+        names = {line.split("\t")[2] for line in listed.splitlines() if line.count("\t") >= 2}
+        Path(folder.name, "disabled_protos").write_text("".join(f"{name}\n" for name in sorted(names - ENABLED)))
+        Path(folder.name, "preferences").write_text(PREFERENCES)
+    return str(_profile[0])
+
+
+def use_profile(folder: str) -> None:
+    """Use the profile of another process, which sees to its end; pool workers end without clearing up."""
+    _profile[:] = [folder]
 
 
 def _environment() -> dict[str, str]:
@@ -162,18 +127,24 @@ def _environment() -> dict[str, str]:
 def dissect(path: Path) -> Dissection:
     """Run tshark over a file.
 
-    It refuses a pcap file of a link type that it does not know. We do not decode that one either, so it is given a copy
-    with a link type for private use, which it does not look into: what remains is compared.
+    It refuses a pcap file of a link type that it does not know. The link type has 16 bits, beside which others may be
+    set (draft-ietf-opsawg-pcap, 4); tshark takes them all. So it is given a copy without those. If it still does not
+    know the link type: we do not decode that one either, and what remains is compared with a type for private use.
     """
     found = _dissect(path)
-    if found.opened or "network type" not in found.said:
-        return found
-    with tempfile.NamedTemporaryFile(suffix=".pcap") as copy:
+    for mask, link_type in ((0xFFFF, 0), (0, _PRIVATE_USE)):
+        if found.opened and not any("Unknown" in frame.link_type for frame in found.frames):
+            break
         data = bytearray(path.read_bytes())
-        data[20:24] = _PRIVATE_USE.to_bytes(4, "big" if data[:1] == b"\xa1" else "little")
-        copy.write(data)
-        copy.flush()
-        return _dissect(Path(copy.name))
+        if data[:4].hex() not in PCAP or len(data) < 24:
+            break
+        order: Literal["big", "little"] = "big" if data[0] == 0xA1 else "little"
+        data[20:24] = (int.from_bytes(data[20:24], order) & mask | link_type).to_bytes(4, order)
+        with tempfile.NamedTemporaryFile(suffix=".pcap") as copy:
+            copy.write(data)
+            copy.flush()
+            found = _dissect(Path(copy.name))
+    return found
 
 
 def _dissect(path: Path) -> Dissection:
@@ -190,6 +161,8 @@ def _dissect(path: Path) -> Dissection:
     if process.returncode and ended is None and frames:
         ended = "capture_corrupt"
     opened = not re.search("isn't a capture file|doesn't understand|doesn't support|not supported", said)
+    if frames and frames[0].link_type in ("MIME", "JavaScript Object Notation"):
+        opened = False  # guessed, where the first block contradicts itself
     return Dissection(frames, opened and (bool(frames) or not process.returncode or ended is not None), ended, said)
 
 
