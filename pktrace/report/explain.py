@@ -34,7 +34,7 @@ _WHY_FATE = {
     "absorbed": "the service may answer or swallow packets of its rule, and it was not seen after the service",
     "injected": "no point before the service saw it, though they were capturing",
     "undetermined": "the captures cannot show whether it was lost",
-    "ambiguous": "it cannot be told apart from other packets",
+    "ambiguous": "packets begin behind it that it may have become, and which of them it is cannot be shown",
 }
 _WHY_REASON = {
     "late": "it came later than the loss threshold",
@@ -49,6 +49,9 @@ _WHY_REASON = {
 _WHY_BASIS = {
     "exact": "addresses, ports, IP ID, transport header and payload are the same at every point, as in no other packet",
     "order": "other packets have the same bytes within the loss threshold; they were told apart by their order",
+    "rewritten": "its flow was rewritten on the way; payload, length and transport numbers are the same",
+    "modified": "its flow was changed on the way; addresses, ports, IP ID and transport numbers are the same",
+    "range": "it was split or merged on the way; the frames hold the same bytes of its flow or datagram",
 }
 
 
