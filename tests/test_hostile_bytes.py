@@ -10,14 +10,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, CommandLine
 from tests.fuzz.blocks import compressed
 from tests.fuzz.damage import complaints_about_cuts, complaints_about_flips, flips, sample
 from tests.fuzz.hostile_files import FILES
@@ -72,6 +72,29 @@ def test_damaged_compressed_streams(reader: Reader, codec: str, form: str) -> No
     assert complaints_about_flips(reader, content, flips(codec, len(content), 1000)) == []
 
 
+@pytest.mark.parametrize(
+    ("codec", "damage", "code", "counter"),
+    [
+        (None, lambda content: content[:-7], 3, "capture_cut"),
+        (None, lambda content: content[:-4] + b"\xff" * 4, 3, "capture_corrupt"),
+        ("gzip", lambda content: content[:-20], 3, "capture_cut"),
+        ("gzip", lambda content: content[:-8] + bytes(8), 3, "capture_corrupt"),  # the checksum is another
+        ("zstd", lambda content: content[:7], 2, "is no capture file"),
+        ("lz4", lambda content: b"", 2, "is no capture file"),
+    ],
+)
+def test_the_command_says_what_is_damaged(
+    pktrace: CommandLine, tmp_path: Path, codec: str | None, damage: Callable[[bytes], bytes], code: int, counter: str
+) -> None:
+    whole = _a_capture("pcapng")
+    file = tmp_path / "damaged"
+    file.write_bytes(damage(compressed(whole, codec) if codec else whole))
+    done = pktrace("observe", file, "-o", tmp_path / "out.parquet", "--details")
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert counter in done.stdout + done.stderr
+
+
 def _a_capture(form: str) -> bytes:
     magic = {"pcap": b"\xd4\xc3\xb2\xa1", "pcapng": b"\x0a\x0d\x0d\x0a"}[form]
     return max((content for content in CAPTURES.values() if content.startswith(magic)), key=len)
@@ -90,7 +113,7 @@ def _measured() -> dict[tuple[str, bool], dict[str, Any]]:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("memory")
+@pytest.mark.alone
 @pytest.mark.parametrize("batches", [False, True])
 @pytest.mark.parametrize("name", list(FILES))
 def test_small_files_cost_little(name: str, batches: bool) -> None:

@@ -18,12 +18,8 @@ from tests.reference.capture import read_capture
 
 # What the analysis cannot do yet, by scenario. An entry that works by now fails its test: take it out.
 NOT_YET = {
-    "ragged-edges": "packets that passed a point after its capture ended are taken for injected ones",
-    "nat-snaplen": "points hash as many bytes as others only where network headers are the same",
     "nat-identical": "how many were lost is not counted where packets behind NAT are all the same",
     "double-nat": "UDP flows of a few tens of packets, whose IP IDs change too, stay ambiguous",
-    "udp-gso": "a segment of a superpacket that shares its IP ID with another one is mixed up",
-    "bridge-flood-on-path": "copies that come early are taken for injected packets",
 }  # fmt: skip
 
 

@@ -71,10 +71,14 @@ class _Gzip:
             if not self._begun and not self._input.strip(b"\0"):
                 self._input = b""  # tape blocks and some writers pad the file with zeros
                 continue
+            before = self._member.copy()  # zlib gives out nothing of a piece in which it meets a fault
             try:
                 made = self._member.decompress(self._input, len(target))
             except zlib.error:
-                raise Damaged(cut=False) from None
+                made = self._before_fault(before, len(target))
+                self._begun = True  # so that zeros behind the fault are not taken for padding between members
+                target[: len(made)] = made
+                return len(made)
             self._begun = True
             self._input = self._member.unconsumed_tail
             if self._member.eof:
@@ -84,6 +88,21 @@ class _Gzip:
             if made:
                 target[: len(made)] = made
                 return len(made)
+
+    def _before_fault(self, member: Any, room: int) -> bytes:
+        """What the present piece gives before its fault, at most `room` bytes: it is taken byte by byte."""
+        made = bytearray()
+        taken = 0
+        while taken < len(self._input) and len(made) < room:
+            try:
+                made += member.decompress(self._input[taken : taken + 1], room - len(made))
+            except zlib.error:
+                if not made:
+                    raise Damaged(cut=False) from None
+                break  # the fault is met again at the next call
+            taken += 1
+        self._member, self._input = member, member.unconsumed_tail + self._input[taken:]
+        return bytes(made)
 
     def close(self) -> None:
         self._file.close()

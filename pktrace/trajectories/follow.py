@@ -17,6 +17,7 @@ from pktrace.schema import BASES
 from pktrace.trajectories.clock_model import Clocks, align_clocks
 from pktrace.trajectories.exact import EARLY_NS, follow_unique
 from pktrace.trajectories.model import Trajectories
+from pktrace.trajectories.packet_id import keys_by_number, numbered_packets
 from pktrace.trajectories.paths import NO_PATH, followed, longest, parts, path_of_rows, visits
 from pktrace.trajectories.ranges import NO_RANGES, Ranges, match_ranges
 from pktrace.trajectories.reach import Reach, reach_of, with_proven_misses
@@ -44,7 +45,9 @@ def follow_packets(observations: Observations) -> Trajectories:
     usable = np.flatnonzero(followed(rows))
     points = np.ascontiguousarray(rows["point"])
     digests = np.ascontiguousarray(rows["digest"])
-    keys = Keys(rows, parts(run)[rows["point"]])
+    numbers = numbered_packets(observations)
+    first_keys = digests if numbers is None else keys_by_number(rows, digests, numbers)
+    keys = Keys(rows, parts(run)[rows["point"]], first_keys)
     for round_number in range(_MOST_ROUNDS):
         ledger = Ledger()
         # Rows are in order of (time, point, file, frame); a stable sort by key keeps that within each group.
@@ -72,6 +75,8 @@ def follow_packets(observations: Observations) -> Trajectories:
     ambiguous[found.end_trajectories[keys.doubtful]] = True
     ambiguous[keys.doubtful_changes] = True
     basis = _basis(rows, keys, seen, candidates)
+    if numbers is not None:
+        basis[_all_numbered(seen, numbers) & (candidates == 1)] = BASES.index("packet_id")
     keep = _put_ranges(ranges, times, owner, seen, basis)
     if len(ranges):
         # What was not seen whole was not missed where its parts were seen.
@@ -86,6 +91,15 @@ def follow_packets(observations: Observations) -> Trajectories:
     return _in_order(
         observations, run, clocks, reach, ledger, owner, path_of, seen, candidates, basis, ambiguous, ranges, keep
     )
+
+
+def _all_numbered(seen: Array, numbers: Array) -> Array:
+    """bool per trajectory: seen at several positions, and all sightings have the number of the first."""
+    there = seen >= 0
+    first = seen[np.arange(len(seen)), np.argmax(there, axis=1)]
+    same = numbers[np.maximum(seen, 0)] == numbers[first][:, None]
+    found: Array = (same | ~there).all(axis=1) & (numbers[first] != 0) & (there.sum(axis=1) > 1)
+    return found
 
 
 def _put_ranges(ranges: Ranges, times: Array, owner: Array, seen: Array, basis: Array) -> Array:

@@ -19,8 +19,8 @@ import numpy as np
 from pktrace.decode import rows as field
 from pktrace.trajectories.bursts import bursts
 from pktrace.trajectories.exact import EARLY_NS
+from pktrace.trajectories.hashing import mixed
 from pktrace.trajectories.range_kernel import match_bytes
-from pktrace.trajectories.rewritten import mixed
 
 Array = np.ndarray[Any, Any]
 _TCP, _UDP = 6, 17

@@ -25,6 +25,7 @@ import numpy as np
 from pktrace.decode import rows as field
 from pktrace.run.model import Run
 from pktrace.trajectories.exact import EARLY_NS
+from pktrace.trajectories.hashing import mixed
 from pktrace.trajectories.paths import visits
 
 Array = np.ndarray[Any, Any]
@@ -32,6 +33,8 @@ _ENOUGH = 2
 _DISAGREE = 10
 _MOSTLY = 0.2  # share of a flow's packets that must end for it to be changed, where headers do not identify packets
 _MOST_ROUNDS = 4
+_MOST_STARTS = 8
+_WHOLE = 0.8  # share of a flow's packets that must end for its addresses, ports or IP IDs to be rewritten
 _TCP, _ICMP, _ICMPV6 = 6, 1, 58
 
 
@@ -60,17 +63,6 @@ class Open:
             self.end_rows[ends], self.end_trajectories[ends], self.end_path[ends], self.end_position[ends],
             self.start_rows[starts],
         )  # fmt: skip
-
-
-def mixed(*columns: Array) -> Array:
-    """A 64 bit hash per row of some columns."""
-    state = np.full(len(columns[0]), 0x9E3779B97F4A7C15, np.uint64)
-    for column in columns:
-        state = (state ^ column.astype(np.uint64)) * np.uint64(0xC2B2AE3D27D4EB4F)
-        state ^= state >> np.uint64(29)
-        state *= np.uint64(0x165667B19E3779F9)
-        state ^= state >> np.uint64(32)
-    return state
 
 
 def flow_of(rows: Array, answering: bool = False) -> Array:
@@ -138,6 +130,10 @@ class _Agreement:
     packets: Array
     same_id: Array
 
+    def chosen(self, which: Array) -> _Agreement:
+        """Some of the pairs."""
+        return _Agreement(self.before[which], self.after[which], self.packets[which], self.same_id[which])
+
 
 def _agreements(
     found: Open, run: Run, rows: Array, times: Array, comparable: Array, remains: Any, threshold: int
@@ -156,12 +152,13 @@ def _agreements(
     table = visits(run)
     ends = np.flatnonzero(both[of_end])
     starts = np.flatnonzero(both[of_start])
-    ends = ends[np.argsort(of_end[ends], kind="stable")]
-    starts = starts[np.argsort(of_start[starts], kind="stable")]
+    starts = starts[np.lexsort((times[found.start_rows[starts]], of_start[starts]))]
     low = np.searchsorted(of_start[starts], of_end[ends], "left")
     high = np.searchsorted(of_start[starts], of_end[ends], "right")
-    # Every end with the starts of its remains; where there are many, with the first few, which tell the flow as well.
-    many = np.minimum(high - low, 8)
+    low = np.maximum(low, _not_before(times[found.end_rows[ends]], of_end[ends], times[found.start_rows[starts]],
+                                      of_start[starts])) if (comparable == comparable[0]).all() else low  # fmt: skip
+    # Every end with the next few starts of its remains.
+    many = np.clip(high - low, 0, _MOST_STARTS)
     left = np.repeat(ends, many)
     right = starts[np.repeat(low, many) + (np.arange(many.sum()) - np.repeat(np.cumsum(many) - many, many))]
     end_row, start_row = found.end_rows[left], found.start_rows[right]
@@ -169,10 +166,7 @@ def _agreements(
     fits = at > found.end_position[left]
     after = times[start_row] - times[end_row]
     one_clock = comparable[rows["point"][start_row]] == comparable[rows["point"][end_row]]
-    alone = (many == 1)[np.searchsorted(np.cumsum(many), np.arange(many.sum()), "right")]
-    close = (after >= -EARLY_NS) & (after <= threshold)
-    # Among many equal remains the first few starts say nothing of time: the flow as a whole has to fit.
-    fits &= ~one_clock | close | (~alone & (after >= -threshold))
+    fits &= ~one_clock | ((after >= -EARLY_NS) & (after <= threshold))
     if remains is remains_of_change:
         # The same first bytes and another length: that is a part of the packet, and a matter of ranges.
         fits &= rows["content"][end_row] != rows["content"][start_row]
@@ -202,6 +196,19 @@ def _agreements(
     return _Agreement(before[clear][index], behind[clear][index], packets, same_id), doubtful
 
 
+def _not_before(end_times: Array, end_groups: Array, start_times: Array, start_groups: Array) -> Array:
+    """Per end, the first start of its group that does not lie before it; starts are in order of group and time."""
+    group = np.concatenate([start_groups, end_groups])
+    time = np.concatenate([start_times, end_times - EARLY_NS])
+    is_end = np.arange(len(group)) >= len(start_groups)
+    order = np.lexsort((is_end, time, group))
+    before = np.cumsum(~is_end[order])
+    found = np.empty(len(group), np.int64)
+    found[order] = before
+    # A start at the very time of an end counts as before it in this order, and is close enough to be missed by none.
+    return found[len(start_groups) :]
+
+
 def _distinct(pair: Array, member: Array) -> Array:
     """Distinct members per pair; pairs are numbered from 0 and in order."""
     both = np.unique(np.stack([pair, member]), axis=1)
@@ -221,11 +228,11 @@ def _accepted(found: _Agreement, sure: Array) -> Array:
 class Keys:
     """The keys by which packets are grouped: the digests, until flows turn out to be rewritten."""
 
-    def __init__(self, rows: Array, part: Array) -> None:
-        """Rows, and per row the part of the network where it was seen: what no path joins, no packet crosses."""
+    def __init__(self, rows: Array, part: Array, keys: Array) -> None:
+        """Rows; per row the part of the network it was seen in (no packet crosses what no path joins); first keys."""
         self._rows = rows
         self._part = part
-        self.keys = np.ascontiguousarray(rows["digest"])
+        self.keys = keys
         if part.any():
             self.keys = mixed(self.keys, part)
         self.learned = False
@@ -272,6 +279,12 @@ class Keys:
         agreement, self.doubtful = _agreements(
             found, run, self._rows, times, comparable, remains_of_rewrite, run.threshold_ns
         )
+        kept = agreement.same_id * (_DISAGREE + 1) >= agreement.packets * _DISAGREE
+        # What replaces addresses, ports or IP IDs does so in all packets of a flow; options change in some.
+        whole = ((agreement.before == agreement.after) & kept) | (
+            self._share_of_ends(agreement.before, found) >= _WHOLE
+        )
+        agreement = agreement.chosen(whole)
         return self._take(agreement, self._hold_numbers(agreement, found), by_header=False)
 
     def learn_changed(self, found: Open, run: Run, times: Array, comparable: Array, open_rows: Array) -> bool:
@@ -286,7 +299,11 @@ class Keys:
             return False
         self._open |= open_rows
         agreement, fits = _agreements(found, run, self._rows, times, comparable, remains_of_change, run.threshold_ns)
-        agreement = self._identified(agreement, found)
+        # Where neither IP IDs nor numbers tell packets apart, any two of a flow fit: a good part of it has to end.
+        ended = self._rows[found.end_rows]
+        alike = (ended["ip_id"] == 0) & (ended["protocol"] != _TCP) & (ended["has"] & field.HAS_ECHO == 0)
+        weak = np.isin(agreement.before, self.flow[found.end_rows[alike]])
+        agreement = agreement.chosen(~weak | (self._share_of_ends(agreement.before, found) >= _MOSTLY))
         sure = self._hold_numbers(agreement, found) & (agreement.same_id > 0)
         if self._take(agreement, sure, by_header=True):
             return True
@@ -294,25 +311,24 @@ class Keys:
         self.doubtful_changes = found.end_trajectories[fits & np.isin(flows, agreement.before)]
         return False
 
-    def _identified(self, agreement: _Agreement, found: Open) -> _Agreement:
-        """Without flows whose packets have no identity in their headers, unless most of the flow ends somewhere.
-
-        Neither IP ID nor TCP numbers: what ends and what begins may be any two packets of the flow. Where hardly any
-        packet of it passes whole, it is changed.
-        """
-        rows = self._rows[found.end_rows]
-        flows = self.flow[found.end_rows]
-        alike = (rows["ip_id"] == 0) & (rows["protocol"] != _TCP) & (rows["has"] & field.HAS_ECHO == 0)
-        weak, ends = np.unique(flows[alike], return_counts=True)
-        first = self._rows["point"][found.end_rows]
-        seen_there = np.isin(self.flow, weak) & np.isin(self._rows["point"], np.unique(first))
-        of_flow, sightings = np.unique(self.flow[seen_there], return_counts=True)
-        per_point = sightings[np.searchsorted(of_flow, weak)] / max(1, len(np.unique(first)))
-        unlikely = weak[ends < _MOSTLY * per_point]
-        keep = ~np.isin(agreement.before, unlikely)
-        return _Agreement(
-            agreement.before[keep], agreement.after[keep], agreement.packets[keep], agreement.same_id[keep]
-        )
+    def _share_of_ends(self, flows: Array, found: Open) -> Array:
+        """Which share of the packets of each flow ends, of those that the points saw where some end."""
+        rows = self._rows
+        unique = np.unique(flows)
+        ended = self.flow[found.end_rows]
+        of_end, ends = np.unique(ended[np.isin(ended, unique)], return_counts=True)
+        pair = mixed(ended, rows["point"][found.end_rows])
+        places = np.unique(pair)  # (flow, point) where packets end
+        mine = np.flatnonzero(np.isin(self.flow, unique))
+        at_places = mine[np.isin(mixed(self.flow[mine], rows["point"][mine]), places)]
+        of_flow, sightings = np.unique(self.flow[at_places], return_counts=True)
+        _, first = np.unique(pair, return_index=True)
+        of_place, points = np.unique(ended[first], return_counts=True)
+        share = np.zeros(len(unique))
+        known = np.searchsorted(unique, of_end)
+        per_point = sightings[np.searchsorted(of_flow, of_end)] / points[np.searchsorted(of_place, of_end)]
+        share[known] = ends / per_point
+        return share[np.searchsorted(unique, flows)]
 
     def _take(self, agreement: _Agreement, sure: Array, by_header: bool) -> bool:
         """Remember the pairs of flows that are one; returns whether any is new."""
