@@ -47,6 +47,7 @@ _WHY_REASON = {
     "part_lost": "some of the bytes of the packet did not cross this stage",
 }
 _WHY_BASIS = {
+    "packet_id": "the capture gave it one number (epb_packetid) at every point",
     "exact": "addresses, ports, IP ID, transport header and payload are the same at every point, as in no other packet",
     "order": "other packets have the same bytes within the loss threshold; they were told apart by their order",
     "rewritten": "its flow was rewritten on the way; payload, length and transport numbers are the same",

@@ -56,7 +56,7 @@ _RULE_VERDICTS = {
     "undetermined": "the captures cannot show what the filter did",
 }
 _BASES = {
-    "packet_id": "a packet number that several captures share (reserved; not written)",
+    "packet_id": "the capture gave it one number at every point (epb_packetid), within a file or a `session`",
     "exact": "the same digest at every point, once per visit: certain",
     "order": "equal packets, told apart by order and delay; how many were lost is certain, which is not",
     "rewritten": "headers were rewritten on the way (NAT); matched by what that leaves alone, flow by flow",
