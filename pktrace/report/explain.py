@@ -60,7 +60,7 @@ _WHY_BASIS = {
 class Sighting:
     """One sighting of the packet, with what happened on the way to it."""
 
-    position: int | None  # None: a duplicate
+    position: int | None  # None: a duplicate, or a further part of a split packet
     point: str
     ts_ns: int | None
     since_previous_ns: int | None
@@ -224,12 +224,17 @@ def _sightings(analysis: Analysis, trajectory: int) -> list[Sighting]:
             )
         )
         previous = row if row is not None else previous
+    ranges = trajectories.ranges
+    mine = (ranges.trajectory == trajectory).nonzero()[0]
+    held = {int(ranges.row[at]): (int(ranges.first[at]), int(ranges.last[at])) for at in mine}
     owned = set((trajectories.owner == trajectory).nonzero()[0].tolist())
     for extra in sorted(owned - set(trajectories.seen[trajectory].tolist())):
         row = rows[extra]
         capture = analysis.observations.captures[row["capture"]]
         point_name = run.points[row["point"]].name
-        note = ("a further copy (duplicate)",)
+        note = (
+            f"bytes {held[extra][0]:,} to {held[extra][1]:,} of it" if extra in held else "a further copy (duplicate)",
+        )
         found.append(
             Sighting(None, point_name, int(row["ts_ns"]), None, capture, int(row["frame"]), note, None, None, None)
         )
