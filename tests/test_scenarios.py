@@ -7,11 +7,16 @@ import subprocess
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
 from fixtures.scenarios import generate_scenario
 from fixtures.scenarios.catalogue import SCENARIOS
+from pktrace.findings.analysis import analyze_run
+from pktrace.report.explain import explain_packet
+from pktrace.run.runfile import load_run
+from pktrace.schema import BASES
 from tests.accuracy.measure import score_run
 from tests.accuracy.score import read_truth, score
 from tests.reference.capture import read_capture
@@ -38,6 +43,19 @@ def frames_per_capture(folder: Path) -> dict[str, int]:
     counts = seen.select("capture", "frame").unique().group_by("capture").len()
     found = {str(path.relative_to(folder)): 0 for path in folder.glob("captures/*.pcapng")}
     return found | dict(counts.iter_rows())
+
+
+def test_the_parts_of_a_split_packet_are_no_copies_of_it(runs: dict[str, Path]) -> None:
+    analysis = analyze_run(load_run(runs["tso-no-loss"]))
+    trajectories = analysis.trajectories
+    split = np.flatnonzero(trajectories.basis == BASES.index("range"))
+    assert len(split)
+    assert not trajectories.duplicates.any()
+    told = [
+        sighting.changes for sighting in explain_packet(analysis, int(split[0])).sightings if sighting.position is None
+    ]
+    assert told
+    assert all(change.startswith("bytes ") for (change,) in told)
 
 
 @pytest.mark.skipif(shutil.which("capinfos") is None, reason="capinfos is not installed")

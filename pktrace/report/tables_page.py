@@ -17,19 +17,19 @@ from pktrace.ledger import DECLARED
 _FATES = {
     "delivered": "seen at the last point of its path",
     "lost": "lost in the stage that `lost_stage` names",
-    "partial": "part of its bytes was lost (split packets; not written yet)",
+    "partial": "part of its bytes arrived; the rest of a packet that was split was lost",
     "dropped": "its rule says drop, and no point after the filter saw it",
     "absorbed": "the service may swallow packets of its rule, and this one did not come out",
     "injected": "first seen after the service, though the points before were capturing",
     "undetermined": "the captures cannot show what became of it; `reason` says why",
-    "ambiguous": "it cannot be told apart from other packets, not even by number",
+    "ambiguous": "it ends where packets begin that it may have become, and which of them it is cannot be shown",
 }
 _VERDICTS = {
     "crossed": "seen at both ends of the stage",
     "lost": "seen where the stage begins, and never after it, by captures that would have seen it",
     "unobserved": "seen later on the path, so that a capture missed it here",
     "undetermined": "not seen after it, but the captures cannot prove that it did not pass",
-    "ambiguous": "it cannot be told which of several equal packets was here",
+    "ambiguous": "not seen after it as it was, but packets that it may have become were",
 }
 _REASONS = {
     "late": "it came, but later than the loss threshold",
@@ -56,12 +56,12 @@ _RULE_VERDICTS = {
     "undetermined": "the captures cannot show what the filter did",
 }
 _BASES = {
-    "packet_id": "a packet number that several captures share (not written yet)",
+    "packet_id": "the capture gave it one number at every point (epb_packetid), within a file or a `session`",
     "exact": "the same digest at every point, once per visit: certain",
     "order": "equal packets, told apart by order and delay; how many were lost is certain, which is not",
-    "rewritten": "addresses or ports were rewritten on the way (not written yet)",
-    "modified": "other fields were changed on the way (not written yet)",
-    "range": "matched by byte ranges of a stream (not written yet)",
+    "rewritten": "headers were rewritten on the way (NAT); matched by what that leaves alone, flow by flow",
+    "modified": "payload was changed on the way; matched by addresses, ports, IP ID and transport numbers",
+    "range": "split or merged on the way (offload, fragments); matched by the bytes that each frame holds",
 }
 _STATUSES = {
     "verified": "every packet was treated rightly, and the counter, if there is one, agrees",

@@ -224,7 +224,7 @@ def _in_order(
     extra = np.flatnonzero(owned)
     is_sighting = np.zeros(len(owner), bool)
     is_sighting[seen[seen >= 0]] = True
-    is_sighting[ranges.row] = True
+    is_sighting[ranges.row] = True  # the parts of a split packet are no copies of it
     extra = extra[~is_sighting[extra]]
     if len(extra):
         # Extra copies of a packet: the most that any one point saw beyond its visits (RFC 5560 3.4).
