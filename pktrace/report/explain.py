@@ -17,8 +17,11 @@ from pktrace.run.conditions import PROTOCOL_NAMES
 from pktrace.schema import BASES, FATES, REASONS, RULE_VERDICTS, TREATMENTS, VERDICTS
 from pktrace.verdicts.judge import NONE
 
-# Fields that routing and offloads may change on the way, and that the digest therefore leaves out.
+# Fields that may change on the way; addresses and tunnels are compared as text.
 _WATCHED = (
+    ("sport", field.HAS_PORTS),
+    ("dport", field.HAS_PORTS),
+    ("ip_id", field.HAS_ID),
     ("ttl", field.HAS_IP),
     ("dscp", field.HAS_IP),
     ("vlan", field.HAS_VLAN),
@@ -34,7 +37,7 @@ _WHY_FATE = {
     "absorbed": "the service may answer or swallow packets of its rule, and it was not seen after the service",
     "injected": "no point before the service saw it, though they were capturing",
     "undetermined": "the captures cannot show whether it was lost",
-    "ambiguous": "it cannot be told apart from other packets",
+    "ambiguous": "packets begin behind it that it may have become, and which of them it is cannot be shown",
 }
 _WHY_REASON = {
     "late": "it came later than the loss threshold",
@@ -47,8 +50,12 @@ _WHY_REASON = {
     "part_lost": "some of the bytes of the packet did not cross this stage",
 }
 _WHY_BASIS = {
+    "packet_id": "the capture gave it one number (epb_packetid) at every point",
     "exact": "addresses, ports, IP ID, transport header and payload are the same at every point, as in no other packet",
     "order": "other packets have the same bytes within the loss threshold; they were told apart by their order",
+    "rewritten": "its flow was rewritten on the way; payload, length and transport numbers are the same",
+    "modified": "its flow was changed on the way; addresses, ports, IP ID and transport numbers are the same",
+    "range": "it was split or merged on the way; the frames hold the same bytes of its flow or datagram",
 }
 
 
@@ -56,7 +63,7 @@ _WHY_BASIS = {
 class Sighting:
     """One sighting of the packet, with what happened on the way to it."""
 
-    position: int | None  # None: a duplicate
+    position: int | None  # None: a duplicate, or a further part of a split packet
     point: str
     ts_ns: int | None
     since_previous_ns: int | None
@@ -160,7 +167,7 @@ def _packet_line(analysis: Analysis, trajectory: int) -> str:
     has = int(row["has"])
     ends = []
     for side, port in (("source", "sport"), ("destination", "dport")):
-        address = address_text(int(row["ip_version"]), int(row[f"{side}_high"]), int(row[f"{side}_low"]))
+        address = _address(row, side)
         if has & field.HAS_PORTS:
             address = f"[{address}]:{row[port]}" if row["ip_version"] == 6 else f"{address}:{row[port]}"
         ends.append(address)
@@ -190,6 +197,7 @@ def _fate_line(analysis: Analysis, trajectory: int, fate: str) -> str:
 def _sightings(analysis: Analysis, trajectory: int) -> list[Sighting]:
     trajectories, verdicts, run = analysis.trajectories, analysis.verdicts, analysis.run
     rows = analysis.observations.rows
+    tunnels = analysis.observations.tunnels
     path = run.paths[int(trajectories.path[trajectory])]
     arriving: dict[int, int] = {}  # position -> the stage with a verdict that ends there
     for stage in path.stage_numbers():
@@ -199,7 +207,7 @@ def _sightings(analysis: Analysis, trajectory: int) -> list[Sighting]:
     previous: Any = None
     ranges = trajectories.ranges
     mine = (ranges.trajectory == trajectory).nonzero()[0].tolist()
-    parts = {int(ranges.row[part]): f"bytes {ranges.first[part]:,} to {ranges.last[part]:,}" for part in mine}
+    parts = {int(ranges.row[at]): f"bytes {ranges.first[at]:,} to {ranges.last[at]:,}" for at in mine}
     for position, point in enumerate(path.points):
         row_number = int(trajectories.seen[trajectory, position])
         stage_here = arriving.get(position)
@@ -216,7 +224,7 @@ def _sightings(analysis: Analysis, trajectory: int) -> list[Sighting]:
                 since,
                 analysis.observations.captures[row["capture"]] if row is not None else None,
                 int(row["frame"]) if row is not None else None,
-                _changes_or_part(previous, row, parts.get(row_number)),
+                _changes_or_part(previous, row, tunnels, parts.get(row_number)),
                 path.stage_name(stage_here) if stage_here is not None else None,
                 VERDICTS[int(verdicts.stage_verdict[trajectory, stage_here])] if stage_here is not None else None,
                 REASONS[int(verdicts.stage_reason[trajectory, stage_here])] if stage_here is not None else None,
@@ -235,16 +243,27 @@ def _sightings(analysis: Analysis, trajectory: int) -> list[Sighting]:
     return found
 
 
-def _changes_or_part(previous: Any, row: Any, part: str | None) -> tuple[str, ...]:
+def _address(row: Any, side: str) -> str:
+    return address_text(int(row["ip_version"]), int(row[f"{side}_high"]), int(row[f"{side}_low"]))
+
+
+def _changes_or_part(previous: Any, row: Any, tunnels: tuple[str, ...], part: str | None) -> tuple[str, ...]:
     """What changed since the last sighting; of a part of the packet just which bytes it holds."""
     if part is not None:
         return (part,)
-    return _changes(previous, row) if row is not None and previous is not None else ()
+    return _changes(previous, row, tunnels) if row is not None and previous is not None else ()
 
 
-def _changes(before: Any, after: Any) -> tuple[str, ...]:
+def _changes(before: Any, after: Any, tunnels: tuple[str, ...]) -> tuple[str, ...]:
     """Watched fields that differ between two sightings."""
     found = []
+    for side in ("source", "destination"):
+        old, new = _address(before, side), _address(after, side)
+        if old != new:
+            found.append(f"{side} {old} to {new}")
+    if before["tunnel"] != after["tunnel"]:
+        old, new = (tunnels[row["tunnel"] - 1] if row["tunnel"] else "none" for row in (before, after))
+        found.append(f"tunnel {old} to {new}")
     for name, bit in _WATCHED:
         had, has = (not bit or bool(row["has"] & bit) for row in (before, after))
         if had and has and before[name] != after[name]:
