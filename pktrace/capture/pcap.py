@@ -13,7 +13,7 @@ import numpy as np
 
 from pktrace.capture.index import BROKEN, FULL, MORE, Interface
 from pktrace.compiled import kernel
-from pktrace.wire import byte, word
+from pktrace.wire import byte, memory, word
 
 # magic number -> (byte order, nanoseconds per unit of the fraction, bytes of a record header)
 _MAGICS = {
@@ -76,10 +76,11 @@ def _scan(data, size, position, packets, frames, big, fraction_ns, header, lengt
 
     Every read is checked against `size`; each step goes on by at least 16 bytes.
     """
+    source = memory(data)
     count = 0
     while position + header <= size:
-        captured = word(data, position + 8, big)
-        length = word(data, position + 12, big)
+        captured = word(source, position + 8, big)
+        length = word(source, position + 12, big)
         if lengths == 1 or (lengths == 2 and captured > length):
             captured, length = length, captured
         if captured > 262_144:
@@ -91,7 +92,7 @@ def _scan(data, size, position, packets, frames, big, fraction_ns, header, lengt
         packet = packets[count]
         packet["frame"] = frames + count + 1
         packet["offset"] = position + header
-        packet["ts"] = word(data, position, big) * 1_000_000_000 + word(data, position + 4, big) * fraction_ns
+        packet["ts"] = word(source, position, big) * 1_000_000_000 + word(source, position + 4, big) * fraction_ns
         packet["packet_id"] = 0
         packet["captured"] = captured
         packet["length"] = length
@@ -103,8 +104,8 @@ def _scan(data, size, position, packets, frames, big, fraction_ns, header, lengt
         packet["ifindex"] = 0
         packet["direction"] = 0
         if header == 24:
-            packet["ifindex"] = word(data, position + 16, big)
-            packet["direction"] = 2 if byte(data, position + 22) == 4 else 1
+            packet["ifindex"] = word(source, position + 16, big)
+            packet["direction"] = 2 if byte(source, position + 22) == 4 else 1
         count += 1
         position += header + captured
     return count, position, MORE

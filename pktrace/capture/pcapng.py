@@ -13,7 +13,7 @@ import numpy as np
 from pktrace.capture.index import BROKEN, FULL, LARGEST_BLOCK, LARGEST_PACKET, MORE, Interface
 from pktrace.capture.options import Options
 from pktrace.compiled import inlined, kernel
-from pktrace.wire import BIG_ENDIAN, CHECKSUM_NOT_READY, NO_TIME, OUT_OF_RANGE, PACKET_ID, half, word
+from pktrace.wire import BIG_ENDIAN, CHECKSUM_NOT_READY, NO_TIME, OUT_OF_RANGE, PACKET_ID, half, memory, word
 
 SECTION_HEADER = 0x0A0D0D0A
 INTERFACE_DESCRIPTION = 1
@@ -254,6 +254,7 @@ def _scan(data, size, packets, count, state, times):
     Every read is checked against `size`; each step goes on by at least 12 bytes. A block is looked at when all of it
     is there, so that what is found does not depend on how the file was cut into pieces.
     """
+    source = memory(data)
     position = state[_POSITION]
     big = state[_BIG] != 0
     described = state[_INTERFACES]
@@ -263,14 +264,14 @@ def _scan(data, size, packets, count, state, times):
         state[_SKIP] -= step
         position += step
     while position + 12 <= size:
-        kind = word(data, position, big)
+        kind = word(source, position, big)
         if kind == 0x0A0D0D0A:
             # A section header gives the byte order of all that follows, its own length included (4.1).
-            big = word(data, position + 8, True) == 0x1A2B3C4D
-            if word(data, position + 8, big) != 0x1A2B3C4D:
+            big = word(source, position + 8, True) == 0x1A2B3C4D
+            if word(source, position + 8, big) != 0x1A2B3C4D:
                 stopped = _STOP_BROKEN
                 break
-        total = word(data, position + 4, big)
+        total = word(source, position + 4, big)
         if total < 12 or (total & 3) != 0:
             stopped = _STOP_BROKEN
             break
@@ -289,7 +290,7 @@ def _scan(data, size, packets, count, state, times):
         if total > size - position:
             break
         end = position + total
-        if word(data, end - 4, big) != total:
+        if word(source, end - 4, big) != total:
             stopped = _STOP_BROKEN
             break
         if packet_block:
@@ -303,25 +304,25 @@ def _scan(data, size, packets, count, state, times):
             interface = np.int64(0)
             packet = packets[count]
             if kind == 3:
-                length = word(data, position + 8, big)
+                length = word(source, position + 8, big)
                 captured = length
                 if described > 0 and times[0, 4] > 0:
                     captured = min(captured, times[0, 4])
             else:
                 if kind == 6:
-                    interface = word(data, position + 8, big)
+                    interface = word(source, position + 8, big)
                 else:
-                    interface = half(data, position + 8, big)
-                captured = word(data, position + 20, big)
-                length = word(data, position + 24, big)
+                    interface = half(source, position + 8, big)
+                captured = word(source, position + 20, big)
+                length = word(source, position + 24, big)
             if interface >= described or captured > end - 4 - position - head or captured > LARGEST_PACKET:
                 stopped = _STOP_BROKEN
                 break
             if kind == 3:
                 packet["ts"] = NO_TIME
             else:
-                high = np.uint64(word(data, position + 12, big))
-                low = np.uint64(word(data, position + 16, big))
+                high = np.uint64(word(source, position + 12, big))
+                low = np.uint64(word(source, position + 16, big))
                 packet["ts"] = _nanoseconds((high << np.uint64(32)) | low, times, interface)
             state[_FRAMES] += 1
             packet["frame"] = state[_FRAMES]
@@ -338,11 +339,11 @@ def _scan(data, size, packets, count, state, times):
             packet["options"] = options
             packet["options_end"] = options
             if kind == 2:
-                drops = half(data, position + 10, big)
+                drops = half(source, position + 10, big)
                 packet["dropped"] = 0 if drops == 0xFFFF else drops
             if kind != 3 and options + 4 <= end - 4:
                 packet["options_end"] = end - 4
-                _packet_options(data, options, end - 4, big, packet)
+                _packet_options(source, options, end - 4, big, packet)
             count += 1
         elif ours:
             if total < (28 if kind == 0x0A0D0D0A else 20 if kind == 1 else 24):

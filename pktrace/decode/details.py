@@ -11,7 +11,7 @@ import numpy as np
 from pktrace.compiled import inlined, kernel
 from pktrace.decode.network import MOST_EXTENSIONS, plausible_ipv4, plausible_ipv6
 from pktrace.decode.rows import HAS_IP
-from pktrace.wire import BIG_ENDIAN, byte, double, half, word
+from pktrace.wire import BIG_ENDIAN, byte, double, half, memory, word
 
 DETAIL = np.dtype(
     [
@@ -178,19 +178,20 @@ def details(data, base, packets, rows, found):
         data, base, packets: the batch; rows: ROW, its decoded packets;
         found: DETAIL, zeroed, one per packet, filled here.
     """
+    source = memory(data)
     for number in range(len(rows)):
         row = rows[number]
         packet = packets[number]
         detail = found[number]
         if packet["options_end"] > packet["options"]:
             big = packet["marks"] & BIG_ENDIAN != 0
-            _file_options(data, np.int64(packet["options"]), np.int64(packet["options_end"]), big, detail)
+            _file_options(source, np.int64(packet["options"]), np.int64(packet["options_end"]), big, detail)
         if not row["has"] & HAS_IP:
             continue
         start = row["byte_offset"] - base
         end = start + min(np.int64(row["captured_length"]), np.int64(row["ip_end"]))
         if row["ip_version"] == 6 and (row["l4"] == 0 or row["l4"] > row["l3"] + 40):
-            _extension_authentication(data, start + np.int64(row["l3"]) + 40, end, detail)
+            _extension_authentication(source, start + np.int64(row["l3"]) + 40, end, detail)
         if row["fragment_offset"] > 0 or row["l4"] == 0:
             continue
         at = start + np.int64(row["l4"])
@@ -198,28 +199,28 @@ def details(data, base, packets, rows, found):
         version = row["ip_version"]
         if protocol == 6:
             if at + 20 <= end:
-                _tcp_options(data, at + 20, min(end, start + np.int64(row["payload"])), detail)
+                _tcp_options(source, at + 20, min(end, start + np.int64(row["payload"])), detail)
         elif protocol == 50:
             if at + 8 <= end:
                 detail["has"] |= HAS_SPI
-                detail["spi"] = word(data, at, True)
-                detail["sequence"] = word(data, at + 4, True)
+                detail["spi"] = word(source, at, True)
+                detail["sequence"] = word(source, at + 4, True)
         elif protocol == 51:
-            _authentication(data, at, end, detail)
+            _authentication(source, at, end, detail)
         elif protocol == 132:
             if at + 8 <= end:
                 detail["has"] |= HAS_TAG
-                detail["sctp_tag"] = word(data, at + 4, True)
+                detail["sctp_tag"] = word(source, at + 4, True)
         elif protocol == 2:
             if at < end:
                 detail["has"] |= HAS_IGMP
-                detail["igmp_type"] = byte(data, at)
+                detail["igmp_type"] = byte(source, at)
                 if at + 8 <= end and detail["igmp_type"] != 0x22:
                     detail["has"] |= HAS_GROUP
-                    detail["igmp_group"] = word(data, at + 4, True)
+                    detail["igmp_group"] = word(source, at + 4, True)
         elif at + 8 <= end:
-            kind = byte(data, at)
+            kind = byte(source, at)
             if protocol == 1 and version == 4 and (kind == 3 or kind == 4 or kind == 5 or kind == 11 or kind == 12):
-                _quoted(data, at + 8, end, 4, detail)
+                _quoted(source, at + 8, end, 4, detail)
             elif protocol == 58 and version == 6 and kind >= 1 and kind <= 4:
-                _quoted(data, at + 8, end, 6, detail)
+                _quoted(source, at + 8, end, 6, detail)

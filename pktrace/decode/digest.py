@@ -14,7 +14,7 @@ import numpy as np
 
 from pktrace.compiled import inlined, kernel
 from pktrace.decode.rows import HAS_IP
-from pktrace.wire import little_double
+from pktrace.wire import little_double, memory
 
 PAYLOAD_BYTES = 64
 UNBOUNDED = np.int64(1 << 40)
@@ -153,14 +153,16 @@ def digest_again(data, base, rows, kept):
     Args:
         kept: int64 per row, how many bytes from the network header on every capture of such packets kept.
     """
+    source = memory(data)
     for number in range(len(rows)):
         if rows[number]["has"] & HAS_IP:
-            digest_of(data, rows[number]["byte_offset"] - base, rows[number], kept[number])
+            digest_of(source, rows[number]["byte_offset"] - base, rows[number], kept[number])
 
 
 @kernel
 def content_again(data, base, rows, payload_bytes):
     """Hash the first payload bytes of rows anew, at most `payload_bytes` of them; data and base as above."""
+    source = memory(data)
     for number in range(len(rows)):
         row = rows[number]
         if row["has"] & HAS_IP and row["l4"] > 0:
@@ -168,4 +170,4 @@ def content_again(data, base, rows, payload_bytes):
             payload = np.int64(row["payload"])
             stop = min(payload + payload_bytes, np.int64(row["ip_end"]))
             stop = min(stop, np.int64(row["captured_length"]))
-            row["content"] = _payload(data, start + min(payload, stop), start + stop)
+            row["content"] = _payload(source, start + min(payload, stop), start + stop)

@@ -23,7 +23,7 @@ from pktrace.decode.rows import (
 )
 from pktrace.decode.transport import AH, TCP, transport
 from pktrace.decode.tunnels import ROOM, descend, may_carry
-from pktrace.wire import CHECKSUM_NOT_READY, NO_TIME, OUT_OF_RANGE, PACKET_ID, byte
+from pktrace.wire import CHECKSUM_NOT_READY, NO_TIME, OUT_OF_RANGE, PACKET_ID, byte, memory
 
 
 @kernel
@@ -39,6 +39,7 @@ def decode(data, base, packets, link_types, rows, entries, slots, tunnels, first
     Returns:
         The packets that are done: all, unless the table of tunnels needs more room.
     """
+    source = memory(data)
     pending = np.empty((ROOM, 2), np.int64)
     for number in range(first, len(packets)):
         if tunnels[0] + ROOM > len(entries):
@@ -70,16 +71,16 @@ def decode(data, base, packets, link_types, rows, entries, slots, tunnels, first
             if marks & CHECKSUM_NOT_READY:
                 has |= np.uint32(PARTIAL_CHECKSUM)
         row["has"] = has
-        kind, at = link_layer(data, start, limit, link_types[packet["interface"]], row)
-        kind, at = to_network(data, at, limit, kind, row)
+        kind, at = link_layer(source, start, limit, link_types[packet["interface"]], row)
+        kind, at = to_network(source, at, limit, kind, row)
         below = np.int64(-1)
         if kind == IPV4:
-            below = ipv4(data, start, at, limit, np.int64(row["length"]), row)
+            below = ipv4(source, start, at, limit, np.int64(row["length"]), row)
         elif kind == IPV6:
-            below = ipv6(data, start, at, limit, np.int64(row["length"]), row)
-        if kind == NSH or (below >= 0 and row["protocol"] != TCP and may_carry(data, below, limit, row["protocol"])):
+            below = ipv6(source, start, at, limit, np.int64(row["length"]), row)
+        if kind == NSH or (below >= 0 and row["protocol"] != TCP and may_carry(source, below, limit, row["protocol"])):
             below, limit = descend(
-                data, start, below if kind != NSH else at, limit, kind, row, entries, slots, tunnels, pending
+                source, start, below if kind != NSH else at, limit, kind, row, entries, slots, tunnels, pending
             )
         if below < 0:
             if not row["has"] & HAS_IP:
@@ -103,17 +104,17 @@ def decode(data, base, packets, link_types, rows, entries, slots, tunnels, first
                 protocol = np.int64(row["protocol"])
                 if protocol == AH and row["ip_version"] == 4:
                     if below + 8 <= end:
-                        protocol = byte(data, below)
-                        below += (byte(data, below + 1) + 2) * 4
+                        protocol = byte(source, below)
+                        below += (byte(source, below + 1) + 2) * 4
                     elif cut:
                         row["has"] |= CUT_HEADER
                         known = False
-                payload = transport(data, below, end, cut, protocol, row)
-                # Without the data offset nobody knows where a TCP header ends.
+                payload = transport(source, below, end, cut, protocol, row)
+                # Without the source offset nobody knows where a TCP header ends.
                 known = known and (protocol != TCP or row["has"] & HAS_TCP != 0)
             row["payload"] = payload - start
             if known and payload - start <= ip_end:
                 row["has"] |= HAS_PAYLOAD
                 row["payload_length"] = ip_end - (payload - start)
-        digest_of(data, start, row, UNBOUNDED)
+        digest_of(source, start, row, UNBOUNDED)
     return len(packets)
