@@ -53,12 +53,14 @@ def checked(folder: Path) -> Checked:
 
 
 def numbered(count: int, gap_ns: int = MILLISECOND, **header: object) -> list[Record]:
-    """Datagrams that all differ."""
+    """Datagrams that all differ; `payload` is a format for their number."""
     plain = Header(SENDER, RECEIVER, UDP, sport=1000, dport=2000)
+    payload = header.pop("payload", b"%08d")
+    assert isinstance(payload, bytes)
     return [
         Record(
             BEGIN_NS + number * gap_ns,
-            frame(replace(plain, ip_id=number + 1, payload=b"%08d" % number, **header)),  # type: ignore[arg-type]
+            frame(replace(plain, ip_id=number + 1, payload=payload % number, **header)),  # type: ignore[arg-type]
         )
         for number in range(count)
     ]
@@ -328,7 +330,7 @@ def test_the_offset_of_another_clock_is_estimated_and_latency_refused(tmp_path: 
 
 
 def test_a_clock_that_cannot_be_told_prevents_losses_too(tmp_path: Path) -> None:
-    other = numbered(200, dport=9)
+    other = numbered(200, dport=9, payload=b"other %08d")  # with equal payloads it would be the same flow, rewritten
     captures = {"a": capture(numbered(200)), "b": capture(later(other, 5 * SECOND))}
     found = checked(a_run(tmp_path / "run", captures, clocks={"a": "here", "b": "there"}))
     assert not found.facts.points[1].clock_known

@@ -45,6 +45,15 @@ def frames_per_capture(folder: Path) -> dict[str, int]:
     return found | dict(counts.iter_rows())
 
 
+def test_explain_tells_rewritten_addresses_and_tunnels(runs: dict[str, Path]) -> None:
+    analysis = analyze_run(load_run(runs["nat-vxlan-loss"]))
+    crossed = np.flatnonzero((analysis.trajectories.seen >= 0).all(axis=1))
+    told = [change for packet in explain_packet(analysis, int(crossed[0])).sightings for change in packet.changes]
+    kinds = {change.split()[0] for change in told}
+    assert kinds & {"source", "destination"}
+    assert "tunnel" in kinds
+
+
 def test_the_parts_of_a_split_packet_are_no_copies_of_it(runs: dict[str, Path]) -> None:
     analysis = analyze_run(load_run(runs["tso-no-loss"]))
     trajectories = analysis.trajectories
