@@ -267,3 +267,23 @@ def test_a_loop_that_a_point_sees_very_often(tmp_path: Path) -> None:
     analysis = _in_time(tmp_path, files_of, 20_000)
     assert fates(analysis) == {("delivered", None): 1}
     assert analysis.trajectories.duplicates.tolist() == [19_999]
+
+
+def test_superpackets_of_very_many_flows(tmp_path: Path) -> None:
+    """Every flow whose packets an offload had split was looked for among the packets of all flows."""
+
+    def files_of(count: int) -> Mapping[str, bytes]:
+        whole: list[Record] = []
+        parts: list[Record] = []
+        for flow in range(count):
+            at, first, second = START + flow * 20_000, b"%06d" % flow + bytes(94), bytes(60)
+            for ip_id, payload, delay, to in (
+                (7, first + second, 0, whole),
+                (7, first, 9, parts),
+                (8, second, 10, parts),
+            ):
+                header = Header("10.0.0.1", "10.0.0.2", 17, payload, sport=1024 + flow, dport=53, ip_id=ip_id)
+                to.append(Record(at + delay, frame(header)))
+        return {"a": file_of(whole), "b": file_of(parts), "c": file_of(parts)}
+
+    assert fates(_in_time(tmp_path, files_of, 6_000)) == {("delivered", None): 6_000}
