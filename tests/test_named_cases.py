@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -287,3 +290,13 @@ def test_superpackets_of_very_many_flows(tmp_path: Path) -> None:
         return {"a": file_of(whole), "b": file_of(parts), "c": file_of(parts)}
 
     assert fates(_in_time(tmp_path, files_of, 6_000)) == {("delivered", None): 6_000}
+
+
+def test_a_pipe_for_a_capture_is_refused_at_once(tmp_path: Path) -> None:
+    """Its hash waited for a writer for ever, after the reader had refused it."""
+    os.mkfifo(tmp_path / "pipe")
+    command = [sys.executable, "-m", "pktrace", "observe", str(tmp_path / "pipe"), "-o", str(tmp_path / "out.parquet")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "is no regular file" in done.stderr
+    assert os.listdir(tmp_path) == ["pipe"]
