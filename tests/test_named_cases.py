@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -232,3 +236,67 @@ def test_a_packet_first_seen_behind_the_filter_accuses_nobody(tmp_path: Path) ->
     assert tally.counts["undetermined"] == 1
     assert tally.counts["hit"] == 30
     assert tally.status == "undetermined"
+
+
+def _in_time(folder: Path, files_of: Callable[[int], Mapping[str, bytes]], count: int) -> Analysis:
+    """The analysis of so many; kernels are compiled before, by one of a few."""
+    for number in (50, count):
+        (folder / str(number)).mkdir()
+        files = files_of(number)
+        begun = time.process_time()
+        analysis = analyzed(folder / str(number), files, [{"name": "p", "points": list(files)}])
+    assert time.process_time() - begun < 10, "what is to be linear takes time by the square"
+    return analysis
+
+
+def test_many_equal_packets_that_begin_behind_a_point(tmp_path: Path) -> None:
+    """Each was compared with all others, to find out that it is nobody's copy."""
+
+    def files_of(count: int) -> Mapping[str, bytes]:
+        same = udp(1, b"same", ip_id=0)
+        copies = [Record(START + number * 2_000, same) for number in range(count)]
+        return {"a": file_of(sent(10)), "b": file_of(copies)}
+
+    assert fates(_in_time(tmp_path, files_of, 250_000)) == {("lost", None): 10, ("delivered", None): 250_000}
+
+
+def test_a_loop_that_a_point_sees_very_often(tmp_path: Path) -> None:
+    """Each copy looked for its original among all copies before it."""
+
+    def files_of(count: int) -> Mapping[str, bytes]:
+        copies = [Record(START + 1_000 * number, udp(1)) for number in range(1, count + 1)]
+        return {"a": file_of([Record(START, udp(1))]), "b": file_of(copies), "c": file_of(copies)}
+
+    analysis = _in_time(tmp_path, files_of, 20_000)
+    assert fates(analysis) == {("delivered", None): 1}
+    assert analysis.trajectories.duplicates.tolist() == [19_999]
+
+
+def test_superpackets_of_very_many_flows(tmp_path: Path) -> None:
+    """Every flow whose packets an offload had split was looked for among the packets of all flows."""
+
+    def files_of(count: int) -> Mapping[str, bytes]:
+        whole: list[Record] = []
+        parts: list[Record] = []
+        for flow in range(count):
+            at, first, second = START + flow * 20_000, b"%06d" % flow + bytes(94), bytes(60)
+            for ip_id, payload, delay, to in (
+                (7, first + second, 0, whole),
+                (7, first, 9, parts),
+                (8, second, 10, parts),
+            ):
+                header = Header("10.0.0.1", "10.0.0.2", 17, payload, sport=1024 + flow, dport=53, ip_id=ip_id)
+                to.append(Record(at + delay, frame(header)))
+        return {"a": file_of(whole), "b": file_of(parts), "c": file_of(parts)}
+
+    assert fates(_in_time(tmp_path, files_of, 6_000)) == {("delivered", None): 6_000}
+
+
+def test_a_pipe_for_a_capture_is_refused_at_once(tmp_path: Path) -> None:
+    """Its hash waited for a writer for ever, after the reader had refused it."""
+    os.mkfifo(tmp_path / "pipe")
+    command = [sys.executable, "-m", "pktrace", "observe", str(tmp_path / "pipe"), "-o", str(tmp_path / "out.parquet")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "is no regular file" in done.stderr
+    assert os.listdir(tmp_path) == ["pipe"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,9 +150,11 @@ def sha256_of(path: str | os.PathLike[str], name: str) -> str:
     """SHA-256 of the file as it is on disk.
 
     Raises:
-        CaptureFileError: it cannot be read.
+        CaptureFileError: it cannot be read, or is no regular file (opening a pipe would wait for its writer).
     """
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise CaptureFileError(name, None, "is no regular file; captures are read from files")
         with open(path, "rb", buffering=0) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as problem:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,15 @@ from pktrace.trajectories.exact import EARLY_NS
 
 Array = np.ndarray[Any, Any]
 _AT_ONCE = 8  # bursts of one flow that may be under way at the same time
+_MOST_LOOKS = 256  # packets sent before a burst among which its own is looked for
 
 
 def bursts(rows: Array, times: Array, senders: Array, arrivals: Array) -> list[tuple[int, int, int, int]]:
     """Which segments belong to which packets.
 
     Args:
-        rows, times: of all; senders: packets that were sent, arrivals: what one point saw, both in order of time.
+        rows, times: of one flow, for all of them are looked at; senders: packets that were sent, arrivals: what one
+        point saw, both in order of time.
 
     Returns:
         (sender, segment, first byte, end) of every segment that belongs to one.
@@ -30,21 +33,28 @@ def bursts(rows: Array, times: Array, senders: Array, arrivals: Array) -> list[t
     for place, sender in enumerate(senders.tolist()):
         begins.setdefault((ids[sender], content[sender]), []).append(place)
     order = senders.tolist()
+    sent = [at[sender] for sender in order]
     found: list[tuple[int, int, int, int]] = []
     waiting: list[list[int]] = []  # bursts without their first segment
     under_way: list[list[int]] = []  # (place of the packet, size of its segments, the next index) of the last bursts
     open_from = 0
     step = 0
     for segment in arrivals.tolist():
-        started = [
-            place
-            for place in begins.get((ids[segment], content[segment]), [])
-            if place >= open_from and at[order[place]] - early <= at[segment] and size[segment] < size[order[place]]
-        ]
-        if started:
-            _place_waiting(waiting, open_from, started[-1], order, ids, size, at, step, found)
+        alike = begins.get((ids[segment], content[segment]), [])
+        # The last of these packets that was sent before and is longer.
+        last = bisect_right(alike, at[segment] + early, key=sent.__getitem__)
+        place = next(
+            (
+                place
+                for place in alike[max(0, last - _MOST_LOOKS) : last][::-1]
+                if place >= open_from and size[segment] < size[order[place]]
+            ),
+            -1,
+        )
+        if place >= 0:
+            _place_waiting(waiting, open_from, place, order, sent, ids, size, at, step, found)
             waiting = []
-            place, step = started[-1], size[segment]
+            step = size[segment]
             open_from = place + 1
             under_way = [*under_way[1 - _AT_ONCE :], [place, step, 1]]
             found.append((order[place], segment, 0, step))
@@ -66,7 +76,7 @@ def bursts(rows: Array, times: Array, senders: Array, arrivals: Array) -> list[t
             waiting[-1].append(segment)
         else:
             waiting.append([segment])
-    _place_waiting(waiting, open_from, len(order), order, ids, size, at, step, found)
+    _place_waiting(waiting, open_from, len(order), order, sent, ids, size, at, step, found)
     return found
 
 
@@ -76,16 +86,17 @@ def _fits(index: int, length: int, step: int, whole: int) -> bool:
 
 
 def _place_waiting(
-    waiting: list[list[int]], low: int, high: int, order: list[int], ids: list[int], size: list[int], at: list[int],
-    step: int, found: list[tuple[int, int, int, int]],
+    waiting: list[list[int]], low: int, high: int, order: list[int], sent: list[int], ids: list[int], size: list[int],
+    at: list[int], step: int, found: list[tuple[int, int, int, int]],
 ) -> None:  # fmt: skip
     """Give bursts without their first segment to packets of order[low:high]: each to the last one before that fits."""
     for burst in waiting:
-        for place in range(high - 1, low - 1, -1):
+        last = bisect_right(sent, at[burst[0]] + int(EARLY_NS), low, high)
+        for place in range(last - 1, max(low, last - _MOST_LOOKS) - 1, -1):
             sender = order[place]
-            indices = [(ids[segment] - ids[sender]) & 0xFFFF for segment in burst]
-            if at[sender] - int(EARLY_NS) > at[burst[0]]:
+            if not _fits((ids[burst[0]] - ids[sender]) & 0xFFFF, size[burst[0]], step, size[sender]):
                 continue
+            indices = [(ids[segment] - ids[sender]) & 0xFFFF for segment in burst]
             if all(
                 _fits(index, size[segment], step, size[sender]) for index, segment in zip(indices, burst, strict=True)
             ):

@@ -119,24 +119,20 @@ def _assign_nearest(due, sent, penalty, arrived, earliest, latest, given):
 
 
 @inlined
-def _duplicate_of(rows, packet_of, index, times, began_at, threshold):
+def _duplicate_of(rows, packet_of, index, before, behind, times, began_at, threshold):
     """The packet of which rows[index] is a further copy, -1 where there is none.
 
     That of the nearest given sighting before it within the threshold, else of the nearest after it, if that packet
     was seen at an earlier position before this copy: this one took another way (a bridge that floods), or was faster.
+    `before` and `behind` are the indices of the nearest given sightings, -1 where there is none.
     """
     at = times[rows[index]]
-    for other in range(index - 1, -1, -1):
-        if packet_of[other] >= 0:
-            if at - times[rows[other]] <= threshold:
-                return packet_of[other]
-            break
-    for other in range(index + 1, len(packet_of)):
-        packet = packet_of[other]
-        if packet >= 0:
-            if began_at[packet] <= at and at - began_at[packet] <= threshold:
-                return packet
-            break
+    if before >= 0 and at - times[rows[before]] <= threshold:
+        return packet_of[before]
+    if behind >= 0:
+        packet = packet_of[behind]
+        if began_at[packet] <= at and at - began_at[packet] <= threshold:
+            return packet
     return np.int64(-1)
 
 
@@ -165,19 +161,23 @@ def _may_begin(missed, start, end, path, position, time):
 @inlined
 def _by_digest(rows, digests, digest_at, arrived, sent_at, threshold, packet_of, unchanged):
     """Sightings whose digest just one packet had where it was seen last, and that come once: they are that packet."""
-    for index in range(len(rows)):
-        digest = digests[rows[index]]
-        packet = np.int64(-1)
-        several = False
-        for other in range(len(digest_at)):
-            if digest_at[other] == digest:
-                several |= packet >= 0
-                packet = np.int64(other)
-        for other in range(len(rows)):
-            several |= other != index and digests[rows[other]] == digest
-        if packet >= 0 and not several and arrived[index] - sent_at[packet] <= threshold:
+    count = len(rows)
+    both = np.empty(count + len(digest_at), np.uint64)  # of the sightings, then of the packets
+    both[:count] = digests[rows]
+    both[count:] = digest_at
+    order = np.arange(len(both))
+    _sort(both.view(np.int64), order)
+    first = 0
+    while first < len(order):
+        last = first + 1
+        while last < len(order) and both[order[last]] == both[order[first]]:
+            last += 1
+        # The sort is stable: of two, the sighting stands before the packet.
+        index, packet = order[first], order[last - 1] - count
+        if last - first == 2 and index < count and packet >= 0 and arrived[index] - sent_at[packet] <= threshold:
             packet_of[index] = packet
             unchanged[packet] = True
+        first = last
 
 
 @inlined
@@ -210,7 +210,7 @@ def _place_many(
             arrived[index] = times[rows[index]]
             packet_of[index] = -1
         unchanged = np.zeros(packets, np.bool_)
-        if varied and count * packets <= _LARGEST_TABLE:
+        if varied and packets:
             _by_digest(rows[:count], digests, digest_at[:packets], arrived, sent_at, threshold, packet_of, unchanged)
         # Every packet that can have come here, in the order in which it is due. One that must have skipped a point
         # is due as well, but a sighting goes to it only if it is not plausible for those that were seen just before.
@@ -256,13 +256,20 @@ def _place_many(
         # it begins packets, half as many as were seen, since every packet comes back.
         again = visits[path, point, 1] > position
         begins = (count + 1) // 2 if again and packets == 0 else (0 if again else count)
+        behind = np.empty(count, np.int64)
+        near = np.int64(-1)
+        for index in range(count - 1, -1, -1):
+            behind[index] = near
+            near = index if packet_of[index] >= 0 else near
+        before = np.int64(-1)
         copy_of = np.empty(count, np.int64)
         for index in range(count):
             copy_of[index] = -1
+            before = index if packet_of[index] >= 0 else before
             is_copy = not _may_begin(missed, start, end, path, position, arrived[index])
             if packet_of[index] < 0 and not again and is_copy:
                 within = threshold if packets > 1 else _FOREVER
-                copy_of[index] = _duplicate_of(rows, packet_of, index, times, began_at, within)
+                copy_of[index] = _duplicate_of(rows, packet_of, index, before, behind[index], times, began_at, within)
         for index in range(count):
             row = rows[index]
             packet = max(packet_of[index], copy_of[index])

@@ -207,25 +207,28 @@ def _in_bursts(rows: Array, flows: Array, times: Array, sent: Array, loose: Arra
     known = np.unique(first_bytes[udp & is_sender])
     split = np.unique(flows[both][udp & ~is_sender & np.isin(first_bytes, known)])
     found: list[tuple[int, int, int, int]] = []
-    for flow in split:
-        mine = udp & (flows[both] == flow)
-        senders = np.flatnonzero(mine & is_sender)
-        senders = senders[np.argsort(times[both[senders]], kind="stable")]
-        loose_here = np.flatnonzero(mine & ~is_sender)
-        loose_here = loose_here[np.argsort(times[both[loose_here]], kind="stable")]
-        points, first_place = np.unique(chosen["point"][loose_here], return_index=True)
+    # The rows of these flows, flow by flow in order of time.
+    chosen_flows = flows[both]
+    ordered = np.flatnonzero(udp & np.isin(chosen_flows, split))
+    ordered = ordered[np.lexsort((times[both[ordered]], chosen_flows[ordered]))]
+    for mine in np.split(ordered, np.flatnonzero(np.diff(chosen_flows[ordered])) + 1):
+        of_flow, times_of_flow = chosen[mine], times[both[mine]]
+        senders, loose_here = np.flatnonzero(is_sender[mine]), np.flatnonzero(~is_sender[mine])
+        points, first_place = np.unique(of_flow["point"][loose_here], return_index=True)
         # Where a point has seen a segment that one before had placed, the bytes are the same: so is its packet.
         known_segments: dict[int, tuple[int, int, int]] = {}
         for point in points[np.argsort(first_place)]:
-            arrivals = loose_here[chosen["point"][loose_here] == point]
-            digests = chosen["digest"][arrivals].tolist()
+            arrivals = loose_here[of_flow["point"][loose_here] == point]
+            digests = of_flow["digest"][arrivals].tolist()
             placed = [known_segments.get(digest) for digest in digests]
-            again = [(whose[0], at, *whose[1:]) for at, whose in zip(arrivals.tolist(), placed, strict=True) if whose]
+            again = [
+                (whose[0], at, whose[1], whose[2]) for at, whose in zip(arrivals.tolist(), placed, strict=True) if whose
+            ]
             left = arrivals[np.array([whose is None for whose in placed], bool)]
-            fresh = bursts(chosen, times[both], senders, left)
-            found += again + fresh
+            fresh = bursts(of_flow, times_of_flow, senders, left)
+            found += [(int(mine[sender]), int(mine[at]), begin, end) for sender, at, begin, end in again + fresh]
             for sender, segment, begin, end in fresh:
-                known_segments[int(chosen["digest"][segment])] = (sender, begin, end)
+                known_segments[int(of_flow["digest"][segment])] = (sender, begin, end)
     if not found:
         return spans
     owner, segments, begins, ends = (np.array(column, np.int64) for column in zip(*found, strict=True))
