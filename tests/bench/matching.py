@@ -243,14 +243,16 @@ def scaling(sizes: list[int], rounds: int) -> None:
         if rows * BYTES_PER_ROW > free_memory():
             print(f"  {rows:14,} not measured: needs {rows * BYTES_PER_ROW / 1e9:.1f} GB of free memory")
             continue
-        observations = make_observations(rows)
-        follow_packets(observations)
-        least = min(seconds_of(lambda: follow_packets(observations)) for _ in range(rounds))  # noqa: B023
-        per_row = 1e9 * least / len(observations.rows)
+        count, least = least_of(make_observations(rows), rounds)
+        per_row = 1e9 * least / count
         first = first or per_row
-        print(f"  {len(observations.rows):14,} {least:9.3f} {per_row:11.1f} {per_row / first:9.2f}", flush=True)
-        del observations
-        gc.collect()
+        print(f"  {count:14,} {least:9.3f} {per_row:11.1f} {per_row / first:9.2f}", flush=True)
+
+
+def least_of(observations: Observations, rounds: int) -> tuple[int, float]:
+    """How many rows, and the shortest time of some rounds."""
+    follow_packets(observations)
+    return len(observations.rows), min(seconds_of(lambda: follow_packets(observations)) for _ in range(rounds))
 
 
 def free_memory() -> float:
