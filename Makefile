@@ -84,9 +84,10 @@ corpus: $(VENV)/installed-dev  ## Compare the decoder with tshark over the captu
 	@$(PY) -m tests.corpus "$$PKTRACE_CORPUS/decoder" $$(ls -d "$$PKTRACE_CORPUS/multipoint" 2>/dev/null) $(ARGS)
 
 .PHONY: bench
-bench: $(VENV)/installed  ## Speed: start-up, and decoding beside capinfos, tshark and cat (BENCH_PACKETS=200000: less to wait for).
+bench: $(VENV)/installed  ## Speed: start-up, and decoding beside capinfos, tshark and cat, matching beside polars (BENCH_PACKETS=200000: less to wait for).
 	@$(PY) tests/bench/start_up.py $(RUN)
 	@$(PY) tests/bench/decoding.py --packets $(BENCH_PACKETS)
+	@$(PY) tests/bench/matching.py --packets $(BENCH_PACKETS)
 
 .PHONY: accuracy
 accuracy: $(VENV)/installed-dev  ## Hold the analysis against generated runs with known truth; writes docs/accuracy.md.

@@ -15,8 +15,10 @@ from pktrace.cli.narration import analysis_of
 analysis_of(sys.argv[1])
 from pktrace.trajectories.exact import follow_unique
 from pktrace.trajectories.order import follow_repeated
+from pktrace.trajectories.sorting import sort_pairs
 from pktrace.verdicts.judge import judge_packets
-print([kernel.__name__ for kernel in (follow_unique, follow_repeated, judge_packets) if kernel.stats.cache_misses])
+kernels = (follow_unique, follow_repeated, sort_pairs, judge_packets)
+print([kernel.__name__ for kernel in kernels if kernel.stats.cache_misses])
 """
 
 

@@ -22,21 +22,23 @@ class Clocks:
     group: Array  # int64 per point: times of points with equal numbers can be compared once offsets are removed
 
 
-def align_clocks(run: Run, rows: Array, digests: Array, members: Array, paths: Array) -> Clocks:
-    """Offsets between the clocks of the points, from digests that each point saw at most once."""
+def align_clocks(run: Run, rows: Array, keys: Array, members: Array, paths: Array) -> Clocks:
+    """Offsets between the clocks of the points, from keys that each point saw at most once.
+
+    Args:
+        keys: uint64 per member; members: row numbers in order of key; paths: int16 per row.
+    """
     names = sorted({point.clock for point in run.points}, key=[p.clock for p in run.points].index)
     clock = np.array([names.index(point.clock) for point in run.points], np.int64)
     if len(names) == 1:
         zeros = np.zeros(len(run.points), np.int64)
         return Clocks(zeros, clock, zeros)
-    keys = digests[members].astype(np.uint64)
     points = rows["point"][members]
-    at = {
-        number: _once(
-            keys[points == number], rows["ts_ns"][members][points == number], paths[members][points == number]
-        )
-        for number in range(len(run.points))
-    }
+    at = {}
+    for number in range(len(run.points)):
+        mine = np.flatnonzero(points == number)
+        mine = mine[_once(keys[mine])]
+        at[number] = keys[mine], rows["ts_ns"][members[mine]], paths[members[mine]]
     forward: dict[tuple[int, int], list[Array]] = {}
     for number, path in enumerate(run.paths):
         for a, b in zip(path.points, path.points[1:], strict=False):
@@ -58,11 +60,13 @@ def align_clocks(run: Run, rows: Array, digests: Array, members: Array, paths: A
     return Clocks(np.array(offsets, np.int64)[clock], clock, np.array(groups, np.int64)[clock])
 
 
-def _once(keys: Array, times: Array, paths: Array) -> tuple[Array, Array, Array]:
-    """Keys that occur once, in order, with their times and paths."""
-    unique, index, counts = np.unique(keys, return_index=True, return_counts=True)
-    single = counts == 1
-    return unique[single], times[index[single]], paths[index[single]]
+def _once(keys: Array) -> Array:
+    """bool per key: it occurs once; keys are in order."""
+    found = np.ones(len(keys), bool)
+    again = keys[1:] == keys[:-1]
+    found[1:] &= ~again
+    found[:-1] &= ~again
+    return found
 
 
 def _differences(a: tuple[Array, Array, Array], b: tuple[Array, Array, Array], path: int) -> Array:

@@ -110,14 +110,14 @@ def several(members, first, last, times, points, path, visits, clocks, threshold
 
 @kernel
 def follow_unique(
-    digests, members, times, points, paths, visits, clocks, threshold, owner, seen, path_of, repeated
+    keys, members, times, points, paths, visits, clocks, threshold, owner, seen, path_of, repeated
 ):  # fmt: skip
-    """Place all groups of equal digests without repeats.
+    """Place all groups of equal keys without repeats.
 
     Args:
-        digests: uint64 per row; members: row numbers sorted by (digest, time); times, points, paths: per row;
+        keys: uint64 per member; members: row numbers sorted by (key, time); times, points, paths: per row;
         visits: of paths.visits; clocks: int64 per point; threshold: ns;
-        owner: int64 per row, -1, filled; seen: int64 (rows x positions), -1, filled;
+        owner: int64 per row, -1, filled; seen: int64 (keys x positions), -1, filled;
         path_of: int16 per trajectory, filled; repeated: int64, filled with the begin and end of repeated groups.
 
     Returns:
@@ -132,7 +132,7 @@ def follow_unique(
     first = np.int64(0)
     while first < len(members):
         last = first + 1
-        while last < len(members) and digests[members[last]] == digests[members[first]]:
+        while last < len(members) and keys[last] == keys[first]:
             last += 1
         path = group_path(members, first, last, paths)
         if path < 0:

@@ -22,6 +22,7 @@ from pktrace.trajectories.paths import NO_PATH, followed, longest, parts, path_o
 from pktrace.trajectories.ranges import NO_RANGES, Ranges, match_ranges
 from pktrace.trajectories.reach import Reach, reach_of, with_proven_misses
 from pktrace.trajectories.rewritten import Keys, open_ends
+from pktrace.trajectories.sorting import sorted_by_key
 
 Array = np.ndarray[Any, Any]
 # A packet that is rewritten at several stages is followed through one more of them in each round.
@@ -45,19 +46,21 @@ def follow_packets(observations: Observations) -> Trajectories:
     usable = np.flatnonzero(followed(rows))
     points = np.ascontiguousarray(rows["point"])
     digests = np.ascontiguousarray(rows["digest"])
+    raw_times = np.ascontiguousarray(rows["ts_ns"])
     numbers = numbered_packets(observations)
     first_keys = digests if numbers is None else keys_by_number(rows, digests, numbers)
-    keys = Keys(rows, parts(run)[rows["point"]], first_keys)
+    keys = Keys(rows, parts(run)[points], first_keys)
     for round_number in range(_MOST_ROUNDS):
         ledger = Ledger()
         # Rows are in order of (time, point, file, frame); a stable sort by key keeps that within each group.
-        members = usable[np.argsort(keys.keys[usable], kind="stable")]
-        clocks = align_clocks(run, rows, keys.keys, members, paths)
-        times = rows["ts_ns"] - clocks.offset_ns[rows["point"]]
+        members, in_order = sorted_by_key(keys.keys, usable)
+        clocks = align_clocks(run, rows, in_order, members, paths)
+        times = raw_times
         if clocks.offset_ns.any():
-            members = members[np.lexsort((members, times[members], keys.keys[members]))]
+            times = raw_times - clocks.offset_ns[points]
+            members, in_order = sorted_by_key(keys.keys, usable[np.argsort(times[usable], kind="stable")])
         reach = reach_of(run, observations.coverage, clocks)
-        reach, *placed = _place(run, reach, clocks, keys.keys, digests, members, times, points, paths, ledger)
+        reach, *placed = _place(run, reach, clocks, in_order, digests, members, times, points, paths, ledger)
         owner, path_of, seen, candidates = placed
         found = open_ends(run, rows, members, owner, seen, path_of)
         ranges = NO_RANGES
@@ -146,13 +149,21 @@ def _place(
     paths: Array,
     ledger: Ledger,
 ) -> tuple[Reach, Array, Array, Array, Array]:
-    """(reach with proven misses, owner per row, path, seen, candidates) with trajectories in order of key."""
+    """(reach with proven misses, owner per row, path, seen, candidates) with trajectories in order of key.
+
+    Args:
+        keys: uint64 per member.
+    """
     table = visits(run)
     owner = np.full(len(times), -1, np.int64)
-    seen = np.full((len(members), longest(run)), -1, np.int64)
-    path_of = np.full(len(members), NO_PATH, np.int16)
-    candidates = np.ones(len(members), np.int32)
+    # Room for a trajectory per row, of which the part that repeated keys may need is not touched without them.
+    seen = np.empty((len(members), longest(run)), np.int64)
+    path_of = np.empty(len(members), np.int16)
+    candidates = np.empty(len(members), np.int32)
     repeated = np.empty(len(members), np.int64)
+    different = min(1, len(members)) + int(np.count_nonzero(keys[1:] != keys[:-1]))
+    for array, nothing in ((seen, -1), (path_of, NO_PATH), (candidates, 1)):
+        array[:different] = nothing
     count = 0
     if len(members) and run.paths:
         count, left, off_path, no_path = follow_unique(
@@ -173,6 +184,8 @@ def _place(
         if left:
             from pktrace.trajectories.order import follow_repeated  # compiled only where packets repeat
 
+            for array, nothing in ((seen, -1), (path_of, NO_PATH), (candidates, 1)):
+                array[different:] = nothing
             delays, slack, plausible = _expected_delays(run, times, seen[:count], path_of[:count])
             count, more_off, more_none = follow_repeated(
                 repeated[:left], members, times, originals, points, paths, table, clocks.clock, _layout(run), delays,
@@ -203,33 +216,34 @@ def _in_order(
     keep: Array,
 ) -> Trajectories:
     """Number the trajectories by their first sighting, and count what each owns."""
-    number = np.cumsum(keep) - 1
-    owner = np.where(owner >= 0, number[np.maximum(owner, 0)], -1) if len(number) else owner
-    ranges = ranges.renumbered(number)
-    path, seen, candidates = path[keep], seen[keep], candidates[keep]
-    basis, ambiguous = basis[keep], ambiguous[keep]
+    if not keep.all():
+        number = np.cumsum(keep) - 1
+        owner = np.where(owner >= 0, number[np.maximum(owner, 0)], -1)
+        ranges = ranges.renumbered(number)
+        path, seen, candidates = path[keep], seen[keep], candidates[keep]
+        basis, ambiguous = basis[keep], ambiguous[keep]
     count = len(path)
     first_position = np.argmax(seen >= 0, axis=1) if count else np.zeros(0, np.int64)
     first_row = seen[np.arange(count), first_position]
-    order = np.argsort(first_row, kind="stable")
-    number = np.empty(count, np.int64)
+    order = _order_of(first_row, len(owner))
+    number = np.empty(count + 1, np.int64)
     number[order] = np.arange(count)
-    owned = owner >= 0
-    owner = owner.copy()
-    owner[owned] = number[owner[owned]]
-    points = observations.rows["point"].astype(np.int64)
-    sightings = np.bincount(owner[owned], minlength=count).astype(np.int32)
+    number[-1] = -1
+    owner = number[owner]  # -1 stays: it takes the last
+    sightings = np.bincount(owner + 1, minlength=count + 1)[1:].astype(np.int32)
     path, seen = path[order], seen[order]
     duplicates = np.zeros(count, np.int32)
-    extra = np.flatnonzero(owned)
-    is_sighting = np.zeros(len(owner), bool)
-    is_sighting[seen[seen >= 0]] = True
-    is_sighting[ranges.row] = True  # the parts of a split packet are no copies of it
-    extra = extra[~is_sighting[extra]]
-    if len(extra):
-        # Extra copies of a packet: the most that any one point saw beyond its visits (RFC 5560 3.4).
-        keys, copies = np.unique(np.stack([owner[extra], points[extra]]), axis=1, return_counts=True)
-        np.maximum.at(duplicates, keys[0], copies.astype(np.int32))
+    # Without shared rows of ranges, every sighting is of one trajectory: as many rows owned, no further copies.
+    if len(ranges) or sightings.sum() != np.count_nonzero(seen >= 0):
+        is_sighting = np.zeros(len(owner), bool)
+        is_sighting[seen[seen >= 0]] = True
+        is_sighting[ranges.row] = True  # the parts of a split packet are no copies of it
+        extra = np.flatnonzero((owner >= 0) & ~is_sighting)
+        if len(extra):
+            # Extra copies of a packet: the most that any one point saw beyond its visits (RFC 5560 3.4).
+            points = observations.rows["point"][extra].astype(np.int64)
+            keys, copies = np.unique(np.stack([owner[extra], points]), axis=1, return_counts=True)
+            np.maximum.at(duplicates, keys[0], copies.astype(np.int32))
     return Trajectories(
         observations=observations,
         run=run,
@@ -242,11 +256,20 @@ def _in_order(
         duplicates=duplicates,
         owner=owner,
         ambiguous=ambiguous[order],
-        ranges=ranges.renumbered(number),
+        ranges=ranges.renumbered(number[:count]),
         clocks=clocks,
         reach=reach,
         ledger=ledger,
     )
+
+
+def _order_of(first_row: Array, rows: int) -> Array:
+    """What puts trajectories in order of their first rows, stable; rows are numbers below `rows`."""
+    at = np.full(rows, -1, np.int64)
+    at[first_row] = np.arange(len(first_row))
+    order = at[at >= 0]
+    # Two that begin with one row are rare, and want a sort.
+    return order if len(order) == len(first_row) else np.argsort(first_row, kind="stable")
 
 
 def _layout(run: Run) -> Array:

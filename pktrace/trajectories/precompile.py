@@ -10,6 +10,7 @@ import numpy as np
 
 from pktrace.trajectories.exact import follow_unique
 from pktrace.trajectories.order import follow_repeated
+from pktrace.trajectories.sorting import sort_pairs
 
 
 def compile_kernels() -> None:
@@ -19,6 +20,7 @@ def compile_kernels() -> None:
     visits, table = np.zeros((1, 1, 2), np.int64), np.zeros((1, 4), np.int64)
     one, flags = np.zeros((1, 1), np.int64), np.zeros((1, 1), bool)
     seen, pairs = np.zeros((0, 1), np.int64), np.zeros((1, 1, 1), np.int64)
+    sort_pairs(np.zeros(0, np.uint64), numbers)
     follow_unique(
         np.zeros(0, np.uint64), numbers, numbers, points, paths, visits, numbers, np.int64(0), numbers, seen, paths,
         numbers,

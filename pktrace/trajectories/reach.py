@@ -67,16 +67,21 @@ def with_proven_misses(reach: Reach, run: Run, times: Array, seen: Array, path_o
         mine = seen[path_of == number][:, : len(path.points)]
         if len(mine) == 0:
             continue
-        at = np.where(mine >= 0, times[np.maximum(mine, 0)], FOREVER)
-        in_detour = (mine[:, path.detour_first : path.detour_last + 1] >= 0).any(axis=1)
+        there = mine >= 0
+        in_detour = there[:, path.detour_first : path.detour_last + 1].any(axis=1) if path.has_detour else None
+        before = there[:, 0].copy()  # whether it was seen before the position
         for position in range(1, len(path.points) - 1):
             point = path.points[position]
-            before, after = mine[:, :position] >= 0, mine[:, position + 1 :] >= 0
-            passed = before.any(axis=1) & after.any(axis=1) & (mine[:, position] < 0)
-            if path.has_detour and path.detour_first <= position <= path.detour_last:
+            passed = before & ~there[:, position]
+            if in_detour is not None and path.detour_first <= position <= path.detour_last:
                 passed &= in_detour  # else it may have gone over the bypass
-            left = np.where(before, at[:, :position], -FOREVER).max(axis=1, initial=-FOREVER)
-            came = np.where(after, at[:, position + 1 :], FOREVER).min(axis=1, initial=FOREVER)
-            passed &= (left >= reach.start[point]) & (came <= reach.end[point])
-            missed[point] += int(passed.sum())
+            before |= there[:, position]
+            unseen = np.flatnonzero(passed)
+            unseen = unseen[there[unseen, position + 1 :].any(axis=1)]
+            if not len(unseen):
+                continue
+            at, known = times[np.maximum(mine[unseen], 0)], there[unseen]
+            left = np.where(known, at, -FOREVER)[:, :position].max(axis=1)
+            came = np.where(known, at, FOREVER)[:, position + 1 :].min(axis=1)
+            missed[point] += int(((left >= reach.start[point]) & (came <= reach.end[point])).sum())
     return Reach(reach.start, reach.end, missed, reach.incomplete | (missed > 0), reach.unknown)
