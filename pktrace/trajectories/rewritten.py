@@ -29,7 +29,8 @@ from pktrace.trajectories.hashing import mixed
 from pktrace.trajectories.paths import visits
 
 Array = np.ndarray[Any, Any]
-_ENOUGH = 2
+_ENOUGH = 2  # agreeing packets, where IP IDs are equal and not 0
+_ENOUGH_ALONE = 4  # where the remains have to do without
 _DISAGREE = 10
 _MOSTLY = 0.2  # share of a flow's packets that must end for it to be changed, where headers do not identify packets
 _MOST_ROUNDS = 4
@@ -78,6 +79,19 @@ def flow_of(rows: Array, answering: bool = False) -> Array:
         rows["protocol"], rows[f"{source}_high"], rows[f"{source}_low"], rows[f"{destination}_high"],
         rows[f"{destination}_low"], rows[sport], rows[dport], rows["icmp_id"],
     )  # fmt: skip
+
+
+def stays_on_its_link(rows: Array) -> Array:
+    """bool per row: link-local or multicast, which no router forwards with other addresses (RFC 4291 2.5.6, 3927 7)."""
+    six = rows["ip_version"] == 6
+    found = np.zeros(len(rows), bool)
+    for side in ("source", "destination"):
+        high, low = rows[f"{side}_high"], rows[f"{side}_low"]
+        found |= six & ((high >> np.uint64(54)) == np.uint64(0xFE80 >> 6))
+        found |= ~six & ((low >> np.uint64(16)) == np.uint64(0xA9FE))
+    found |= six & ((rows["destination_high"] >> np.uint64(56)) == np.uint64(0xFF))
+    found |= ~six & ((rows["destination_low"] >> np.uint64(28)) == np.uint64(0xE))
+    return found
 
 
 def _numbers(rows: Array) -> tuple[Array, ...]:
@@ -129,10 +143,12 @@ class _Agreement:
     after: Array
     packets: Array
     same_id: Array
+    by_id: Array  # those with equal IP IDs other than 0
 
     def chosen(self, which: Array) -> _Agreement:
         """Some of the pairs."""
-        return _Agreement(self.before[which], self.after[which], self.packets[which], self.same_id[which])
+        columns = (self.before, self.after, self.packets, self.same_id, self.by_id)
+        return _Agreement(*(column[which] for column in columns))
 
 
 def _agreements(
@@ -170,6 +186,7 @@ def _agreements(
     if remains is remains_of_change:
         # The same first bytes and another length: that is a part of the packet, and a matter of ranges.
         fits &= rows["content"][end_row] != rows["content"][start_row]
+    fits &= ~(stays_on_its_link(end_rows)[left] | stays_on_its_link(start_rows)[right])
     # What echoes a packet back answers it, and is no rewritten form of it.
     fits &= flow_of(end_rows, answering=True)[left] != flow_of(start_rows)[right]
     left, right = left[fits], right[fits]
@@ -193,7 +210,9 @@ def _agreements(
     agree = np.minimum(_distinct(pair, left), _distinct(pair, right))[pair[clear]]
     packets = np.bincount(inverse, weights=agree, minlength=len(unique)).astype(np.int64)
     same_id = np.bincount(inverse, weights=agree * id_equal, minlength=len(unique)).astype(np.int64)
-    return _Agreement(before[clear][index], behind[clear][index], packets, same_id), doubtful
+    told = id_equal & (rows["ip_id"][found.end_rows[left[clear]]] != 0)
+    by_id = np.bincount(inverse, weights=agree * told, minlength=len(unique)).astype(np.int64)
+    return _Agreement(before[clear][index], behind[clear][index], packets, same_id, by_id), doubtful
 
 
 def _not_before(end_times: Array, end_groups: Array, start_times: Array, start_groups: Array) -> Array:
@@ -222,7 +241,7 @@ def _accepted(found: _Agreement, sure: Array) -> Array:
         _, place = np.unique(side, return_inverse=True)
         total = np.bincount(place, weights=found.packets)
         best &= found.packets * (_DISAGREE + 1) >= total[place] * _DISAGREE
-    return best & ((found.packets >= _ENOUGH) | sure)
+    return best & ((found.by_id >= _ENOUGH) | (found.packets >= _ENOUGH_ALONE) | sure)
 
 
 class Keys:
