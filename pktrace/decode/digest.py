@@ -171,3 +171,9 @@ def content_again(data, base, rows, payload_bytes):
             stop = min(payload + payload_bytes, np.int64(row["ip_end"]))
             stop = min(stop, np.int64(row["captured_length"]))
             row["content"] = _payload(source, start + min(payload, stop), start + stop)
+
+
+@kernel
+def content_of(data, size):
+    """The hash that `content` of a row is, of the first `size` bytes, at most PAYLOAD_BYTES; SLACK more are there."""
+    return _payload(memory(data), np.int64(0), size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,18 @@ import numpy as np
 from pktrace.trajectories.exact import EARLY_NS
 
 Array = np.ndarray[Any, Any]
+ContentAt = Callable[[Any, int, int], int | None]
 _AT_ONCE = 8  # bursts of one flow that may be under way at the same time
 _MOST_LOOKS = 256  # packets sent before a burst among which its own is looked for
 
 
-def bursts(rows: Array, times: Array, senders: Array, arrivals: Array) -> list[tuple[int, int, int, int]]:
+def bursts(
+    rows: Array, times: Array, senders: Array, arrivals: Array, content_at: ContentAt
+) -> list[tuple[int, int, int, int]]:
     """Which segments belong to which packets.
 
     Args:
+        content_at: the hash of so many payload bytes of a row from some byte on, or None where it is not known;
         rows, times: of one flow, for all of them are looked at; senders: packets that were sent, arrivals: what one
         point saw, both in order of time.
 
@@ -60,13 +65,20 @@ def bursts(rows: Array, times: Array, senders: Array, arrivals: Array) -> list[t
             found.append((order[place], segment, 0, step))
             continue
         # Bursts may be under way at the same time: the one that this segment continues, with the fewest left out.
-        best: list[int] | None = None
-        gap = 0
-        for burst in under_way:
-            index = (ids[segment] - ids[order[burst[0]]]) & 0xFFFF
-            fits = index >= burst[2] and _fits(index, size[segment], burst[1], size[order[burst[0]]])
-            if fits and (best is None or index - burst[2] <= gap):
-                best, gap = burst, index - burst[2]
+        indices = [(ids[segment] - ids[order[burst[0]]]) & 0xFFFF for burst in under_way]
+        fitting = [
+            (index - burst[2], -number, burst)
+            for number, (index, burst) in enumerate(zip(indices, under_way, strict=True))
+            if index >= burst[2] and _fits(index, size[segment], burst[1], size[order[burst[0]]])
+        ]
+        if len(fitting) > 1:  # the bytes themselves tell, where the capture has them
+            told = [
+                (gap, number, burst)
+                for gap, number, burst in fitting
+                if content_at(rows[order[burst[0]]], (burst[2] + gap) * burst[1], size[segment]) == content[segment]
+            ]
+            fitting = told or fitting
+        gap, _, best = min(fitting, default=(0, 0, None))
         continues = bool(waiting) and 1 <= (ids[segment] - ids[waiting[-1][-1]]) & 0xFFFF < 64
         if best is not None and not (gap and continues):
             index = best[2] + gap

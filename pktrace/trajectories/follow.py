@@ -12,6 +12,7 @@ import numpy as np
 from pktrace.ledger import Ledger
 from pktrace.observations.contents import make_contents_comparable
 from pktrace.observations.observe import Observations
+from pktrace.observations.payloads import Payloads
 from pktrace.run.model import Run
 from pktrace.schema import BASES
 from pktrace.trajectories.clock_model import Clocks, align_clocks
@@ -46,6 +47,7 @@ def follow_packets(observations: Observations) -> Trajectories:
     usable = np.flatnonzero(followed(rows))
     points = np.ascontiguousarray(rows["point"])
     digests = np.ascontiguousarray(rows["digest"])
+    payloads = Payloads(observations)
     raw_times = np.ascontiguousarray(rows["ts_ns"])
     numbers = numbered_packets(observations)
     first_keys = digests if numbers is None else keys_by_number(rows, digests, numbers)
@@ -70,7 +72,9 @@ def follow_packets(observations: Observations) -> Trajectories:
             continue
         if len(found.start_rows):
             flows = keys.first_flow
-            ranges = match_ranges(rows, times, flows, members, owner, seen, path_of, visits(run), run.threshold_ns)
+            ranges = match_ranges(
+                rows, times, flows, members, owner, seen, path_of, visits(run), run.threshold_ns, payloads.content
+            )
         unexplained = found.without(ranges.trajectory, ranges.row)
         if not keys.learn_changed(unexplained, run, times, clocks.group, unexplained.rows_of(owner, members)):
             break

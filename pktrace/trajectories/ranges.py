@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode import rows as field
-from pktrace.trajectories.bursts import bursts
+from pktrace.trajectories.bursts import ContentAt, bursts
 from pktrace.trajectories.exact import EARLY_NS
 from pktrace.trajectories.hashing import mixed
 from pktrace.trajectories.range_kernel import match_bytes
@@ -62,13 +62,13 @@ NO_RANGES = Ranges(*(np.zeros(0, np.int64) for _ in range(5)))
 
 def match_ranges(
     rows: Array, times: Array, flows: Array, members: Array, owner: Array, seen: Array, path_of: Array, visits: Array,
-    threshold: int,
+    threshold: int, content_at: ContentAt,
 ) -> Ranges:  # fmt: skip
     """Match what begins nowhere with the packets whose bytes it holds.
 
     Args:
-        flows: uint64 per row, the flow that each row's began as; members: rows that are followed; owner, seen, path_of:
-        of the trajectories so far; visits: of paths.visits.
+        flows: uint64 per row, the flow that each row's began as; members: rows that are followed;
+        owner, seen, path_of: of the trajectories so far; visits: of paths.visits; content_at: of `bursts`.
 
     Returns:
         Ranges in order of trajectory, position and first byte.
@@ -88,7 +88,14 @@ def match_ranges(
         ),
         _matched(rows, times, _in_datagrams(rows, sent, loose), open_ended, path_of, visits, seen, threshold),
         _matched(
-            rows, times, _in_bursts(rows, flows, times, sent, loose), open_ended, path_of, visits, seen, threshold
+            rows,
+            times,
+            _in_bursts(rows, flows, times, sent, loose, content_at),
+            open_ended,
+            path_of,
+            visits,
+            seen,
+            threshold,
         ),
     ]
     together = np.concatenate(found)
@@ -188,7 +195,7 @@ def _in_datagrams(rows: Array, sent: Array, loose: Array) -> _Spans:
     return _spans(group, sent, loose, begin, end, wanted)
 
 
-def _in_bursts(rows: Array, flows: Array, times: Array, sent: Array, loose: Array) -> _Spans:
+def _in_bursts(rows: Array, flows: Array, times: Array, sent: Array, loose: Array, content_at: ContentAt) -> _Spans:
     """Segments of UDP packets that an offload split: IDs from the packet's own on, in one burst at one point.
 
     The first segment of a burst has the ID and the first bytes of its packet; segment i the ID + i, and the bytes from
@@ -225,7 +232,7 @@ def _in_bursts(rows: Array, flows: Array, times: Array, sent: Array, loose: Arra
                 (whose[0], at, whose[1], whose[2]) for at, whose in zip(arrivals.tolist(), placed, strict=True) if whose
             ]
             left = arrivals[np.array([whose is None for whose in placed], bool)]
-            fresh = bursts(of_flow, times_of_flow, senders, left)
+            fresh = bursts(of_flow, times_of_flow, senders, left, content_at)
             found += [(int(mine[sender]), int(mine[at]), begin, end) for sender, at, begin, end in again + fresh]
             for sender, segment, begin, end in fresh:
                 known_segments[int(of_flow["digest"][segment])] = (sender, begin, end)
