@@ -18,7 +18,8 @@ def fits(condition: Condition, rows: np.ndarray[Any, Any]) -> Mask:
     """Boolean per row: every field that the condition names fits by any of its values.
 
     A packet without ports (a later fragment, ICMP) never fits a condition that names ports; ports without a protocol
-    mean those of TCP and UDP; non-IP never fits.
+    mean those of TCP and UDP; types are those of ICMP in IPv4 and ICMPv6 in IPv6 (a filter does not look at the other
+    way round, though the decoder does); non-IP never fits.
     """
     found: Mask = rows["has"] & field.HAS_IP != 0
     protocols = condition.protocols
@@ -36,7 +37,16 @@ def fits(condition: Condition, rows: np.ndarray[Any, Any]) -> Mask:
     ):
         if ranges is not None:
             found &= rows["has"] & bit != 0
+            if bit == field.HAS_ICMP:
+                found &= _of_its_version(rows)
             found &= _in_ranges(ranges, rows[name])
+    return found
+
+
+def _of_its_version(rows: np.ndarray[Any, Any]) -> Mask:
+    """ICMP in IPv4, ICMPv6 in IPv6."""
+    six: Mask = rows["ip_version"] == 6
+    found: Mask = rows["protocol"] == np.where(six, 58, 1)
     return found
 
 
