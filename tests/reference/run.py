@@ -212,6 +212,8 @@ def fits(match: dict[str, Any], fields: dict[str, Any]) -> bool:
             good = value in protocol_numbers(wanted)
         elif key in ("sport", "dport", "icmp_type"):
             good = any(low <= value <= high for low, high in number_ranges(wanted))
+            if key == "icmp_type":  # ICMP in IPv4, ICMPv6 in IPv6; the other way round a filter sees none
+                good = good and fields["protocol"] == (1 if fields["ip_version"] == 4 else 58)
         else:
             raise KeyError(key)
         if not good:
