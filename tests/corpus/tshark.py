@@ -117,7 +117,8 @@ def profile() -> str:
 
 def use_profile(folder: str) -> None:
     """Use the profile of another process, which sees to its end; pool workers end without clearing up."""
-    _profile[:] = [folder]
+    if not _profile:  # a forked worker has it already; to let go of its object here would remove the folder
+        _profile[:] = [folder]
 
 
 def _environment() -> dict[str, str]:
