@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 
 from pktrace.capture import pcap, pcapng, toollog
 from pktrace.capture.index import BROKEN, CORRUPT, CUT, FULL, LARGEST_BLOCK, WHOLE, Interface, Walker
-from pktrace.capture.source import Damaged, open_source
+from pktrace.capture.source import Damaged, open_regular, open_source
 from pktrace.errors import CaptureFileError
 from pktrace.wire import PACKET, SLACK
 
@@ -81,11 +80,6 @@ class CaptureReader:
         raise CaptureFileError(self.name, 0, f"is no capture file ({'; '.join(reasons)})")
 
     @property
-    def kind(self) -> str:
-        """pcap or pcapng."""
-        return self._walker.kind
-
-    @property
     def interfaces(self) -> list[Interface]:
         """The interfaces met so far."""
         return self._walker.interfaces
@@ -150,12 +144,10 @@ def sha256_of(path: str | os.PathLike[str], name: str) -> str:
     """SHA-256 of the file as it is on disk.
 
     Raises:
-        CaptureFileError: it cannot be read, or is no regular file (opening a pipe would wait for its writer).
+        CaptureFileError: it cannot be read, or is no regular file.
     """
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise CaptureFileError(name, None, "is no regular file; captures are read from files")
-        with open(path, "rb", buffering=0) as file:
+        with open_regular(path, name) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as problem:
         raise CaptureFileError(name, None, f"cannot be read: {problem.strerror}") from None

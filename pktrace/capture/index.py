@@ -44,7 +44,6 @@ class Walker(Protocol):
     `position` is where in the present piece the walk goes on; `interfaces` those met so far.
     """
 
-    kind: str
     position: int
     interfaces: list[Interface]
     unknown_blocks: int

@@ -41,7 +41,6 @@ def refusal(head: bytes) -> str | None:
 class PcapWalker:
     """The index of one pcap file; `head` are its first 24 bytes, in which `refusal` has found nothing wrong."""
 
-    kind = "pcap"
     unknown_blocks = 0
 
     def __init__(self, head: bytes) -> None:

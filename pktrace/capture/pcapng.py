@@ -46,8 +46,6 @@ def refusal(head: bytes) -> str | None:
 class PcapngWalker:
     """The index of one pcapng file; interface numbers run through all its sections."""
 
-    kind = "pcapng"
-
     def __init__(self, head: bytes) -> None:
         self._state = np.zeros(8, np.int64)
         self._times = np.zeros((8, 5), np.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import zlib
@@ -28,19 +29,32 @@ class Source(Protocol):
     def close(self) -> None: ...
 
 
+def open_regular(path: str | os.PathLike[str], name: str) -> io.FileIO:
+    """Open a file as it is on disk, unbuffered.
+
+    Raises:
+        CaptureFileError: it cannot be opened, or is no regular file (opening a pipe would wait for its writer).
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise CaptureFileError(name, None, "is no regular file; captures are read from files")
+        return open(path, "rb", buffering=0)
+    except OSError as problem:
+        raise CaptureFileError(name, None, f"cannot be read: {problem.strerror}") from None
+
+
 def open_source(path: str | os.PathLike[str], name: str) -> Source:
     """Open a file for reading as a stream.
 
     Raises:
         CaptureFileError: it cannot be opened, or is no regular file.
     """
+    file = open_regular(path, name)
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise CaptureFileError(name, None, "is no regular file; captures are read from files")
-        file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed by the reader
         head = file.read(4)
         file.seek(0)
     except OSError as problem:
+        file.close()
         raise CaptureFileError(name, None, f"cannot be read: {problem.strerror}") from None
     if head[:2] == b"\x1f\x8b":
         return _Gzip(file)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from pktrace.capture.files import CaptureReader
 from pktrace.decode.digest import PAYLOAD_BYTES, content_again
 from pktrace.decode.rows import OPAQUE, ROW
 from pktrace.observations.observe import Observations
+from pktrace.observations.stream import rows_beside_bytes
 
 
 def make_contents_comparable(observations: Observations) -> None:
@@ -23,10 +23,6 @@ def make_contents_comparable(observations: Observations) -> None:
         mine = np.flatnonzero(rows["capture"] == number)
         mine = mine[np.argsort(rows["byte_offset"][mine])]
         again = rows.view(OPAQUE)[mine].view(ROW)
-        done = 0
-        for batch in CaptureReader(observations.run.folder / name, name).batches():
-            last = batch.base + int(batch.packets["offset"][-1])
-            until = done + int(np.searchsorted(again["byte_offset"][done:], last, "right"))
-            content_again(batch.data, batch.base, again[done:until], observations.digest_payload_bytes)
-            done = until
+        for batch, some in rows_beside_bytes(observations.run.folder / name, name, again):
+            content_again(batch.data, batch.base, again[some], observations.digest_payload_bytes)
         rows["content"][mine] = again["content"]

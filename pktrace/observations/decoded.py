@@ -13,10 +13,10 @@ import numpy as np
 from pktrace.capture.files import sha256_of
 from pktrace.capture.index import CORRUPT, CUT, Interface
 from pktrace.decode import rows as field
-from pktrace.decode.digest import PAYLOAD_BYTES, UNBOUNDED, headers_and_kept
+from pktrace.decode.digest import PAYLOAD_BYTES, UNBOUNDED, digest_again, headers_and_kept
 from pktrace.decode.rows import OPAQUE, ROW
 from pktrace.ledger import Ledger
-from pktrace.observations.stream import RowReader, digest_rows_again
+from pktrace.observations.stream import RowReader, rows_beside_bytes
 from pktrace.observations.tunnels import tunnel_texts
 
 
@@ -124,7 +124,9 @@ def digest_comparably(files: Sequence[DecodedFile], parts: Sequence[tuple[int, n
         shorter = (keys[at] == header) & (shortest[at] < bound) & (rows["has"] & field.HAS_IP != 0)
         if shorter.any():
             again = rows.view(OPAQUE)[shorter].view(ROW)
-            digest_rows_again(files[number].path, files[number].name, again, shortest[at[shorter]])
+            bounds = shortest[at[shorter]]
+            for batch, some in rows_beside_bytes(files[number].path, files[number].name, again):
+                digest_again(batch.data, batch.base, again[some], bounds[some])
             for name in ("digest", "content"):
                 rows[name][shorter] = again[name]
     return payload

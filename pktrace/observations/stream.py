@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from pktrace.capture.files import CaptureReader
+from pktrace.capture.files import Batch, CaptureReader
 from pktrace.capture.index import Interface
-from pktrace.decode.digest import digest_again
 from pktrace.decode.packets import decode
 from pktrace.decode.rows import ROW
 from pktrace.decode.tunnels import TunnelTable
@@ -89,17 +88,23 @@ def row_batches(path: str | os.PathLike[str]) -> Iterator[RowBatch]:
     return RowReader(path, os.fspath(path)).batches()
 
 
-def digest_rows_again(path: str, name: str, rows: np.ndarray[Any, Any], kept: np.ndarray[Any, Any]) -> None:
-    """Read a file once more to digest its rows over fewer bytes.
+def rows_beside_bytes(
+    path: str | os.PathLike[str], name: str, rows: np.ndarray[Any, Any]
+) -> Iterator[tuple[Batch, slice]]:
+    """Read a file once more, for what is to be computed anew from the bytes of rows.
 
     Args:
-        rows: rows of this file, all or a part, in file order; kept: per row, as `digest_again` has it.
+        rows: rows of this file, all or a part, in file order.
+
+    Yields:
+        Each batch that holds some of them, and which.
     """
     at = 0
     for batch in CaptureReader(path, name).batches():
         last = batch.base + int(batch.packets["offset"][-1])
         until = at + int(np.searchsorted(rows["byte_offset"][at:], last, "right"))
-        digest_again(batch.data, batch.base, rows[at:until], kept[at:until])
+        if until > at:
+            yield batch, slice(at, until)
         at = until
         if at == len(rows):
             return

@@ -145,6 +145,12 @@ class _Agreement:
     same_id: Array
     by_id: Array  # those with equal IP IDs other than 0
 
+    @property
+    def ids_kept(self) -> Array:
+        """bool per pair: whether what makes one flow of the other leaves IP IDs alone."""
+        found: Array = self.same_id * (_DISAGREE + 1) >= self.packets * _DISAGREE
+        return found
+
     def chosen(self, which: Array) -> _Agreement:
         """Some of the pairs."""
         columns = (self.before, self.after, self.packets, self.same_id, self.by_id)
@@ -171,8 +177,9 @@ def _agreements(
     starts = starts[np.lexsort((times[found.start_rows[starts]], of_start[starts]))]
     low = np.searchsorted(of_start[starts], of_end[ends], "left")
     high = np.searchsorted(of_start[starts], of_end[ends], "right")
-    low = np.maximum(low, _not_before(times[found.end_rows[ends]], of_end[ends], times[found.start_rows[starts]],
-                                      of_start[starts])) if (comparable == comparable[0]).all() else low  # fmt: skip
+    if (comparable == comparable[0]).all():
+        end_times, start_times = times[found.end_rows[ends]], times[found.start_rows[starts]]
+        low = np.maximum(low, _not_before(end_times, of_end[ends], start_times, of_start[starts]))
     # Every end with the next few starts of its remains.
     many = np.clip(high - low, 0, _MOST_STARTS)
     left = np.repeat(ends, many)
@@ -298,9 +305,8 @@ class Keys:
         agreement, self.doubtful = _agreements(
             found, run, self._rows, times, comparable, remains_of_rewrite, run.threshold_ns
         )
-        kept = agreement.same_id * (_DISAGREE + 1) >= agreement.packets * _DISAGREE
         # What replaces addresses, ports or IP IDs does so in all packets of a flow; options change in some.
-        whole = ((agreement.before == agreement.after) & kept) | (
+        whole = ((agreement.before == agreement.after) & agreement.ids_kept) | (
             self._share_of_ends(agreement.before, found) >= _WHOLE
         )
         agreement = agreement.chosen(whole)
@@ -352,12 +358,13 @@ class Keys:
     def _take(self, agreement: _Agreement, sure: Array, by_header: bool) -> bool:
         """Remember the pairs of flows that are one; returns whether any is new."""
         news = False
+        kept = agreement.ids_kept.tolist()
         for number in np.flatnonzero(_accepted(agreement, sure)).tolist():
             before = self._first_of(int(agreement.before[number]))
             after = int(agreement.after[number])
             if self._first_of(after) not in (before, after):
                 continue  # it is another flow's already
-            ids_kept = agreement.same_id[number] * (_DISAGREE + 1) >= agreement.packets[number] * _DISAGREE
+            ids_kept = kept[number]
             known = self._canonical.get(after) == before
             known &= ids_kept or before in self._without_id
             known &= not by_header or before in self._by_header
