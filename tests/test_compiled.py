@@ -13,11 +13,11 @@ _PROGRAM = """
 import sys
 from pktrace.cli.narration import analysis_of
 analysis_of(sys.argv[1])
-from pktrace.trajectories.exact import follow_unique
+from pktrace.trajectories.exact import place_in_order, settle_unclear
+from pktrace.trajectories.grouping_kernel import number_keys
 from pktrace.trajectories.order import follow_repeated
-from pktrace.trajectories.sorting import sort_pairs
 from pktrace.verdicts.judge import judge_packets
-kernels = (follow_unique, follow_repeated, sort_pairs, judge_packets)
+kernels = (number_keys, place_in_order, settle_unclear, follow_repeated, judge_packets)
 print([kernel.__name__ for kernel in kernels if kernel.stats.cache_misses])
 """
 

@@ -21,9 +21,10 @@ from pktrace.ledger import Ledger
 from pktrace.observations.coverage import Coverage
 from pktrace.observations.observe import Observations
 from pktrace.run.model import Run
+from pktrace.trajectories.columns import Columns
 from pktrace.trajectories.follow import follow_packets
 from pktrace.trajectories.model import Trajectories
-from pktrace.trajectories.paths import NO_PATH, followed, path_of_rows, visits
+from pktrace.trajectories.paths import NOT_FOLLOWED, visits
 
 LITTLE_SHARED = 0.5  # of the packets that two neighbours could share
 LONGEST_FRAME = 1522  # Ethernet with two tags: longer frames are superpackets of offloads, or jumbo frames
@@ -103,8 +104,8 @@ def suitability_of(observations: Observations) -> Suitability:
     run, rows = trajectories.run, observations.rows
     clocks = trajectories.clocks
     times = rows["ts_ns"] - clocks.offset_ns[rows["point"]]
-    paths = path_of_rows(run, rows)
-    members = np.flatnonzero(followed(rows))
+    paths = Columns.all_of(run, rows).paths
+    members = np.flatnonzero(paths != NOT_FOLLOWED)
     order = members[np.lexsort((times[members], rows["digest"][members], rows["point"][members]))]
     every = np.sort(rows["digest"][members])
     digests = int(np.count_nonzero(every[1:] != every[:-1])) + bool(len(every))
@@ -154,7 +155,7 @@ def _points(trajectories: Trajectories, order: Array, times: Array, paths: Array
     of_point, timed = rows["point"].copy(), rows["has"] & bits.HAS_TIME != 0
     at = [np.sort(times[timed & (of_point == number)]) for number in range(len(run.points))]
     spans = [_span(cover, int(clocks.offset_ns[number])) for number, cover in enumerate(observations.coverage)]
-    on_path = paths != NO_PATH
+    on_path = paths >= 0
     pauses = pauses_of(run, at, [np.sort(times[on_path & (of_point == number)]) for number in range(len(run.points))])
     alike, repeats, gaps = _repeated(run, rows, order, times, paths)
     counts = _counts(rows, len(run.points))

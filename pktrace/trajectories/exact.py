@@ -5,6 +5,9 @@ the points saw it in the order of the path, as far as their clocks can tell; two
 loss threshold.
 Bound: wrong only where two packets with equal bytes were each missed by the captures of the other's points, or where
 two digests collide (n^2 / 2^65). Groups that a point saw more often are left to the order rung.
+
+Most packets are seen in the order of their path, once at each point: `place_in_order` follows them in one pass over
+the rows in order of time. Only the groups that do anything else are gathered, and looked at as the rule says.
 """
 
 from __future__ import annotations
@@ -109,32 +112,102 @@ def several(members, first, last, times, points, path, visits, clocks, threshold
 
 
 @kernel
-def follow_unique(
-    keys, members, times, points, paths, visits, clocks, threshold, owner, seen, path_of, repeated
-):  # fmt: skip
-    """Place all groups of equal keys without repeats.
+def place_in_order(order, group, points, paths, times, visits, threshold, begun, seen, path_of, furthest, unclear):
+    """Give every row to the trajectory of its group, as far as the sightings come in the order of the path.
+
+    Groups that do anything else are marked as unclear: `settle_unclear` looks at all their rows together.
 
     Args:
-        keys: uint64 per member; members: row numbers sorted by (key, time); times, points, paths: per row;
-        visits: of paths.visits; clocks: int64 per point; threshold: ns;
-        owner: int64 per row, -1, filled; seen: int64 (keys x positions), -1, filled;
-        path_of: int16 per trajectory, filled; repeated: int64, filled with the begin and end of repeated groups.
+        order: row numbers in order of time, or none: then rows are in that order, and these are rows [begun, ...);
+        group: int32 per row; points: int32, paths: int16, times: int64 per row; visits: of paths.visits;
+        threshold: ns; begun: groups that were seen before; seen: int64 (groups x positions); path_of, furthest: int16
+        per group; unclear: bool per group; the last four are filled for every group that is seen first here.
 
     Returns:
-        (trajectories, numbers written to `repeated`, sightings off their path, packets without a path).
+        How many groups have been seen.
     """
+    for index in range(len(order) if len(order) else len(group)):
+        row = order[index] if len(order) else np.int64(index)
+        number = np.int64(group[row])
+        while begun <= number:
+            for position in range(seen.shape[1]):
+                seen[begun, position] = -1
+            path_of[begun] = -1
+            furthest[begun] = -1
+            unclear[begun] = False
+            begun += 1
+        if number < 0 or unclear[number]:
+            continue
+        path = np.int64(path_of[number])
+        if path < 0:
+            path = np.int64(paths[row])
+            if path < 0:
+                unclear[number] = True
+                continue
+            path_of[number] = path
+        position = visits[path, points[row], 0]
+        before = np.int64(furthest[number])
+        if position >= 0 and position <= before:
+            # The second visit, where there is one: after the first, or after something between the two.
+            first = seen[number, position]
+            second = visits[path, points[row], 1]
+            after = times[row] - times[first] <= threshold if first >= 0 else times[row] > times[seen[number, before]]
+            position = second if second > before and after else np.int64(-1)
+        if position < 0:
+            unclear[number] = True
+            continue
+        seen[number, position] = row
+        furthest[number] = position
+    return begun
+
+
+@kernel
+def settle_unclear(
+    order, owner, unclear, points, paths, times, visits, clocks, threshold, seen, path_of, repeated
+):  # fmt: skip
+    """Look at all rows of each unclear group together: one packet, several, or nothing that has a path.
+
+    Args:
+        order, points, paths, times, visits, threshold, seen, path_of: of `place_in_order`; owner: int32 per row, the
+        group; rows of unclear groups that belong to no packet, or to one of several, are left with -1;
+        unclear: bool per group; clocks: int64 per point;
+        repeated: int64, twice as many as unclear groups, filled with the begin and end in the first result of those
+        that are several packets, whose `path_of` becomes -1, as is that of groups without a path.
+
+    Returns:
+        (rows of unclear groups, group by group and in order of time, numbers written to `repeated`, sightings off
+        their path, packets without a path).
+    """
+    begins = np.zeros(len(unclear) + 1, np.int64)
+    for row in range(len(owner)):
+        number = owner[row]
+        if number >= 0 and unclear[number]:
+            begins[number + 1] += 1
+    for number in range(len(unclear)):
+        begins[number + 1] += begins[number]
+    members = np.empty(begins[len(unclear)], np.int64)
+    place = begins[:-1].copy()
+    for index in range(len(order) if len(order) else len(owner)):
+        row = order[index] if len(order) else np.int64(index)
+        number = owner[row]
+        if number >= 0 and unclear[number]:
+            members[place[number]] = row
+            place[number] += 1
+    for row in members:
+        owner[row] = -1
     counts = np.zeros(visits.shape[1], np.int64)
-    # np.int64(0), not 0: numba would compile what is called with the literal 0 a second time.
-    trajectories = np.int64(0)
     left = 0
     off_path = 0
     no_path = 0
-    first = np.int64(0)
-    while first < len(members):
-        last = first + 1
-        while last < len(members) and keys[last] == keys[first]:
-            last += 1
+    for number in range(len(unclear)):
+        first = begins[number]
+        last = begins[number + 1]
+        if first == last:
+            continue
+        for position in range(seen.shape[1]):
+            seen[number, position] = -1
         path = group_path(members, first, last, paths)
+        path_of[number] = -1
         if path < 0:
             no_path += last - first
         elif several(members, first, last, times, points, path, visits, clocks, threshold, counts):
@@ -142,8 +215,6 @@ def follow_unique(
             repeated[left + 1] = last
             left += 2
         else:
-            off_path += place_one(members, first, last, times, points, path, visits, owner, seen, trajectories)
-            path_of[trajectories] = path
-            trajectories += 1
-        first = last
-    return trajectories, left, off_path, no_path
+            off_path += place_one(members, first, last, times, points, path, visits, owner, seen, np.int64(number))
+            path_of[number] = path
+    return members, left, off_path, no_path

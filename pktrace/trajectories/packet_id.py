@@ -23,9 +23,9 @@ def numbered_packets(observations: Observations) -> Array | None:
     """uint64 per row: equal where the capture says that it is one packet, 0 without a number; None if none has one."""
     rows = observations.rows
     run = observations.run
-    numbered = rows["has"] & field.HAS_PACKET_ID != 0
-    if run is None or not numbered.any():
+    if run is None:
         return None
+    numbered = rows["has"] & field.HAS_PACKET_ID != 0
     scopes: dict[str, int] = {}
     of_point = [
         None if point.session is None else scopes.setdefault(f"session {point.session}", len(scopes))

@@ -11,25 +11,25 @@ from pktrace.observations.headers import fits
 from pktrace.run.model import Run
 
 NO_PATH = -1
-_TOGETHER = 1 << 14  # rows whose fields are looked at one after the other: so many stay in the processor's cache
+NOT_FOLLOWED = -2
 
 
 def path_of_rows(run: Run, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """int16 per row: the first path, in file order, that visits the row's point and whose `match` fits; NO_PATH else.
 
-    Only IP packets with a time are followed.
+    Only IP packets with a time, and with the direction that their point asks for, are followed; others have
+    NOT_FOLLOWED.
     """
-    found = np.full(len(rows), NO_PATH, np.int16)
-    visited = np.zeros((len(run.paths), len(run.points) + 1), bool)
+    usable, points = followed(rows), rows["point"]
+    found = np.where(usable, np.int16(NO_PATH), np.int16(NOT_FOLLOWED))
     for number, path in enumerate(run.paths):
-        visited[number, list(path.points)] = True
-    for begin in range(0, len(rows), _TOGETHER):
-        some, found_some = rows[begin : begin + _TOGETHER], found[begin : begin + _TOGETHER]
-        usable, points = followed(some), some["point"]
-        for number, path in enumerate(run.paths):
-            free = usable & (found_some == NO_PATH) & visited[number][points]
-            if free.any():
-                found_some[free & fits(path.condition, some)] = number
+        visited = np.zeros(len(run.points) + 1, bool)
+        visited[list(path.points)] = True
+        free = visited[points]
+        free &= found == NO_PATH
+        if free.any():
+            free &= fits(path.condition, rows)
+            found[free] = number
     return found
 
 

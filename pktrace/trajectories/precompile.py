@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from pktrace.trajectories.exact import follow_unique
+from pktrace.trajectories.exact import place_in_order, settle_unclear
+from pktrace.trajectories.grouping import grouped
 from pktrace.trajectories.order import follow_repeated
-from pktrace.trajectories.sorting import sort_pairs
 
 
 def compile_kernels() -> None:
@@ -20,14 +20,17 @@ def compile_kernels() -> None:
     visits, table = np.zeros((1, 1, 2), np.int64), np.zeros((1, 4), np.int64)
     one, flags = np.zeros((1, 1), np.int64), np.zeros((1, 1), bool)
     seen, pairs = np.zeros((0, 1), np.int64), np.zeros((1, 1, 1), np.int64)
-    sort_pairs(np.zeros(0, np.uint64), numbers)
-    follow_unique(
-        np.zeros(0, np.uint64), numbers, numbers, points, paths, visits, numbers, np.int64(0), numbers, seen, paths,
-        numbers,
-    )  # fmt: skip
+    grouped(np.zeros(0, np.uint64), paths)
+    owner = points
+    place_in_order(
+        numbers, owner, points, paths, numbers, visits, np.int64(0), np.int64(0), seen, paths, paths, flags[0, :0]
+    )
+    settle_unclear(
+        numbers, owner, flags[0, :0], points, paths, numbers, visits, numbers, np.int64(0), seen, paths, numbers
+    )
     follow_repeated(
         numbers, numbers, numbers, np.zeros(0, np.uint64), points, paths, visits, numbers, table, pairs, pairs, one,
-        one, one, flags, flags, np.int64(0), numbers, seen, paths, candidates, 0,
+        one, one, flags, flags, np.int64(0), owner, seen, paths, candidates, 0,
     )  # fmt: skip
 
 

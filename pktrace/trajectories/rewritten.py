@@ -254,13 +254,11 @@ def _accepted(found: _Agreement, sure: Array) -> Array:
 class Keys:
     """The keys by which packets are grouped: the digests, until flows turn out to be rewritten."""
 
-    def __init__(self, rows: Array, part: Array, keys: Array) -> None:
-        """Rows; per row the part of the network it was seen in (no packet crosses what no path joins); first keys."""
+    def __init__(self, rows: Array, keys: Array, part: Array) -> None:
+        """Rows and their first keys; per point the part of the network it is in, which no packet leaves."""
         self._rows = rows
         self._part = part
         self.keys = keys
-        if part.any():
-            self.keys = mixed(self.keys, part)
         self.learned = False
         self.doubtful = np.zeros(0, bool)
         self.doubtful_changes = np.zeros(0, np.int64)
@@ -379,6 +377,7 @@ class Keys:
                 self._by_header.add(before)
         if news:
             self.learned = True
+            self.keys = self.keys.copy()
             self._assign()
         return news
 
@@ -409,4 +408,4 @@ class Keys:
         identification = np.where(keep_id, chosen["ip_id"], 0)
         by_header = np.isin(began, np.array(list(self._by_header), np.uint64))
         remains = np.where(by_header, mixed(*_numbers(chosen)), remains_of_rewrite(chosen))
-        self.keys[mine] = mixed(began, remains, identification, self._part[mine])
+        self.keys[mine] = mixed(began, remains, identification, self._part[chosen["point"]])

@@ -1,0 +1,80 @@
+"""The columns by which packets are followed, read out of the decoded rows in pieces, on several threads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pktrace.run.model import Run
+from pktrace.trajectories.paths import path_of_rows
+
+Array = np.ndarray[Any, Any]
+_TOGETHER = 1 << 14  # rows whose fields are looked at one after the other: so many stay in the processor's cache
+_PIECE = 1 << 18  # rows that one thread reads at a time
+
+
+@dataclass(frozen=True)
+class Columns:
+    """One entry per observation.
+
+    `digests` (uint64), `points` (int32), `times` (int64, as captured), `paths` (int16: number of the path that the row
+    may belong to, NO_PATH, or NOT_FOLLOWED).
+    """
+
+    digests: Array
+    points: Array
+    times: Array
+    paths: Array
+    _has: Array
+
+    @classmethod
+    def of(cls, rows: int) -> Columns:
+        """Columns of so many rows that hold nothing yet."""
+        digests, points = np.empty(rows, np.uint64), np.empty(rows, np.int32)
+        times, paths = np.empty(rows, np.int64), np.empty(rows, np.int16)
+        return cls(digests, points, times, paths, np.zeros(-(-rows // _PIECE), np.uint32))
+
+    @classmethod
+    def all_of(cls, run: Run, rows: Array) -> Columns:
+        """All of them, read."""
+        columns = cls.of(len(rows))
+        for _ in columns.read(run, rows):
+            pass
+        return columns
+
+    def __len__(self) -> int:
+        return len(self.digests)
+
+    @property
+    def has(self) -> int:
+        """The bits of `has` that any row has, of those read."""
+        return int(np.bitwise_or.reduce(self._has))
+
+    def read(self, run: Run, rows: Array) -> Iterator[tuple[int, int]]:
+        """Fill them; yields the spans of rows that are there, one after the other, while others are read."""
+
+        def piece(begin: int) -> tuple[int, int]:
+            end = min(begin + _PIECE, len(rows))
+            for at in range(begin, end, _TOGETHER):
+                self._has[begin // _PIECE] |= self._read_some(run, rows, slice(at, min(at + _TOGETHER, end)))
+            return begin, end
+
+        begins = range(0, len(rows), _PIECE)
+        if len(begins) <= 1:
+            yield from map(piece, begins)
+            return
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            yield from pool.map(piece, begins)
+
+    def _read_some(self, run: Run, rows: Array, span: slice) -> int:
+        some = rows[span]
+        self.points[span] = some["point"]
+        self.times[span] = some["ts_ns"]
+        self.digests[span] = some["digest"]
+        self.paths[span] = path_of_rows(run, some)
+        return int(np.bitwise_or.reduce(some["has"]))

@@ -1,0 +1,53 @@
+"""Rows with equal keys get one number, in the order in which the keys are seen first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pktrace.trajectories.grouping_kernel import FREE, number_keys
+
+Array = np.ndarray[Any, Any]
+_FIRST_SIZE = 1 << 12
+
+
+class Groups:
+    """Numbers of the keys of many rows, which are added piece by piece.
+
+    `group` (int32 per row) is the number of its key, -1 for rows that are not followed; `count` is how many there are.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self.group = np.empty(rows, np.int32)
+        self.count = 0
+        self._key_of = np.empty(rows, np.uint64)
+        self._places = np.full(_FIRST_SIZE, -1, np.int32)
+        self._entered = 0
+
+    def add(self, keys: Array, paths: Array, first: int, last: int) -> None:
+        """Number the keys of rows [first, last); keys and paths are those of all rows."""
+        row = first
+        while True:
+            row, self.count = number_keys(
+                keys, paths, np.int64(row), np.int64(last), self._places, self._key_of, np.int64(self._entered),
+                np.int64(self.count), self.group,
+            )  # fmt: skip
+            self._entered = self.count
+            if row >= last:
+                return
+            # Eight times as large, so that all that is entered again is little beside what is entered.
+            self._places = np.full(min(8 * len(self._places), _size_for(len(keys))), -1, np.int32)
+            self._entered = 0
+
+
+def grouped(keys: Array, paths: Array) -> Groups:
+    """The groups of all rows at once."""
+    groups = Groups(len(keys))
+    groups.add(keys, paths, 0, len(keys))
+    return groups
+
+
+def _size_for(rows: int) -> int:
+    """Places enough for a key per row."""
+    return max(2 * _FIRST_SIZE, 1 << (FREE * rows + FREE).bit_length())

@@ -1,0 +1,60 @@
+"""The hash table that numbers keys.
+
+Sightings of a packet lie close together in time, so of its look-ups only the first misses the processor's cache;
+sorting the rows by key would touch all of them several times over. Each key is compared whole, so keys are never mixed
+up. Hostile keys that share a place make the table slow, not wrong.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pktrace.compiled import inlined, kernel
+from pktrace.trajectories.paths import NOT_FOLLOWED
+
+FREE = 3  # times as many places as keys
+_EXCLUDED = np.int64(NOT_FOLLOWED)
+
+
+@inlined
+def _place(key, size):
+    """Where the search for a key begins; all bits of the key have a part in it."""
+    folded = key ^ (key >> np.uint64(32))
+    return np.int64((folded * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)) & (size - 1)
+
+
+@kernel
+def number_keys(keys, paths, first, last, places, key_of, entered, count, group):
+    """Number the keys of rows [first, last) until the table wants to be larger.
+
+    Args:
+        keys: uint64 per row; paths: int16 per row, rows with NOT_FOLLOWED get no number;
+        places: int32, a power of two of them, -1 where free; key_of: uint64 by number; entered: how many of the
+        numbers given so far, `count`, the table holds; group: int32 per row, filled.
+
+    Returns:
+        (the first row that was not done, numbers given).
+    """
+    size = np.int64(len(places))
+    for number in range(entered, count):
+        at = _place(key_of[number], size)
+        while places[at] >= 0:
+            at = (at + 1) & (size - 1)
+        places[at] = number
+    row = first
+    while row < last and count * FREE < size:
+        if paths[row] == _EXCLUDED:
+            group[row] = -1
+            row += 1
+            continue
+        key = keys[row]
+        at = _place(key, size)
+        while places[at] >= 0 and key_of[places[at]] != key:
+            at = (at + 1) & (size - 1)
+        if places[at] < 0:
+            places[at] = count
+            key_of[count] = key
+            count += 1
+        group[row] = places[at]
+        row += 1
+    return row, count

@@ -1,0 +1,91 @@
+"""The last step of following: trajectories are numbered by their first sighting, and what each owns is counted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pktrace.trajectories.ranges import Ranges
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Followed:
+    """Trajectories in any order.
+
+    `owner` (int32 per row, -1 for none); of n packets `path` (int16), `seen` (int64 n x longest path), `candidates`
+    (int32), `basis` (uint8), `ambiguous` (bool); `ranges` of split and merged ones.
+    """
+
+    owner: Array
+    path: Array
+    seen: Array
+    candidates: Array
+    basis: Array
+    ambiguous: Array
+    ranges: Ranges
+
+    def __len__(self) -> int:
+        return len(self.path)
+
+    def chosen(self, which: Array) -> Followed:
+        """Some of them, numbered in the order given; rows of the others belong to none."""
+        number = np.full(len(self) + 1, -1, np.int32)  # the last is that of rows without owner
+        number[which] = np.arange(len(which), dtype=np.int32)
+        path, seen, candidates, basis, ambiguous = (
+            column[which] for column in (self.path, self.seen, self.candidates, self.basis, self.ambiguous)
+        )
+        owner, ranges = number[self.owner], self.ranges.renumbered(number)
+        return Followed(owner, path, seen, candidates, basis, ambiguous, ranges)
+
+    def first_row(self) -> Array:
+        """int64 per packet: the row of its first sighting."""
+        found: Array = self.seen[:, 0].copy()
+        later = np.flatnonzero(found < 0)
+        found[later] = self.seen[later, np.argmax(self.seen[later] >= 0, axis=1)]
+        return found
+
+
+def in_order(found: Followed) -> Followed:
+    """In order of the rows of their first sightings."""
+    first_row = found.first_row()
+    if (first_row[1:] > first_row[:-1]).all():
+        return found
+    return found.chosen(_order_of(first_row, len(found.owner)))
+
+
+def _order_of(first_row: Array, rows: int) -> Array:
+    """What puts trajectories in order of their first rows, stable; rows are numbers below `rows`."""
+    at = np.full(rows, -1, np.int64)
+    at[first_row] = np.arange(len(first_row))
+    order = at[at >= 0]
+    # Two that begin with one row are rare, and want a sort.
+    return order if len(order) == len(first_row) else np.argsort(first_row, kind="stable")
+
+
+def owned(found: Followed, points: Array) -> tuple[Array, Array]:
+    """(observations that each packet owns, further copies of it), int32.
+
+    Copies are the most that any one point saw beyond its visits (RFC 5560 3.4).
+
+    Args:
+        points: per row.
+    """
+    sightings = np.zeros(len(found), np.int32)
+    for position in range(found.seen.shape[1]):
+        sightings += found.seen[:, position] >= 0
+    duplicates = np.zeros(len(found), np.int32)
+    if not len(found.ranges) and sightings.sum() == np.count_nonzero(found.owner >= 0):
+        return sightings, duplicates  # every row owned is a sighting
+    sightings = np.bincount(found.owner[found.owner >= 0], minlength=len(found)).astype(np.int32)
+    is_sighting = np.zeros(len(found.owner), bool)
+    is_sighting[found.seen[found.seen >= 0]] = True
+    is_sighting[found.ranges.row] = True  # the parts of a split packet are no copies of it
+    extra = np.flatnonzero((found.owner >= 0) & ~is_sighting)
+    place = found.owner[extra].astype(np.int64) * (int(points.max(initial=0)) + 1) + points[extra]
+    unique, copies = np.unique(place, return_counts=True)
+    np.maximum.at(duplicates, unique // (int(points.max(initial=0)) + 1), copies.astype(np.int32))
+    return sightings, duplicates

@@ -1,0 +1,149 @@
+"""One round of following: rows with equal keys become trajectories, unique packets first, then equal ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pktrace.ledger import Ledger
+from pktrace.run.model import Run
+from pktrace.trajectories.clock_model import Clocks
+from pktrace.trajectories.columns import Columns
+from pktrace.trajectories.exact import EARLY_NS, place_in_order, settle_unclear
+from pktrace.trajectories.grouping import Groups
+from pktrace.trajectories.paths import NOT_FOLLOWED, longest, visits
+from pktrace.trajectories.reach import Reach, with_proven_misses
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Trajectories of n packets.
+
+    `owner` (int32 per row, -1 for none), `path_of` (int16), `seen` (int64 n x longest path, -1 where not seen),
+    `candidates` (int32); `reach` with the misses that certain packets prove.
+    """
+
+    owner: Array
+    path_of: Array
+    seen: Array
+    candidates: Array
+    reach: Reach
+
+
+def place(
+    run: Run, columns: Columns, groups: Groups, times: Array, order: Array, clocks: Clocks, reach: Reach,
+    ledger: Ledger,
+) -> Placed:  # fmt: skip
+    """Place the rows of every group.
+
+    Args:
+        times: int64 per row, aligned; order: the rows that are followed in order of these
+        times, or none where the rows are in that order anyhow; ledger: gets what belongs to no trajectory.
+    """
+    table, threshold, count = visits(run), np.int64(run.threshold_ns), groups.count
+    owner = groups.group.copy()
+    if not run.paths:
+        ledger.add("no_path", int(np.count_nonzero(columns.paths != NOT_FOLLOWED)))
+        count, owner[:] = 0, -1
+    seen = np.empty((count, longest(run)), np.int64)
+    path_of, furthest = np.empty(count, np.int16), np.empty(count, np.int16)
+    unclear = np.empty(count, bool)
+    place_in_order(
+        order, owner, columns.points, columns.paths, times, table, threshold, np.int64(0), seen, path_of, furthest,
+        unclear,
+    )  # fmt: skip
+    members, repeated = np.zeros(0, np.int64), np.zeros(0, np.int64)
+    if unclear.any():
+        repeated = np.empty(2 * int(unclear.sum()), np.int64)
+        members, left, off_path, no_path = settle_unclear(
+            order, owner, unclear, columns.points, columns.paths, times, table, clocks.clock, threshold, seen, path_of,
+            repeated,
+        )  # fmt: skip
+        repeated = repeated[:left]
+        ledger.add("off_path", off_path)
+        ledger.add("no_path", no_path)
+        owner, path_of, seen = _without_empty(owner, path_of, seen)
+    candidates = np.ones(len(seen), np.int32)
+    reach = with_proven_misses(reach, run, times, seen, path_of)
+    if not len(repeated):
+        return Placed(owner, path_of, seen, candidates, reach)
+    from pktrace.trajectories.order import follow_repeated  # compiled only where packets repeat
+
+    delays, slack, plausible = _expected_delays(run, times, seen, path_of)
+    certain, most = len(seen), int((repeated[1::2] - repeated[::2]).sum())
+    seen = np.concatenate([seen, np.full((most, seen.shape[1]), -1, np.int64)])
+    path_of = np.concatenate([path_of, np.full(most, -1, np.int16)])
+    candidates = np.concatenate([candidates, np.ones(most, np.int32)])
+    count, off_path, no_path = follow_repeated(
+        repeated, members, times, columns.digests, columns.points, columns.paths, table, clocks.clock, _layout(run),
+        delays, slack, plausible, *_unseen(run, reach), threshold, owner, seen, path_of, candidates, certain,
+    )  # fmt: skip
+    ledger.add("off_path", off_path)
+    ledger.add("no_path", no_path)
+    return Placed(owner, path_of[:count], seen[:count], candidates[:count], reach)
+
+
+def _without_empty(owner: Array, path_of: Array, seen: Array) -> tuple[Array, Array, Array]:
+    """The same without the groups that are no packet, whose path is -1; no row is theirs."""
+    keep = path_of >= 0
+    number = np.full(len(keep) + 1, -1, np.int32)  # the last is that of rows without owner
+    number[:-1][keep] = np.arange(np.count_nonzero(keep), dtype=np.int32)
+    return number[owner], path_of[keep], seen[keep]
+
+
+def _layout(run: Run) -> Array:
+    """int64 per path: positions, filter input or -1, position after the detour or -1, then each position's point."""
+    table = np.full((len(run.paths), 3 + longest(run)), -1, np.int64)
+    for number, path in enumerate(run.paths):
+        table[number, 0] = len(path.points)
+        if path.has_detour:
+            table[number, 1] = path.filter_input
+            table[number, 2] = path.detour_last + 1
+        table[number, 3 : 3 + len(path.points)] = path.points
+    return table
+
+
+def _expected_delays(run: Run, times: Array, seen: Array, path_of: Array) -> tuple[Array, Array, Array]:
+    """What certain packets tell of the delays between positions.
+
+    Returns:
+        By path and pair of positions: the median delay, and how early a sighting may lie (1 ms on one clock, the loss
+        threshold on two); by path and position: 10 x the largest delay from the position before, at most the loss
+        threshold. Without any certain packet the delay is 0: the nearest sighting after a packet is taken.
+    """
+    width = longest(run)
+    delays = np.zeros((len(run.paths), width, width), np.int64)
+    slack = np.full((len(run.paths), width, width), EARLY_NS, np.int64)
+    plausible = np.full((len(run.paths), width), run.threshold_ns, np.int64)
+    for number, path in enumerate(run.paths):
+        mine = seen[path_of == number]
+        for a in range(len(path.points)):
+            for b in range(a + 1, len(path.points)):
+                both = mine[(mine[:, a] >= 0) & (mine[:, b] >= 0)]
+                if path.has_detour and (a, b) == path.ends_of(path.bypass):
+                    both = both[(both[:, a + 1 : b] < 0).all(axis=1)]
+                if len(both):
+                    found = times[both[:, b]] - times[both[:, a]]
+                    delays[number, a, b] = int(np.median(found))
+                    if b == a + 1 and found.max() > 0:
+                        plausible[number, b] = min(run.threshold_ns, 10 * int(found.max()))
+                if run.points[path.points[a]].clock != run.points[path.points[b]].clock:
+                    slack[number, a, b] = run.threshold_ns
+    return delays, slack, plausible
+
+
+def _unseen(run: Run, reach: Reach) -> tuple[Array, Array, Array, Array]:
+    """By path and position: start and end of the capture there, whether it may have missed packets, whether it did."""
+    shape = (len(run.paths), longest(run))
+    start, end = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    may, did = np.zeros(shape, bool), np.zeros(shape, bool)
+    for number, path in enumerate(run.paths):
+        at = list(path.points)
+        start[number, : len(at)], end[number, : len(at)] = reach.start[at], reach.end[at]
+        did[number, : len(at)] = reach.incomplete[at]
+        may[number, : len(at)] = reach.incomplete[at] | reach.unknown[at]
+    return start, end, may, did
