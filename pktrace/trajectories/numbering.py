@@ -74,18 +74,22 @@ def owned(found: Followed, points: Array) -> tuple[Array, Array]:
     Args:
         points: per row.
     """
-    sightings = np.zeros(len(found), np.int32)
+    at_positions = np.zeros(len(found), np.int32)
     for position in range(found.seen.shape[1]):
-        sightings += found.seen[:, position] >= 0
+        at_positions += found.seen[:, position] >= 0
     duplicates = np.zeros(len(found), np.int32)
-    if not len(found.ranges) and sightings.sum() == np.count_nonzero(found.owner >= 0):
-        return sightings, duplicates  # every row owned is a sighting
-    sightings = np.bincount(found.owner[found.owner >= 0], minlength=len(found)).astype(np.int32)
-    is_sighting = np.zeros(len(found.owner), bool)
-    is_sighting[found.seen[found.seen >= 0]] = True
-    is_sighting[found.ranges.row] = True  # the parts of a split packet are no copies of it
-    extra = np.flatnonzero((found.owner >= 0) & ~is_sighting)
-    place = found.owner[extra].astype(np.int64) * (int(points.max(initial=0)) + 1) + points[extra]
-    unique, copies = np.unique(place, return_counts=True)
-    np.maximum.at(duplicates, unique // (int(points.max(initial=0)) + 1), copies.astype(np.int32))
+    rows = np.flatnonzero(found.owner >= 0)
+    if not len(found.ranges) and at_positions.sum() == len(rows):
+        return at_positions, duplicates  # every row owned is a sighting
+    sightings = np.bincount(found.owner[rows], minlength=len(found)).astype(np.int32)
+    # Copies are among the rows of those that own more rows than they were seen at positions, or are split.
+    more = sightings > at_positions
+    more[found.ranges.trajectory] = True
+    rows = rows[more[found.owner[rows]]]
+    owner = found.owner[rows].astype(np.int64)
+    extra = ~(found.seen[owner] == rows[:, None]).any(axis=1)
+    extra &= ~np.isin(rows, found.ranges.row)  # the parts of a split packet are no copies of it
+    width = 1 + int(points.max(initial=0))
+    place, copies = np.unique(owner[extra] * width + points[rows[extra]], return_counts=True)
+    np.maximum.at(duplicates, place // width, copies.astype(np.int32))
     return sightings, duplicates

@@ -17,6 +17,7 @@ from pktrace.trajectories.paths import NOT_FOLLOWED, longest, visits
 from pktrace.trajectories.reach import Reach, with_proven_misses
 
 Array = np.ndarray[Any, Any]
+_ENOUGH_DELAYS = 1 << 16  # of which the median is taken, over more than one stage
 
 
 @dataclass(frozen=True)
@@ -121,13 +122,17 @@ def _expected_delays(run: Run, times: Array, seen: Array, path_of: Array) -> tup
     plausible = np.full((len(run.paths), width), run.threshold_ns, np.int64)
     for number, path in enumerate(run.paths):
         mine = seen[path_of == number]
+        there = mine >= 0
+        at = [times[np.maximum(mine[:, position], 0)] for position in range(len(path.points))]
         for a in range(len(path.points)):
             for b in range(a + 1, len(path.points)):
-                both = mine[(mine[:, a] >= 0) & (mine[:, b] >= 0)]
+                both = np.flatnonzero(there[:, a] & there[:, b])
                 if path.has_detour and (a, b) == path.ends_of(path.bypass):
-                    both = both[(both[:, a + 1 : b] < 0).all(axis=1)]
+                    both = both[~there[both, a + 1 : b].any(axis=1)]
+                if b > a + 1:
+                    both = both[:: 1 + len(both) // _ENOUGH_DELAYS]
                 if len(both):
-                    found = times[both[:, b]] - times[both[:, a]]
+                    found = at[b][both] - at[a][both]
                     delays[number, a, b] = int(np.median(found))
                     if b == a + 1 and found.max() > 0:
                         plausible[number, b] = min(run.threshold_ns, 10 * int(found.max()))
