@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +51,7 @@ def observe_run(run: Run) -> Observations:
     for point in run.points:
         for name in point.captures:
             wanted.setdefault(os.path.realpath(run.folder / name), (str(run.folder / name), name))
+    users = Counter(os.path.realpath(run.folder / name) for point in run.points for name in point.captures)
     decoded = dict(zip(wanted, decode_files(list(wanted.values())), strict=True))
     tunnels = _common_tunnels(list(decoded.values()))
     files: list[DecodedFile] = []
@@ -59,7 +61,9 @@ def observe_run(run: Run) -> Observations:
         own_files, own_rows = [], []
         for name in point.captures:
             file = decoded[os.path.realpath(run.folder / name)]
-            rows = file.rows.view(OPAQUE)[_selected(file, point, ledger)].view(ROW)
+            keep = _selected(file, point, ledger)
+            alone = users[os.path.realpath(run.folder / name)] == 1
+            rows = file.rows if alone and keep.all() else file.rows.view(OPAQUE)[keep].view(ROW)
             rows["point"] = number
             rows["capture"] = len(files)
             count_oddities(file, rows, point.name, ledger)
@@ -69,10 +73,8 @@ def observe_run(run: Run) -> Observations:
             own_rows.append(rows)
         coverage.append(coverage_of(run, point, own_files, own_rows, ledger))
     payload_bytes = digest_comparably(files, parts)
-    all_rows = _together(parts)
-    order = np.lexsort((all_rows["frame"], all_rows["capture"], all_rows["point"], all_rows["ts_ns"]))
     return Observations(
-        rows=all_rows.view(OPAQUE)[order].view(ROW),
+        rows=_in_order([rows for _, rows in parts]),
         points=tuple(point.name for point in run.points),
         captures=tuple(file.name for file in files),
         sha256=tuple(file.sha256 for file in files),
@@ -113,6 +115,20 @@ def observe_files(paths: list[str]) -> Observations:
         damaged=any(file.ended != WHOLE for file in files),
         tunnels=tunnels,
     )
+
+
+def _in_order(parts: list[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+    """All rows in order of time, point, capture and frame; `parts` are in order of the last three."""
+    times = np.concatenate([np.zeros(0, np.int64), *(rows["ts_ns"] for rows in parts)])
+    order = np.argsort(times, kind="stable")  # what is in order already, as captures mostly are, is only merged
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    found = np.empty(len(order), OPAQUE)
+    at = 0
+    for rows in parts:
+        found[place[at : at + len(rows)]] = rows.view(OPAQUE)
+        at += len(rows)
+    return found.view(ROW)
 
 
 def _together(parts: list[tuple[int, np.ndarray[Any, Any]]]) -> np.ndarray[Any, Any]:

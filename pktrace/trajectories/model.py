@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pktrace.decode.rows import OPAQUE, ROW
 from pktrace.ledger import Ledger
 from pktrace.observations.observe import Observations
 from pktrace.run.model import Run
@@ -80,5 +81,5 @@ class Trajectories:
     @cached_property
     def first_rows(self) -> np.ndarray[Any, Any]:
         """The decoded rows of the first sightings."""
-        found: np.ndarray[Any, Any] = self.observations.rows[self.first_row]
+        found: np.ndarray[Any, Any] = self.observations.rows.view(OPAQUE)[self.first_row].view(ROW)
         return found
