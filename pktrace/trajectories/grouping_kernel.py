@@ -13,6 +13,7 @@ from pktrace.compiled import inlined, kernel
 from pktrace.trajectories.paths import NOT_FOLLOWED
 
 FREE = 3  # times as many places as keys
+_AT_ONCE = 64  # rows
 _EXCLUDED = np.int64(NOT_FOLLOWED)
 
 
@@ -41,20 +42,27 @@ def number_keys(keys, paths, first, last, places, key_of, entered, count, group)
         while places[at] >= 0:
             at = (at + 1) & (size - 1)
         places[at] = number
+    begins = np.empty(_AT_ONCE, np.int64)
+    fetched = np.empty(_AT_ONCE, np.int32)
     row = first
-    while row < last and count * FREE < size:
-        if paths[row] == _EXCLUDED:
-            group[row] = -1
-            row += 1
-            continue
-        key = keys[row]
-        at = _place(key, size)
-        while places[at] >= 0 and key_of[places[at]] != key:
-            at = (at + 1) & (size - 1)
-        if places[at] < 0:
-            places[at] = count
-            key_of[count] = key
-            count += 1
-        group[row] = places[at]
-        row += 1
+    while row < last and (count + _AT_ONCE) * FREE < size:
+        many = min(_AT_ONCE, last - row)
+        # Fetching many places at once takes hardly longer than fetching one: the processor waits for all of them.
+        for index in range(many):
+            begins[index] = _place(keys[row + index], size)
+            fetched[index] = places[begins[index]]
+        for index in range(many):
+            if paths[row + index] == _EXCLUDED:
+                group[row + index] = -1
+                continue
+            key = keys[row + index]
+            at = begins[index]
+            while places[at] >= 0 and key_of[places[at]] != key:
+                at = (at + 1) & (size - 1)
+            if places[at] < 0:
+                places[at] = count
+                key_of[count] = key
+                count += 1
+            group[row + index] = places[at]
+        row += many
     return row, count

@@ -42,11 +42,12 @@ def place(
     """Place the rows of every group.
 
     Args:
-        times: int64 per row, aligned; order: the rows that are followed in order of these
-        times, or none where the rows are in that order anyhow; ledger: gets what belongs to no trajectory.
+        groups: used up, for their array becomes the owner's; times: int64 per row, aligned; order: the rows that are
+        followed in order of these times, or none where the rows are in that order anyhow; ledger: gets what belongs to
+        no trajectory.
     """
     table, threshold, count = visits(run), np.int64(run.threshold_ns), groups.count
-    owner = groups.group.copy()
+    owner = groups.group
     if not run.paths:
         ledger.add("no_path", int(np.count_nonzero(columns.paths != NOT_FOLLOWED)))
         count, owner[:] = 0, -1
