@@ -65,6 +65,11 @@ _DECLARED = (
     Counter("no_path", "info", "IP packets that fit no path where they were first seen; not followed."),
     Counter("off_path", "info", "Sightings of a followed packet at a point that is not on its path; not used."),
     Counter("outside_window", "info", "Followed packets first seen outside the window in which all points captured."),
+    Counter(
+        "clock_contradicted",
+        "data_loss",
+        "Packets seen too early, nearly all of a stage: the points share no clock, or stand in the wrong order.",
+    ),
     Counter("clock_unknown", "data_loss", "Points whose clock offset could not be estimated from certain matches."),
     Counter("counter_missing", "info", "Rules that name a data-plane counter which context/ does not hold."),
     Counter("kernel_drops_absent", "info", "The run has no record of kernel drops (no second witness)."),

@@ -59,6 +59,19 @@ def clocks(facts: Suitability) -> Iterator[Finding]:
 def order(facts: Suitability) -> Iterator[Finding]:
     """Points that packets pass in another order than the path says, and time stamps that are too coarse."""
     run = facts.run
+    if facts.contradictions:
+        stages = [
+            f"{run.points[entry.to_point].name} before {run.points[entry.from_point].name} on path "
+            f"{run.paths[entry.path].name} (median {duration(entry.median_ns)})"
+            for entry in facts.contradictions
+        ]
+        yield Finding(
+            f"Nearly all packets come to {listed(stages)}: the order of the points is wrong, or their clocks are not "
+            "one. Points with this clock are treated as if each had its own.",
+            "Swap them if packets go the other way; if they are on different hosts, name their clocks in run.toml.",
+            limits(NO, LATENCY),
+            tuple(sorted({entry.path for entry in facts.contradictions})),
+        )
     coarse: dict[tuple[int, ...], str] = {}
     for path, stage in stages_of(facts):
         if not stage.same_clock or not stage.certain:

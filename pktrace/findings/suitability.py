@@ -21,6 +21,7 @@ from pktrace.ledger import Ledger
 from pktrace.observations.coverage import Coverage
 from pktrace.observations.observe import Observations
 from pktrace.run.model import Run
+from pktrace.trajectories.clock_model import Contradiction
 from pktrace.trajectories.columns import Columns
 from pktrace.trajectories.follow import follow_packets
 from pktrace.trajectories.model import Trajectories
@@ -83,13 +84,14 @@ class Suitability:
     """All facts of a run, and the ledger of reading and following it.
 
     `digests` is how many different digests the run has; `chance_matches` how many pairs of them are expected to be
-    equal by chance.
+    equal by chance; `contradictions` are stages whose points show that they do not share the clock that they should.
     """
 
     run: Run
     points: tuple[PointFacts, ...]
     paths: tuple[PathFacts, ...]
     senders: tuple[SenderIds, ...]
+    contradictions: tuple[Contradiction, ...]
     digests: int
     chance_matches: float
     digest_payload_bytes: int
@@ -116,6 +118,7 @@ def suitability_of(observations: Observations) -> Suitability:
         points=_points(trajectories, order, times, paths),
         paths=tuple(_path(trajectories, number, stages, times) for number in range(len(run.paths))),
         senders=sender_ids(rows, times),
+        contradictions=clocks.contradictions,
         digests=digests,
         chance_matches=digests * (digests - 1) / 2.0**65,
         digest_payload_bytes=observations.digest_payload_bytes,

@@ -205,6 +205,7 @@ def _sightings(analysis: Analysis, trajectory: int) -> list[Sighting]:
             arriving[path.ends_of(stage)[1]] = stage
     found: list[Sighting] = []
     previous: Any = None
+    clock = trajectories.clocks.clock
     ranges = trajectories.ranges
     mine = (ranges.trajectory == trajectory).nonzero()[0].tolist()
     parts = {int(ranges.row[at]): f"bytes {ranges.first[at]:,} to {ranges.last[at]:,}" for at in mine}
@@ -214,7 +215,7 @@ def _sightings(analysis: Analysis, trajectory: int) -> list[Sighting]:
         if row_number < 0 and stage_here is None:
             continue
         row = rows[row_number] if row_number >= 0 else None
-        same = previous is None or run.points[previous["point"]].clock == run.points[point].clock
+        same = previous is None or clock[previous["point"]] == clock[point]
         since = int(row["ts_ns"] - previous["ts_ns"]) if row is not None and previous is not None and same else None
         found.append(
             Sighting(

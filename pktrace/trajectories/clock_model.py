@@ -10,9 +10,25 @@ import numpy as np
 from pktrace import clocks as clock_arithmetic
 from pktrace.run.model import Run
 from pktrace.trajectories.columns import Columns
+from pktrace.trajectories.exact import EARLY_NS
 from pktrace.trajectories.grouping import Groups
 
 Array = np.ndarray[Any, Any]
+_SAMPLE = 1 << 16  # packets
+_ENOUGH = 3
+_NEARLY_ALL = 0.9
+
+
+@dataclass(frozen=True)
+class Contradiction:
+    """A stage whose certain packets show that its points, which run.toml says share a clock, do not."""
+
+    path: int
+    from_point: int
+    to_point: int
+    packets: int  # certain ones
+    backwards: int  # of them, how many were seen at the second point before the first
+    median_ns: int
 
 
 @dataclass(frozen=True)
@@ -22,25 +38,31 @@ class Clocks:
     offset_ns: Array  # int64 per point
     clock: Array  # int64 per point: points with equal numbers share a clock
     group: Array  # int64 per point: times of points with equal numbers can be compared once offsets are removed
+    contradictions: tuple[Contradiction, ...] = ()
 
 
 def align_clocks(run: Run, columns: Columns, groups: Groups) -> Clocks:
-    """Offsets between the clocks of the points, from keys that each point saw at most once."""
+    """Offsets between the clocks of the points, from keys that each point saw at most once.
+
+    Where packets show that points do not share the clock that run.toml gives them (nearly all come to the second
+    before the first), which of the points with that clock is off cannot be known: each of them counts as having its
+    own, except those between which packets go both ways in no time below zero.
+    """
     names = sorted({point.clock for point in run.points}, key=[p.clock for p in run.points].index)
-    clock = np.array([names.index(point.clock) for point in run.points], np.int64)
-    if len(names) == 1:
+    declared = np.array([names.index(point.clock) for point in run.points], np.int64)
+    clock, contradictions = declared, _contradictions(run, columns, groups, declared)
+    if contradictions:
+        clock = _apart(run, columns, groups, declared, contradictions)
+    clocks = int(clock.max(initial=0)) + 1
+    if clocks == 1:
         zeros = np.zeros(len(run.points), np.int64)
         return Clocks(zeros, clock, zeros)
-    at = {point: _seen_once(columns, groups, point) for path in run.paths for point in path.points}
+    at = _seen_once(run, columns, *_all_numbered(groups))
     forward: dict[tuple[int, int], list[Array]] = {}
-    for number, path in enumerate(run.paths):
-        pairs = list(zip(path.points, path.points[1:], strict=False))
-        if path.has_detour:
-            pairs.append((path.points[path.filter_input], path.points[path.detour_last + 1]))
-        for a, b in pairs:
-            if clock[a] != clock[b]:
-                found = _differences(columns, at[a], at[b], number)
-                forward.setdefault((int(clock[a]), int(clock[b])), []).append(found)
+    for number, a, b in _stages(run):
+        if clock[a] != clock[b]:
+            found = _differences(columns, at[a], at[b], number)
+            forward.setdefault((int(clock[a]), int(clock[b])), []).append(found)
     links: dict[tuple[int, int], int] = {}
     empty = [np.zeros(0, np.int64)]
     for a, b in sorted({(min(pair), max(pair)) for pair in forward}):
@@ -49,17 +71,79 @@ def align_clocks(run: Run, columns: Columns, groups: Groups) -> Clocks:
         )
         if offset is not None:
             links[a, b] = offset
-    offsets, comparable = clock_arithmetic.chain(len(names), links)
-    return Clocks(np.array(offsets, np.int64)[clock], clock, np.array(comparable, np.int64)[clock])
+    offsets, comparable = clock_arithmetic.chain(clocks, links)
+    return Clocks(np.array(offsets, np.int64)[clock], clock, np.array(comparable, np.int64)[clock], contradictions)
 
 
-def _seen_once(columns: Columns, groups: Groups, point: int) -> Array:
-    """int64 per group: its row at the point, -1 where the point saw it not once."""
-    rows = np.flatnonzero((columns.points == point) & (groups.group >= 0))
-    mine = groups.group[rows]
-    found = np.full(groups.count, -1, np.int64)
-    found[mine] = rows
-    found[np.bincount(mine, minlength=groups.count) > 1] = -1
+def _stages(run: Run) -> list[tuple[int, int, int]]:
+    """(path, point, next point) of every stage, bypasses too."""
+    found = []
+    for number, path in enumerate(run.paths):
+        found += [(number, a, b) for a, b in zip(path.points, path.points[1:], strict=False)]
+        if path.has_detour:
+            found.append((number, path.points[path.filter_input], path.points[path.detour_last + 1]))
+    return found
+
+
+def _contradictions(run: Run, columns: Columns, groups: Groups, clock: Array) -> tuple[Contradiction, ...]:
+    """Stages between points of one clock on which nearly all certain packets go backwards in time.
+
+    A sample of the packets is looked at: a clock is off for all of them.
+    """
+    step = 1 << (groups.count // _SAMPLE).bit_length()
+    rows = np.flatnonzero((groups.group & np.int32(step - 1)) == 0)
+    rows = rows[groups.group[rows] >= 0]
+    at = _seen_once(run, columns, rows, groups.group[rows] // step, 1 + groups.count // step)
+    found = []
+    for number, a, b in _stages(run):
+        if clock[a] == clock[b]:
+            delays = _differences(columns, at[a], at[b], number)
+            backwards = int(np.count_nonzero(delays < -EARLY_NS))
+            if backwards >= _ENOUGH and backwards >= _NEARLY_ALL * len(delays):
+                found.append(Contradiction(number, a, b, len(delays), backwards, int(np.median(delays))))
+    return tuple(found)
+
+
+def _apart(
+    run: Run, columns: Columns, groups: Groups, clock: Array, contradictions: tuple[Contradiction, ...]
+) -> Array:
+    """Clock numbers of the points where those that are contradicted are taken apart."""
+    doubted = np.isin(clock, [clock[entry.from_point] for entry in contradictions])
+    apart = np.where(doubted, len(run.points) + np.arange(len(run.points)), clock)
+    at = _seen_once(run, columns, *_all_numbered(groups))
+    forwards: dict[tuple[int, int], bool] = {}
+    for number, a, b in _stages(run):
+        delays = _differences(columns, at[a], at[b], number)
+        if len(delays) >= _ENOUGH:
+            share = np.count_nonzero(delays >= -EARLY_NS) / len(delays)
+            forwards[a, b] = forwards.get((a, b), True) and bool(share >= _NEARLY_ALL)
+    for a, b in sorted(forwards):
+        if clock[a] == clock[b] and doubted[a] and forwards[a, b] and forwards.get((b, a), False):
+            apart[apart == apart[b]] = apart[a]
+    return np.unique(apart, return_inverse=True)[1].astype(np.int64)
+
+
+def _all_numbered(groups: Groups) -> tuple[Array, Array, int]:
+    """All rows with a group, their groups, and how many groups there are."""
+    rows = np.flatnonzero(groups.group >= 0)
+    return rows, groups.group[rows], groups.count
+
+
+def _seen_once(run: Run, columns: Columns, rows: Array, numbers: Array, count: int) -> dict[int, Array]:
+    """By point of the paths, int64 per number: its row there, -1 where it has not just one.
+
+    Args:
+        numbers: per row, of packets, below `count`.
+    """
+    found = {}
+    points = columns.points[rows]
+    for point in sorted({point for path in run.paths for point in path.points}):
+        there = points == point
+        mine = numbers[there]
+        one = np.full(count, -1, np.int64)
+        one[mine] = rows[there]
+        one[np.bincount(mine, minlength=count) > 1] = -1
+        found[point] = one
     return found
 
 

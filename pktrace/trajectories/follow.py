@@ -95,6 +95,8 @@ def follow_packets(observations: Observations) -> Trajectories:
         reach = with_proven_misses(covered, run, times, followed.seen[certain], followed.path[certain])
     for point in np.flatnonzero(reach.missed):
         ledger.add("capture_missed", int(reach.missed[point]), point=run.points[point].name)
+    for entry in clocks.contradictions:
+        ledger.add("clock_contradicted", entry.backwards, point=run.points[entry.to_point].name)
     for point in np.flatnonzero(clocks.group != clocks.group[0]):
         ledger.add("clock_unknown", point=run.points[point].name)
     followed = in_order(followed)

@@ -29,11 +29,11 @@ class Groups:
         """Number the keys of rows [first, last); keys and paths are those of all rows."""
         row = first
         while True:
-            row, self.count = number_keys(
+            row, count = number_keys(
                 keys, paths, np.int64(row), np.int64(last), self._places, self._key_of, np.int64(self._entered),
                 np.int64(self.count), self.group,
             )  # fmt: skip
-            self._entered = self.count
+            self.count = self._entered = int(count)
             if row >= last:
                 return
             # Eight times as large, so that all that is entered again is little beside what is entered.

@@ -75,7 +75,7 @@ def place(
         return Placed(owner, path_of, seen, candidates, reach)
     from pktrace.trajectories.order import follow_repeated  # compiled only where packets repeat
 
-    delays, slack, plausible = _expected_delays(run, times, seen, path_of)
+    delays, slack, plausible = _expected_delays(run, clocks.clock, times, seen, path_of)
     certain, most = len(seen), int((repeated[1::2] - repeated[::2]).sum())
     seen = np.concatenate([seen, np.full((most, seen.shape[1]), -1, np.int64)])
     path_of = np.concatenate([path_of, np.full(most, -1, np.int16)])
@@ -109,7 +109,7 @@ def _layout(run: Run) -> Array:
     return table
 
 
-def _expected_delays(run: Run, times: Array, seen: Array, path_of: Array) -> tuple[Array, Array, Array]:
+def _expected_delays(run: Run, clock: Array, times: Array, seen: Array, path_of: Array) -> tuple[Array, Array, Array]:
     """What certain packets tell of the delays between positions.
 
     Returns:
@@ -137,7 +137,7 @@ def _expected_delays(run: Run, times: Array, seen: Array, path_of: Array) -> tup
                     delays[number, a, b] = int(np.median(found))
                     if b == a + 1 and found.max() > 0:
                         plausible[number, b] = min(run.threshold_ns, 10 * int(found.max()))
-                if run.points[path.points[a]].clock != run.points[path.points[b]].clock:
+                if clock[path.points[a]] != clock[path.points[b]]:
                     slack[number, a, b] = run.threshold_ns
     return delays, slack, plausible
 
