@@ -66,6 +66,11 @@ _DECLARED = (
     Counter("off_path", "info", "Sightings of a followed packet at a point that is not on its path; not used."),
     Counter("outside_window", "info", "Followed packets first seen outside the window in which all points captured."),
     Counter(
+        "against_path",
+        "data_loss",
+        "Packets that passed points in the opposite order: give the path a `match`, and add one for the other way.",
+    ),
+    Counter(
         "clock_contradicted",
         "data_loss",
         "Packets seen too early, nearly all of a stage: the points share no clock, or stand in the wrong order.",

@@ -42,6 +42,7 @@ REASONS = (
     "clock_unknown",
     "filter_dropped",
     "part_lost",
+    "against_path",
 )
 TREATMENTS = ("forward", "drop", "punt")
 RULE_VERDICTS = ("hit", "false_punt", "false_forward", "missed_drop", "false_drop", "unseen", "undetermined")

@@ -69,6 +69,7 @@ def analyze_trajectories(trajectories: Trajectories) -> Analysis:
     if run.window is not None and len(trajectories):
         first = trajectories.first_rows["ts_ns"]
         ledger.add("outside_window", int(((first < run.window[0]) | (first > run.window[1])).sum()))
+    ledger.add("against_path", int(trajectories.backwards.sum()))
     ledger.add("recording_incomplete", int(marked_incomplete(run.folder)))
     for rule in run.rules:
         if rule.counter is not None and rule.counter not in counters:
@@ -85,7 +86,9 @@ def stage_latencies(verdicts: Verdicts) -> list[StageLatency]:
         for stage in path.stage_numbers():
             a, b = path.ends_of(stage)
             same = bool(verdicts.trust.same_clock[number, stage])
-            values = differences(trajectories, verdicts.crossed(number, stage), a, b) if same else nothing
+            crossed = verdicts.crossed(number, stage)
+            crossed = crossed[~trajectories.backwards[crossed]]
+            values = differences(trajectories, crossed, a, b) if same else nothing
             found.append(
                 StageLatency(
                     number,
@@ -111,7 +114,7 @@ def _end_to_end(verdicts: Verdicts, number: int) -> StageLatency:
     cover = [trajectories.observations.coverage[path.points[at]] for at in (0, last)]
     clocks = [trajectories.clocks.clock[path.points[at]] for at in (0, last)]
     mine = trajectories.path == number
-    delivered = np.flatnonzero(mine & verdicts.packets_with("delivered"))
+    delivered = np.flatnonzero(mine & verdicts.packets_with("delivered") & ~trajectories.backwards)
     values: np.ndarray[Any, Any] = np.zeros(0, np.int64)
     error = None
     if clocks[0] == clocks[1]:

@@ -131,6 +131,7 @@ def stages_table(analysis: Analysis) -> pa.Table:
     times = trajectories.raw_times
     at_begin, at_end = times[packet, begins[path, stage]], times[packet, ends[path, stage]]
     known = (at_begin != UNSEEN) & (at_end != UNSEEN) & verdicts.trust.same_clock[path, stage]
+    known &= ~trajectories.backwards[packet]
     point_names = [point.name for point in run.points]
     return schema.STAGES.build(
         {

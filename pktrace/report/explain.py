@@ -46,6 +46,7 @@ _WHY_REASON = {
     "capture_drops": "a capture that could have seen it next dropped packets",
     "capture_cut": "a capture that could have seen it next is damaged and ends before",
     "clock_unknown": "the clocks of the points cannot be compared",
+    "against_path": "it came along the path the other way",
     "filter_dropped": "the filter's own drop counters account for exactly the packets that vanished there",
     "part_lost": "some of the bytes of the packet did not cross this stage",
 }

@@ -38,6 +38,7 @@ _REASONS = {
     "capture_drops": "a capture that could have seen it dropped packets",
     "capture_cut": "a capture that could have seen it is damaged and ends before",
     "clock_unknown": "the clocks of the points cannot be compared",
+    "against_path": "the packet came along its path the other way",
     "filter_dropped": "the filter's own counters account for it",
     "part_lost": "some of its bytes did not cross the stage (split packets)",
 }

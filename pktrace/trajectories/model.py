@@ -13,6 +13,7 @@ from pktrace.ledger import Ledger
 from pktrace.observations.observe import Observations
 from pktrace.run.model import Run
 from pktrace.trajectories.clock_model import Clocks
+from pktrace.trajectories.exact import EARLY_NS
 from pktrace.trajectories.ranges import Ranges
 from pktrace.trajectories.reach import Reach
 
@@ -71,6 +72,20 @@ class Trajectories:
         """As `raw_times`, on the clock of the first point (offsets removed)."""
         rows = self.observations.rows
         return self._times(rows["ts_ns"] - self.clocks.offset_ns[rows["point"]])
+
+    @cached_property
+    def backwards(self) -> np.ndarray[Any, Any]:
+        """bool n: it passed points of its path in the opposite order, as far as points of one clock show that."""
+        clock = self.clocks.clock
+        times, found = self.raw_times, np.zeros(len(self), bool)
+        for number, path in enumerate(self.run.paths):
+            mine = self.path == number
+            for a in range(len(path.points)):
+                for b in range(a + 1, len(path.points)):
+                    if clock[path.points[a]] == clock[path.points[b]]:
+                        both = mine & (times[:, a] != UNSEEN) & (times[:, b] != UNSEEN)
+                        found |= both & (times[:, b] - np.where(both, times[:, a], 0) < -EARLY_NS)
+        return found
 
     def _times(self, of_row: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         if not len(of_row):

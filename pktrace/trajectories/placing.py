@@ -134,6 +134,9 @@ def _expected_delays(run: Run, clock: Array, times: Array, seen: Array, path_of:
                     both = both[:: 1 + len(both) // _ENOUGH_DELAYS]
                 if len(both):
                     found = at[b][both] - at[a][both]
+                    # What came the other way tells nothing of this one.
+                    forward = found[found >= -EARLY_NS] if clock[path.points[a]] == clock[path.points[b]] else found
+                    found = forward if len(forward) else found
                     delays[number, a, b] = int(np.median(found))
                     if b == a + 1 and found.max() > 0:
                         plausible[number, b] = min(run.threshold_ns, 10 * int(found.max()))

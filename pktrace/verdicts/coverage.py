@@ -53,7 +53,7 @@ def trust_in_captures(trajectories: Trajectories) -> Trust:
             group[number, position] = trajectories.clocks.group[point]
             incomplete[number, position] = reach.incomplete[point]
             cut[number, position] = trajectories.observations.coverage[point].cut
-        mine = (trajectories.path == number) & (trajectories.candidates == 1)
+        mine = (trajectories.path == number) & (trajectories.candidates == 1) & ~trajectories.backwards
         for stage in path.stage_numbers():
             a, b = path.ends_of(stage)
             resolution = [trajectories.observations.coverage[path.points[at]].resolution_ns for at in (a, b)]

@@ -78,6 +78,7 @@ def judge_trajectories(
             fate, reason, lost_stage, last_at, observed, rule_verdict, stage_verdict, stage_reason,
         )  # fmt: skip
     _judge_parts(trajectories, trust, fate, reason, last_at, stage_verdict, stage_reason)
+    _doubt_the_opposite(trajectories, fate, reason, lost_stage, rule_verdict, stage_verdict, stage_reason)
     _doubt_the_rewritten(trajectories, fate, reason, lost_stage, rule_verdict, stage_verdict)
     verdicts = Verdicts(
         trajectories,
@@ -116,6 +117,21 @@ def _judge_parts(
             fewer = mine[(missing[mine, b] > missing[mine, a]) & (trajectories.seen[mine, a] >= 0)]
             fewer = fewer[stage_verdict[fewer, stage] == VERDICTS.index("crossed")]
             stage_reason[fewer, stage] = REASONS.index("part_lost")
+
+
+def _doubt_the_opposite(
+    trajectories: Trajectories, fate: Array, reason: Array, lost_stage: Array, rule_verdict: Array,
+    stage_verdict: Array, stage_reason: Array,
+) -> None:  # fmt: skip
+    """Of what came along its path the other way, stages tell no more than that it crossed them."""
+    crossed, none = VERDICTS.index("crossed"), NONE
+    opposite = np.flatnonzero(trajectories.backwards)
+    rule_verdict[opposite[rule_verdict[opposite] != none]] = RULE_VERDICTS.index("undetermined")
+    packet, stage = np.nonzero((stage_verdict[opposite] != crossed) & (stage_verdict[opposite] != none))
+    packet = opposite[packet]
+    stage_verdict[packet, stage] = VERDICTS.index("undetermined")
+    fate[packet], lost_stage[packet] = FATES.index("undetermined"), -1
+    stage_reason[packet, stage] = reason[packet] = REASONS.index("against_path")
 
 
 def _doubt_the_rewritten(
