@@ -16,6 +16,7 @@ import tomli_w
 
 from pktrace.findings.analysis import Analysis, analyze_run
 from pktrace.findings.criteria import exit_code
+from pktrace.findings.tables import stages_table
 from pktrace.run.runfile import load_run
 from pktrace.schema import FATES, REASONS
 from tests.kit.packets import Header, frame
@@ -145,6 +146,54 @@ def test_clocks_without_a_common_packet_are_not_compared(tmp_path: Path) -> None
     clocks = {name: {"clock": name} for name in "abc"}
     analysis = analyzed(tmp_path, {"a": nothing, **far}, path, clocks)
     assert fates(analysis) == {("delivered", None): 30, ("undetermined", "clock_unknown"): 30}
+
+
+def test_points_that_share_no_clock_though_run_toml_says_so(tmp_path: Path) -> None:
+    """Packets that came to b before a, by its clock, were told apart: each was lost once and appeared once."""
+    early = [Record(record.ts_ns - 40 * MS, record.data) for record in sent(30, 10_000) if record.data != udp(7)]
+    back = [udp(n, dport=1000) for n in range(500, 530)]
+    there = [Record(START + n * MS - 40 * MS, data) for n, data in enumerate(back)]
+    here = [Record(START + n * MS + 10_000, data) for n, data in enumerate(back)]
+    paths = [{"name": "p", "points": ["a", "b"], "match": {"dport": [2000]}}, {"name": "q", "points": ["b", "a"]}]
+    files = {"a": [*sent(30), *here], "b": [*early, *there]}
+    analysis = analyzed(tmp_path, {name: file_of(sorted(f, key=lambda r: r.ts_ns)) for name, f in files.items()}, paths)
+    assert fates(analysis) == {("delivered", None): 59, ("lost", None): 1}
+    assert analysis.ledger.total("clock_contradicted") == 29
+    assert not any(len(latency.values) for latency in analysis.latencies)
+
+
+def test_one_path_for_both_directions_loses_nothing(tmp_path: Path) -> None:
+    """On a path without `match`, packets that came the other way were taken for one lost and one injected each."""
+    back = [udp(n, dport=1000) for n in range(500, 530)]
+    here = [*sent(30), *(Record(START + n * MS + 10 * MS, data) for n, data in enumerate(back))]
+    there = [*sent(30, 10 * MS), *(Record(START + n * MS, data) for n, data in enumerate(back))]
+    files = {"a": file_of(sorted(here, key=lambda r: r.ts_ns)), "b": file_of(sorted(there, key=lambda r: r.ts_ns))}
+    analysis = analyzed(tmp_path, files)
+    assert fates(analysis) == {("delivered", None): 60}
+    assert (analysis.trajectories.sightings == 2).all()
+    assert analysis.ledger.total("against_path") == 30
+    assert [latency.values.tolist() for latency in analysis.latencies] == [[10 * MS] * 30] * 2
+    table = stages_table(analysis)
+    assert table["latency_ns"].null_count == 30
+
+
+def test_what_came_the_other_way_in_part_is_not_judged(tmp_path: Path) -> None:
+    """Seen at c and then at b of a path a, b, c: it may be lost on the way to a, which no stage of the path is."""
+    there = [Record(START + n * MS, udp(n)) for n in range(30)]
+    files = {"a": file_of([]), "b": file_of([Record(r.ts_ns + 10 * MS, r.data) for r in there]), "c": file_of(there)}
+    analysis = analyzed(tmp_path, files, [{"name": "p", "points": ["a", "b", "c"]}])
+    assert analysis.ledger.total("clock_contradicted") == 30  # nothing goes the way of the path
+    forth = [Record(START + n * MS, udp(n + 100)) for n in range(30)]
+    files = {
+        name: file_of(sorted([*records, *(Record(r.ts_ns + delay, r.data) for r in forth)], key=lambda r: r.ts_ns))
+        for name, delay, records in (
+            ("a", 0, []), ("b", 10 * MS, [Record(r.ts_ns + 10 * MS, r.data) for r in there]), ("c", 20 * MS, there)
+        )
+    }  # fmt: skip
+    again = tmp_path / "again"
+    again.mkdir()
+    analysis = analyzed(again, files, [{"name": "p", "points": ["a", "b", "c"]}])
+    assert fates(analysis) == {("delivered", None): 30, ("undetermined", "against_path"): 30}
 
 
 def chain(extra: Mapping[str, Sequence[Record]]) -> dict[str, bytes]:

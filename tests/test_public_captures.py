@@ -45,6 +45,15 @@ def test_two_links_lose_nothing(tmp_path: Path, link: str, common: int) -> None:
     assert min(int(latency.values[0]) for latency in analysis.latencies) > 10_000_000
 
 
+@pytest.mark.parametrize(("link", "common"), [("eth0", 3971), ("eth1", 3863)])
+def test_two_links_lose_nothing_on_a_path_for_both_directions(tmp_path: Path, link: str, common: int) -> None:
+    analysis = analysis_of(tmp_path, f"two-links/h1-{link}.pcap", f"two-links/sv_mp1-{link}.pcap", ONE_WAY)
+    assert len(analysis.trajectories) == common
+    assert (analysis.trajectories.seen[:, :2] >= 0).all()
+    assert analysis.verdicts.packets_with("delivered").all()
+    assert all(int(latency.values[0]) > 10_000_000 for latency in analysis.latencies)
+
+
 def test_nothing_matches_across_the_links(tmp_path: Path) -> None:
     """2,815 packets have equal payloads on both links; their headers differ."""
     analysis = analysis_of(tmp_path, "two-links/h1-eth0.pcap", "two-links/sv_mp1-eth1.pcap", ONE_WAY)
