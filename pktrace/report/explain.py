@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, Any
 
+import numpy as np
 from rich.text import Text
 
+from pktrace.decode import changeable as unkept_field
 from pktrace.decode import rows as field
 from pktrace.errors import CallerError
 from pktrace.findings.analysis import Analysis
+from pktrace.observations.changeable import changeable_of
 from pktrace.observations.tunnels import address_text
 from pktrace.report.terminal import _table, console
 from pktrace.report.words import clock_time, date_time, microseconds, plural, safe
 from pktrace.run.conditions import PROTOCOL_NAMES
 from pktrace.schema import BASES, FATES, REASONS, RULE_VERDICTS, TREATMENTS, VERDICTS
+from pktrace.trajectories.transforms import ECN_NAMES, mac_text
 from pktrace.verdicts.judge import NONE
 
 # Fields that may change on the way; addresses and tunnels are compared as text.
@@ -27,6 +32,13 @@ _WATCHED = (
     ("vlan", field.HAS_VLAN),
     ("length", 0),
     ("captured_length", 0),
+)
+# The same of what is not kept in rows, with how values are shown.
+_WATCHED_UNKEPT: tuple[tuple[str, str, int, Callable[[int], str]], ...] = (
+    ("mac_source", "MAC source", unkept_field.MAC_SOURCE, mac_text),
+    ("mac_destination", "MAC destination", unkept_field.MAC_DESTINATION, mac_text),
+    ("ecn", "ECN", unkept_field.ECN, ECN_NAMES.__getitem__),
+    ("mss", "MSS", unkept_field.MSS, str),
 )
 
 _WHY_FATE = {
@@ -204,9 +216,12 @@ def _sightings(analysis: Analysis, trajectory: int) -> list[Sighting]:
         if verdicts.stage_verdict[trajectory, stage] != NONE:
             arriving[path.ends_of(stage)[1]] = stage
     found: list[Sighting] = []
-    previous: Any = None
+    previous = -1
     ranges = trajectories.ranges
     mine = (ranges.trajectory == trajectory).nonzero()[0].tolist()
+    wanted = np.zeros(len(rows), bool)
+    wanted[trajectories.seen[trajectory][trajectories.seen[trajectory] >= 0]] = True
+    unkept = changeable_of(analysis.observations, wanted)
     parts = {int(ranges.row[at]): f"bytes {ranges.first[at]:,} to {ranges.last[at]:,}" for at in mine}
     for position, point in enumerate(path.points):
         row_number = int(trajectories.seen[trajectory, position])
@@ -214,8 +229,13 @@ def _sightings(analysis: Analysis, trajectory: int) -> list[Sighting]:
         if row_number < 0 and stage_here is None:
             continue
         row = rows[row_number] if row_number >= 0 else None
-        same = previous is None or run.points[previous["point"]].clock == run.points[point].clock
-        since = int(row["ts_ns"] - previous["ts_ns"]) if row is not None and previous is not None and same else None
+        same = previous < 0 or run.points[rows["point"][previous]].clock == run.points[point].clock
+        since = int(row["ts_ns"] - rows["ts_ns"][previous]) if row is not None and previous >= 0 and same else None
+        changes: tuple[str, ...] = ()
+        if row_number in parts:
+            changes = (parts[row_number],)  # of a part of the packet just which bytes it holds
+        elif row is not None and previous >= 0:
+            changes = _changes(rows[previous], row, tunnels) + _unkept_changes(unkept[previous], unkept[row_number])
         found.append(
             Sighting(
                 position,
@@ -224,13 +244,13 @@ def _sightings(analysis: Analysis, trajectory: int) -> list[Sighting]:
                 since,
                 analysis.observations.captures[row["capture"]] if row is not None else None,
                 int(row["frame"]) if row is not None else None,
-                _changes_or_part(previous, row, tunnels, parts.get(row_number)),
+                changes,
                 path.stage_name(stage_here) if stage_here is not None else None,
                 VERDICTS[int(verdicts.stage_verdict[trajectory, stage_here])] if stage_here is not None else None,
                 REASONS[int(verdicts.stage_reason[trajectory, stage_here])] if stage_here is not None else None,
             )
         )
-        previous = row if row is not None else previous
+        previous = row_number if row is not None else previous
     owned = set((trajectories.owner == trajectory).nonzero()[0].tolist())
     for extra in sorted((owned | set(parts)) - set(trajectories.seen[trajectory].tolist())):
         row = rows[extra]
@@ -245,13 +265,6 @@ def _sightings(analysis: Analysis, trajectory: int) -> list[Sighting]:
 
 def _address(row: Any, side: str) -> str:
     return address_text(int(row["ip_version"]), int(row[f"{side}_high"]), int(row[f"{side}_low"]))
-
-
-def _changes_or_part(previous: Any, row: Any, tunnels: tuple[str, ...], part: str | None) -> tuple[str, ...]:
-    """What changed since the last sighting; of a part of the packet just which bytes it holds."""
-    if part is not None:
-        return (part,)
-    return _changes(previous, row, tunnels) if row is not None and previous is not None else ()
 
 
 def _changes(before: Any, after: Any, tunnels: tuple[str, ...]) -> tuple[str, ...]:
@@ -270,6 +283,19 @@ def _changes(before: Any, after: Any, tunnels: tuple[str, ...]) -> tuple[str, ..
             found.append(f"{name} {before[name]} to {after[name]}")
         elif had != has:
             found.append(f"{name} {'added' if has else 'removed'}")
+    return tuple(found)
+
+
+def _unkept_changes(before: Any, after: Any) -> tuple[str, ...]:
+    """The same of what is not kept in rows, as far as both captures have it."""
+    both = before["known"] & after["known"]
+    found = [
+        f"{shown} {text(int(before[name]))} to {text(int(after[name]))}"
+        for name, shown, bit, text in _WATCHED_UNKEPT
+        if both & bit and before[name] != after[name]
+    ]
+    if both & unkept_field.OPTIONS and before["options"] != after["options"]:
+        found.append("other TCP options")
     return tuple(found)
 
 
