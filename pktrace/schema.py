@@ -286,6 +286,12 @@ STAGES = TableSpec(
         Column("reason", WORD, "Why."),
         Column("latency_ns", INT64, "Time between the two first sightings; null unless seen at both on one clock."),
         Column("error_ns", INT64, "Bound of the error of that time: the sum of both resolutions on one clock."),
+        Column(
+            "last_byte_ns",
+            INT64,
+            "Time between the sightings that completed the packet at both ends; `latency_ns` is that of its first "
+            "byte, which differs where it was split or merged. Null where some of its bytes were not seen.",
+        ),
     ),
 )
 
@@ -310,6 +316,15 @@ LATENCY = TableSpec(
         Column("max_ns", INT64, "Largest latency."),
         Column("share", FLOAT64, "Mean of the stage over the sum of the stage means of the path."),
         Column("error_ns", INT64, "Bound of the clock error of each latency."),
+        Column(
+            "divided",
+            INT64,
+            "Packets, of those that crossed, that were not whole in a frame of their own at an end of the stage.",
+        ),
+        Column(
+            "last_byte_mean_ns", INT64, "Mean of `last_byte_ns` of the stages; the columns above are of first bytes."
+        ),
+        Column("last_byte_max_ns", INT64, "Largest `last_byte_ns`."),
     ),
 )
 

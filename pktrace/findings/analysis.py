@@ -17,6 +17,7 @@ from pktrace.run.context import counter_packets, marked_incomplete
 from pktrace.run.model import Run
 from pktrace.trajectories.follow import follow_packets
 from pktrace.trajectories.model import UNSEEN, Trajectories
+from pktrace.trajectories.parts import Parts, completed, parts_of
 from pktrace.trajectories.transforms import Transforms, transforms_of
 from pktrace.verdicts.verdicts import Verdicts, judge_trajectories
 
@@ -36,12 +37,22 @@ class Analysis:
     @cached_property
     def latencies(self) -> list[StageLatency]:
         """Latency of every stage of every path, then end to end."""
-        return stage_latencies(self.verdicts)
+        return stage_latencies(self.verdicts, self.parts, self.completed)
+
+    @cached_property
+    def parts(self) -> Parts:
+        """Which frames held which bytes of packets that were split or merged."""
+        return parts_of(self.trajectories)
+
+    @cached_property
+    def completed(self) -> np.ndarray[Any, Any]:
+        """int64 by packet and position: raw time at which all of it had come there, UNSEEN where that is not known."""
+        return completed(self.trajectories, self.parts)
 
     @cached_property
     def transforms(self) -> Transforms:
         """What changed in the packets, stage by stage."""
-        return transforms_of(self.trajectories)
+        return transforms_of(self.trajectories, self.parts)
 
     @cached_property
     def rule_tallies(self) -> list[RuleTally]:
@@ -76,8 +87,12 @@ def analyze_trajectories(trajectories: Trajectories) -> Analysis:
     return Analysis(run, trajectories.observations, trajectories, expected, verdicts, counters, ledger)
 
 
-def stage_latencies(verdicts: Verdicts) -> list[StageLatency]:
-    """Per path: its stages in order, the bypass where there is a detour, then end to end."""
+def stage_latencies(verdicts: Verdicts, parts: Parts, complete: np.ndarray[Any, Any]) -> list[StageLatency]:
+    """Per path: its stages in order, the bypass where there is a detour, then end to end.
+
+    Args:
+        complete: of `Analysis.completed`.
+    """
     trajectories = verdicts.trajectories
     found: list[StageLatency] = []
     nothing = np.zeros(0, np.int64)
@@ -85,7 +100,9 @@ def stage_latencies(verdicts: Verdicts) -> list[StageLatency]:
         for stage in path.stage_numbers():
             a, b = path.ends_of(stage)
             same = bool(verdicts.trust.same_clock[number, stage])
-            values = differences(trajectories, verdicts.crossed(number, stage), a, b) if same else nothing
+            crossed = verdicts.crossed(number, stage)
+            values = differences(trajectories.raw_times, crossed, a, b) if same else nothing
+            last_bytes = differences(complete, crossed, a, b) if same else nothing
             found.append(
                 StageLatency(
                     number,
@@ -96,14 +113,16 @@ def stage_latencies(verdicts: Verdicts) -> list[StageLatency]:
                     np.sort(values),
                     len(verdicts.lost_in(number, stage)),
                     int(verdicts.trust.error_ns[number, stage]) if same else None,
+                    int((parts.divided[crossed, a] | parts.divided[crossed, b]).sum()),
+                    np.sort(last_bytes),
                 )
             )
         if len(path.points) > 1:
-            found.append(_end_to_end(verdicts, number))
+            found.append(_end_to_end(verdicts, number, parts, complete))
     return found
 
 
-def _end_to_end(verdicts: Verdicts, number: int) -> StageLatency:
+def _end_to_end(verdicts: Verdicts, number: int, parts: Parts, complete: np.ndarray[Any, Any]) -> StageLatency:
     """First to last point of the delivered packets."""
     trajectories = verdicts.trajectories
     path = trajectories.run.paths[number]
@@ -112,11 +131,13 @@ def _end_to_end(verdicts: Verdicts, number: int) -> StageLatency:
     clocks = [trajectories.clocks.clock[path.points[at]] for at in (0, last)]
     mine = trajectories.path == number
     delivered = np.flatnonzero(mine & verdicts.packets_with("delivered"))
-    values: np.ndarray[Any, Any] = np.zeros(0, np.int64)
+    delivered = delivered[trajectories.raw_times[delivered, 0] != UNSEEN]
+    values = last_bytes = np.zeros(0, np.int64)
     error = None
     if clocks[0] == clocks[1]:
-        times = trajectories.raw_times[delivered]
-        values = differences(trajectories, delivered[times[:, 0] != UNSEEN], 0, last)
+        values = differences(trajectories.raw_times, delivered, 0, last)
+        last_bytes = differences(complete, delivered, 0, last)
         error = cover[0].resolution_ns + cover[1].resolution_ns
     lost = int((mine & verdicts.packets_with("lost")).sum())
-    return StageLatency(number, None, "end to end", 0, last, np.sort(values), lost, error)
+    divided = int((parts.divided[delivered, 0] | parts.divided[delivered, last]).sum())
+    return StageLatency(number, None, "end to end", 0, last, np.sort(values), lost, error, divided, np.sort(last_bytes))

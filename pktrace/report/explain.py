@@ -19,6 +19,7 @@ from pktrace.report.terminal import _table, console
 from pktrace.report.words import clock_time, date_time, microseconds, plural, safe
 from pktrace.run.conditions import PROTOCOL_NAMES
 from pktrace.schema import BASES, FATES, REASONS, RULE_VERDICTS, TREATMENTS, VERDICTS
+from pktrace.trajectories.model import UNSEEN
 from pktrace.trajectories.transforms import ECN_NAMES, mac_text
 from pktrace.verdicts.judge import NONE
 
@@ -317,10 +318,26 @@ def _because(analysis: Analysis, trajectory: int, fate: str) -> list[str]:
             f"Waited: {run.points[path.points[end]].name} was captured for {ran_on / 1e6:,.3f} ms after it was last "
             f"seen; {wait / 1e6:,.3f} ms were needed (10 x its largest certain delay, at most the loss threshold)."
         )
+    lines += _last_byte_lines(analysis, trajectory)
     lines.append(_rule_line(analysis, trajectory))
     basis = BASES[int(trajectories.basis[trajectory])]
     candidates = int(trajectories.candidates[trajectory])
     lines.append(f"Matched by {basis}: {_WHY_BASIS.get(basis, basis)} ({plural(candidates, 'candidate')}).")
+    return lines
+
+
+def _last_byte_lines(analysis: Analysis, trajectory: int) -> list[str]:
+    """Where the packet was not whole in one frame: when the last of its bytes came."""
+    trajectories, run = analysis.trajectories, analysis.run
+    path = run.paths[int(trajectories.path[trajectory])]
+    lines = []
+    for position in analysis.parts.divided[trajectory].nonzero()[0].tolist():
+        point = run.points[path.points[position]].name
+        first, last = (int(times[trajectory, position]) for times in (trajectories.raw_times, analysis.completed))
+        if last == UNSEEN:
+            lines.append(f"Bytes: not all of them were seen at {point}.")
+        elif last > first:
+            lines.append(f"Bytes: at {point} the last ones came {microseconds(last - first)} µs after the first.")
     return lines
 
 

@@ -188,12 +188,35 @@ def print_latency(analysis: Analysis, stream: IO[str]) -> None:
     """Mode 0 only."""
     out = console(stream)
     _print_tables(out, latency_tables(analysis, out.width >= _WIDE), "Latency: no packet of this run was followed.")
+    last_bytes = last_byte_table(analysis)
+    if last_bytes.row_count:
+        out.print(last_bytes)
+        out.print()
     if any(_falls_on_lost(latency) for latency in analysis.latencies):
         out.print(Text("∞: the percentile falls on a lost packet (RFC 7679 5).", style="dim"))
     if any(latency.error_ns is None for latency in analysis.latencies):
         out.print(Text("–: the points are on different clocks, so no latency is measured between them.", style="dim"))
     if analysis.latencies:
         out.print()
+
+
+def last_byte_table(analysis: Analysis) -> Table:
+    """Where packets were split or merged: how long it took until all of each had come, beside its first byte."""
+    columns = [("path", "left"), ("stage", "left"), ("N", "right"), ("split or merged", "right")]
+    columns += [(name, "right") for name in ("first byte, mean", "last byte, mean", "max")]
+    table = _table("Until the last byte of split and merged packets, µs", columns)
+    for latency in analysis.latencies:
+        if not latency.divided:
+            continue
+        row = summary_row(latency, None)
+        table.add_row(
+            analysis.run.paths[latency.path].name,
+            latency.name if latency.stage is None else f"{latency.stage} {latency.name}",
+            count(len(latency.last_bytes)),
+            count(latency.divided),
+            *(microseconds(row[name]) for name in ("mean_ns", "last_byte_mean_ns", "last_byte_max_ns")),
+        )
+    return table
 
 
 def _falls_on_lost(latency: StageLatency) -> bool:

@@ -22,7 +22,7 @@ from pktrace.trajectories.packet_id import keys_by_number, numbered_packets
 from pktrace.trajectories.paths import NO_PATH, followed, longest, parts, path_of_rows, visits
 from pktrace.trajectories.ranges import NO_RANGES, Ranges, match_ranges
 from pktrace.trajectories.reach import Reach, reach_of, with_proven_misses
-from pktrace.trajectories.rewritten import Keys, open_ends
+from pktrace.trajectories.rewritten import Keys, flow_of, open_ends
 from pktrace.trajectories.sorting import sorted_by_key
 
 Array = np.ndarray[Any, Any]
@@ -84,8 +84,9 @@ def follow_packets(observations: Observations) -> Trajectories:
     basis = _basis(rows, keys, seen, candidates)
     if numbers is not None:
         basis[_all_numbered(seen, numbers) & (candidates == 1)] = BASES.index("packet_id")
-    keep = _put_ranges(ranges, times, owner, seen, basis)
-    if len(ranges):
+    matched = len(ranges)
+    ranges, keep = _put_ranges(ranges, rows, times, owner, seen, basis)
+    if matched:
         # What was not seen whole was not missed where its parts were seen.
         certain = keep & (candidates == 1)
         reach = with_proven_misses(
@@ -109,11 +110,13 @@ def _all_numbered(seen: Array, numbers: Array) -> Array:
     return found
 
 
-def _put_ranges(ranges: Ranges, times: Array, owner: Array, seen: Array, basis: Array) -> Array:
-    """Enter split and merged packets; returns which trajectories stay: others began as parts of these."""
+def _put_ranges(
+    ranges: Ranges, rows: Array, times: Array, owner: Array, seen: Array, basis: Array
+) -> tuple[Ranges, Array]:
+    """Enter split and merged packets; returns the ranges of these, and which trajectories are no parts of others."""
     keep = np.ones(len(seen), bool)
     if not len(ranges):
-        return keep
+        return ranges, keep
     parts = owner[ranges.row]
     keep[parts[parts >= 0]] = False
     owner[np.isin(owner, np.flatnonzero(~keep))] = -1
@@ -121,8 +124,14 @@ def _put_ranges(ranges: Ranges, times: Array, owner: Array, seen: Array, basis: 
     order = np.lexsort((times[ranges.row], ranges.first, ranges.position, ranges.trajectory))[::-1]
     seen[ranges.trajectory[order], ranges.position[order]] = ranges.row[order]
     owner[ranges.row[order]] = ranges.trajectory[order]
+    whole = ranges.whole(rows, seen[:, 0])
+    alone = ranges.chosen(whole)
+    sent, held = rows[seen[alone.trajectory, 0]], rows[alone.row]
+    header = (flow_of(sent) != flow_of(held)) | (sent["ip_id"] != held["ip_id"])
+    basis[alone.trajectory] = np.where(header, BASES.index("rewritten"), BASES.index("modified"))
+    ranges = ranges.chosen(~whole)
     basis[ranges.trajectory] = BASES.index("range")
-    return keep
+    return ranges, keep
 
 
 def _basis(rows: Array, keys: Keys, seen: Array, candidates: Array) -> Array:

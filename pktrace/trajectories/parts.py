@@ -23,8 +23,8 @@ class Parts:
     """Which frames held which bytes of the packets that are in `ranges`, also where they were whole.
 
     Arrays of equal length, in order of (trajectory, position, first byte): `trajectory`, `position`, `row`, `first`,
-    `last`, `size` (bytes of the frame, also those of other packets), `fragment`. `divided` is bool by trajectory and
-    position: the packet was not whole in one frame of its own there.
+    `last`, `size` (bytes of the frame, also those of other packets), `digest`, `fragment`. `divided` is bool by
+    trajectory and position: the packet was not whole in one frame of its own there.
     """
 
     trajectory: Array
@@ -33,6 +33,7 @@ class Parts:
     first: Array
     last: Array
     size: Array
+    digest: Array
     fragment: Array
     divided: Array
 
@@ -50,7 +51,7 @@ class Parts:
             many = np.maximum(high - low, 0)
             new = np.repeat(behind, many)
             old = before[np.repeat(low, many) + np.arange(many.sum()) - np.repeat(np.cumsum(many) - many, many)]
-            shared = np.minimum(self.last[old], self.last[new]) - np.maximum(self.first[old], self.first[new]) + 1
+            shared = self._shared(old, new)
             for which, usual, of_fragments, fragment in (
                 (shared < self.size[old], SPLIT, FRAGMENTATION, self.fragment[new]),
                 (shared < self.size[new], MERGE, REASSEMBLY, self.fragment[old]),
@@ -61,6 +62,15 @@ class Parts:
                     found[owners] |= bit
         taken: Array = found[packets]
         return taken
+
+    def _shared(self, old: Array, new: Array) -> Array:
+        """Bytes that the frame of one part and the frame of another have in common, also those of other packets."""
+        both = np.minimum(self.last[old], self.last[new]) - np.maximum(self.first[old], self.first[new]) + 1
+        frames = np.stack([self.row[old], self.row[new]])
+        _, pair = np.unique(frames, axis=1, return_inverse=True)
+        found = np.bincount(pair.ravel(), weights=both).astype(np.int64)[pair.ravel()]
+        # A frame that passed as it was is all the same, even if not all of its bytes are of packets that were followed.
+        return np.where(self.digest[old] == self.digest[new], self.size[old], found)
 
 
 def parts_of(trajectories: Trajectories) -> Parts:
@@ -88,8 +98,9 @@ def parts_of(trajectories: Trajectories) -> Parts:
     last = np.concatenate([ranges.last, (begin + size)[known:] - 1])
     order = np.lexsort((first, position, trajectory))
     return Parts(
-        trajectory[order], position[order], row[order], first[order], last[order], size[order], fragment[order], divided
-    )
+        trajectory[order], position[order], row[order], first[order], last[order], size[order],
+        held["digest"][order], fragment[order], divided,
+    )  # fmt: skip
 
 
 def completed(trajectories: Trajectories, parts: Parts) -> Array:

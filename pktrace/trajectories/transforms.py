@@ -18,7 +18,7 @@ from pktrace.observations.tunnels import address_text
 from pktrace.trajectories import transform_kernel as bit
 from pktrace.trajectories.hashing import mixed
 from pktrace.trajectories.model import Trajectories
-from pktrace.trajectories.parts import Parts, parts_of
+from pktrace.trajectories.parts import Parts
 
 Array = np.ndarray[Any, Any]
 _Values = list[tuple[str | None, str | None, int]]  # before, behind, packets
@@ -127,7 +127,7 @@ class _Sightings:
         return found
 
 
-def transforms_of(trajectories: Trajectories) -> Transforms:
+def transforms_of(trajectories: Trajectories, parts: Parts) -> Transforms:
     """All changes between neighbouring sightings of every packet.
 
     Raises:
@@ -135,7 +135,6 @@ def transforms_of(trajectories: Trajectories) -> Transforms:
     """
     observations = trajectories.observations
     unkept = changeable_of(observations)
-    parts = parts_of(trajectories)
     found = _Found()
     for number, path in enumerate(trajectories.run.paths):
         mine = np.flatnonzero(trajectories.path == number)
