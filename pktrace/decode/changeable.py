@@ -30,6 +30,7 @@ CHANGEABLE = np.dtype(
 # Bits of `known`; CHECKED: the checksum looks as if it were to be completed, and is complete.
 MAC_SOURCE, MAC_DESTINATION, ECN, OPTIONS, MSS, RETRIED, CHECKED = (1 << number for number in range(7))
 
+WIRELESS = (105, 127)  # link types of 802.11 frames, without and with a radiotap header
 _ETHERNET, _COOKED, _COOKED_2 = 1, 113, 276
 _MAC_BYTES = 6
 _RETRY = 0x08

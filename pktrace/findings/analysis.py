@@ -15,6 +15,7 @@ from pktrace.observations.observe import Observations, observe_run
 from pktrace.rules.expect import Expected, expected_treatment
 from pktrace.run.context import counter_packets, marked_incomplete
 from pktrace.run.model import Run
+from pktrace.trajectories.copies import copies_of
 from pktrace.trajectories.follow import follow_packets
 from pktrace.trajectories.model import UNSEEN, Trajectories
 from pktrace.trajectories.parts import Parts, completed, parts_of
@@ -80,6 +81,15 @@ def analyze_trajectories(trajectories: Trajectories) -> Analysis:
     if run.window is not None and len(trajectories):
         first = trajectories.first_rows["ts_ns"]
         ledger.add("outside_window", int(((first < run.window[0]) | (first > run.window[1])).sum()))
+    copies = copies_of(trajectories)
+    doubtful = trajectories.copied & verdicts.packets_with("ambiguous")
+    first = np.bincount(trajectories.first_rows["point"][doubtful], minlength=len(run.points))
+    for number, point in enumerate(run.points):
+        for counter, counts in (
+            ("copies_network", copies.network), ("copies_here", copies.here), ("copies_last", copies.last),
+            ("copies_retried", copies.retried), ("copies_first", first),
+        ):  # fmt: skip
+            ledger.add(counter, int(counts[number]), point=point.name)
     ledger.add("recording_incomplete", int(marked_incomplete(run.folder)))
     for rule in run.rules:
         if rule.counter is not None and rule.counter not in counters:

@@ -1,8 +1,8 @@
 """Latency of every packet at every stage, and its statistics.
 
 Percentiles follow RFC 2330 11.3: the smallest observed value x with F(x) >= p, where lost packets count as infinite
-(RFC 7679 5); one that falls on a lost packet is undefined, here None. Times are taken at the first sightings, of packets
-that were split or merged at that of the first byte; RFC 7679 3.4 asks for the last byte, which is told beside it.
+(RFC 7679 5); one that falls on a lost packet is undefined, here None. Times are taken at the first sightings; of split
+and merged packets at that of the first byte. RFC 7679 3.4 asks for the last byte, which is told beside it.
 """
 
 from __future__ import annotations

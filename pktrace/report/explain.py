@@ -50,7 +50,10 @@ _WHY_FATE = {
     "absorbed": "the service may answer or swallow packets of its rule, and it was not seen after the service",
     "injected": "no point before the service saw it, though they were capturing",
     "undetermined": "the captures cannot show whether it was lost",
-    "ambiguous": "packets begin behind it that it may have become, and which of them it is cannot be shown",
+    "ambiguous": (
+        "packets begin behind it that it may have become, or it may be a copy of one that was seen with the same bytes "
+        "at the first point; which of them it is cannot be shown"
+    ),
 }
 _WHY_REASON = {
     "late": "it came later than the loss threshold",

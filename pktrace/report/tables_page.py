@@ -22,14 +22,17 @@ _FATES = {
     "absorbed": "the service may swallow packets of its rule, and this one did not come out",
     "injected": "first seen after the service, though the points before were capturing",
     "undetermined": "the captures cannot show what became of it; `reason` says why",
-    "ambiguous": "it ends where packets begin that it may have become, and which of them it is cannot be shown",
+    "ambiguous": (
+        "it ends where packets begin that it may have become, or it may be a copy of a packet that the first point saw "
+        "with the same bytes and that came further; which is true cannot be shown"
+    ),
 }
 _VERDICTS = {
     "crossed": "seen at both ends of the stage",
     "lost": "seen where the stage begins, and never after it, by captures that would have seen it",
     "unobserved": "seen later on the path, so that a capture missed it here",
     "undetermined": "not seen after it, but the captures cannot prove that it did not pass",
-    "ambiguous": "not seen after it as it was, but packets that it may have become were",
+    "ambiguous": "not seen after it as it was, but packets that it may have become, or be a copy of, were",
 }
 _REASONS = {
     "late": "it came, but later than the loss threshold",

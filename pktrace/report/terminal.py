@@ -202,9 +202,9 @@ def print_latency(analysis: Analysis, stream: IO[str]) -> None:
 
 def last_byte_table(analysis: Analysis) -> Table:
     """Where packets were split or merged: how long it took until all of each had come, beside its first byte."""
-    columns = [("path", "left"), ("stage", "left"), ("N", "right"), ("split or merged", "right")]
-    columns += [(name, "right") for name in ("first byte, mean", "last byte, mean", "max")]
-    table = _table("Until the last byte of split and merged packets, µs", columns)
+    columns = [("path", "left"), ("stage", "left"), ("N", "right"), ("divided", "right")]
+    columns += [(name, "right") for name in ("mean, first byte", "last byte", "max")]
+    table = _table("Until the last byte of packets that were split or merged, µs", columns)
     for latency in analysis.latencies:
         if not latency.divided:
             continue

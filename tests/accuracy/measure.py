@@ -29,14 +29,15 @@ def score_run(folder: Path) -> tuple[Score, float]:
     begin = time.perf_counter()
     tables = all_tables(analyze_run(load_run(folder)))
     seconds = time.perf_counter() - begin
-    seen = _frame(tables["observations"].select(["point", "capture", "frame", "trajectory"]))
-    packets = _frame(tables["trajectories"].select(["trajectory", "path", "fate", "lost_stage", "transforms"]))
-    ranges = _frame(tables["ranges"])
-    changes = Changes(*read_true_changes(folder), _frame(tables["transforms"]), ranges)
+    seen = as_frame(tables["observations"].select(["point", "capture", "frame", "trajectory"]))
+    packets = as_frame(tables["trajectories"].select(["trajectory", "path", "fate", "lost_stage", "transforms"]))
+    ranges = as_frame(tables["ranges"])
+    changes = Changes(*read_true_changes(folder), as_frame(tables["transforms"]), ranges)
     return score(*read_truth(folder), seen, packets, ranges, changes), seconds
 
 
-def _frame(table: Any) -> pl.DataFrame:
+def as_frame(table: Any) -> pl.DataFrame:
+    """An Arrow table as a polars frame."""
     frame = pl.from_arrow(table)
     if not isinstance(frame, pl.DataFrame):
         raise TypeError("a table is a frame")
