@@ -15,7 +15,7 @@ from pktrace.errors import CallerError
 from pktrace.findings.analysis import Analysis
 from pktrace.observations.changeable import changeable_of
 from pktrace.observations.tunnels import address_text
-from pktrace.report.terminal import _table, console
+from pktrace.report.terminal import console, plain_table
 from pktrace.report.words import clock_time, date_time, microseconds, plural, safe
 from pktrace.run.conditions import PROTOCOL_NAMES
 from pktrace.schema import BASES, FATES, REASONS, RULE_VERDICTS, TREATMENTS, VERDICTS
@@ -129,7 +129,7 @@ class Explanation:
         out.print(Text(f"Packet {self.trajectory} on path {self.path}: {self.fate}", style="bold"))
         out.print(self.packet)
         out.print()
-        table = _table(
+        table = plain_table(
             "Sightings",
             [("point", "left"), ("time, UTC", "left"), ("+ µs", "right"), ("frame", "left"), ("what happened", "left")],
         )
