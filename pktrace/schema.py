@@ -265,10 +265,18 @@ TRAJECTORIES = TableSpec(
         Column("observed_action", WORD, "What the filter did with it; null where that cannot be seen."),
         Column("rule_verdict", WORD, "Whether the filter treated it rightly: " + ", ".join(RULE_VERDICTS) + "."),
         Column("basis", WORD, "How its sightings were matched: " + ", ".join(BASES) + "."),
-        Column("transforms", WORDS, "What changed in the packet on its way."),
+        Column(
+            "transforms", WORDS, "What changed in the packet on its way, in order of stages (kinds of change, below)."
+        ),
         Column("candidates", INT32, "Packets that could not be told apart within the loss threshold; 1 is certain."),
         Column("sightings", INT32, "Observations that it owns, duplicates included."),
-        Column("duplicates", INT32, "Extra copies of the packet made on the way (RFC 5560: arrivals minus 1)."),
+        Column(
+            "duplicates",
+            INT32,
+            "Extra sightings: the most that any one point had beyond its visits (RFC 5560: arrivals minus 1). What is "
+            "compared is what the digest covers (docs/architecture.md); a retransmission is a packet of its own. Which the "
+            "network made and which the capture, the counters `copies_` of the ledger say.",
+        ),
     ),
 )
 
@@ -284,7 +292,12 @@ STAGES = TableSpec(
         Column("to_point", WORD, "The point where it ends."),
         Column("verdict", WORD, "What we conclude: " + ", ".join(VERDICTS) + "."),
         Column("reason", WORD, "Why."),
-        Column("latency_ns", INT64, "Time between the two first sightings; null unless seen at both on one clock."),
+        Column(
+            "latency_ns",
+            INT64,
+            "Time between the two first sightings (of a split packet its first byte); null unless seen at both on one "
+            "clock.",
+        ),
         Column("error_ns", INT64, "Bound of the error of that time: the sum of both resolutions on one clock."),
         Column(
             "last_byte_ns",
@@ -376,12 +389,16 @@ RANGES = TableSpec(
 
 TRANSFORMS = TableSpec(
     "transforms",
-    "a kind of change at a stage of a path",
+    "a kind of change at a stage of a path, with a pair of values before and behind",
     (
         Column("path", WORD, "The path."),
         Column("stage", INT16, "The stage where it happened."),
         Column("kind", WORD, "What changed, as in `transforms` of the trajectories."),
-        Column("from", WORD, "Value before; null where it had none, or where it differs from packet to packet."),
+        Column(
+            "from",
+            WORD,
+            "Value before; null where it had none, is no news, or there are too many different ones to list.",
+        ),
         Column("to", WORD, "Value behind; null as for `from`."),
         Column("packets", INT64, "Packets to which it happened."),
     ),

@@ -63,7 +63,7 @@ def _address(end: str) -> tuple[str, ...]:
 
 _ONLY_BEFORE, _ONLY_BEHIND = (True, False), (False, True)
 # TTL and tunnels are named by what they changed to, and not listed here.
-_KINDS = (
+KINDS = (
     _Kind("dscp", bit.DSCP, ("dscp",), str),
     _Kind("ecn", bit.ECN, ("ecn",), ECN_NAMES.__getitem__),
     _Kind("nat-source", bit.SOURCE, _address("source"), address_text),
@@ -172,7 +172,7 @@ def _kinds(sightings: _Sightings, changes: Array) -> list[tuple[str, Array, _Val
     """(kind, which packets, values before and behind with counts) of every kind of change."""
     found: list[tuple[str, Array, _Values]] = []
     present = int(np.bitwise_or.reduce(changes))
-    for kind in _KINDS:
+    for kind in KINDS:
         if present & int(kind.bit):
             which = np.flatnonzero(changes & kind.bit)
             found.append((kind.name, which, sightings.pairs(kind, which)))
