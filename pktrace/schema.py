@@ -274,8 +274,8 @@ TRAJECTORIES = TableSpec(
             "duplicates",
             INT32,
             "Extra sightings: the most that any one point had beyond its visits (RFC 5560: arrivals minus 1). What is "
-            "compared is what the digest covers (docs/architecture.md); a retransmission is a packet of its own. Which the "
-            "network made and which the capture, the counters `copies_` of the ledger say.",
+            "compared is what the digest covers (docs/architecture.md); a retransmission is a packet of its own. Which "
+            "of them the network made and which the capture, the counters `copies_` of the ledger say.",
         ),
     ),
 )
