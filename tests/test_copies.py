@@ -94,6 +94,16 @@ def test_equal_packets_that_a_sender_may_repeat_are_counted(tmp_path: Path) -> N
     assert fates(later) == {("delivered", None): COUNT, ("lost", None): COUNT}
 
 
+def test_one_packet_that_is_sent_very_often_is_no_sign_of_a_mirror_port(tmp_path: Path) -> None:
+    """Bursts of one packet were taken for as many different ones, all of them seen twice."""
+    times = [START + 10 * burst * MS + number * 5_000 for burst in range(20) for number in range(3)]
+    files = {
+        "a": file_of([Record(at, udp(1, ip_id=0)) for at in times]),
+        "b": file_of([Record(at + 50_000, udp(1, ip_id=0)) for at in times[:-10]]),
+    }
+    assert fates(analyzed(tmp_path, files)) == {("delivered", None): 50, ("lost", None): 10}
+
+
 def test_a_point_that_shows_all_twice_shows_packets_without_identification_twice(tmp_path: Path) -> None:
     analysis = seen(tmp_path, (2, 1, 1), ip_id=0)
     assert fates(analysis) == {("delivered", None): COUNT, ("ambiguous", None): COUNT}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ Array = np.ndarray[Any, Any]
 
 
 def changeable_of(observations: Observations, which: Array | None = None) -> Array:
-    """What is not kept of the observations of a run, from their captures.
+    """What is not kept of observations, from their captures.
 
     Args:
         which: bool per row, for which it is wanted; None for all.
@@ -29,11 +30,10 @@ def changeable_of(observations: Observations, which: Array | None = None) -> Arr
     """
     rows = observations.rows
     found = np.zeros(len(rows), CHANGEABLE)
-    if observations.run is None:
-        return found
+    folder = observations.run.folder if observations.run is not None else Path()
     files: dict[str, list[int]] = {}  # several points may be interfaces of one file: it is read once
     for number, name in enumerate(observations.captures):
-        files.setdefault(os.path.realpath(observations.run.folder / name), []).append(number)
+        files.setdefault(os.path.realpath(folder / name), []).append(number)
     captures, places = np.ascontiguousarray(rows["capture"]), np.ascontiguousarray(rows["byte_offset"])
     for path, numbers in files.items():
         wanted = np.isin(captures, numbers)

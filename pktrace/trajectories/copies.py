@@ -113,19 +113,20 @@ def maybe_copies(trajectories: Trajectories) -> Array:
     rows = trajectories.observations.rows[seen[:, 0]]
     order = np.lexsort((rows["ts_ns"], rows["digest"], rows["point"]))
     some, seen, rows = some[order], seen[order], rows[order]
-    close = np.zeros(len(some), bool)
-    close[1:] = (np.diff(rows["ts_ns"]) <= _CLOSE_NS) & (rows["point"][1:] == rows["point"][:-1])
-    close[1:] &= rows["digest"][1:] == rows["digest"][:-1]
+    equal = np.zeros(len(some), bool)
+    equal[1:] = (rows["point"][1:] == rows["point"][:-1]) & (rows["digest"][1:] == rows["digest"][:-1])
+    close = equal.copy()
+    close[1:] &= np.diff(rows["ts_ns"]) <= _CLOSE_NS
     cluster = np.cumsum(~close) - 1
     size = np.bincount(cluster)
-    first = np.flatnonzero(~close)
-    # Points that show most of what they show twice.
+    # Points that show most of their different packets twice. One packet that is sent very often is one of these.
     points = len(trajectories.run.points)
-    of_cluster = rows["point"][first]
-    doubled = np.bincount(of_cluster[size > 1], minlength=points)
+    group = np.cumsum(~equal) - 1
+    of_group = rows["point"][~equal]
+    doubled = np.bincount(of_group[np.bincount(group, weights=close) > 0], minlength=points)
     began = trajectories.seen[:, 0] >= 0
     begun = np.bincount(trajectories.observations.rows["point"][trajectories.seen[began, 0]], minlength=points)
-    different = begun - np.bincount(of_cluster, weights=size - 1, minlength=points).astype(np.int64)
+    different = begun - np.bincount(rows["point"][equal], minlength=points)
     twice = (doubled >= _LEAST_DOUBLED) & (2 * doubled >= different)
     # The last position decides which of them is certain.
     reached = seen.shape[1] - 1 - np.argmax(seen[:, ::-1] >= 0, axis=1)

@@ -117,8 +117,10 @@ def score(
 
     right, recall, precision = _one_by_one(truth, held, owned, said)
     losses, exact = _losses(truth, said)
-    # What is told of a packet at another packet's frames is no further fault; counts of all hold where all are right.
-    all_right = len(right) == len(truth) and _surplus(truth, said) == 0 and _cautious(truth, said) == 0
+    # Counts of all packets hold where all that can be told apart are right, and no others are told of.
+    all_right = (
+        len(right) == int(truth["decidable"].sum()) and _surplus(truth, said) == 0 and _cautious(truth, said) == 0
+    )
     return Score(
         packets=len(truth),
         decidable=int(truth["decidable"].sum()),
