@@ -64,6 +64,34 @@ _DECLARED = (
     Counter("no_direction", "data_loss", "Packets without a direction at a point that asks for one; not followed."),
     Counter("no_path", "info", "IP packets that fit no path where they were first seen; not followed."),
     Counter("off_path", "info", "Sightings of a followed packet at a point that is not on its path; not used."),
+    Counter(
+        "copies_network",
+        "info",
+        "Further sightings of a packet at a point, with more of them at the point before or behind on its path: "
+        "duplicates that the network made (RFC 5560).",
+    ),
+    Counter(
+        "copies_here",
+        "info",
+        "Further sightings of a packet at one point that came on once: copies that the capture made (mirror port, "
+        "flooded frame), or duplicates that were lost or removed before the next point.",
+    ),
+    Counter(
+        "copies_last",
+        "info",
+        "Further sightings of a packet where it was seen last: nothing behind shows whether the network made them.",
+    ),
+    Counter(
+        "copies_retried",
+        "info",
+        "Further sightings that are 802.11 frames with the retry bit: sent again on the link, not by the sender.",
+    ),
+    Counter(
+        "copies_first",
+        "data_loss",
+        "Packets that went no further, and that the first point of their path saw within 1 ms of one with the same "
+        "bytes: copies made by the capture or before it, or packets that were lost; they are ambiguous.",
+    ),
     Counter("outside_window", "info", "Followed packets first seen outside the window in which all points captured."),
     Counter(
         "against_path",

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 SCHEMA_VERSION = 1
+_AT_ONCE = 1 << 20
 
 INT64 = pa.int64()
 INT32 = pa.int32()
@@ -158,7 +159,19 @@ def word_lists(count: int, owner: np.ndarray[Any, Any], codes: np.ndarray[Any, A
     """A column of lists of strings: `owner` (in order) is the row of each entry, `codes` its number in `names`."""
     offsets = np.zeros(count + 1, np.int32)
     np.cumsum(np.bincount(owner, minlength=count), out=offsets[1:])
-    return pa.ListArray.from_arrays(as_arrow(offsets, INT32), _strings([names[code] for code in codes.tolist()]))
+    # A string per entry, a million at a time: names of one width, of which as many bytes are taken as each has.
+    encoded = np.array([name.encode() for name in names] or [b" "])
+    lengths = np.char.str_len(encoded).astype(np.int32)
+    ends = np.zeros(len(codes) + 1, np.int32)
+    np.cumsum(lengths[codes], out=ends[1:])
+    data = np.empty(int(ends[-1]), np.uint8)
+    width = np.arange(encoded.dtype.itemsize)
+    for begin in range(0, len(codes), _AT_ONCE):
+        some = codes[begin : begin + _AT_ONCE]
+        letters = encoded[some].view(np.uint8).reshape(len(some), len(width))
+        data[ends[begin] : ends[begin + len(some)]] = letters[width < lengths[some][:, None]]
+    strings = pa.Array.from_buffers(STRING, len(codes), [None, _buffer(ends), _buffer(data)])
+    return pa.ListArray.from_arrays(as_arrow(offsets, INT32), strings)
 
 
 OBSERVATIONS = TableSpec(
@@ -253,10 +266,18 @@ TRAJECTORIES = TableSpec(
         Column("observed_action", WORD, "What the filter did with it; null where that cannot be seen."),
         Column("rule_verdict", WORD, "Whether the filter treated it rightly: " + ", ".join(RULE_VERDICTS) + "."),
         Column("basis", WORD, "How its sightings were matched: " + ", ".join(BASES) + "."),
-        Column("transforms", WORDS, "What changed in the packet on its way."),
+        Column(
+            "transforms", WORDS, "What changed in the packet on its way, in order of stages (kinds of change, below)."
+        ),
         Column("candidates", INT32, "Packets that could not be told apart within the loss threshold; 1 is certain."),
         Column("sightings", INT32, "Observations that it owns, duplicates included."),
-        Column("duplicates", INT32, "Extra copies of the packet made on the way (RFC 5560: arrivals minus 1)."),
+        Column(
+            "duplicates",
+            INT32,
+            "Extra sightings: the most that any one point had beyond its visits (RFC 5560: arrivals minus 1). What is "
+            "compared is what the digest covers (docs/architecture.md); a retransmission is a packet of its own. Which "
+            "of them the network made and which the capture, the counters `copies_` of the ledger say.",
+        ),
     ),
 )
 
@@ -272,8 +293,19 @@ STAGES = TableSpec(
         Column("to_point", WORD, "The point where it ends."),
         Column("verdict", WORD, "What we conclude: " + ", ".join(VERDICTS) + "."),
         Column("reason", WORD, "Why."),
-        Column("latency_ns", INT64, "Time between the two first sightings; null unless seen at both on one clock."),
+        Column(
+            "latency_ns",
+            INT64,
+            "Time between the two first sightings (of a split packet its first byte); null unless seen at both on one "
+            "clock.",
+        ),
         Column("error_ns", INT64, "Bound of the error of that time: the sum of both resolutions on one clock."),
+        Column(
+            "last_byte_ns",
+            INT64,
+            "Time between the sightings that completed the packet at both ends; `latency_ns` is that of its first "
+            "byte, which differs where it was split or merged. Null where some of its bytes were not seen.",
+        ),
     ),
 )
 
@@ -298,6 +330,15 @@ LATENCY = TableSpec(
         Column("max_ns", INT64, "Largest latency."),
         Column("share", FLOAT64, "Mean of the stage over the sum of the stage means of the path."),
         Column("error_ns", INT64, "Bound of the clock error of each latency."),
+        Column(
+            "divided",
+            INT64,
+            "Packets, of those that crossed, that were not whole in a frame of their own at an end of the stage.",
+        ),
+        Column(
+            "last_byte_mean_ns", INT64, "Mean of `last_byte_ns` of the stages; the columns above are of first bytes."
+        ),
+        Column("last_byte_max_ns", INT64, "Largest `last_byte_ns`."),
     ),
 )
 
@@ -349,12 +390,16 @@ RANGES = TableSpec(
 
 TRANSFORMS = TableSpec(
     "transforms",
-    "a kind of change at a stage of a path",
+    "a kind of change at a stage of a path, with a pair of values before and behind",
     (
         Column("path", WORD, "The path."),
         Column("stage", INT16, "The stage where it happened."),
         Column("kind", WORD, "What changed, as in `transforms` of the trajectories."),
-        Column("from", WORD, "Value before; null where it had none, or where it differs from packet to packet."),
+        Column(
+            "from",
+            WORD,
+            "Value before; null where it had none, is no news, or there are too many different ones to list.",
+        ),
         Column("to", WORD, "Value behind; null as for `from`."),
         Column("packets", INT64, "Packets to which it happened."),
     ),

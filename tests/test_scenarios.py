@@ -17,6 +17,7 @@ from pktrace.findings.analysis import analyze_run
 from pktrace.report.explain import explain_packet
 from pktrace.run.runfile import load_run
 from pktrace.schema import BASES
+from tests.accuracy.changes import Changes
 from tests.accuracy.measure import score_run
 from tests.accuracy.score import read_truth, score
 from tests.reference.capture import read_capture
@@ -296,3 +297,39 @@ def test_ranges_give_a_merged_frame_to_each_of_its_packets() -> None:
     ranges = pl.DataFrame({"trajectory": [0, 1], "point": ["b", "b"], "frame": [1, 1]})
     found = score(packets, seen, observations, said, ranges)
     assert (found.right, found.wrong_matches, found.faults) == (4, 0, [])
+
+
+def changes_of(analysis_says: pl.DataFrame, ranges: pl.DataFrame) -> Changes:
+    """The truth: one packet's TTL fell, and packet 2 was split; beside what an analysis says."""
+    true_ranges = pl.DataFrame([(2, "b", 3, 0, 9)], RANGE_COLUMNS, orient="row")
+    return Changes(pl.DataFrame([("forward", 0, "ttl-1", "64", "63", 1)], CHANGE_COLUMNS, orient="row"), true_ranges,
+                   analysis_says, ranges)  # fmt: skip
+
+
+RANGE_COLUMNS = ["packet", "point", "frame", "first_byte", "last_byte"]
+CHANGE_COLUMNS = ["path", "stage", "kind", "from", "to", "packets"]
+
+
+@pytest.mark.parametrize(
+    ("change", "range_told", "kinds", "faults"),
+    [
+        (("ttl-1", "64", "63", 1), (2, 9), "ttl-1", (0, 0, 0)),
+        (("ttl-1", "64", "63", 2), (2, 9), "ttl-1", (0, 1, 0)),
+        (("ttl-1", "64", "62", 1), (2, 9), "ttl-1", (0, 2, 0)),
+        (("dscp", "64", "63", 1), (2, 9), "dscp", (1, 2, 0)),
+        (("ttl-1", "64", "63", 1), (2, 8), "ttl-1", (0, 0, 2)),
+        (("ttl-1", "64", "63", 1), (1, 9), "ttl-1", (0, 0, 2)),
+    ],
+)
+def test_wrong_changes_and_ranges_are_seen(
+    change: tuple[str, str, str, int], range_told: tuple[int, int], kinds: str, faults: tuple[int, int, int]
+) -> None:
+    packets, seen = truth()
+    observations, said = tables(ALL_RIGHT, RIGHT_FATES)
+    packets = packets.with_columns(transforms=pl.Series([["ttl-1"], [], [], []], dtype=pl.List(pl.String)))
+    said = said.with_columns(transforms=pl.Series([[kinds], [], [], []], dtype=pl.List(pl.String)))
+    says = pl.DataFrame([("forward", 0, *change)], CHANGE_COLUMNS, orient="row")
+    ranges = pl.DataFrame([(range_told[0], "b", 3, 0, range_told[1])], ["trajectory", *RANGE_COLUMNS[1:]], orient="row")
+    found = score(packets, seen, observations, said, None, changes_of(says, ranges))
+    assert (found.wrong_kinds, len(found.wrong_changes), found.wrong_ranges) == faults
+    assert bool(found.faults) == any(faults)

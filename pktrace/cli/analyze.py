@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pktrace.cli.narration import analysis_of, show, tell
+from pktrace.cli.narration import analysis_of, show, tell, with_kernels
 from pktrace.errors import EXIT_CRITERION_FAILED, EXIT_DAMAGED_OR_UNDECIDED, EXIT_DONE, PktraceError
 from pktrace.report.words import one_line, plural
 
@@ -63,6 +63,7 @@ def analyze(runs: tuple[str, ...], output: str | None, plots: bool, fail_on: str
 
 def _analyze(location: str, output: str | None, plots: bool, fail_on: frozenset[str], as_json: bool) -> int:
     analysis = analysis_of(location)
+    with_kernels(lambda: analysis.transforms)
     from pktrace.findings.criteria import exit_code
     from pktrace.findings.summary import summary, summary_json
     from pktrace.report.results import write_results

@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from pktrace.cli.narration import analysis_of, show
+from pktrace.cli.narration import analysis_of, show, with_kernels
 
 
 @click.command(epilog="Example: pktrace explain fixtures/service-chain 1184")
@@ -23,7 +23,7 @@ def explain(run: str, trajectory: int, as_json: bool) -> int:
     from pktrace.findings.criteria import exit_code
     from pktrace.report.explain import explain_packet
 
-    explanation = explain_packet(analysis, trajectory)
+    explanation = with_kernels(lambda: explain_packet(analysis, trajectory))
     if as_json:
         show(lambda: click.echo(json.dumps(explanation.as_dict(), indent=2, ensure_ascii=False)))
     else:

@@ -25,7 +25,8 @@ _P3 = np.uint64(0x165667B19E3779F9)
 
 
 @inlined
-def _mix(state, value):
+def mix_word(state, value):
+    """One round of xxHash64: the state with a further word."""
     state = state + value * _P2
     state = (state << np.uint64(31)) | (state >> np.uint64(33))
     return state * _P1
@@ -36,16 +37,16 @@ def _header(row):
     """Hash of the network header's fields and the length of what follows it."""
     state = _P3 + np.uint64(row["ip_version"])
     if row["ip_version"] == 4:
-        state = _mix(state, (row["source_low"] << np.uint64(32)) | row["destination_low"])
+        state = mix_word(state, (row["source_low"] << np.uint64(32)) | row["destination_low"])
     else:
-        state = _mix(state, row["source_high"])
-        state = _mix(state, row["source_low"])
-        state = _mix(state, row["destination_high"])
-        state = _mix(state, row["destination_low"])
+        state = mix_word(state, row["source_high"])
+        state = mix_word(state, row["source_low"])
+        state = mix_word(state, row["destination_high"])
+        state = mix_word(state, row["destination_low"])
     fragment = (np.uint64(row["fragment_offset"]) << np.uint64(8)) | np.uint64(row["more_fragments"])
-    state = _mix(state, (np.uint64(row["ip_id"]) << np.uint64(32)) | fragment)
+    state = mix_word(state, (np.uint64(row["ip_id"]) << np.uint64(32)) | fragment)
     length = max(np.int64(0), np.int64(row["ip_end"]) - np.int64(row["l4"]))
-    return _mix(state, (np.uint64(row["protocol"]) << np.uint64(32)) | np.uint64(length))
+    return mix_word(state, (np.uint64(row["protocol"]) << np.uint64(32)) | np.uint64(length))
 
 
 @kernel
@@ -86,12 +87,12 @@ def _payload(data, at, stop):
     state = _P3
     if stop - at == PAYLOAD_BYTES:
         for number in range(PAYLOAD_BYTES // 8):
-            state = _mix(state, little_double(data, at + 8 * number))
+            state = mix_word(state, little_double(data, at + 8 * number))
         return state
     while at + 8 <= stop:
-        state = _mix(state, little_double(data, at))
+        state = mix_word(state, little_double(data, at))
         at += 8
-    return _mix(state, _rest(data, at, stop))
+    return mix_word(state, _rest(data, at, stop))
 
 
 @inlined
@@ -100,11 +101,11 @@ def _header_bytes(data, at, stop, holed, left, state):
     number = np.int64(0)
     while at + 8 <= stop:
         value = little_double(data, at)
-        state = _mix(state, value & left if number == holed else value)
+        state = mix_word(state, value & left if number == holed else value)
         number += 1
         at += 8
     value = _rest(data, at, stop)
-    return _mix(state, value & left if number == holed else value)
+    return mix_word(state, value & left if number == holed else value)
 
 
 @inlined
@@ -137,7 +138,7 @@ def digest_of(data, start, row, kept):
         content = _payload(data, start + payload, start + stop)
         row["content"] = content
         state = _header_bytes(data, start + min(l4, payload), start + payload, holed, left, state)
-        state = _mix(state, content)
+        state = mix_word(state, content)
     state ^= state >> np.uint64(33)
     state *= _P2
     state ^= state >> np.uint64(29)

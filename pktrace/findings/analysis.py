@@ -15,8 +15,10 @@ from pktrace.observations.observe import Observations, observe_run
 from pktrace.rules.expect import Expected, expected_treatment
 from pktrace.run.context import counter_packets, marked_incomplete
 from pktrace.run.model import Run
+from pktrace.trajectories.copies import copies_of
 from pktrace.trajectories.follow import follow_packets
 from pktrace.trajectories.model import UNSEEN, Trajectories
+from pktrace.trajectories.parts import Parts, completed, parts_of
 from pktrace.trajectories.transforms import Transforms, transforms_of
 from pktrace.verdicts.verdicts import Verdicts, judge_trajectories
 
@@ -36,12 +38,22 @@ class Analysis:
     @cached_property
     def latencies(self) -> list[StageLatency]:
         """Latency of every stage of every path, then end to end."""
-        return stage_latencies(self.verdicts)
+        return stage_latencies(self.verdicts, self.parts, self.completed)
+
+    @cached_property
+    def parts(self) -> Parts:
+        """Which frames held which bytes of packets that were split or merged."""
+        return parts_of(self.trajectories)
+
+    @cached_property
+    def completed(self) -> np.ndarray[Any, Any]:
+        """int64 by packet and position: raw time at which all of it had come there, UNSEEN where that is not known."""
+        return completed(self.trajectories, self.parts)
 
     @cached_property
     def transforms(self) -> Transforms:
         """What changed in the packets, stage by stage."""
-        return transforms_of(self.trajectories)
+        return transforms_of(self.trajectories, self.parts)
 
     @cached_property
     def rule_tallies(self) -> list[RuleTally]:
@@ -70,6 +82,15 @@ def analyze_trajectories(trajectories: Trajectories) -> Analysis:
         first = trajectories.first_rows["ts_ns"]
         ledger.add("outside_window", int(((first < run.window[0]) | (first > run.window[1])).sum()))
     ledger.add("against_path", int(trajectories.backwards.sum()))
+    copies = copies_of(trajectories)
+    doubtful = trajectories.copied & verdicts.packets_with("ambiguous")
+    first = np.bincount(trajectories.first_rows["point"][doubtful], minlength=len(run.points))
+    for number, point in enumerate(run.points):
+        for counter, counts in (
+            ("copies_network", copies.network), ("copies_here", copies.here), ("copies_last", copies.last),
+            ("copies_retried", copies.retried), ("copies_first", first),
+        ):  # fmt: skip
+            ledger.add(counter, int(counts[number]), point=point.name)
     ledger.add("recording_incomplete", int(marked_incomplete(run.folder)))
     for rule in run.rules:
         if rule.counter is not None and rule.counter not in counters:
@@ -77,8 +98,12 @@ def analyze_trajectories(trajectories: Trajectories) -> Analysis:
     return Analysis(run, trajectories.observations, trajectories, expected, verdicts, counters, ledger)
 
 
-def stage_latencies(verdicts: Verdicts) -> list[StageLatency]:
-    """Per path: its stages in order, the bypass where there is a detour, then end to end."""
+def stage_latencies(verdicts: Verdicts, parts: Parts, complete: np.ndarray[Any, Any]) -> list[StageLatency]:
+    """Per path: its stages in order, the bypass where there is a detour, then end to end.
+
+    Args:
+        complete: of `Analysis.completed`.
+    """
     trajectories = verdicts.trajectories
     found: list[StageLatency] = []
     nothing = np.zeros(0, np.int64)
@@ -88,7 +113,8 @@ def stage_latencies(verdicts: Verdicts) -> list[StageLatency]:
             same = bool(verdicts.trust.same_clock[number, stage])
             crossed = verdicts.crossed(number, stage)
             crossed = crossed[~trajectories.backwards[crossed]]
-            values = differences(trajectories, crossed, a, b) if same else nothing
+            values = differences(trajectories.raw_times, crossed, a, b) if same else nothing
+            last_bytes = differences(complete, crossed, a, b) if same else nothing
             found.append(
                 StageLatency(
                     number,
@@ -99,14 +125,16 @@ def stage_latencies(verdicts: Verdicts) -> list[StageLatency]:
                     np.sort(values),
                     len(verdicts.lost_in(number, stage)),
                     int(verdicts.trust.error_ns[number, stage]) if same else None,
+                    int((parts.divided[crossed, a] | parts.divided[crossed, b]).sum()),
+                    np.sort(last_bytes),
                 )
             )
         if len(path.points) > 1:
-            found.append(_end_to_end(verdicts, number))
+            found.append(_end_to_end(verdicts, number, parts, complete))
     return found
 
 
-def _end_to_end(verdicts: Verdicts, number: int) -> StageLatency:
+def _end_to_end(verdicts: Verdicts, number: int, parts: Parts, complete: np.ndarray[Any, Any]) -> StageLatency:
     """First to last point of the delivered packets."""
     trajectories = verdicts.trajectories
     path = trajectories.run.paths[number]
@@ -115,11 +143,13 @@ def _end_to_end(verdicts: Verdicts, number: int) -> StageLatency:
     clocks = [trajectories.clocks.clock[path.points[at]] for at in (0, last)]
     mine = trajectories.path == number
     delivered = np.flatnonzero(mine & verdicts.packets_with("delivered") & ~trajectories.backwards)
-    values: np.ndarray[Any, Any] = np.zeros(0, np.int64)
+    delivered = delivered[trajectories.raw_times[delivered, 0] != UNSEEN]
+    values = last_bytes = np.zeros(0, np.int64)
     error = None
     if clocks[0] == clocks[1]:
-        times = trajectories.raw_times[delivered]
-        values = differences(trajectories, delivered[times[:, 0] != UNSEEN], 0, last)
+        values = differences(trajectories.raw_times, delivered, 0, last)
+        last_bytes = differences(complete, delivered, 0, last)
         error = cover[0].resolution_ns + cover[1].resolution_ns
     lost = int((mine & verdicts.packets_with("lost")).sum())
-    return StageLatency(number, None, "end to end", 0, last, np.sort(values), lost, error)
+    divided = int((parts.divided[delivered, 0] | parts.divided[delivered, last]).sum())
+    return StageLatency(number, None, "end to end", 0, last, np.sort(values), lost, error, divided, np.sort(last_bytes))

@@ -6,8 +6,9 @@ import json
 from typing import Any
 
 from pktrace.findings.analysis import Analysis
+from pktrace.findings.quality import key_qualities, path_quality
 from pktrace.findings.tables import latency_table, ledger_table, rules_table
-from pktrace.findings.tallies import basis_counts, fate_counts, stage_losses
+from pktrace.findings.tallies import fate_counts, stage_losses
 from pktrace.schema import SCHEMA_VERSION
 from pktrace.version import __version__
 
@@ -19,12 +20,15 @@ def summary(analysis: Analysis, exit_code: int) -> dict[str, Any]:
     paths = {}
     for number, path in enumerate(run.paths):
         fates = fate_counts(verdicts, number)
+        quality = path_quality(verdicts, number)
         mine = trajectories.path == number
         paths[path.name] = {
             "trajectories": sum(fates.values()),
             "fates": fates,
-            "basis": basis_counts(verdicts, number),
-            "ambiguous_candidates": int((trajectories.candidates[mine] > 1).sum()),
+            "basis": quality.basis,
+            "basis_share": {name: quality.share(count) for name, count in quality.basis.items()},
+            "ambiguous_share": quality.share(quality.ambiguous),
+            "ambiguous_candidates": quality.by_order,
             "duplicates": int(trajectories.duplicates[mine].sum()),
             "losses": [
                 {
@@ -70,6 +74,19 @@ def summary(analysis: Analysis, exit_code: int) -> dict[str, Any]:
             for number, (point, cover) in enumerate(zip(run.points, analysis.observations.coverage, strict=True))
         },
         "paths": paths,
+        "keys": [
+            {
+                "key": key.name,
+                "fields": key.fields,
+                "bits": key.bits,
+                "different": key.different,
+                "pairs": key.pairs,
+                "expected_chance_matches": key.expected,
+                "pairs_within_threshold": key.near,
+                "expected_chance_matches_within_threshold": key.expected_near,
+            }
+            for key in key_qualities(trajectories)
+        ],
         "latency": latency_table(analysis).to_pylist(),
         "rules": rules_table(analysis).to_pylist(),
         "ledger": ledger_table(analysis).to_pylist(),

@@ -132,6 +132,9 @@ def stages_table(analysis: Analysis) -> pa.Table:
     at_begin, at_end = times[packet, begins[path, stage]], times[packet, ends[path, stage]]
     known = (at_begin != UNSEEN) & (at_end != UNSEEN) & verdicts.trust.same_clock[path, stage]
     known &= ~trajectories.backwards[packet]
+    complete = analysis.completed
+    last_begin, last_end = complete[packet, begins[path, stage]], complete[packet, ends[path, stage]]
+    whole = known & (last_begin != UNSEEN) & (last_end != UNSEEN)
     point_names = [point.name for point in run.points]
     return schema.STAGES.build(
         {
@@ -145,6 +148,7 @@ def stages_table(analysis: Analysis) -> pa.Table:
             "reason": schema.words(verdicts.stage_reason[packet, stage], schema.REASONS),
             "latency_ns": np.ma.MaskedArray(np.where(known, at_end, 0) - np.where(known, at_begin, 0), ~known),
             "error_ns": np.ma.MaskedArray(verdicts.trust.error_ns[path, stage], ~known),
+            "last_byte_ns": np.ma.MaskedArray(np.where(whole, last_end, 0) - np.where(whole, last_begin, 0), ~whole),
         }
     )
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from pktrace.rules.expect import NO_RULE, rules_of_path
 from pktrace.run.model import Condition, Network
-from pktrace.schema import BASES, FATES, REASONS, RULE_VERDICTS, VERDICTS
+from pktrace.schema import FATES, REASONS, RULE_VERDICTS, VERDICTS
 from pktrace.verdicts.verdicts import Verdicts, reached_filter
 
 
@@ -45,13 +45,6 @@ def fate_counts(verdicts: Verdicts, path: int) -> dict[str, int]:
     """Packets of a path by fate; they add up to all its trajectories."""
     counts = np.bincount(verdicts.fate[verdicts.trajectories.path == path], minlength=len(FATES))
     return {name: int(counts[code]) for code, name in enumerate(FATES)}
-
-
-def basis_counts(verdicts: Verdicts, path: int) -> dict[str, int]:
-    """Packets of a path by how they were matched."""
-    trajectories = verdicts.trajectories
-    counts = np.bincount(trajectories.basis[trajectories.path == path], minlength=len(BASES))
-    return {name: int(counts[code]) for code, name in enumerate(BASES) if counts[code]}
 
 
 def stage_losses(verdicts: Verdicts) -> list[StageLoss]:

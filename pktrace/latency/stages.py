@@ -1,18 +1,19 @@
 """Latency of every packet at every stage, and its statistics.
 
 Percentiles follow RFC 2330 11.3: the smallest observed value x with F(x) >= p, where lost packets count as infinite
-(RFC 7679 5); one that falls on a lost packet is undefined, here None. Times are taken at the first sightings.
+(RFC 7679 5); one that falls on a lost packet is undefined, here None. Times are taken at the first sightings; of split
+and merged packets at that of the first byte. RFC 7679 3.4 asks for the last byte, which is told beside it.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from pktrace.trajectories.model import UNSEEN, Trajectories
+from pktrace.trajectories.model import UNSEEN
 
 Array = np.ndarray[Any, Any]
 # (column, numerator, denominator) of each percentile: integers, so that the rank is exact.
@@ -31,6 +32,8 @@ class StageLatency:
     values: Array
     lost: int
     error_ns: int | None
+    divided: int = 0  # packets that were not whole in a frame of their own at one of the ends
+    last_bytes: Array = field(default_factory=lambda: np.zeros(0, np.int64))  # as `values`, until all had come
 
     @property
     def mean(self) -> float | None:
@@ -54,9 +57,13 @@ def percentile(ordered: Array, lost: int, numerator: int, denominator: int) -> i
     return int(ordered[max(rank, 1) - 1])
 
 
-def differences(trajectories: Trajectories, which: Array, a: int, b: int) -> Array:
-    """Raw time differences between positions a and b of the chosen packets seen at both, ns, never clipped."""
-    times = trajectories.raw_times[which]
+def differences(times: Array, which: Array, a: int, b: int) -> Array:
+    """Differences between positions a and b of the chosen packets that have times at both, ns, never clipped.
+
+    Args:
+        times: int64 packets x positions, UNSEEN where there is none.
+    """
+    times = times[which]
     both = (times[:, a] != UNSEEN) & (times[:, b] != UNSEEN)
     found: Array = times[both, b] - times[both, a]
     return found
@@ -74,6 +81,9 @@ def summary_row(latency: StageLatency, share: float | None) -> dict[str, Any]:
         "max_ns": int(values[-1]) if len(values) else None,
         "share": share,
         "error_ns": latency.error_ns,
+        "divided": latency.divided,
+        "last_byte_mean_ns": round(float(latency.last_bytes.mean())) if len(latency.last_bytes) else None,
+        "last_byte_max_ns": int(latency.last_bytes[-1]) if len(latency.last_bytes) else None,
     }
     for column, numerator, denominator in PERCENTILES:
         row[column] = percentile(values, latency.lost, numerator, denominator)

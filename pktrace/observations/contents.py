@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from pktrace.capture.files import CaptureReader
 from pktrace.decode.digest import PAYLOAD_BYTES, content_again
 from pktrace.decode.rows import OPAQUE, ROW
 from pktrace.observations.observe import Observations
@@ -23,6 +24,7 @@ def make_contents_comparable(observations: Observations) -> None:
         mine = np.flatnonzero(rows["capture"] == number)
         mine = mine[np.argsort(rows["byte_offset"][mine])]
         again = rows.view(OPAQUE)[mine].view(ROW)
-        for batch, some in rows_beside_bytes(observations.run.folder / name, name, again):
+        reader = CaptureReader(observations.run.folder / name, name)
+        for batch, some in rows_beside_bytes(reader, np.ascontiguousarray(again["byte_offset"])):
             content_again(batch.data, batch.base, again[some], observations.digest_payload_bytes)
         rows["content"][mine] = again["content"]

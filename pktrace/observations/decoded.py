@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pktrace.capture.files import sha256_of
+from pktrace.capture.files import CaptureReader, sha256_of
 from pktrace.capture.index import CORRUPT, CUT, Interface
 from pktrace.decode import rows as field
 from pktrace.decode.digest import PAYLOAD_BYTES, UNBOUNDED, digest_again, headers_and_kept
@@ -125,7 +125,8 @@ def digest_comparably(files: Sequence[DecodedFile], parts: Sequence[tuple[int, n
         if shorter.any():
             again = rows.view(OPAQUE)[shorter].view(ROW)
             bounds = shortest[at[shorter]]
-            for batch, some in rows_beside_bytes(files[number].path, files[number].name, again):
+            reader = CaptureReader(files[number].path, files[number].name)
+            for batch, some in rows_beside_bytes(reader, np.ascontiguousarray(again["byte_offset"])):
                 digest_again(batch.data, batch.base, again[some], bounds[some])
             for name in ("digest", "content"):
                 rows[name][shorter] = again[name]

@@ -11,6 +11,7 @@ import numpy as np
 
 from pktrace.capture.index import WHOLE, Interface
 from pktrace.decode import rows as field
+from pktrace.decode.changeable import WIRELESS
 from pktrace.decode.rows import OPAQUE, ROW
 from pktrace.ledger import Ledger
 from pktrace.observations.coverage import Coverage, coverage_of, damage_matters, interface_index, interfaces_of
@@ -25,7 +26,7 @@ class Observations:
     """All observations of a run (or of bare files), in order of time, then point, file and frame.
 
     `rows` is an array of ROW; `points` and `captures` are the names that its `point` and `capture` index, `tunnels` the
-    texts that its `tunnel` numbers from 1.
+    texts that its `tunnel` numbers from 1; `wireless` says of each capture whether it holds 802.11 frames.
     """
 
     rows: np.ndarray[Any, Any]
@@ -38,6 +39,7 @@ class Observations:
     damaged: bool
     tunnels: tuple[str, ...] = ()
     run: Run | None = None
+    wireless: tuple[bool, ...] = ()
 
 
 def observe_run(run: Run) -> Observations:
@@ -84,6 +86,7 @@ def observe_run(run: Run) -> Observations:
         damaged=any(damage_matters(run, cover) for cover in coverage),
         tunnels=tunnels,
         run=run,
+        wireless=tuple(any(one.link_type in WIRELESS for one in file.interfaces) for file in files),
     )
 
 

@@ -88,23 +88,21 @@ def row_batches(path: str | os.PathLike[str]) -> Iterator[RowBatch]:
     return RowReader(path, os.fspath(path)).batches()
 
 
-def rows_beside_bytes(
-    path: str | os.PathLike[str], name: str, rows: np.ndarray[Any, Any]
-) -> Iterator[tuple[Batch, slice]]:
+def rows_beside_bytes(reader: CaptureReader, offsets: np.ndarray[Any, Any]) -> Iterator[tuple[Batch, slice]]:
     """Read a file once more, for what is to be computed anew from the bytes of rows.
 
     Args:
-        rows: rows of this file, all or a part, in file order.
+        reader: of that file, at its beginning; offsets: int64, the `byte_offset` of rows, all or a part, in file order.
 
     Yields:
         Each batch that holds some of them, and which.
     """
     at = 0
-    for batch in CaptureReader(path, name).batches():
+    for batch in reader.batches():
         last = batch.base + int(batch.packets["offset"][-1])
-        until = at + int(np.searchsorted(rows["byte_offset"][at:], last, "right"))
+        until = at + int(np.searchsorted(offsets[at:], last, "right"))
         if until > at:
             yield batch, slice(at, until)
         at = until
-        if at == len(rows):
+        if at == len(offsets):
             return

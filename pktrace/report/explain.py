@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, Any
 
+import numpy as np
 from rich.text import Text
 
+from pktrace.decode import changeable as unkept_field
 from pktrace.decode import rows as field
 from pktrace.errors import CallerError
 from pktrace.findings.analysis import Analysis
+from pktrace.observations.changeable import changeable_of
 from pktrace.observations.tunnels import address_text
-from pktrace.report.terminal import _table, console
+from pktrace.report.terminal import console, plain_table
 from pktrace.report.words import clock_time, date_time, microseconds, plural, safe
 from pktrace.run.conditions import PROTOCOL_NAMES
 from pktrace.schema import BASES, FATES, REASONS, RULE_VERDICTS, TREATMENTS, VERDICTS
+from pktrace.trajectories.model import UNSEEN
+from pktrace.trajectories.transforms import ECN_NAMES, mac_text
 from pktrace.verdicts.judge import NONE
 
 # Fields that may change on the way; addresses and tunnels are compared as text.
@@ -28,6 +34,13 @@ _WATCHED = (
     ("length", 0),
     ("captured_length", 0),
 )
+# The same of what is not kept in rows, with how values are shown.
+_WATCHED_UNKEPT: tuple[tuple[str, str, int, Callable[[int], str]], ...] = (
+    ("mac_source", "MAC source", unkept_field.MAC_SOURCE, mac_text),
+    ("mac_destination", "MAC destination", unkept_field.MAC_DESTINATION, mac_text),
+    ("ecn", "ECN", unkept_field.ECN, ECN_NAMES.__getitem__),
+    ("mss", "MSS", unkept_field.MSS, str),
+)
 
 _WHY_FATE = {
     "delivered": "it was seen at the last point of its path",
@@ -37,7 +50,10 @@ _WHY_FATE = {
     "absorbed": "the service may answer or swallow packets of its rule, and it was not seen after the service",
     "injected": "no point before the service saw it, though they were capturing",
     "undetermined": "the captures cannot show whether it was lost",
-    "ambiguous": "packets begin behind it that it may have become, and which of them it is cannot be shown",
+    "ambiguous": (
+        "packets begin behind it that it may have become, or it may be a copy of one that was seen with the same bytes "
+        "at the first point; which of them it is cannot be shown"
+    ),
 }
 _WHY_REASON = {
     "late": "it came later than the loss threshold",
@@ -114,7 +130,7 @@ class Explanation:
         out.print(Text(f"Packet {self.trajectory} on path {self.path}: {self.fate}", style="bold"))
         out.print(self.packet)
         out.print()
-        table = _table(
+        table = plain_table(
             "Sightings",
             [("point", "left"), ("time, UTC", "left"), ("+ µs", "right"), ("frame", "left"), ("what happened", "left")],
         )
@@ -205,10 +221,13 @@ def _sightings(analysis: Analysis, trajectory: int) -> list[Sighting]:
         if verdicts.stage_verdict[trajectory, stage] != NONE:
             arriving[path.ends_of(stage)[1]] = stage
     found: list[Sighting] = []
-    previous: Any = None
+    previous = -1
     clock = trajectories.clocks.clock
     ranges = trajectories.ranges
     mine = (ranges.trajectory == trajectory).nonzero()[0].tolist()
+    wanted = np.zeros(len(rows), bool)
+    wanted[trajectories.seen[trajectory][trajectories.seen[trajectory] >= 0]] = True
+    unkept = changeable_of(analysis.observations, wanted)
     parts = {int(ranges.row[at]): f"bytes {ranges.first[at]:,} to {ranges.last[at]:,}" for at in mine}
     for position, point in enumerate(path.points):
         row_number = int(trajectories.seen[trajectory, position])
@@ -216,8 +235,13 @@ def _sightings(analysis: Analysis, trajectory: int) -> list[Sighting]:
         if row_number < 0 and stage_here is None:
             continue
         row = rows[row_number] if row_number >= 0 else None
-        same = previous is None or clock[previous["point"]] == clock[point]
-        since = int(row["ts_ns"] - previous["ts_ns"]) if row is not None and previous is not None and same else None
+        same = previous < 0 or clock[rows["point"][previous]] == clock[point]
+        since = int(row["ts_ns"] - rows["ts_ns"][previous]) if row is not None and previous >= 0 and same else None
+        changes: tuple[str, ...] = ()
+        if row_number in parts:
+            changes = (parts[row_number],)  # of a part of the packet just which bytes it holds
+        elif row is not None and previous >= 0:
+            changes = _changes(rows[previous], row, tunnels) + _unkept_changes(unkept[previous], unkept[row_number])
         found.append(
             Sighting(
                 position,
@@ -226,13 +250,13 @@ def _sightings(analysis: Analysis, trajectory: int) -> list[Sighting]:
                 since,
                 analysis.observations.captures[row["capture"]] if row is not None else None,
                 int(row["frame"]) if row is not None else None,
-                _changes_or_part(previous, row, tunnels, parts.get(row_number)),
+                changes,
                 path.stage_name(stage_here) if stage_here is not None else None,
                 VERDICTS[int(verdicts.stage_verdict[trajectory, stage_here])] if stage_here is not None else None,
                 REASONS[int(verdicts.stage_reason[trajectory, stage_here])] if stage_here is not None else None,
             )
         )
-        previous = row if row is not None else previous
+        previous = row_number if row is not None else previous
     owned = set((trajectories.owner == trajectory).nonzero()[0].tolist())
     for extra in sorted((owned | set(parts)) - set(trajectories.seen[trajectory].tolist())):
         row = rows[extra]
@@ -247,13 +271,6 @@ def _sightings(analysis: Analysis, trajectory: int) -> list[Sighting]:
 
 def _address(row: Any, side: str) -> str:
     return address_text(int(row["ip_version"]), int(row[f"{side}_high"]), int(row[f"{side}_low"]))
-
-
-def _changes_or_part(previous: Any, row: Any, tunnels: tuple[str, ...], part: str | None) -> tuple[str, ...]:
-    """What changed since the last sighting; of a part of the packet just which bytes it holds."""
-    if part is not None:
-        return (part,)
-    return _changes(previous, row, tunnels) if row is not None and previous is not None else ()
 
 
 def _changes(before: Any, after: Any, tunnels: tuple[str, ...]) -> tuple[str, ...]:
@@ -275,6 +292,19 @@ def _changes(before: Any, after: Any, tunnels: tuple[str, ...]) -> tuple[str, ..
     return tuple(found)
 
 
+def _unkept_changes(before: Any, after: Any) -> tuple[str, ...]:
+    """The same of what is not kept in rows, as far as both captures have it."""
+    both = before["known"] & after["known"]
+    found = [
+        f"{shown} {text(int(before[name]))} to {text(int(after[name]))}"
+        for name, shown, bit, text in _WATCHED_UNKEPT
+        if both & bit and before[name] != after[name]
+    ]
+    if both & unkept_field.OPTIONS and before["options"] != after["options"]:
+        found.append("other TCP options")
+    return tuple(found)
+
+
 def _because(analysis: Analysis, trajectory: int, fate: str) -> list[str]:
     trajectories, verdicts, run = analysis.trajectories, analysis.verdicts, analysis.run
     path_number = int(trajectories.path[trajectory])
@@ -293,10 +323,26 @@ def _because(analysis: Analysis, trajectory: int, fate: str) -> list[str]:
             f"Waited: {run.points[path.points[end]].name} was captured for {ran_on / 1e6:,.3f} ms after it was last "
             f"seen; {wait / 1e6:,.3f} ms were needed (10 x its largest certain delay, at most the loss threshold)."
         )
+    lines += _last_byte_lines(analysis, trajectory)
     lines.append(_rule_line(analysis, trajectory))
     basis = BASES[int(trajectories.basis[trajectory])]
     candidates = int(trajectories.candidates[trajectory])
     lines.append(f"Matched by {basis}: {_WHY_BASIS.get(basis, basis)} ({plural(candidates, 'candidate')}).")
+    return lines
+
+
+def _last_byte_lines(analysis: Analysis, trajectory: int) -> list[str]:
+    """Where the packet was not whole in one frame: when the last of its bytes came."""
+    trajectories, run = analysis.trajectories, analysis.run
+    path = run.paths[int(trajectories.path[trajectory])]
+    lines = []
+    for position in analysis.parts.divided[trajectory].nonzero()[0].tolist():
+        point = run.points[path.points[position]].name
+        first, last = (int(times[trajectory, position]) for times in (trajectories.raw_times, analysis.completed))
+        if last == UNSEEN:
+            lines.append(f"Bytes: not all of them were seen at {point}.")
+        elif last > first:
+            lines.append(f"Bytes: at {point} the last ones came {microseconds(last - first)} µs after the first.")
     return lines
 
 

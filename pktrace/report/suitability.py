@@ -14,7 +14,7 @@ from pktrace.findings.finding import NO, PARTLY, YES, Finding, duration
 from pktrace.findings.pauses import EXPECTED_IN_PAUSE
 from pktrace.findings.suitability import LONGEST_FRAME, PointFacts, Suitability
 from pktrace.report.strip import strip, window_strip
-from pktrace.report.terminal import _table, console
+from pktrace.report.terminal import console, plain_table
 from pktrace.report.words import clock_time, count, date_time, percent, plural, safe
 
 _WIDE = 120
@@ -79,7 +79,7 @@ def _points(facts: Suitability, wide: bool) -> Group:
     columns = [("point", "left"), ("packets", "right"), ("first, UTC", "left"), ("span", "right")]
     columns += [("last, UTC", "left"), ("capture ran", "right")] if wide else []
     columns += [("dropped", "right"), ("unread", "right"), ("twice", "right"), ("clock", "left")]
-    made = _table("", columns, 2 if wide else 1)
+    made = plain_table("", columns, 2 if wide else 1)
     first = next((point.cover.first_ns for point in facts.points if point.cover.first_ns is not None), None)
     for point in facts.points:
         cover = point.cover
@@ -168,7 +168,7 @@ def _frames(facts: Suitability, wide: bool) -> Group:
     columns += [("partial sum", "right")] if wide else []
     columns += [("non-IP", "right"), ("unknown", "right"), ("without IP ID", "right"), ("stamps", "right")]
     columns += [("missed", "right"), ("files", "right")] if wide else []
-    made = _table("", columns, 2 if wide else 1)
+    made = plain_table("", columns, 2 if wide else 1)
     for point in facts.points:
         cover = point.cover
         packets = max(1, cover.packets)
@@ -202,7 +202,7 @@ def _paths(facts: Suitability, wide: bool) -> list[Group]:
         columns = [("stage", "left"), ("from", "left"), ("to", "left"), ("at from", "right"), ("at to", "right")]
         columns += [("both", "right"), ("share", "right"), ("median", "right"), ("backwards", "right")]
         columns += [("earliest", "right"), ("both ran", "right")] if wide else []
-        made = _table("", columns, 2 if wide else 1)
+        made = plain_table("", columns, 2 if wide else 1)
         for stage in path.stages:
             share = stage.share
             ends = [facts.points[point].name for point in (stage.from_point, stage.to_point)]
@@ -236,7 +236,7 @@ def _senders(facts: Suitability) -> list[Group]:
         return []
     columns = [("sender", "left"), ("at", "left"), ("packets", "right"), ("flows", "right"), ("IP ID", "left")]
     columns += [("zero", "right"), ("same ID after", "right")]
-    made = _table("", columns)
+    made = plain_table("", columns)
     for sender in facts.senders[:_MOST_SENDERS]:
         again = sender.shortest_repeat_ns
         made.add_row(

@@ -12,6 +12,7 @@ from typing import Any
 
 from pktrace import schema
 from pktrace.ledger import DECLARED
+from pktrace.trajectories.transforms import KINDS, MOST_PAIRS
 
 # The words of the closed lists, in the sense in which the columns use them.
 _FATES = {
@@ -22,14 +23,17 @@ _FATES = {
     "absorbed": "the service may swallow packets of its rule, and this one did not come out",
     "injected": "first seen after the service, though the points before were capturing",
     "undetermined": "the captures cannot show what became of it; `reason` says why",
-    "ambiguous": "it ends where packets begin that it may have become, and which of them it is cannot be shown",
+    "ambiguous": (
+        "it ends where packets begin that it may have become, or it may be a copy of a packet that the first point saw "
+        "with the same bytes and that came further; which is true cannot be shown"
+    ),
 }
 _VERDICTS = {
     "crossed": "seen at both ends of the stage",
     "lost": "seen where the stage begins, and never after it, by captures that would have seen it",
     "unobserved": "seen later on the path, so that a capture missed it here",
     "undetermined": "not seen after it, but the captures cannot prove that it did not pass",
-    "ambiguous": "not seen after it as it was, but packets that it may have become were",
+    "ambiguous": "not seen after it as it was, but packets that it may have become, or be a copy of, were",
 }
 _REASONS = {
     "late": "it came, but later than the loss threshold",
@@ -64,6 +68,47 @@ _BASES = {
     "modified": "payload was changed on the way; matched by addresses, ports, IP ID and transport numbers",
     "range": "split or merged on the way (offload, fragments); matched by the bytes that each frame holds",
 }
+_CHANGES = {
+    "ttl-1": "TTL or hop limit, with the step: `ttl-2`, `ttl+1`, and so on",
+    "dscp": "differentiated services code point",
+    "ecn": "ECN: Not-ECT, ECT(0), ECT(1), CE (RFC 3168); apart from `dscp`",
+    "nat-source": "source address",
+    "nat-destination": "destination address",
+    "nat-source-port": "source port",
+    "nat-destination-port": "destination port",
+    "icmp-id": "identifier of an ICMP query; no values",
+    "ip-id": "IP identification; no values",
+    "mac-source": "source MAC address of the frame, where both captures have it (Ethernet, Linux cooked)",
+    "mac-destination": "destination MAC address of the frame (Ethernet)",
+    "vlan-push": "the frame got a VLAN tag; the tag is in `to`",
+    "vlan-pop": "the frame lost its VLAN tag; the tag was `from`",
+    "vlan-change": "another outermost VLAN tag",
+    "vxlan-push": "put into a tunnel, by its kind: `gre-push`, `geneve-push`, and so on; `to` is the tunnel",
+    "vxlan-pop": "taken out of a tunnel, by its kind; `from` is the tunnel",
+    "tunnel-change": "from one tunnel into another",
+    "checksum-completion": "the transport checksum was left to the interface before, and is complete behind",
+    "checksum-removal": "the other way round",
+    "payload": "length or first bytes of the payload; no values",
+    "tcp-mss": "value of the MSS option (MSS clamping)",
+    "tcp-options": "TCP options other than the value of the MSS; no values",
+    "tcp-window": "TCP window; no values",
+    "tcp-flags": "TCP flags; no values",
+    "tcp-sequence": "TCP sequence number; no values",
+    "tcp-acknowledgment": "TCP acknowledgment number; no values",
+    "split": "a frame behind holds less than all of a frame before (segmentation offload); no values",
+    "merge": "a frame behind holds more than was in one before (receive offload); no values",
+    "fragmentation": "split into IP fragments; no values",
+    "reassembly": "merged from IP fragments; no values",
+}
+_CHANGES_TEXT = f"""
+### kinds of change
+
+In `trajectories.transforms` (in order of stages) and `transforms.kind`. Told are changes at stages of which both ends
+saw the packet. Of packets that are split or merged at either end, IP ID, payload, flags, numbers and options are not
+compared: parts have their own. A kind that has more than {MOST_PAIRS:,} different pairs of values at a stage is one row
+without values.
+
+"""
 _STATUSES = {
     "verified": "every packet was treated rightly, and the counter, if there is one, agrees",
     "violated": "at least one packet was certainly treated wrongly",
@@ -97,7 +142,8 @@ first of them alone. They open unchanged in polars, pandas, DuckDB and Spark.
 """
 _TIMES = """
 After these follows one column `<point>_ns` (int64) per point of the run: the time stamp of the packet's
-first sighting there, null if it was not seen. Where a path visits a point twice, `<point>_2_ns` is the second visit.
+first sighting there, of a split packet that of its first byte, null if it was not seen. Where a path visits a point
+twice, `<point>_2_ns` is the second visit.
 """
 
 
@@ -105,8 +151,10 @@ def tables_page() -> str:
     """The whole page as Markdown.
 
     Raises:
-        KeyError: a word of a closed list has no meaning here.
+        KeyError: a word of a closed list, or a kind of change, has no meaning here.
     """
+    for kind in KINDS:
+        _ = _CHANGES[kind.name]
     parts = [_HEAD]
     for table in schema.TABLES:
         parts.append(f"\n## {table.name}.parquet\n\nOne row: {table.row}.\n\n")
@@ -119,6 +167,8 @@ def tables_page() -> str:
         parts.append(f"\n### {name}\n\nIn {where}.\n\n")
         rows = [(f"`{word}`", meanings[word]) for word in words if word is not None]
         parts.append(_markdown(("word", "meaning"), rows))
+    parts.append(_CHANGES_TEXT)
+    parts.append(_markdown(("word", "what changed"), [(f"`{kind}`", text) for kind, text in _CHANGES.items()]))
     parts.append("\n### ledger counters\n\nIn `ledger.counter`: nothing that is left unused goes uncounted.\n\n")
     counters = [(f"`{counter.name}`", counter.severity, counter.sentence) for counter in DECLARED.values()]
     parts.append(_markdown(("counter", "severity", "what it means"), counters))

@@ -19,6 +19,13 @@ _WIDE = 120
 _WIDE_FOR_RULES = 150
 _NARROWEST = 80
 _STATUS_STYLE = {"verified": "green", "violated": "bold red", "undetermined": "yellow"}
+# Ledger counters of further sightings, as they are summed up.
+_COPIES = (
+    ("copies_network", "made by the network"),
+    ("copies_here", "at one point only"),
+    ("copies_last", "where last seen"),
+    ("copies_retried", "802.11 retries"),
+)
 _SEVERITY_STYLE = {"error": "bold red", "data_loss": "yellow"}
 
 
@@ -37,7 +44,7 @@ def console(stream: IO[str]) -> Console:
     return made
 
 
-def _table(title: str, columns: list[tuple[str, str]], gap: int = 2) -> Table:
+def plain_table(title: str, columns: list[tuple[str, str]], gap: int = 2) -> Table:
     """A table without frames; columns are (heading, "left" or "right"), `gap` spaces apart."""
     table = Table(
         title=Text(title, style="bold"),
@@ -65,7 +72,7 @@ def latency_tables(analysis: Analysis, wide: bool) -> list[Table]:
         columns += [(name, "right") for name in ("mean", "median", "p99")]
         columns += [(name, "right") for name in (("p99.9", "min", "max", "lost") if wide else ("max",))]
         columns.append(("share", "right"))
-        table = _table(f"Latency of {path.name}, µs ({plural(packets, 'packet')})", columns, 2 if wide else 1)
+        table = plain_table(f"Latency of {path.name}, µs ({plural(packets, 'packet')})", columns, 2 if wide else 1)
         for latency, share in rows:
             if latency.path != number:
                 continue
@@ -100,7 +107,7 @@ def _rules_of_path(analysis: Analysis, path: int, wide: bool) -> Table:
     columns = [("rule", "left"), ("action", "left"), ("matched", "right"), ("hit", "right")]
     columns += [(name.replace("_", " "), "right") for name in _MISSES] if wide else [("misses", "left")]
     columns += [("counter", "right"), ("status", "left")]
-    table = _table(f"Rules of {analysis.run.paths[path].name}: what each says, and what the filter did", columns)
+    table = plain_table(f"Rules of {analysis.run.paths[path].name}: what each says, and what the filter did", columns)
     for tally in analysis.rule_tallies:
         if tally.path != path:
             continue
@@ -129,7 +136,7 @@ def losses_table(analysis: Analysis, wide: bool) -> Table:
     columns = [("path", "left"), ("stage", "left")]
     columns += [("from", "left"), ("to", "left")] if wide else []
     columns += [(name, "right") for name in ("entered", "lost", "ratio", "unobserved", "undetermined")]
-    table = _table("Losses and their stage", columns)
+    table = plain_table("Losses and their stage", columns)
     for loss in stage_losses(analysis.verdicts):
         if not loss.lost and not loss.undetermined and not loss.unobserved:
             continue
@@ -181,6 +188,9 @@ def print_analysis(analysis: Analysis, stream: IO[str]) -> None:
     """All tables of an analysis, as `pktrace analyze` shows them."""
     print_latency(analysis, stream)
     print_rules(analysis, stream)
+    from pktrace.report.matching import print_matching
+
+    print_matching(analysis, stream)
     print_losses(analysis, stream)
 
 
@@ -188,12 +198,35 @@ def print_latency(analysis: Analysis, stream: IO[str]) -> None:
     """Mode 0 only."""
     out = console(stream)
     _print_tables(out, latency_tables(analysis, out.width >= _WIDE), "Latency: no packet of this run was followed.")
+    last_bytes = last_byte_table(analysis)
+    if last_bytes.row_count:
+        out.print(last_bytes)
+        out.print()
     if any(_falls_on_lost(latency) for latency in analysis.latencies):
         out.print(Text("∞: the percentile falls on a lost packet (RFC 7679 5).", style="dim"))
     if any(latency.error_ns is None for latency in analysis.latencies):
         out.print(Text("–: the points are on different clocks, so no latency is measured between them.", style="dim"))
     if analysis.latencies:
         out.print()
+
+
+def last_byte_table(analysis: Analysis) -> Table:
+    """Where packets were split or merged: how long it took until all of each had come, beside its first byte."""
+    columns = [("path", "left"), ("stage", "left"), ("N", "right"), ("divided", "right")]
+    columns += [(name, "right") for name in ("mean, first byte", "last byte", "max")]
+    table = plain_table("Until the last byte of packets that were split or merged, µs", columns)
+    for latency in analysis.latencies:
+        if not latency.divided:
+            continue
+        row = summary_row(latency, None)
+        table.add_row(
+            analysis.run.paths[latency.path].name,
+            latency.name if latency.stage is None else f"{latency.stage} {latency.name}",
+            count(len(latency.last_bytes)),
+            count(latency.divided),
+            *(microseconds(row[name]) for name in ("mean_ns", "last_byte_mean_ns", "last_byte_max_ns")),
+        )
+    return table
 
 
 def _falls_on_lost(latency: StageLatency) -> bool:
@@ -244,5 +277,8 @@ def print_losses(analysis: Analysis, stream: IO[str]) -> None:
     silent = f"; {plural(unknown, 'point')} did not count" if unknown else ""
     out.print(f"Capture loss  {plural(dropped, 'packet')} dropped, {plural(missed, 'stage')} unobserved{silent}")
     out.print(f"Cannot tell   {plural(doubtful, 'packet')}")
+    copies = [f"{analysis.ledger.total(name):,} {where}" for name, where in _COPIES if analysis.ledger.total(name)]
+    if copies:
+        out.print(f"Copies        {', '.join(copies)}")
     for warning in ledger_lines(analysis):
         out.print(warning)

@@ -5,6 +5,7 @@ The key is the digest; where flows turn out to be rewritten on their way, their 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from pktrace.trajectories.paths import NOT_FOLLOWED, parts, visits
 from pktrace.trajectories.placing import place
 from pktrace.trajectories.ranges import NO_RANGES, match_ranges
 from pktrace.trajectories.reach import reach_of, with_proven_misses
-from pktrace.trajectories.rewritten import Keys, open_ends
+from pktrace.trajectories.rewritten import Keys, flow_of, open_ends
 
 Array = np.ndarray[Any, Any]
 # A packet that is rewritten at several stages is followed through one more of them in each round.
@@ -89,7 +90,7 @@ def follow_packets(observations: Observations) -> Trajectories:
     followed = Followed(owner, path_of, seen, candidates, basis, ambiguous, ranges)
     reach = placed.reach
     if len(ranges):
-        followed = _with_ranges(followed, times)
+        followed = _with_ranges(followed, rows, times)
         # What was not seen whole was not missed where its parts were seen.
         certain = followed.candidates == 1
         reach = with_proven_misses(covered, run, times, followed.seen[certain], followed.path[certain])
@@ -160,7 +161,7 @@ def _all_numbered(seen: Array, numbers: Array) -> Array:
     return found
 
 
-def _with_ranges(found: Followed, times: Array) -> Followed:
+def _with_ranges(found: Followed, rows: Array, times: Array) -> Followed:
     """Split and merged packets with their parts entered; trajectories that began as parts of these are left out."""
     ranges, owner, seen, basis = found.ranges, found.owner, found.seen, found.basis
     keep = np.ones(len(found), bool)
@@ -171,8 +172,14 @@ def _with_ranges(found: Followed, times: Array) -> Followed:
     seen[ranges.trajectory[order], ranges.position[order]] = ranges.row[order]
     owner[owner >= 0] = np.where(keep[owner[owner >= 0]], owner[owner >= 0], -1)
     owner[ranges.row[order]] = ranges.trajectory[order]
+    whole = ranges.whole(rows, seen[:, 0])
+    alone = ranges.chosen(whole)
+    sent, held = rows[seen[alone.trajectory, 0]], rows[alone.row]
+    header = (flow_of(sent) != flow_of(held)) | (sent["ip_id"] != held["ip_id"])
+    basis[alone.trajectory] = np.where(header, BASES.index("rewritten"), BASES.index("modified"))
+    ranges = ranges.chosen(~whole)
     basis[ranges.trajectory] = BASES.index("range")
-    return found.chosen(np.flatnonzero(keep))
+    return replace(found, ranges=ranges).chosen(np.flatnonzero(keep))
 
 
 def _basis(rows: Array, keys: Keys, seen: Array, candidates: Array) -> Array:

@@ -13,6 +13,7 @@ from pktrace.ledger import Ledger
 from pktrace.observations.observe import Observations
 from pktrace.run.model import Run
 from pktrace.trajectories.clock_model import Clocks
+from pktrace.trajectories.copies import maybe_copies
 from pktrace.trajectories.exact import EARLY_NS
 from pktrace.trajectories.ranges import Ranges
 from pktrace.trajectories.reach import Reach
@@ -61,6 +62,22 @@ class Trajectories:
         whole = np.where(most > whole, np.maximum(most, rows["ip_end"].astype(np.int64) - rows["l4"]), whole)
         missing: np.ndarray[Any, Any] = np.where(held >= 0, np.maximum(0, whole[:, None] - held), 0)
         return missing
+
+    @cached_property
+    def further(self) -> np.ndarray[Any, Any]:
+        """Rows of further sightings: copies of a packet at a position where it was seen already."""
+        # Without shared rows of ranges, every sighting is of one trajectory: as many rows owned, no further copies.
+        if not len(self.ranges) and self.sightings.sum() == np.count_nonzero(self.seen >= 0):
+            return np.zeros(0, np.int64)
+        is_sighting = np.zeros(len(self.owner), bool)
+        is_sighting[self.seen[self.seen >= 0]] = True
+        is_sighting[self.ranges.row] = True  # the parts of a split packet are no copies of it
+        return np.flatnonzero((self.owner >= 0) & ~is_sighting)
+
+    @cached_property
+    def copied(self) -> np.ndarray[Any, Any]:
+        """bool per packet: it may be a copy of another one that the first point of its path saw (copies.py)."""
+        return maybe_copies(self)
 
     @cached_property
     def raw_times(self) -> np.ndarray[Any, Any]:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from pktrace.decode.changeable import CHANGEABLE, read_changeable
+from pktrace.decode.rows import ROW
 from pktrace.trajectories.exact import place_in_order, settle_unclear
 from pktrace.trajectories.grouping import grouped
 from pktrace.trajectories.order import follow_repeated
+from pktrace.trajectories.transform_kernel import compare_sightings, count_distinct
 
 
 def compile_kernels() -> None:
@@ -32,6 +35,10 @@ def compile_kernels() -> None:
         numbers, numbers, numbers, np.zeros(0, np.uint64), points, paths, visits, numbers, table, pairs, pairs, one,
         one, one, flags, flags, np.int64(0), owner, seen, paths, candidates, 0,
     )  # fmt: skip
+    rows, unkept = np.zeros(0, ROW), np.zeros(0, CHANGEABLE)
+    read_changeable(np.zeros(0, np.uint8), 0, rows, numbers, numbers, numbers, unkept)
+    compare_sightings(rows, unkept, numbers, numbers, np.zeros(0, bool), np.zeros(0, np.uint32))
+    count_distinct(np.zeros(0, np.uint64), numbers, numbers)
 
 
 if __name__ == "__main__":

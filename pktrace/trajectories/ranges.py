@@ -50,11 +50,39 @@ class Ranges:
         found[np.bincount(place, minlength=count * width) == 0] = -1
         return found.reshape(count, width)
 
+    def whole(self, rows: Array, first_row: Array) -> Array:
+        """bool per range: the observation is all of the packet and nothing else, so that only its content changed.
+
+        Args:
+            first_row: of each trajectory.
+        """
+        sent, held = rows[first_row[self.trajectory]], rows[self.row]
+        same = self.last - self.first + 1 == np.where(_is_fragment(sent), _segment(sent), sent["payload_length"])
+        for name in ("fragment_offset", "more_fragments", "payload_length"):
+            same &= sent[name] == held[name]
+        found: Array = same & (~_is_fragment(sent) | (_segment(sent) == _segment(held)))
+        return found
+
+    def chosen(self, which: Array) -> Ranges:
+        """Some of them."""
+        return Ranges(*(column[which] for column in (self.trajectory, self.position, self.row, self.first, self.last)))
+
     def renumbered(self, number: Array) -> Ranges:
         """The same with other numbers of the trajectories."""
         order = np.lexsort((self.first, self.position, number[self.trajectory]))
         columns = (number[self.trajectory], self.position, self.row, self.first, self.last)
         return Ranges(*(column[order] for column in columns))
+
+
+def _is_fragment(rows: Array) -> Array:
+    found: Array = (rows["fragment_offset"] > 0) | (rows["more_fragments"] > 0)
+    return found
+
+
+def _segment(rows: Array) -> Array:
+    """Bytes behind the IP header."""
+    found: Array = rows["ip_end"].astype(np.int64) - rows["l4"]
+    return found
 
 
 NO_RANGES = Ranges(*(np.zeros(0, np.int64) for _ in range(5)))
@@ -99,6 +127,8 @@ def match_ranges(
         ),
     ]
     together = np.concatenate(found)
+    # Bytes of what was sent as a fragment are counted from the first of the datagram.
+    together[:, 3:5] += rows["fragment_offset"][seen[together[:, 0], 0]][:, None]
     order = np.lexsort((together[:, 3], together[:, 2], together[:, 0]))
     together = together[order]
     return Ranges(together[:, 0], together[:, 2], together[:, 1], together[:, 3], together[:, 4])

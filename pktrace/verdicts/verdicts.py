@@ -137,9 +137,9 @@ def _doubt_the_opposite(
 def _doubt_the_rewritten(
     trajectories: Trajectories, fate: Array, reason: Array, lost_stage: Array, rule_verdict: Array, stage_verdict: Array
 ) -> None:
-    """What ends where something begins that it may have become is not lost for certain: `ambiguous`."""
+    """What ends where something begins that it may have become, or may be a copy, is not lost for certain."""
     late = reason == REASONS.index("late")
-    doubtful = np.flatnonzero(trajectories.ambiguous & (fate == FATES.index("lost")) & ~late)
+    doubtful = np.flatnonzero((trajectories.ambiguous | trajectories.copied) & (fate == FATES.index("lost")) & ~late)
     stage_verdict[doubtful, lost_stage[doubtful]] = VERDICTS.index("ambiguous")
     fate[doubtful] = FATES.index("ambiguous")
     lost_stage[doubtful] = -1

@@ -14,7 +14,7 @@ from tests.accuracy.score import Score
 
 COLUMNS = (
     "scenario", "packets", "decidable", "right", "wrong matches", "recall", "precision", "surplus", "invented losses",
-    "missed losses", "losses per stage", "cautious",
+    "missed losses", "losses per stage", "cautious", "changes", "ranges",
 )  # fmt: skip
 
 PREFACE = """\
@@ -30,8 +30,11 @@ packet by packet.
 * *Invented* losses were none, *missed* ones were not told. *Losses per stage* counts all packets, also those that
   cannot be told apart.
 * *Cautious* are `undetermined` and `ambiguous` where the captures do show what happened.
+* *Changes* are the transforms of each right packet, and where all are right `transforms.parquet` as a whole; *ranges*
+  the bytes that frames hold of right packets that were split or merged.
 
-Demanded are no wrong match, 99.9 % right, at most 0.1 % surplus, exact losses, at most 1 % cautious.
+Demanded are no wrong match, 99.9 % right, at most 0.1 % surplus, exact losses, at most 1 % cautious, and changes and
+ranges that are equal to those of the truth.
 """
 
 
@@ -41,6 +44,7 @@ def cells(name: str, score: Score) -> list[str]:
         name, f"{score.packets:,}", f"{score.decidable:,}", _percent(score.right_share), str(score.wrong_matches),
         _percent(score.recall), _percent(score.precision), str(score.surplus), str(score.invented), str(score.missed),
         "exact" if score.stages_exact else "wrong", _percent(score.cautious_share),
+        _equal(score.wrong_kinds + len(score.wrong_changes)), _equal(score.wrong_ranges),
     ]  # fmt: skip
 
 
@@ -48,6 +52,10 @@ def _percent(share: float) -> str:
     """A share with two decimals that is 100 % only if it is one."""
     rounded = f"{100 * share:.2f} %"
     return "99.99 %" if rounded == "100.00 %" and share < 1 else rounded
+
+
+def _equal(wrong: int) -> str:
+    return f"{wrong:,} wrong" if wrong else "equal"
 
 
 def page(rows: list[tuple[str, Score]]) -> str:

@@ -12,6 +12,7 @@ from fixtures.scenarios import generate_scenario
 from pktrace.findings.analysis import analyze_run
 from pktrace.findings.tables import all_tables
 from pktrace.run.runfile import load_run
+from tests.accuracy.changes import Changes, read_true_changes
 from tests.accuracy.score import Score, read_truth, score
 
 
@@ -28,18 +29,15 @@ def score_run(folder: Path) -> tuple[Score, float]:
     begin = time.perf_counter()
     tables = all_tables(analyze_run(load_run(folder)))
     seconds = time.perf_counter() - begin
-    return score(*read_truth(folder), *_frames(tables)), seconds
+    seen = as_frame(tables["observations"].select(["point", "capture", "frame", "trajectory"]))
+    packets = as_frame(tables["trajectories"].select(["trajectory", "path", "fate", "lost_stage", "transforms"]))
+    ranges = as_frame(tables["ranges"])
+    changes = Changes(*read_true_changes(folder), as_frame(tables["transforms"]), ranges)
+    return score(*read_truth(folder), seen, packets, ranges, changes), seconds
 
 
-def _frames(tables: dict[str, Any]) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame | None]:
-    """What the score needs of the tables, as polars frames."""
-    seen = tables["observations"].select(["point", "capture", "frame", "trajectory"])
-    packets = tables["trajectories"].select(["trajectory", "path", "fate", "lost_stage"])
-    found = [_frame(seen), _frame(packets)]
-    return found[0], found[1], _frame(tables["ranges"]) if "ranges" in tables else None
-
-
-def _frame(table: Any) -> pl.DataFrame:
+def as_frame(table: Any) -> pl.DataFrame:
+    """An Arrow table as a polars frame."""
     frame = pl.from_arrow(table)
     if not isinstance(frame, pl.DataFrame):
         raise TypeError("a table is a frame")

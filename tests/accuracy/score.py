@@ -12,6 +12,8 @@ from pathlib import Path
 
 import polars as pl
 
+from tests.accuracy.changes import Changes, wrong_changes, wrong_kinds, wrong_ranges
+
 CAUTIOUS = ("undetermined", "ambiguous")
 GONE = ("lost", "partial")
 FRAME = ["point", "capture", "frame"]
@@ -33,6 +35,9 @@ class Score:
     stages_exact: bool
     cautious: int
     losses: tuple[tuple[str, int | None, int, int], ...]  # path, stage (None: partial), truth, said
+    wrong_kinds: int = 0
+    wrong_changes: tuple[str, ...] = ()
+    wrong_ranges: int = 0
 
     @property
     def right_share(self) -> float:
@@ -58,6 +63,9 @@ class Score:
             found.append("losses per stage")
         if self.cautious_share > 0.01:
             found.append("cautious > 1 %")
+        found += [f"{self.wrong_kinds} packets with wrong transforms"] if self.wrong_kinds else []
+        found += [f"transforms: {change}" for change in self.wrong_changes]
+        found += [f"{self.wrong_ranges} wrong ranges"] if self.wrong_ranges else []
         return found
 
 
@@ -75,12 +83,14 @@ def score(
     observations: pl.DataFrame,
     trajectories: pl.DataFrame,
     ranges: pl.DataFrame | None = None,
+    changes: Changes | None = None,
 ) -> Score:
     """Compare tables of an analysis (design 6) with the truth.
 
     Args:
         packets, seen: of `read_truth`; observations: with point, capture, frame, trajectory; trajectories: with
-        trajectory, path, fate, lost_stage; ranges: with trajectory, point, frame, where packets were split or merged.
+        trajectory, path, fate, lost_stage; ranges: with trajectory, point, frame, where packets were split or merged;
+        changes: what is to be compared of changes; packets and trajectories have transforms then.
     """
     truth = packets.with_columns(who=pl.coalesce(-1 - pl.col("alike"), pl.col("packet")))
     frames = seen.select(FRAME).unique(maintain_order=True).with_row_index("id")
@@ -107,10 +117,14 @@ def score(
 
     right, recall, precision = _one_by_one(truth, held, owned, said)
     losses, exact = _losses(truth, said)
+    # Counts of all packets hold where all that can be told apart are right, and no others are told of.
+    all_right = (
+        len(right) == int(truth["decidable"].sum()) and _surplus(truth, said) == 0 and _cautious(truth, said) == 0
+    )
     return Score(
         packets=len(truth),
         decidable=int(truth["decidable"].sum()),
-        right=right,
+        right=len(right),
         wrong_matches=int(said["mixed"].sum()),
         recall=recall,
         precision=precision,
@@ -120,6 +134,9 @@ def score(
         stages_exact=exact,
         cautious=_cautious(truth, said),
         losses=losses,
+        wrong_kinds=wrong_kinds(packets, trajectories, right) if changes else 0,
+        wrong_changes=tuple(wrong_changes(changes)) if changes and all_right else (),
+        wrong_ranges=wrong_ranges(changes, right) if changes else 0,
     )
 
 
@@ -136,8 +153,8 @@ def _owned(observations: pl.DataFrame, ranges: pl.DataFrame | None) -> pl.DataFr
 
 def _one_by_one(
     truth: pl.DataFrame, held: pl.DataFrame, owned: pl.DataFrame, said: pl.DataFrame
-) -> tuple[int, float, float]:
-    """(decidable packets that are right, recall, precision of their frames).
+) -> tuple[pl.DataFrame, float, float]:
+    """(packet and trajectory of decidable packets that are right, recall, precision of their frames).
 
     Right: one trajectory owns all frames of the packet and no other's, and says what became of it, and where.
     """
@@ -160,7 +177,12 @@ def _one_by_one(
         alone.select("packet", "path", "fate", "lost_stage", "cautious_allowed")
         .join(due, on="packet", how="left")
         .join(got, on="packet", how="left")
-        .join(main.select("packet", "path", "fate", "lost_stage", "mixed"), on="packet", how="left", suffix="_said")
+        .join(
+            main.select("packet", "trajectory", "path", "fate", "lost_stage", "mixed"),
+            on="packet",
+            how="left",
+            suffix="_said",
+        )
         .with_columns(pl.col("due", "got").fill_null(0))
     )
     told = (pl.col("fate") == pl.col("fate_said")) & pl.col("lost_stage").eq_missing(pl.col("lost_stage_said"))
@@ -172,7 +194,7 @@ def _one_by_one(
     given = said.filter(pl.col("who") >= 0)
     precision = given["frames"].sum() / given["all"].sum() if len(given) else 1.0
     recall = both["got"].sum() / both["due"].sum() if len(both) else 1.0
-    return len(right), recall, precision
+    return right.select("packet", "trajectory"), recall, precision
 
 
 def _by_who(table: pl.DataFrame, fates: tuple[str, ...], name: str) -> pl.DataFrame:

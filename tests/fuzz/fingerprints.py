@@ -1,8 +1,8 @@
 """What this build of the kernels makes of the small captures: `python -m tests.fuzz.fingerprints FOLDER [EACH]`.
 
 Prints a JSON object: for each capture, and EACH cuts and EACH flipped bytes of it, hashes of the Arrow IPC bytes of its
-table with the ledger, and of the table with details, or the error. The same files must give the same object compiled,
-uncompiled (NUMBA_DISABLE_JIT=1) and with checks of every index (NUMBA_BOUNDSCHECK=1).
+table with the ledger, of the table with details, and of what rows do not keep, or the error. The same files must give
+the same object compiled, uncompiled (NUMBA_DISABLE_JIT=1) and with checks of every index (NUMBA_BOUNDSCHECK=1).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from pktrace.observations.changeable import changeable_of
 from tests.fuzz.damage import flipped, flips, sample
 from tests.fuzz.outcome import Reader
 from tests.kit.small_captures import CAPTURES
@@ -45,7 +46,8 @@ def fingerprint(reader: Reader, content: bytes) -> str:
     if outcome.observations is None:
         return str(outcome.error).replace(str(reader.path), "FILE")
     counts = "".join(f"{counter.name} {count}\n" for counter, *_, count in outcome.observations.ledger.rows())
-    return f"{_hash(outcome.table, counts)} {_hash(reader.read_as_stream(content))}"
+    unkept = hashlib.sha256(changeable_of(outcome.observations).tobytes()).hexdigest()
+    return f"{_hash(outcome.table, counts)} {_hash(reader.read_as_stream(content))} {unkept}"
 
 
 def main(folder: Path, each: int) -> None:

@@ -1,0 +1,139 @@
+"""How sure the matching is: by which rung, what could not be told apart, and how many matches chance would make.
+
+Two different packets are taken for one by chance if their keys are equal. For a key of b bits that are as good as
+random, n packets make n (n - 1) / 2 pairs, and 2^-b of these are equal (the birthday bound): n^2 / 2^65 for a 64 bit
+hash. Only packets within the loss threshold of each other can be confused where times are compared, so their pairs are
+counted, too. Packets whose keys are equal for another reason than chance, because what is compared of them is the same,
+are no matter of this: they are counted by what was seen of them (`candidates` above 1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pktrace.decode import rows as field
+from pktrace.schema import BASES
+from pktrace.trajectories.model import Trajectories
+from pktrace.trajectories.rewritten import flow_of
+from pktrace.verdicts.verdicts import Verdicts
+
+Array = np.ndarray[Any, Any]
+_TCP = 6
+
+
+@dataclass(frozen=True)
+class KeyQuality:
+    """One kind of key: what is in it, its bits, and how many different ones it had to tell apart.
+
+    `pairs` are those of different packets that are compared by it, `near` those within the loss threshold of each
+    other; `expected` is how many of these would be equal by chance.
+    """
+
+    name: str
+    fields: str
+    bits: int
+    different: int
+    pairs: int
+    near: int
+
+    @property
+    def expected(self) -> float:
+        return float(np.ldexp(float(self.pairs), -self.bits))
+
+    @property
+    def expected_near(self) -> float:
+        return float(np.ldexp(float(self.near), -self.bits))
+
+
+@dataclass(frozen=True)
+class PathQuality:
+    """Packets of a path by basis, those whose fate is ambiguous, and those that were told apart by order only."""
+
+    packets: int
+    basis: dict[str, int]
+    ambiguous: int
+    by_order: int
+
+    def share(self, number: int) -> float | None:
+        """Of the packets of the path."""
+        return number / self.packets if self.packets else None
+
+
+def path_quality(verdicts: Verdicts, path: int) -> PathQuality:
+    """How the packets of one path were matched."""
+    trajectories = verdicts.trajectories
+    mine = trajectories.path == path
+    counts = np.bincount(trajectories.basis[mine], minlength=len(BASES))
+    return PathQuality(
+        packets=int(mine.sum()),
+        basis={name: int(counts[code]) for code, name in enumerate(BASES) if counts[code]},
+        ambiguous=int((mine & verdicts.packets_with("ambiguous")).sum()),
+        by_order=int((trajectories.candidates[mine] > 1).sum()),
+    )
+
+
+def key_qualities(trajectories: Trajectories) -> list[KeyQuality]:
+    """The keys in use, and how many chance matches each makes expect."""
+    threshold = trajectories.run.threshold_ns
+    rows, basis = trajectories.first_rows, trajectories.basis
+    digests = np.ascontiguousarray(trajectories.observations.rows["digest"])
+    # A packet that is changed on its way has one more digest from there on.
+    changed = 0
+    latest = np.ascontiguousarray(rows["digest"])
+    for at in trajectories.seen.T:
+        now = np.where(at >= 0, digests[np.maximum(at, 0)], latest) if len(digests) else latest
+        changed += int(np.count_nonzero(now != latest))
+        latest = now
+    near = _pairs_within(None, rows["ts_ns"], threshold)
+    found = [
+        KeyQuality(
+            "digest",
+            "addresses, protocol, IP ID, fragment position, length, transport header without checksum, first payload "
+            "bytes",
+            64,
+            len(rows) + changed,
+            _pairs(len(rows) + changed),
+            near,
+        )
+    ]
+    rewritten = np.flatnonzero(basis == BASES.index("rewritten"))
+    if len(rewritten):
+        flows, times = flow_of(rows[rewritten]), rows["ts_ns"][rewritten]
+        fields = "flow, IP ID where it was kept, transport numbers, payload length and first payload bytes"
+        pairs = _pairs_within(flows, times, None)
+        found.append(KeyQuality("rewritten", fields, 64, len(rewritten), pairs, _pairs_within(flows, times, threshold)))
+    # Without sequence numbers a packet with changed payload has but its IP ID within its flow.
+    numbered = (rows["protocol"] == _TCP) | (rows["has"] & field.HAS_ECHO != 0)
+    modified = np.flatnonzero((basis == BASES.index("modified")) & ~numbered)
+    if len(modified):
+        flows, times = flow_of(rows[modified]), rows["ts_ns"][modified]
+        pairs = _pairs_within(flows, times, None)
+        found.append(
+            KeyQuality("modified", "flow and IP ID", 16, len(modified), pairs, _pairs_within(flows, times, threshold))
+        )
+    return found
+
+
+def _pairs(count: int) -> int:
+    return count * (count - 1) // 2
+
+
+def _pairs_within(groups: Array | None, times: Array, span: int | None) -> int:
+    """Pairs of one group (None: of all), of which the later comes at most `span` ns after the earlier (None: ever).
+
+    Counted in microseconds, so that a day of a million groups fits 64 bits.
+    """
+    if not len(times):
+        return 0
+    since = (times - times.min()) // 1000
+    reach = int(since.max()) if span is None else min(int(since.max()), span // 1000)
+    place = since
+    if groups is not None:
+        # Groups are put further apart than any span.
+        _, group = np.unique(groups, return_inverse=True)
+        place = group.ravel() * (int(since.max()) + reach + 1) + since
+    place = np.sort(place)
+    return int((np.arange(len(place)) - np.searchsorted(place, place - reach, "left")).sum())

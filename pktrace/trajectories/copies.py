@@ -1,0 +1,140 @@
+"""Further sightings of a packet at one point: which of them the network made, which the capture, which are retries.
+
+What counts as the same packet (RFC 5560 2.5): equal addresses, protocol, IP ID, fragment position, length, transport
+header without its checksum, and first payload bytes, that is an equal digest; of packets that were changed on the way,
+an equal key. A TCP retransmission has another IP ID, or other time stamps, and is a packet of its own. Where it has
+neither (IPv6 without time stamps) it is one all the same if the first point of its path saw it.
+
+Bound: a duplicate that is lost or removed before the next point looks like a copy that the capture made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pktrace.decode import rows as field
+from pktrace.decode.changeable import RETRIED
+from pktrace.observations.changeable import changeable_of
+from pktrace.trajectories.paths import visits
+
+if TYPE_CHECKING:
+    from pktrace.trajectories.model import Trajectories
+
+Array = np.ndarray[Any, Any]
+_CLOSE_NS = 1_000_000  # what is seen again within it, with one IP ID, no sender has sent twice (RFC 6864 4.2)
+_LEAST_DOUBLED = 8  # different packets that a point has to show twice before it is taken for one that shows all twice
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Further sightings per point of the run.
+
+    `network`: the point before or behind on the path has further ones, too; `here`: it has none, and the packet came
+    on once; `last`: nothing shows, for this was where the packet was seen last; `retried`: 802.11 frames with the retry
+    bit, whatever else holds for them.
+    """
+
+    network: Array
+    here: Array
+    last: Array
+    retried: Array
+
+
+def copies_of(trajectories: Trajectories) -> Copies:
+    """All further sightings, by what they show of their origin."""
+    observations, run = trajectories.observations, trajectories.run
+    rows = observations.rows
+    counts = {name: np.zeros(len(run.points), np.int64) for name in ("network", "here", "last", "retried")}
+    which = trajectories.further
+    if not len(which):
+        return Copies(**counts)
+    points = rows["point"][which].astype(np.int64)
+    if any(observations.wireless):
+        wanted = np.zeros(len(rows), bool)
+        wanted[which] = np.array(observations.wireless)[rows["capture"][which]]
+        again = changeable_of(observations, wanted)["known"][which] & RETRIED != 0
+        counts["retried"] = np.bincount(points[again], minlength=len(run.points))
+        which, points = which[~again], points[~again]
+    some, owner = np.unique(trajectories.owner[which], return_inverse=True)
+    owner = owner.ravel()
+    position = _positions(trajectories, which, points)
+    width = trajectories.seen.shape[1]
+    number = np.bincount(owner * width + position, minlength=len(some) * width).reshape(len(some), width)
+    seen = trajectories.seen[some] >= 0
+    before, behind = _neighbours(number, seen), _neighbours(number[:, ::-1], seen[:, ::-1])[:, ::-1]
+    network = np.minimum(number, np.maximum(before, behind))
+    goes_on = np.cumsum(seen[:, ::-1], axis=1)[:, ::-1] > seen
+    point_at = np.full((len(run.paths), width), -1, np.int64)
+    for at, path in enumerate(run.paths):
+        point_at[at, : len(path.points)] = path.points
+    where = point_at[trajectories.path[some]]
+    rest = number - network
+    for name, of_kind in (("network", network), ("here", rest * goes_on), ("last", rest * ~goes_on)):
+        held = of_kind > 0
+        counts[name] = np.bincount(where[held], weights=of_kind[held], minlength=len(run.points)).astype(np.int64)
+    return Copies(**counts)
+
+
+def _positions(trajectories: Trajectories, which: Array, points: Array) -> Array:
+    """The position of each further sighting: of a point that the path visits twice the visit that came before it."""
+    table = visits(trajectories.run)[trajectories.path[trajectories.owner[which]], points]
+    second = trajectories.seen[trajectories.owner[which], table[:, 1]]
+    times = trajectories.observations.rows["ts_ns"]
+    later = (table[:, 1] >= 0) & (second >= 0) & (times[np.maximum(second, 0)] <= times[which])
+    found: Array = np.where(later, table[:, 1], table[:, 0])
+    return found
+
+
+def _neighbours(number: Array, seen: Array) -> Array:
+    """Per packet and position what `number` is at the last position before it that saw the packet, 0 for none."""
+    found = np.zeros_like(number)
+    latest = np.zeros(len(number), number.dtype)
+    for position in range(number.shape[1]):
+        found[:, position] = latest
+        latest = np.where(seen[:, position], number[:, position], latest)
+    return found
+
+
+def maybe_copies(trajectories: Trajectories) -> Array:
+    """bool per packet: the first point of its path saw it close behind one with the same bytes, which may be itself.
+
+    So it is where the IP ID is not 0, which no sender repeats so soon, and at points that show most packets twice (a
+    port that mirrors both directions, an interface and what it is part of). One of such packets is certain: that which
+    was seen furthest, the first of several.
+    """
+    found = np.zeros(len(trajectories), bool)
+    some = np.flatnonzero((trajectories.candidates > 1) & (trajectories.seen[:, :1] >= 0).all(axis=1))
+    if not len(some):
+        return found
+    seen = trajectories.seen[some]
+    rows = trajectories.observations.rows[seen[:, 0]]
+    order = np.lexsort((rows["ts_ns"], rows["digest"], rows["point"]))
+    some, seen, rows = some[order], seen[order], rows[order]
+    equal = np.zeros(len(some), bool)
+    equal[1:] = (rows["point"][1:] == rows["point"][:-1]) & (rows["digest"][1:] == rows["digest"][:-1])
+    close = equal.copy()
+    close[1:] &= np.diff(rows["ts_ns"]) <= _CLOSE_NS
+    cluster = np.cumsum(~close) - 1
+    size = np.bincount(cluster)
+    # Points that show most of their different packets twice. One packet that is sent very often is one of these.
+    points = len(trajectories.run.points)
+    group = np.cumsum(~equal) - 1
+    of_group = rows["point"][~equal]
+    doubled = np.bincount(of_group[np.bincount(group, weights=close) > 0], minlength=points)
+    began = trajectories.seen[:, 0] >= 0
+    begun = np.bincount(trajectories.observations.rows["point"][trajectories.seen[began, 0]], minlength=points)
+    different = begun - np.bincount(rows["point"][equal], minlength=points)
+    twice = (doubled >= _LEAST_DOUBLED) & (2 * doubled >= different)
+    # The last position decides which of them is certain.
+    reached = seen.shape[1] - 1 - np.argmax(seen[:, ::-1] >= 0, axis=1)
+    furthest = np.zeros(len(size), np.int64)
+    np.maximum.at(furthest, cluster, reached)
+    best = np.flatnonzero(reached == furthest[cluster])
+    certain = np.zeros(len(some), bool)
+    certain[best[np.unique(cluster[best], return_index=True)[1]]] = True
+    numbered = (rows["has"] & field.HAS_ID != 0) & (rows["ip_id"] != 0)
+    found[some[(size[cluster] > 1) & ~certain & (numbered | twice[rows["point"]])]] = True
+    return found
