@@ -15,6 +15,7 @@ from pktrace.observations.observe import Observations
 from pktrace.observations.payloads import Payloads
 from pktrace.run.model import Run
 from pktrace.schema import BASES
+from pktrace.trajectories.agreement import open_ends
 from pktrace.trajectories.clock_model import Clocks, align_clocks
 from pktrace.trajectories.exact import EARLY_NS, follow_unique
 from pktrace.trajectories.model import Trajectories
@@ -22,7 +23,7 @@ from pktrace.trajectories.packet_id import keys_by_number, numbered_packets
 from pktrace.trajectories.paths import NO_PATH, followed, longest, parts, path_of_rows, visits
 from pktrace.trajectories.ranges import NO_RANGES, Ranges, match_ranges
 from pktrace.trajectories.reach import Reach, reach_of, with_proven_misses
-from pktrace.trajectories.rewritten import Keys, open_ends
+from pktrace.trajectories.rewritten import Keys
 from pktrace.trajectories.sorting import sorted_by_key
 
 Array = np.ndarray[Any, Any]
