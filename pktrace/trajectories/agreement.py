@@ -17,7 +17,7 @@ from pktrace.run.model import Run
 from pktrace.trajectories.exact import EARLY_NS
 from pktrace.trajectories.hashing import mixed
 from pktrace.trajectories.paths import visits
-from pktrace.trajectories.remains import Remains, flow_of, of_change, stays_on_its_link
+from pktrace.trajectories.remains import Remains, flow_of, of_change, side_of, stays_on_its_link
 
 Array = np.ndarray[Any, Any]
 DISAGREE = 10  # so many packets have to agree for each that does not
@@ -187,21 +187,27 @@ def _joined(one: Array, other: Array) -> Array:
 class Agreement:
     """Pairs of flows (hashes), and what speaks for each.
 
-    `packets`: how many agree; `same_id`: of these, those with equal IP IDs; `by_id`: with equal IP IDs other than 0;
-    `begun`: how many packets of the flow behind agree; `delay`: the longest time that one took, ns; `timed`: that it
-    is known; `told`: all of them have a payload or numbers. `end`, `start`: numbers of two that agree, and `at` the
-    position where it begins.
+    `packets`: how many agree; `kinds`: of how many different remains they are; `same_id`: of these packets, those with
+    equal IP IDs; `by_id`: with equal IP IDs other than 0; `begun`: how many packets of the flow behind agree; `delay`:
+    the longest time that any remains took, ns; `usual`: the median of the packets; `gap`: the mean time between packets
+    before, ns; `timed`: that times can be compared; `told`: all of them have a payload or numbers; `stays`: address and
+    port of one side are the same before and behind. `end`, `start`: numbers of two that agree, and `at` the position
+    where it begins.
     """
 
     before: Array
     after: Array
     packets: Array
+    kinds: Array
     same_id: Array
     by_id: Array
     begun: Array
     delay: Array
+    usual: Array
+    gap: Array
     timed: Array
     told: Array
+    stays: Array
     end: Array
     start: Array
     at: Array
@@ -230,35 +236,36 @@ class Agreement:
         return Agreement(*(getattr(self, column.name)[which] for column in fields(self)))
 
 
-def agreement_of(pairs: Pairs, found: Open, rows: Array) -> Agreement:
+def agreement_of(pairs: Pairs, found: Open, rows: Array, times: Array) -> Agreement:
     """What the pairs of packets tell of their flows."""
     size = len(pairs)
     new_pair, new_end = np.ones(size, bool), np.ones(size, bool)
-    for number in (pairs.group, pairs.before, pairs.behind):
-        new_pair[1:] &= number[1:] == number[:-1]
-    new_pair[1:] = ~new_pair[1:]
+    columns = pairs.group, pairs.before, pairs.behind
+    new_pair[1:] = np.logical_or.reduce([column[1:] != column[:-1] for column in columns])
+    new_end[1:] = new_pair[1:] | (pairs.end[1:] != pairs.end[:-1])  # ends are in order within a pair of flows
     pair = np.cumsum(new_pair) - 1  # numbers (group, flow before, flow behind)
-    count = int(pair[-1]) + 1 if size else 0
+    count = int(new_pair.sum())
     # Remains speak for a pair of flows if they occur in one flow before and in one behind.
     pairs_in = np.bincount(pairs.group[new_pair], minlength=int(pairs.group.max(initial=-1)) + 1)
     clear = np.flatnonzero(new_pair)
     clear = clear[pairs_in[pairs.group[clear]] == 1]
-    # Where several packets have these remains, as many of them agree as both sides have. Ends are in order here.
-    new_end[1:] = new_pair[1:] | (pairs.end[1:] != pairs.end[:-1])
-    ends = np.bincount(pair[new_end], minlength=count)
-    starts = _distinct(pair, pairs.start, count)
-    of_end = np.cumsum(new_end) - 1
-    soonest = np.full(int(new_end.sum()), np.iinfo(np.int64).max)
-    np.minimum.at(soonest, of_end, pairs.after)
-    longest = np.full(count, -EARLY_NS)
-    np.maximum.at(longest, pair[new_end], soonest)
-    timed = np.ones(count, bool)
-    np.logical_and.at(timed, pair, pairs.timed)
+    # Where several packets have these remains, as many of them agree as both sides have.
+    ends, starts = np.bincount(pair[new_end], minlength=count), _distinct(pair, pairs.start, count)
+    end_ids, start_ids = rows["ip_id"][found.end_rows[pairs.end]], rows["ip_id"][found.start_rows[pairs.start]]
+    equal = end_ids == start_ids
+    same_id = _distinct(pair[equal], pairs.start[equal], count)
+    equal &= end_ids != 0
+    by_id = _distinct(pair[equal], pairs.start[equal], count)
+    # An end takes as long as the soonest start that fits it.
+    after = _least(np.cumsum(new_end) - 1, pairs.after, int(new_end.sum()))
+    soonest = _least(pair[new_end], after, count)
+    sent = times[found.end_rows[pairs.end]]
+    first, last = _least(pair, sent, count), -_least(pair, -sent, count)
+    timed = np.bincount(pair, weights=~pairs.timed, minlength=count) == 0
 
     mine = pair[clear]
     agree = np.minimum(ends, starts)[mine]
     end_rows, start_rows = rows[found.end_rows[pairs.end[clear]]], rows[found.start_rows[pairs.start[clear]]]
-    id_equal = end_rows["ip_id"] == start_rows["ip_id"]
     told = (end_rows["payload_length"] > 0) | (end_rows["tcp_seq"] > 0)
     _, index, which = np.unique(mixed(pairs.before[clear], pairs.behind[clear]), return_index=True, return_inverse=True)
 
@@ -266,12 +273,21 @@ def agreement_of(pairs: Pairs, found: Open, rows: Array) -> Agreement:
         found: Array = np.bincount(which, weights=weights, minlength=len(index)).astype(np.int64)
         return found
 
-    delay = np.full(len(index), -EARLY_NS)
-    np.maximum.at(delay, which, longest[mine])
+    duration = -_least(which, -last[mine], len(index)) - _least(which, first[mine], len(index))
+    of_flows = np.full(count, -1)
+    of_flows[mine] = which
+    of_end = of_flows[pair[new_end]]
+    stays = np.zeros(len(clear), bool)
+    for side in ("source", "destination"):
+        stays |= mixed(*side_of(end_rows, side)) == mixed(*side_of(start_rows, side))
     return Agreement(
-        before=pairs.before[clear][index], after=pairs.behind[clear][index], packets=total(agree),
-        same_id=total(agree * id_equal), by_id=total(agree * (id_equal & (end_rows["ip_id"] != 0))),
-        begun=total(starts[mine]), delay=delay, timed=total(~timed[mine]) == 0, told=total(~told) == 0,
+        before=pairs.before[clear][index], after=pairs.behind[clear][index],
+        packets=total(agree), kinds=total(np.ones(len(clear))),
+        same_id=total(np.minimum(agree, same_id[mine])), by_id=total(np.minimum(agree, by_id[mine])),
+        begun=total(starts[mine]), delay=-_least(which, -soonest[mine], len(index)),
+        usual=medians(of_end[of_end >= 0], after[of_end >= 0], len(index)),
+        gap=duration // np.maximum(total(ends[mine]) - 1, 1),
+        timed=total(~timed[mine]) == 0, told=total(~told) == 0, stays=stays[index],
         end=pairs.end[clear][index], start=pairs.start[clear][index], at=pairs.at[clear][index],
     )  # fmt: skip
 
@@ -280,3 +296,21 @@ def _distinct(pair: Array, member: Array, count: int) -> Array:
     """Distinct members per pair, of `count` pairs."""
     size = int(member.max(initial=0)) + 1
     return np.bincount(np.unique(pair * size + member) // size, minlength=count)
+
+
+def _least(place: Array, values: Array, count: int) -> Array:
+    """The least of the values of each place, of `count` places."""
+    found = np.full(count, np.iinfo(np.int64).max)
+    np.minimum.at(found, place, values)
+    return found
+
+
+def medians(place: Array, values: Array, count: int) -> Array:
+    """The lower median of the values of each place, of `count` places; 0 where there is none."""
+    order = np.lexsort((values, place))
+    many = np.bincount(place, minlength=count)
+    first = np.cumsum(many) - many
+    found = np.zeros(count, np.int64)
+    there = many > 0
+    found[there] = values[order][(first + (many - 1) // 2)[there]]
+    return found

@@ -23,16 +23,18 @@ import numpy as np
 
 from pktrace.decode import rows as field
 from pktrace.trajectories.agreement import DISAGREE, Open, Pairs
+from pktrace.trajectories.crowd_kernel import without_end
 from pktrace.trajectories.hashing import mixed
 
 Array = np.ndarray[Any, Any]
 _TCP = 6
 _WHOLE = 0.8
-_FEWEST = 8  # starts: less tell nothing of time
+_FEWEST = 16  # starts: less tell nothing of time
 _LEFT_OVER = 100  # one start in so many may be without an end of its own
 _MANY = 4096  # as many starts, one after the other, are looked at
 _MOVES = 64  # times that the ends are moved to
 _MOVED_LEFT_OVER = 10  # one start in so many has to be without an end then
+_WIDER = 1.25  # also if they are looked for in a time so many times as long
 _SHORTEST_NS, _LONGER = 1_000, 1.25
 _GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, are spread evenly whatever the period of the packets
 
@@ -144,7 +146,7 @@ def _in_time(ends: Array, end_group: Array, starts: Array, start_group: Array, t
     allowed = len(starts) // _LEFT_OVER
 
     def left_over(within: int, moved: int) -> int:
-        return _without_end(np.sort((ends - begin + moved) % span + end_group * apart), starts, within)
+        return int(without_end(np.sort((ends - begin + moved) % span + end_group * apart), starts, np.int64(within)))
 
     within = float(_SHORTEST_NS)
     while left_over(int(within), 0) > allowed:
@@ -153,15 +155,4 @@ def _in_time(ends: Array, end_group: Array, starts: Array, start_group: Array, t
             return False
     gap = max(span / len(ends), 2 * within)
     moves = [int(2 * within + (number + 1) * _GOLDEN * gap) for number in range(_MOVES)]
-    fit = sum(left_over(int(within), moved) * _MOVED_LEFT_OVER < len(starts) for moved in moves)
-    return fit <= 1
-
-
-def _without_end(ends: Array, starts: Array, within: int) -> int:
-    """How many starts have no end of their own at most `within` before, if each takes the first that is left."""
-    earliest = np.searchsorted(ends, starts - within)
-    number = np.arange(len(starts))
-    taken = number + np.maximum.accumulate(earliest - number)
-    there = taken < len(ends)
-    there[there] = ends[taken[there]] <= starts[there]
-    return int(len(starts) - there.sum())
+    return all(left_over(int(_WIDER * within), moved) * _MOVED_LEFT_OVER >= len(starts) for moved in moves)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from pktrace.trajectories.agreement import DISAGREE, Agreement, Open
+from pktrace.trajectories.agreement import DISAGREE, Agreement, Open, medians
 from pktrace.trajectories.exact import EARLY_NS
 from pktrace.trajectories.hashing import mixed
 from pktrace.trajectories.remains import side_of
@@ -54,7 +54,7 @@ class Gateways:
                 continue
             unique, place = np.unique(of, return_inverse=True)
             packets, same_id, by_id = (np.bincount(place, weights=column) for column in counts)
-            usual = _medians(place[timed], delay[timed], len(unique))
+            usual = medians(place[timed], delay[timed], len(unique))
             at = np.minimum(np.searchsorted(unique, gateway), len(unique) - 1)
             enough = (unique[at] == gateway) & ((packets >= ENOUGH_ALONE) | (by_id >= ENOUGH))[at]
             enough &= pairs.delay <= np.maximum(LONG * usual[at], EARLY_NS)
@@ -64,7 +64,7 @@ class Gateways:
 
 
 def _columns(pairs: Agreement) -> tuple[Array, ...]:
-    return pairs.packets, pairs.same_id, pairs.by_id, pairs.delay, pairs.timed
+    return pairs.packets, pairs.same_id, pairs.by_id, pairs.usual, pairs.timed
 
 
 def _gateways(pairs: Agreement, found: Open, rows: Array) -> tuple[Array, Array, Array]:
@@ -83,14 +83,3 @@ def _gateways(pairs: Agreement, found: Open, rows: Array) -> tuple[Array, Array,
         np.where(destination_stays, mixed(*stage, *new_source[:2]), alone),
         np.where(source_stays, ~mixed(*stage, *destination[:2]), alone),
     )
-
-
-def _medians(place: Array, values: Array, count: int) -> Array:
-    """The lower median of the values of each place, of `count` places; 0 where there is none."""
-    order = np.lexsort((values, place))
-    many = np.bincount(place, minlength=count)
-    first = np.cumsum(many) - many
-    found = np.zeros(count)
-    there = many > 0
-    found[there] = values[order][(first + (many - 1) // 2)[there]]
-    return found

@@ -1,4 +1,4 @@
-"""What a change on the way leaves alone, as hashes per row: flows, and the remains of rewritten and modified packets."""
+"""What a change on the way leaves alone, as hashes per row: flows, and remains of rewritten and modified packets."""
 
 from __future__ import annotations
 

@@ -28,6 +28,7 @@ from pktrace.run.model import Run
 from pktrace.trajectories import remains as remains_of
 from pktrace.trajectories.agreement import Agreement, Open, agreement_of, pairs_of
 from pktrace.trajectories.crowds import Crowd, crowds_of
+from pktrace.trajectories.exact import EARLY_NS
 from pktrace.trajectories.gateways import ENOUGH, ENOUGH_ALONE, Gateways
 from pktrace.trajectories.hashing import mixed
 from pktrace.trajectories.remains import flow_of
@@ -36,6 +37,7 @@ Array = np.ndarray[Any, Any]
 _MOSTLY = 0.2  # share of a flow's packets that must end for it to be changed, where headers do not identify packets
 _MOST_ROUNDS = 4
 _WHOLE = 0.8  # share of a flow's packets that must end for its addresses, ports or IP IDs to be rewritten
+_SOON = 4  # share of the time between packets in which packets that are all the same have to come
 _TCP = 6
 # What may stay where remains alone are of several flows; each is believed only of flows of which most packets agree.
 _KEPT = (
@@ -101,7 +103,7 @@ class Keys:
             return False
         rows = self._rows
         pairs, self.doubtful = pairs_of(found, run, rows, times, comparable, remains_of.of_rewrite)
-        agreement = agreement_of(pairs, found, rows)
+        agreement = agreement_of(pairs, found, rows, times)
         if self._learn_whole(agreement, found, np.ones(len(agreement), bool)):
             return True
         if not self.doubtful.any():
@@ -109,7 +111,7 @@ class Keys:
         found = found.only(self.doubtful)
         for kept in _KEPT:
             pairs, _ = pairs_of(found, run, rows, times, comparable, kept)
-            agreement = agreement_of(pairs, found, rows)
+            agreement = agreement_of(pairs, found, rows, times)
             if self._learn_whole(agreement, found, self._mostly_begun(agreement, found)):
                 return True
         for kept in _SIDE_KEPT:
@@ -140,7 +142,10 @@ class Keys:
         )
         agreement = agreement.chosen(whole)
         eligible = eligible[whole] & agreement.agreed
-        enough = (agreement.by_id >= ENOUGH) | (agreement.packets >= ENOUGH_ALONE)
+        # Packets that are all the same tell less: they have to come soon, and one side has to stay.
+        soon = ~agreement.timed | (agreement.usual <= np.maximum(agreement.gap // _SOON, EARLY_NS))
+        alone = (agreement.kinds >= ENOUGH_ALONE) | (agreement.stays & soon)
+        enough = (agreement.by_id >= ENOUGH) | (alone & (agreement.packets >= ENOUGH_ALONE))
         enough |= self._hold_numbers(agreement, found) | self._answer_known(agreement, found)
         enough |= self._gateways.supported(agreement, eligible, found, self._rows)
         accepted = agreement.chosen(eligible & enough)
@@ -195,7 +200,7 @@ class Keys:
             return False
         self._open |= open_rows
         pairs, fits = pairs_of(found, run, self._rows, times, comparable, remains_of.of_change)
-        agreement = agreement_of(pairs, found, self._rows)
+        agreement = agreement_of(pairs, found, self._rows, times)
         # Where neither IP IDs nor numbers tell packets apart, any two of a flow fit: a good part of it has to end.
         ended = self._rows[found.end_rows]
         alike = (ended["ip_id"] == 0) & (ended["protocol"] != _TCP) & (ended["has"] & field.HAS_ECHO == 0)
