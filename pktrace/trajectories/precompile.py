@@ -26,8 +26,8 @@ def compile_kernels() -> None:
         numbers,
     )  # fmt: skip
     follow_repeated(
-        numbers, numbers, numbers, np.zeros(0, np.uint64), points, paths, visits, numbers, table, pairs, pairs, one,
-        one, one, flags, flags, np.int64(0), numbers, seen, paths, candidates, 0,
+        numbers, numbers, numbers, np.zeros(0, np.uint64), np.zeros(0, bool), points, paths, visits, numbers, table,
+        pairs, pairs, one, one, one, flags, flags, np.int64(0), numbers, seen, paths, candidates, 0,
     )  # fmt: skip
 
 

@@ -56,9 +56,7 @@ class Keys:
         """Rows; per row the part of the network it was seen in (no packet crosses what no path joins); first keys."""
         self._rows = rows
         self._part = part
-        self.keys = keys
-        if part.any():
-            self.keys = mixed(self.keys, part)
+        self.keys = mixed(keys, part) if part.any() else keys
         self.learned = False
         self.doubtful = np.zeros(0, bool)
         self.doubtful_changes = np.zeros(0, np.int64)
@@ -289,4 +287,6 @@ class Keys:
         identification = np.where(keep_id, chosen["ip_id"], 0)
         by_header = np.isin(began, np.array(list(self._by_header), np.uint64))
         remains = np.where(by_header, mixed(*remains_of.numbers(chosen)), remains_of.of_rewrite(chosen))
+        # Not in place: these may be the digests, by which the order rung tells rewritten packets apart.
+        self.keys = self.keys.copy()
         self.keys[mine] = mixed(began, remains, identification, self._part[mine])
