@@ -238,19 +238,18 @@ class Agreement:
 
 def agreement_of(pairs: Pairs, found: Open, rows: Array, times: Array) -> Agreement:
     """What the pairs of packets tell of their flows."""
-    size = len(pairs)
-    new_pair, new_end = np.ones(size, bool), np.ones(size, bool)
-    columns = pairs.group, pairs.before, pairs.behind
-    new_pair[1:] = np.logical_or.reduce([column[1:] != column[:-1] for column in columns])
-    new_end[1:] = new_pair[1:] | (pairs.end[1:] != pairs.end[:-1])  # ends are in order within a pair of flows
-    pair = np.cumsum(new_pair) - 1  # numbers (group, flow before, flow behind)
-    count = int(new_pair.sum())
+    new_pair = _first_of(pairs.group, pairs.before, pairs.behind)
     # Remains speak for a pair of flows if they occur in one flow before and in one behind.
     pairs_in = np.bincount(pairs.group[new_pair], minlength=int(pairs.group.max(initial=-1)) + 1)
+    pairs = pairs.chosen(pairs_in[pairs.group] == 1)
+    new_pair = _first_of(pairs.group)
+    pair = np.cumsum(new_pair) - 1  # numbers remains, and so their pair of flows
+    new_end = new_pair | _first_of(pairs.end)  # ends are in order within a pair of flows
     clear = np.flatnonzero(new_pair)
-    clear = clear[pairs_in[pairs.group[clear]] == 1]
+    count = len(clear)
     # Where several packets have these remains, as many of them agree as both sides have.
     ends, starts = np.bincount(pair[new_end], minlength=count), _distinct(pair, pairs.start, count)
+    agree = np.minimum(ends, starts)
     end_ids, start_ids = rows["ip_id"][found.end_rows[pairs.end]], rows["ip_id"][found.start_rows[pairs.start]]
     equal = end_ids == start_ids
     same_id = _distinct(pair[equal], pairs.start[equal], count)
@@ -258,44 +257,44 @@ def agreement_of(pairs: Pairs, found: Open, rows: Array, times: Array) -> Agreem
     by_id = _distinct(pair[equal], pairs.start[equal], count)
     # An end takes as long as the soonest start that fits it.
     after = _least(np.cumsum(new_end) - 1, pairs.after, int(new_end.sum()))
-    soonest = _least(pair[new_end], after, count)
     sent = times[found.end_rows[pairs.end]]
-    first, last = _least(pair, sent, count), -_least(pair, -sent, count)
-    timed = np.bincount(pair, weights=~pairs.timed, minlength=count) == 0
-
-    mine = pair[clear]
-    agree = np.minimum(ends, starts)[mine]
     end_rows, start_rows = rows[found.end_rows[pairs.end[clear]]], rows[found.start_rows[pairs.start[clear]]]
     told = (end_rows["payload_length"] > 0) | (end_rows["tcp_seq"] > 0)
+    stays = np.zeros(count, bool)
+    for side in ("source", "destination"):
+        stays |= mixed(*side_of(end_rows, side)) == mixed(*side_of(start_rows, side))
     _, index, which = np.unique(mixed(pairs.before[clear], pairs.behind[clear]), return_index=True, return_inverse=True)
+    flows = which[pair]  # numbers pairs of flows
+    first, last = _least(flows, sent, len(index)), -_least(flows, -sent, len(index))
 
     def total(weights: Array) -> Array:
         found: Array = np.bincount(which, weights=weights, minlength=len(index)).astype(np.int64)
         return found
 
-    duration = -_least(which, -last[mine], len(index)) - _least(which, first[mine], len(index))
-    of_flows = np.full(count, -1)
-    of_flows[mine] = which
-    of_end = of_flows[pair[new_end]]
-    stays = np.zeros(len(clear), bool)
-    for side in ("source", "destination"):
-        stays |= mixed(*side_of(end_rows, side)) == mixed(*side_of(start_rows, side))
     return Agreement(
         before=pairs.before[clear][index], after=pairs.behind[clear][index],
-        packets=total(agree), kinds=total(np.ones(len(clear))),
-        same_id=total(np.minimum(agree, same_id[mine])), by_id=total(np.minimum(agree, by_id[mine])),
-        begun=total(starts[mine]), delay=-_least(which, -soonest[mine], len(index)),
-        usual=medians(of_end[of_end >= 0], after[of_end >= 0], len(index)),
-        gap=duration // np.maximum(total(ends[mine]) - 1, 1),
-        timed=total(~timed[mine]) == 0, told=total(~told) == 0, stays=stays[index],
+        packets=total(agree), kinds=total(np.ones(count)),
+        same_id=total(np.minimum(agree, same_id)), by_id=total(np.minimum(agree, by_id)), begun=total(starts),
+        delay=-_least(which, -_least(pair[new_end], after, count), len(index)),
+        usual=medians(flows[new_end], after, len(index)), gap=(last - first) // np.maximum(total(ends) - 1, 1),
+        timed=np.bincount(flows, weights=~pairs.timed, minlength=len(index)) == 0,
+        told=total(~told) == 0, stays=stays[index],
         end=pairs.end[clear][index], start=pairs.start[clear][index], at=pairs.at[clear][index],
     )  # fmt: skip
+
+
+def _first_of(*columns: Array) -> Array:
+    """bool per row: it differs from the one before."""
+    found = np.ones(len(columns[0]), bool)
+    found[1:] = np.logical_or.reduce([column[1:] != column[:-1] for column in columns])
+    return found
 
 
 def _distinct(pair: Array, member: Array, count: int) -> Array:
     """Distinct members per pair, of `count` pairs."""
     size = int(member.max(initial=0)) + 1
-    return np.bincount(np.unique(pair * size + member) // size, minlength=count)
+    both = np.sort(pair * size + member)  # faster than np.unique, which hashes
+    return np.bincount(both[_first_of(both)] // size, minlength=count)
 
 
 def _least(place: Array, values: Array, count: int) -> Array:

@@ -120,6 +120,28 @@ def _assign_nearest(due, sent, penalty, arrived, earliest, latest, given):
 
 
 @inlined
+def _of(values, which):
+    """values[which], which numba takes longer to compile."""
+    found = np.empty(len(which), np.int64)
+    for index in range(len(which)):
+        found[index] = values[which[index]]
+    return found
+
+
+@inlined
+def _give(packets, sightings, due_at, sent_at, penalty_of, arrived, earliest_of, latest, packet_of):
+    """Assign some packets, in the order in which they are due, to some sightings."""
+    given = np.empty(len(sightings), np.int64)
+    _assign(
+        _of(due_at, packets), _of(sent_at, packets), _of(penalty_of, packets), _of(arrived, sightings),
+        _of(earliest_of, packets), latest, given,
+    )  # fmt: skip
+    for index in range(len(sightings)):
+        if given[index] >= 0:
+            packet_of[sightings[index]] = packets[given[index]]
+
+
+@inlined
 def _duplicate_of(rows, packet_of, index, before, behind, times, began_at, threshold):
     """The packet of which rows[index] is a further copy, -1 where there is none.
 
@@ -170,8 +192,10 @@ def _by_digest(
     """
     count = len(rows)
     both = np.empty(count + len(digest_at), np.uint64)  # of the sightings, then of the packets
-    both[:count] = digests[rows]
-    both[count:] = digest_at
+    for index in range(count):
+        both[index] = digests[rows[index]]
+    for index in range(len(digest_at)):
+        both[count + index] = digest_at[index]
     order = np.arange(len(both))
     _sort(both.view(np.int64), order)
     first = 0
@@ -182,24 +206,23 @@ def _by_digest(
             middle += 1 if order[last] < count else 0
             last += 1
         seen = order[first:middle]
-        packets = order[middle:last] - count
-        if len(packets) and len(seen):
-            known[seen] = True
-        if len(packets) == 1 and len(seen) == 1:
-            if arrived[seen[0]] - sent_at[packets[0]] <= threshold:
-                packet_of[seen[0]] = packets[0]
-                unchanged[packets[0]] = True
-        elif len(packets) and len(seen):
-            _sort(due_at, packets)
-            given = np.empty(len(seen), np.int64)
-            _assign(
-                due_at[packets], sent_at[packets], penalty_of[packets], arrived[seen], earliest_of[packets], threshold,
-                given,
-            )  # fmt: skip
-            for index in range(len(seen)):
-                if given[index] >= 0:
-                    packet_of[seen[index]] = packets[given[index]]
-                    unchanged[packets[given[index]]] = True
+        packets = order[middle:last]
+        if middle > first and last > middle:
+            for index in range(len(packets)):
+                packets[index] -= count
+            for index in seen:
+                known[index] = True
+            if last - first == 2:
+                if arrived[seen[0]] - sent_at[packets[0]] <= threshold:
+                    packet_of[seen[0]] = packets[0]
+            else:
+                _sort(due_at, packets)
+                _give(
+                    packets, seen, due_at, sent_at, penalty_of, arrived, earliest_of, threshold, packet_of
+                )  # fmt: skip
+            for index in seen:
+                if packet_of[index] >= 0:
+                    unchanged[packet_of[index]] = True
         first = last
 
 
@@ -280,13 +303,9 @@ def _place_many(
                 loose[left] = index
                 left += 1
         loose = loose[:left]
-        given = np.empty(left, np.int64)
         # A single packet with copies of it is no matter of order: it may be as late as it likes.
         within = threshold if packets > 1 else _FOREVER
-        _assign(due_at[chosen], sent_at[chosen], penalty_of[chosen], arrived[loose], earliest_of[chosen], within, given)
-        for index in range(left):
-            if given[index] >= 0:
-                packet_of[loose[index]] = chosen[given[index]]
+        _give(chosen, loose, due_at, sent_at, penalty_of, arrived, earliest_of, within, packet_of)
         # Where the path comes by once more, what is left over may be the second visit. At the first position of all
         # it begins packets, half as many as were seen, since every packet comes back.
         again = visits[path, point, 1] > position
