@@ -17,6 +17,7 @@ from pktrace.run.model import Run
 from pktrace.trajectories.exact import EARLY_NS
 from pktrace.trajectories.hashing import mixed
 from pktrace.trajectories.paths import visits
+from pktrace.trajectories.reach import Reach
 from pktrace.trajectories.remains import Remains, flow_of, of_change, side_of, stays_on_its_link
 
 Array = np.ndarray[Any, Any]
@@ -75,6 +76,23 @@ def open_ends(run: Run, rows: Array, members: Array, owner: Array, seen: Array, 
         end_position=last[ends],
         start_rows=np.concatenate([seen[begun, first[begun]], unplaced[new]]),
     )
+
+
+def begins_unseen(found: Open, run: Run, rows: Array, times: Array, paths: Array, reach: Reach) -> Array:
+    """bool per start: no point before it on its path was capturing at its time.
+
+    Args:
+        paths: int16 per row.
+    """
+    unseen = np.ones(len(found.start_rows), bool)
+    path, point, at = paths[found.start_rows], rows["point"][found.start_rows], times[found.start_rows]
+    table = visits(run)
+    position = table[np.maximum(path, 0), point].max(axis=1)
+    for number, way in enumerate(run.paths):
+        for before, other in enumerate(way.points):
+            there = (at >= reach.start[other]) & (at <= reach.end[other])
+            unseen &= ~((path == number) & (before < position) & there)
+    return unseen
 
 
 @dataclass(frozen=True)

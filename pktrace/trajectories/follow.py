@@ -15,7 +15,7 @@ from pktrace.observations.observe import Observations
 from pktrace.observations.payloads import Payloads
 from pktrace.run.model import Run
 from pktrace.schema import BASES
-from pktrace.trajectories.agreement import open_ends
+from pktrace.trajectories.agreement import begins_unseen, open_ends
 from pktrace.trajectories.clock_model import Clocks, align_clocks
 from pktrace.trajectories.exact import EARLY_NS, follow_unique
 from pktrace.trajectories.model import Trajectories
@@ -78,7 +78,9 @@ def follow_packets(observations: Observations) -> Trajectories:
                 rows, times, flows, members, owner, seen, path_of, visits(run), run.threshold_ns, payloads.content
             )
         unexplained = found.without(ranges.trajectory, ranges.row)
-        if not keys.learn_changed(unexplained, run, times, clocks.group, unexplained.rows_of(owner, members)):
+        open_rows = unexplained.rows_of(owner, members)
+        unseen = begins_unseen(unexplained, run, rows, times, paths, reach)
+        if not keys.learn_changed(unexplained, run, times, clocks.group, open_rows, unseen):
             break
     ambiguous = np.zeros(len(path_of), bool)
     ambiguous[found.end_trajectories[keys.doubtful]] = True

@@ -35,6 +35,7 @@ from pktrace.trajectories.remains import flow_of
 
 Array = np.ndarray[Any, Any]
 _MOSTLY = 0.2  # share of a flow's packets that must end for it to be changed, where headers do not identify packets
+_BALANCED = 2  # or half of what ends and of what begins has to agree
 _MOST_ROUNDS = 4
 _WHOLE = 0.8  # share of a flow's packets that must end for its addresses, ports or IP IDs to be rewritten
 _SOON = 4  # share of the time between packets in which packets that are all the same have to come
@@ -186,24 +187,36 @@ class Keys:
             self._assign()
         return bool(crowds)
 
-    def learn_changed(self, found: Open, run: Run, times: Array, comparable: Array, open_rows: Array) -> bool:
+    def learn_changed(
+        self, found: Open, run: Run, times: Array, comparable: Array, open_rows: Array, unseen: Array
+    ) -> bool:
         """Learn flows whose payload is changed; returns whether keys changed.
 
         Only packets that end or begin somewhere get new keys, for others of the flow may pass unchanged.
 
         Args:
-            open_rows: bool per row, whether it belongs to such a packet.
+            open_rows: bool per row, whether it belongs to such a packet; unseen: bool per start, whether no point
+                before it was capturing then.
         """
         if not len(found.end_rows) or not len(found.start_rows):
             return False
         self._open |= open_rows
-        pairs, fits = pairs_of(found, run, self._rows, times, comparable, remains_of.of_change)
-        agreement = agreement_of(pairs, found, self._rows, times)
-        # Where neither IP IDs nor numbers tell packets apart, any two of a flow fit: a good part of it has to end.
-        ended = self._rows[found.end_rows]
+        rows = self._rows
+        pairs, _ = pairs_of(found, run, rows, times, comparable, remains_of.of_change)
+        # Where neither IP IDs nor numbers tell packets apart, any two of a flow fit: a good part of it has to end, or
+        # as many have to begin as end. What begins because nothing was there to see it before tells nothing then.
+        ended = rows[found.end_rows]
         alike = (ended["ip_id"] == 0) & (ended["protocol"] != _TCP) & (ended["has"] & field.HAS_ECHO == 0)
+        pairs = pairs.chosen(~(alike[pairs.end] & unseen[pairs.start]))
+        fits = np.zeros(len(found.end_rows), bool)
+        fits[pairs.end] = True
+        agreement = agreement_of(pairs, found, rows, times)
         weak = np.isin(agreement.before, self.flow[found.end_rows[alike]])
-        agreement = agreement.chosen(~weak | (self._share_of_ends(agreement.before, found) >= _MOSTLY))
+        balanced = _BALANCED * agreement.packets >= np.maximum(
+            _counted(self.flow[found.end_rows], agreement.before),
+            _counted(self.flow[found.start_rows[~unseen]], agreement.after),
+        )
+        agreement = agreement.chosen(~weak | balanced | (self._share_of_ends(agreement.before, found) >= _MOSTLY))
         sure = self._hold_numbers(agreement, found) & (agreement.same_id > 0)
         enough = (agreement.by_id >= ENOUGH) | (agreement.packets >= ENOUGH_ALONE) | sure
         if self._take(agreement.chosen(agreement.agreed & enough), by_header=True):
@@ -290,3 +303,13 @@ class Keys:
         # Not in place: these may be the digests, by which the order rung tells rewritten packets apart.
         self.keys = self.keys.copy()
         self.keys[mine] = mixed(began, remains, identification, self._part[mine])
+
+
+def _counted(values: Array, wanted: Array) -> Array:
+    """How often each of the wanted is among the values."""
+    unique, many = np.unique(values, return_counts=True)
+    if not len(unique):
+        return np.zeros(len(wanted), np.int64)
+    place = np.minimum(np.searchsorted(unique, wanted), len(unique) - 1)
+    found: Array = np.where(unique[place] == wanted, many[place], 0)
+    return found
