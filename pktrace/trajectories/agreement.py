@@ -23,6 +23,7 @@ from pktrace.trajectories.remains import Remains, flow_of, of_change, side_of, s
 Array = np.ndarray[Any, Any]
 DISAGREE = 10  # so many packets have to agree for each that does not
 _MOST_STARTS = 8
+_MOST_EARLY = 2  # of these, starts that were stamped before the end
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,8 @@ def pairs_of(
     high = np.searchsorted(of_start[starts], of_end[ends], "right")
     if (comparable == comparable[0]).all():
         end_times, start_times = times[found.end_rows[ends]], times[found.start_rows[starts]]
-        low = np.maximum(low, _not_before(end_times, of_end[ends], start_times, of_start[starts]))
+        since = [_not_before(end_times - early, of_end[ends], start_times, of_start[starts]) for early in (0, EARLY_NS)]
+        low = np.maximum(low, np.maximum(since[0] - _MOST_EARLY, since[1]))
     # Every end with the next few starts of its remains.
     many = np.clip(high - low, 0, most)
     left = np.repeat(ends, many)
@@ -176,9 +178,9 @@ def pairs_of(
 
 
 def _not_before(end_times: Array, end_groups: Array, start_times: Array, start_groups: Array) -> Array:
-    """Per end, the first start of its group that does not lie before it; starts are in order of group and time."""
+    """Per end, the first start of its group not before this time; starts are in order of group and time."""
     group = np.concatenate([start_groups, end_groups])
-    time = np.concatenate([start_times, end_times - EARLY_NS])
+    time = np.concatenate([start_times, end_times])
     is_end = np.arange(len(group)) >= len(start_groups)
     order = np.lexsort((is_end, time, group))
     before = np.cumsum(~is_end[order])
@@ -205,18 +207,21 @@ def _joined(one: Array, other: Array) -> Array:
 class Agreement:
     """Pairs of flows (hashes), and what speaks for each.
 
-    `packets`: how many agree; `kinds`: of how many different remains they are; `same_id`: of these packets, those with
-    equal IP IDs; `by_id`: with equal IP IDs other than 0; `begun`: how many packets of the flow behind agree; `delay`:
-    the longest time that any remains took, ns; `usual`: the median of the packets; `gap`: the mean time between packets
-    before, ns; `timed`: that times can be compared; `told`: all of them have a payload or numbers; `stays`: address and
-    port of one side are the same before and behind. `end`, `start`: numbers of two that agree, and `at` the position
-    where it begins.
+    `packets`: how many agree; `kinds`: of how many different remains they are; `single`: of how many of which each flow
+    has one packet; `numbered`: an IP ID other than 0 is among them; `same_id`: of these packets, those with equal IP
+    IDs; `by_id`: with equal IP IDs other than 0; `begun`: how many packets of the flow behind fit one of the flow
+    before; `delay`: the longest time that any remains took, ns; `usual`: the median of the packets; `gap`: the mean
+    time between packets before, ns; `timed`: that times can be compared; `told`: all of them have a payload or numbers;
+    `stays`: address and port of one side are the same before and behind. `end`, `start`: numbers of two that agree, and
+    `at` the position where it begins.
     """
 
     before: Array
     after: Array
     packets: Array
     kinds: Array
+    single: Array
+    numbered: Array
     same_id: Array
     by_id: Array
     begun: Array
@@ -259,7 +264,10 @@ def agreement_of(pairs: Pairs, found: Open, rows: Array, times: Array) -> Agreem
     new_pair = _first_of(pairs.group, pairs.before, pairs.behind)
     # Remains speak for a pair of flows if they occur in one flow before and in one behind.
     pairs_in = np.bincount(pairs.group[new_pair], minlength=int(pairs.group.max(initial=-1)) + 1)
-    pairs = pairs.chosen(pairs_in[pairs.group] == 1)
+    fitting = _numbered(mixed(pairs.before, pairs.behind))
+    begun = _distinct(fitting, pairs.start, int(fitting.max(initial=-1)) + 1)[fitting]
+    clear = pairs_in[pairs.group] == 1
+    pairs, begun = pairs.chosen(clear), begun[clear]
     new_pair = _first_of(pairs.group)
     pair = np.cumsum(new_pair) - 1  # numbers remains, and so their pair of flows
     new_end = new_pair | _first_of(pairs.end)  # ends are in order within a pair of flows
@@ -291,8 +299,9 @@ def agreement_of(pairs: Pairs, found: Open, rows: Array, times: Array) -> Agreem
 
     return Agreement(
         before=pairs.before[clear][index], after=pairs.behind[clear][index],
-        packets=total(agree), kinds=total(np.ones(count)),
-        same_id=total(np.minimum(agree, same_id)), by_id=total(np.minimum(agree, by_id)), begun=total(starts),
+        packets=total(agree), kinds=total(np.ones(count)), single=total((ends == 1) & (starts == 1)),
+        numbered=np.bincount(flows, weights=end_ids != 0, minlength=len(index)) > 0,
+        same_id=total(np.minimum(agree, same_id)), by_id=total(np.minimum(agree, by_id)), begun=begun[clear][index],
         delay=-_least(which, -_least(pair[new_end], after, count), len(index)),
         usual=medians(flows[new_end], after, len(index)), gap=(last - first) // np.maximum(total(ends) - 1, 1),
         timed=np.bincount(flows, weights=~pairs.timed, minlength=len(index)) == 0,

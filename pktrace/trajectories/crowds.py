@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode import rows as field
+from pktrace.run.model import Run
 from pktrace.trajectories.agreement import DISAGREE, Open, Pairs
 from pktrace.trajectories.crowd_kernel import without_end
 from pktrace.trajectories.hashing import mixed
@@ -49,8 +50,8 @@ class Crowd:
 
 
 def crowds_of(
-    pairs: Pairs, found: Open, rows: Array, times: Array, flows: Array, remains: Array, share: Callable[[Array], Array],
-    threshold: int,
+    pairs: Pairs, found: Open, run: Run, rows: Array, times: Array, flows: Array, remains: Array,
+    share: Callable[[Array], Array],
 ) -> Iterator[Crowd]:  # fmt: skip
     """Crowds among the ends and starts.
 
@@ -84,8 +85,11 @@ def crowds_of(
         if (share(before) < _WHOLE).any() or not _all_begin(behind, start_rows, rows, flows, int(point[first])):
             continue
         _, group = np.unique(np.concatenate([remains[end_rows], remains[start_rows]]), return_inverse=True)
+        # An offset between clocks that was estimated hides the delay: starts come as often too early as late.
+        clocks = [run.points[rows["point"][some[0]]].clock for some in (end_rows, start_rows)]
         if _in_time(
-            times[end_rows], group[: len(end_rows)], times[start_rows], group[len(end_rows) :], threshold
+            times[end_rows], group[: len(end_rows)], times[start_rows], group[len(end_rows) :], run.threshold_ns,
+            centred=clocks[0] != clocks[1],
         ):  # fmt: skip
             yield Crowd(before, behind, _keeps_ids(end_rows, start_rows, rows, remains))
 
@@ -129,8 +133,14 @@ def _keeps_ids(end_rows: Array, start_rows: Array, rows: Array, remains: Array) 
     return bool(known.sum() * (DISAGREE + 1) >= len(known) * DISAGREE)
 
 
-def _in_time(ends: Array, end_group: Array, starts: Array, start_group: Array, threshold: int) -> bool:
-    """Whether starts follow ends of their group as they would not if they had nothing to do with each other."""
+def _in_time(
+    ends: Array, end_group: Array, starts: Array, start_group: Array, threshold: int, centred: bool = False
+) -> bool:
+    """Whether starts follow ends of their group as they would not if they had nothing to do with each other.
+
+    Args:
+        centred: they may come as much before as after.
+    """
     order = np.argsort(starts, kind="stable")[:_MANY]
     starts, start_group = starts[order], start_group[order]
     near = (ends >= starts[0] - threshold) & (ends <= starts[-1])
@@ -146,6 +156,7 @@ def _in_time(ends: Array, end_group: Array, starts: Array, start_group: Array, t
     allowed = len(starts) // _LEFT_OVER
 
     def left_over(within: int, moved: int) -> int:
+        moved -= within // 2 if centred else 0
         return int(without_end(np.sort((ends - begin + moved) % span + end_group * apart), starts, np.int64(within)))
 
     within = float(_SHORTEST_NS)

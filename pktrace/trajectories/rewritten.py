@@ -64,6 +64,7 @@ class Keys:
         self._flow: Array | None = None
         self._canonical: dict[int, int] = {}
         self._gateways = Gateways()
+        self._rewritten_at: set[int] = set()
         self._without_id: set[int] = set()
         self._by_header: set[int] = set()
         self._open = np.zeros(len(rows), bool)
@@ -101,18 +102,25 @@ class Keys:
         if not len(found.end_rows) or not len(found.start_rows):
             return False
         rows = self._rows
-        pairs, self.doubtful = pairs_of(found, run, rows, times, comparable, remains_of.of_rewrite)
+        pairs, fits = pairs_of(found, run, rows, times, comparable, remains_of.of_rewrite)
+        # Of flows that are known to be rewritten here, what ends is lost: it would have the key of what it became.
+        self.doubtful = fits & ~np.isin(self._stages(found), np.array(list(self._rewritten_at), np.uint64))
         agreement = agreement_of(pairs, found, rows, times)
-        if self._learn_whole(agreement, found, np.ones(len(agreement), bool)):
+        # Where all packets are the same, their IP IDs may still tell them apart: these are looked at first.
+        told = (agreement.single > 0) | ~agreement.numbered | agreement.ids_kept
+        if self._learn_whole(agreement, found, told):
             return True
         if not self.doubtful.any():
             return False
-        found = found.only(self.doubtful)
+        open_again, found = found, found.only(self.doubtful)
         for kept in _KEPT:
             pairs, _ = pairs_of(found, run, rows, times, comparable, kept)
-            agreement = agreement_of(pairs, found, rows, times)
-            if self._learn_whole(agreement, found, self._mostly_begun(agreement, found)):
+            finer = agreement_of(pairs, found, rows, times)
+            eligible = self._mostly_begun(finer, found) & ((finer.single < finer.kinds) | _come_soon(finer))
+            if self._learn_whole(finer, found, eligible):
                 return True
+        if self._learn_whole(agreement, open_again, np.ones(len(agreement), bool)):
+            return True
         for kept in _SIDE_KEPT:
             pairs, _ = pairs_of(found, run, rows, times, comparable, kept)
             remains = np.zeros(len(rows), np.uint64)
@@ -120,8 +128,8 @@ class Keys:
                 remains[some] = kept(rows[some])
             crowds = list(
                 crowds_of(
-                    pairs, found, rows, times, self.flow, remains, lambda flows: self._share_of_ends(flows, found),
-                    run.threshold_ns,
+                    pairs, found, run, rows, times, self.flow, remains,
+                    lambda flows: self._share_of_ends(flows, found),
                 )
             )  # fmt: skip
             if self._take_crowds(crowds):
@@ -142,14 +150,18 @@ class Keys:
         agreement = agreement.chosen(whole)
         eligible = eligible[whole] & agreement.agreed
         # Packets that are all the same tell less: they have to come soon, and one side has to stay.
-        soon = ~agreement.timed | (agreement.usual <= np.maximum(agreement.gap // _SOON, EARLY_NS))
-        alone = (agreement.kinds >= ENOUGH_ALONE) | (agreement.stays & soon)
+        alone = (agreement.kinds >= ENOUGH_ALONE) | (agreement.stays & _come_soon(agreement))
         enough = (agreement.by_id >= ENOUGH) | (alone & (agreement.packets >= ENOUGH_ALONE))
         enough |= self._hold_numbers(agreement, found) | self._answer_known(agreement, found)
         enough |= self._gateways.supported(agreement, eligible, found, self._rows)
         accepted = agreement.chosen(eligible & enough)
         self._gateways.remember(accepted, found, self._rows)
+        self._rewritten_at.update(self._stages(found)[accepted.end].tolist())
         return self._take(accepted, by_header=False)
+
+    def _stages(self, found: Open) -> Array:
+        """A hash per end of its flow and where it ends."""
+        return mixed(self.flow[found.end_rows], found.end_path, found.end_position)
 
     def _answer_known(self, agreement: Agreement, found: Open) -> Array:
         """Pairs of flows of which it is known that the flows that answer them are one: they are undone the same way."""
@@ -303,6 +315,12 @@ class Keys:
         # Not in place: these may be the digests, by which the order rung tells rewritten packets apart.
         self.keys = self.keys.copy()
         self.keys[mine] = mixed(began, remains, identification, self._part[mine])
+
+
+def _come_soon(agreement: Agreement) -> Array:
+    """bool per pair of flows: packets come before the next one is sent, or very soon, as far as clocks can tell."""
+    soon: Array = ~agreement.timed | (agreement.usual <= np.maximum(agreement.gap // _SOON, EARLY_NS))
+    return soon
 
 
 def _counted(values: Array, wanted: Array) -> Array:
