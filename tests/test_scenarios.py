@@ -23,10 +23,7 @@ from tests.accuracy.score import read_truth, score
 from tests.reference.capture import read_capture
 
 # What the analysis cannot do yet, by scenario. An entry that works by now fails its test: take it out.
-NOT_YET = {
-    "nat-identical": "how many were lost is not counted where packets behind NAT are all the same",
-    "double-nat": "UDP flows of a few tens of packets, whose IP IDs change too, stay ambiguous",
-}  # fmt: skip
+NOT_YET: dict[str, str] = {}
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ import numpy as np
 from pktrace.decode import rows as field
 from pktrace.schema import BASES
 from pktrace.trajectories.model import Trajectories
-from pktrace.trajectories.rewritten import flow_of
+from pktrace.trajectories.remains import flow_of
 from pktrace.verdicts.verdicts import Verdicts
 
 Array = np.ndarray[Any, Any]

@@ -106,7 +106,9 @@ def _place_waiting(
         last = bisect_right(sent, at[burst[0]] + int(EARLY_NS), low, high)
         for place in range(last - 1, max(low, last - _MOST_LOOKS) - 1, -1):
             sender = order[place]
-            if not _fits((ids[burst[0]] - ids[sender]) & 0xFFFF, size[burst[0]], step, size[sender]):
+            first = (ids[burst[0]] - ids[sender]) & 0xFFFF
+            # The first segment would have been known by its bytes: without identification (ID 0 in all) none fits.
+            if first == 0 or not _fits(first, size[burst[0]], step, size[sender]):
                 continue
             indices = [(ids[segment] - ids[sender]) & 0xFFFF for segment in burst]
             if all(

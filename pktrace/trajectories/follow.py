@@ -17,6 +17,7 @@ from pktrace.observations.observe import Observations
 from pktrace.observations.payloads import Payloads
 from pktrace.run.model import Run
 from pktrace.schema import BASES
+from pktrace.trajectories.agreement import begins_unseen, open_ends
 from pktrace.trajectories.clock_model import align_clocks
 from pktrace.trajectories.columns import Columns
 from pktrace.trajectories.grouping import Groups, grouped
@@ -28,7 +29,8 @@ from pktrace.trajectories.paths import NOT_FOLLOWED, parts, visits
 from pktrace.trajectories.placing import place
 from pktrace.trajectories.ranges import NO_RANGES, match_ranges
 from pktrace.trajectories.reach import reach_of, with_proven_misses
-from pktrace.trajectories.rewritten import Keys, flow_of, open_ends
+from pktrace.trajectories.remains import flow_of
+from pktrace.trajectories.rewritten import Keys
 
 Array = np.ndarray[Any, Any]
 # A packet that is rewritten at several stages is followed through one more of them in each round.
@@ -59,7 +61,7 @@ def follow_packets(observations: Observations) -> Trajectories:
             order = np.flatnonzero(columns.paths != NOT_FOLLOWED)
             order = order[np.argsort(times[order], kind="stable")]
         covered = reach_of(run, observations.coverage, clocks)
-        placed = place(run, columns, groups, times, order, clocks, covered, ledger)
+        placed = place(run, rows, columns, groups, times, order, clocks, covered, ledger)
         owner, path_of, seen, candidates = placed.owner, placed.path_of, placed.seen, placed.candidates
         unplaced = _unplaced(owner, columns, times)
         found = open_ends(run, rows, unplaced, owner, seen, path_of)
@@ -76,9 +78,11 @@ def follow_packets(observations: Observations) -> Trajectories:
             rows, times, keys.first_flow, loose, owner, seen, path_of, visits(run), run.threshold_ns, payloads.content
         )
         unexplained = found.without(ranges.trajectory, ranges.row)
-        if not len(unexplained.end_rows) or not keys.learn_changed(
-            unexplained, run, times, clocks.group, unexplained.rows_of(owner, unplaced)
-        ):
+        if not len(unexplained.end_rows):
+            break
+        open_rows = unexplained.rows_of(owner, unplaced)
+        unseen = begins_unseen(unexplained, run, rows, times, columns.paths, placed.reach)
+        if not keys.learn_changed(unexplained, run, times, clocks.group, open_rows, unseen):
             break
         groups = grouped(keys.keys, columns.paths)
     ambiguous = np.zeros(len(path_of), bool)

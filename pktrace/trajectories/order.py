@@ -21,6 +21,7 @@ from pktrace.trajectories.exact import group_path, place_one, several
 _FOREVER = np.int64(1 << 61)
 _SKIP_COST = np.int64(1 << 45)  # ns: above any difference within a threshold, 2^17 of them fit 63 bits
 _LOOK_AHEAD = 256
+_SAME_ID = 1_000_000  # ns: 65,536 packets between one pair of hosts take longer, even at 60 million a second
 _LARGEST_TABLE = 1 << 25  # cells of the assignment table; beyond it, in order by nearest delay
 
 
@@ -119,6 +120,28 @@ def _assign_nearest(due, sent, penalty, arrived, earliest, latest, given):
 
 
 @inlined
+def _of(values, which):
+    """values[which], which numba takes longer to compile."""
+    found = np.empty(len(which), np.int64)
+    for index in range(len(which)):
+        found[index] = values[which[index]]
+    return found
+
+
+@inlined
+def _give(packets, sightings, due_at, sent_at, penalty_of, arrived, earliest_of, latest, packet_of):
+    """Assign some packets, in the order in which they are due, to some sightings."""
+    given = np.empty(len(sightings), np.int64)
+    _assign(
+        _of(due_at, packets), _of(sent_at, packets), _of(penalty_of, packets), _of(arrived, sightings),
+        _of(earliest_of, packets), latest, given,
+    )  # fmt: skip
+    for index in range(len(sightings)):
+        if given[index] >= 0:
+            packet_of[sightings[index]] = packets[given[index]]
+
+
+@inlined
 def _duplicate_of(rows, packet_of, index, before, behind, times, began_at, threshold):
     """The packet of which rows[index] is a further copy, -1 where there is none.
 
@@ -159,31 +182,65 @@ def _may_begin(missed, start, end, path, position, time):
 
 
 @inlined
-def _by_digest(rows, digests, digest_at, arrived, sent_at, threshold, packet_of, unchanged):
-    """Sightings whose digest just one packet had where it was seen last, and that come once: they are that packet."""
+def _by_digest(
+    rows, digests, digest_at, arrived, sent_at, due_at, penalty_of, earliest_of, threshold, packet_of, unchanged, known
+):  # fmt: skip
+    """Sightings whose digest some packets had where they were seen last are these packets, or copies of them.
+
+    What is the same before and behind was not rewritten between: one of each is certain, of several the order decides.
+    `known` tells of sightings whose digest any packet had: they are of no packet that had another.
+    """
     count = len(rows)
     both = np.empty(count + len(digest_at), np.uint64)  # of the sightings, then of the packets
-    both[:count] = digests[rows]
-    both[count:] = digest_at
+    for index in range(count):
+        both[index] = digests[rows[index]]
+    for index in range(len(digest_at)):
+        both[count + index] = digest_at[index]
     order = np.arange(len(both))
     _sort(both.view(np.int64), order)
     first = 0
     while first < len(order):
-        last = first + 1
+        middle = first  # the sort is stable: sightings stand before packets
+        last = first
         while last < len(order) and both[order[last]] == both[order[first]]:
+            middle += 1 if order[last] < count else 0
             last += 1
-        # The sort is stable: of two, the sighting stands before the packet.
-        index, packet = order[first], order[last - 1] - count
-        if last - first == 2 and index < count and packet >= 0 and arrived[index] - sent_at[packet] <= threshold:
-            packet_of[index] = packet
-            unchanged[packet] = True
+        seen = order[first:middle]
+        packets = order[middle:last]
+        if middle > first and last > middle:
+            for index in range(len(packets)):
+                packets[index] -= count
+            for index in seen:
+                known[index] = True
+            if last - first == 2:
+                if arrived[seen[0]] - sent_at[packets[0]] <= threshold:
+                    packet_of[seen[0]] = packets[0]
+            else:
+                _sort(due_at, packets)
+                _give(
+                    packets, seen, due_at, sent_at, penalty_of, arrived, earliest_of, threshold, packet_of
+                )  # fmt: skip
+            for index in seen:
+                if packet_of[index] >= 0:
+                    unchanged[packet_of[index]] = True
         first = last
 
 
 @inlined
+def _given_with(rows, digests, packet_of, index, step):
+    """The nearest sighting before (step -1) or after rows[index] (1) that has a packet and its digest, else -1."""
+    at = index + step
+    while 0 <= at < len(rows) and abs(at - index) <= _LOOK_AHEAD:
+        if packet_of[at] >= 0 and digests[rows[at]] == digests[rows[index]]:
+            return np.int64(at)
+        at += step
+    return np.int64(-1)
+
+
+@inlined
 def _place_many(
-    members, first, last, times, digests, points, path, visits, layout, delays, slack, plausible, start, end, may_miss,
-    missed, threshold, owner, seen, base,
+    members, first, last, times, digests, numbered, points, path, visits, layout, delays, slack, plausible, start, end,
+    may_miss, missed, threshold, owner, seen, base,
 ):  # fmt: skip
     """Place one cluster of equal packets, position by position; returns how many packets it holds."""
     size = last - first
@@ -204,54 +261,51 @@ def _place_many(
             if points[row] == point and owner[row] < 0:
                 rows[count] = row
                 count += 1
+        rows = rows[:count]
         arrived = np.empty(count, np.int64)
         packet_of = np.empty(count, np.int64)
         for index in range(count):
             arrived[index] = times[rows[index]]
             packet_of[index] = -1
-        unchanged = np.zeros(packets, np.bool_)
-        if varied and packets:
-            _by_digest(rows[:count], digests, digest_at[:packets], arrived, sent_at, threshold, packet_of, unchanged)
-        # Every packet that can have come here, in the order in which it is due. One that must have skipped a point
-        # is due as well, but a sighting goes to it only if it is not plausible for those that were seen just before.
-        chosen = np.empty(packets, np.int64)
         due_at = np.empty(packets, np.int64)
-        number = 0
+        earliest_of = np.empty(packets, np.int64)
+        penalty_of = np.empty(packets, np.int64)
         for packet in range(packets):
             origin = last_at[packet]
             due_at[packet] = sent_at[packet] + delays[path, origin, position]
+            earliest_of[packet] = -slack[path, origin, position]
+            # One that must have skipped a point is due as well, but a sighting goes to it only if it is not plausible
+            # for those that were seen just before.
+            penalty_of[packet] = 0 if origin == position - 1 else plausible[path, position]
+        unchanged = np.zeros(packets, np.bool_)
+        known = np.zeros(count, np.bool_)
+        if varied and packets:
+            _by_digest(
+                rows, digests, digest_at[:packets], arrived, sent_at, due_at, penalty_of, earliest_of, threshold,
+                packet_of, unchanged, known,
+            )  # fmt: skip
+        # Every packet that can have come here, in the order in which it is due.
+        chosen = np.empty(packets, np.int64)
+        number = 0
+        for packet in range(packets):
             if not unchanged[packet] and _can_come(
-                may_miss, start, end, path, origin, position, sent_at[packet], due_at[packet], layout[path, 1],
+                may_miss, start, end, path, last_at[packet], position, sent_at[packet], due_at[packet], layout[path, 1],
                 layout[path, 2],
             ):  # fmt: skip
                 chosen[number] = packet
                 number += 1
         chosen = chosen[:number]
         _sort(due_at, chosen)
-        due = np.empty(number, np.int64)
-        sent = np.empty(number, np.int64)
-        penalty = np.empty(number, np.int64)
-        earliest = np.empty(number, np.int64)
-        for index in range(number):
-            packet = chosen[index]
-            origin = last_at[packet]
-            due[index] = due_at[packet]
-            sent[index] = sent_at[packet]
-            earliest[index] = -slack[path, origin, position]
-            penalty[index] = 0 if origin == position - 1 else plausible[path, position]
         loose = np.empty(count, np.int64)
         left = 0
         for index in range(count):
-            if packet_of[index] < 0:
+            if packet_of[index] < 0 and not known[index]:
                 loose[left] = index
                 left += 1
         loose = loose[:left]
-        given = np.empty(left, np.int64)
         # A single packet with copies of it is no matter of order: it may be as late as it likes.
-        _assign(due, sent, penalty, arrived[loose], earliest, threshold if packets > 1 else _FOREVER, given)
-        for index in range(left):
-            if given[index] >= 0:
-                packet_of[loose[index]] = chosen[given[index]]
+        within = threshold if packets > 1 else _FOREVER
+        _give(chosen, loose, due_at, sent_at, penalty_of, arrived, earliest_of, within, packet_of)
         # Where the path comes by once more, what is left over may be the second visit. At the first position of all
         # it begins packets, half as many as were seen, since every packet comes back.
         again = visits[path, point, 1] > position
@@ -268,17 +322,28 @@ def _place_many(
             before = index if packet_of[index] >= 0 else before
             is_copy = not _may_begin(missed, start, end, path, position, arrived[index])
             if packet_of[index] < 0 and not again and is_copy:
-                within = threshold if packets > 1 else _FOREVER
-                copy_of[index] = _duplicate_of(rows, packet_of, index, before, behind[index], times, began_at, within)
+                nearest, next_one = before, behind[index]
+                if varied:
+                    alike = _given_with(rows, digests, packet_of, index, -1)
+                    alike_behind = _given_with(rows, digests, packet_of, index, 1)
+                    if alike >= 0 or alike_behind >= 0:
+                        nearest, next_one = alike, alike_behind
+                copy_of[index] = _duplicate_of(rows, packet_of, index, nearest, next_one, times, began_at, within)
         for index in range(count):
             row = rows[index]
             packet = max(packet_of[index], copy_of[index])
+            if packet < 0 and position > 0 and numbered[row] and not again:
+                # Nothing before it was there to see whether it was one packet: its IP ID says so.
+                alike = _given_with(rows, digests, packet_of, index, -1)
+                if alike >= 0 and times[row] - times[rows[alike]] <= _SAME_ID:
+                    packet = copy_of[index] = packet_of[alike]
             if packet < 0 and begins > 0:
                 begins -= 1
                 packet = packets
                 packets += 1
                 began_at[packet] = times[row]
                 sent_at[packet] = times[row]
+                packet_of[index] = packet
             if packet >= 0:
                 owner[row] = base + packet
                 # Rows are in order of time: the first copy to arrive counts, if it came the way of the path.
@@ -331,20 +396,20 @@ def _count_candidates(seen, base, packets, positions, times, threshold, candidat
 
 @kernel
 def follow_repeated(
-    repeated, members, times, digests, points, paths, visits, clocks, layout, delays, slack, plausible, start, end,
-    may_miss, missed, threshold, owner, seen, path_of, candidates, count,
+    repeated, members, times, digests, numbered, points, paths, visits, clocks, layout, delays, slack, plausible, start,
+    end, may_miss, missed, threshold, owner, seen, path_of, candidates, count,
 ):  # fmt: skip
     """Place the groups that `exact.follow_unique` left.
 
     Args:
-        repeated: begin and end of each group in `members`; threshold: ns; digests: uint64 per row;
-        clocks: int64 per point; layout: int64 per path: positions, filter input or -1, position after the detour or
-        -1, then the point of each position; delays, slack: int64 by path and pair of positions, the median delay of
-        certain packets and how early a sighting may lie; plausible: int64 by path and position, 10 x the largest
-        certain delay on the way there, beyond which another packet is the better explanation; start, end: int64 by
-        path and position, what the capture covers; may_miss, missed: bool by path and position, the capture may have
-        missed packets, or did; candidates: int32 per trajectory, filled; count: trajectories so far. The rest as for
-        follow_unique.
+        repeated: begin and end of each group in `members`; threshold: ns; digests: uint64 per row; numbered: bool per
+        row, it has an IP ID other than 0; clocks: int64 per point; layout: int64 per path: positions, filter input or
+        -1, position after the detour or -1, then the point of each position; delays, slack: int64 by path and pair of
+        positions, the median delay of certain packets and how early a sighting may lie; plausible: int64 by path and
+        position, 10 x the largest certain delay on the way there, beyond which another packet is the better
+        explanation; start, end: int64 by path and position, what the capture covers; may_miss, missed: bool by path
+        and position, the capture may have missed packets, or did; candidates: int32 per trajectory, filled; count:
+        trajectories so far. The rest as for follow_unique.
 
     Returns:
         (trajectories in all, sightings off their path, packets without a path).
@@ -376,8 +441,8 @@ def follow_repeated(
                 count += 1
             else:
                 placed = _place_many(
-                    members, first, last, times, digests, points, path, visits, layout, delays, slack, plausible,
-                    start, end, may_miss, missed, threshold, owner, seen, count,
+                    members, first, last, times, digests, numbered, points, path, visits, layout, delays, slack,
+                    plausible, start, end, may_miss, missed, threshold, owner, seen, count,
                 )  # fmt: skip
                 for index in range(first, last):
                     off_path += 1 if owner[members[index]] < 0 else 0

@@ -36,7 +36,7 @@ class Placed:
 
 
 def place(
-    run: Run, columns: Columns, groups: Groups, times: Array, order: Array, clocks: Clocks, reach: Reach,
+    run: Run, rows: Array, columns: Columns, groups: Groups, times: Array, order: Array, clocks: Clocks, reach: Reach,
     ledger: Ledger,
 ) -> Placed:  # fmt: skip
     """Place the rows of every group.
@@ -81,8 +81,9 @@ def place(
     path_of = np.concatenate([path_of, np.full(most, -1, np.int16)])
     candidates = np.concatenate([candidates, np.ones(most, np.int32)])
     count, off_path, no_path = follow_repeated(
-        repeated, members, times, columns.digests, columns.points, columns.paths, table, clocks.clock, _layout(run),
-        delays, slack, plausible, *_unseen(run, reach), threshold, owner, seen, path_of, candidates, certain,
+        repeated, members, times, columns.digests, rows["ip_id"] != 0, columns.points, columns.paths, table,
+        clocks.clock, _layout(run), delays, slack, plausible, *_unseen(run, reach), threshold, owner, seen, path_of,
+        candidates, certain,
     )  # fmt: skip
     ledger.add("off_path", off_path)
     ledger.add("no_path", no_path)

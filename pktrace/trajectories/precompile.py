@@ -32,8 +32,8 @@ def compile_kernels() -> None:
         numbers, owner, flags[0, :0], points, paths, numbers, visits, numbers, np.int64(0), seen, paths, numbers
     )
     follow_repeated(
-        numbers, numbers, numbers, np.zeros(0, np.uint64), points, paths, visits, numbers, table, pairs, pairs, one,
-        one, one, flags, flags, np.int64(0), owner, seen, paths, candidates, 0,
+        numbers, numbers, numbers, np.zeros(0, np.uint64), np.zeros(0, bool), points, paths, visits, numbers, table,
+        pairs, pairs, one, one, one, flags, flags, np.int64(0), owner, seen, paths, candidates, 0,
     )  # fmt: skip
     rows, unkept = np.zeros(0, ROW), np.zeros(0, CHANGEABLE)
     read_changeable(np.zeros(0, np.uint8), 0, rows, numbers, numbers, numbers, unkept)

@@ -263,6 +263,9 @@ def _in_bursts(rows: Array, flows: Array, times: Array, sent: Array, loose: Arra
             ]
             left = arrivals[np.array([whose is None for whose in placed], bool)]
             fresh = bursts(of_flow, times_of_flow, senders, left, content_at)
+            if all(begin == 0 for *_, begin, _ in fresh):
+                # Never a second segment: equal first bytes alone, where ID 0 identifies nothing, may be chance.
+                fresh = [one for one in fresh if of_flow["ip_id"][one[0]] != 0]
             found += [(int(mine[sender]), int(mine[at]), begin, end) for sender, at, begin, end in again + fresh]
             for sender, segment, begin, end in fresh:
                 known_segments[int(of_flow["digest"][segment])] = (sender, begin, end)

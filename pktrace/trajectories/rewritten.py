@@ -1,254 +1,53 @@
 """The rungs rewritten and modified: packets whose headers or payload changed on the way.
 
-Rule: what ends somewhere on its path (an *end*: a packet not seen further) and what begins behind it (a *start*: seen
-first there, or fitting no path) are compared by what a rewrite leaves alone. Where all packets of equal *remains* end
+Rule: ends and starts (agreement.py) are compared by what a rewrite leaves alone. Where packets of equal *remains* end
 in one flow and start in one flow, these two flows are taken for one, if enough of their packets agree and hardly any
 disagrees; then every packet of the two flows gets a key of the remains and the first of the flows, and is placed as
 others are: exactly where the key is unique, by order where it is not.
 
 - rewritten: the remains are protocol, TCP numbers and flags or ICMP type and sequence, payload length and first payload
-  bytes; addresses, ports, IP ID and options may have changed (RFC 3022, RFC 6864 5.3.1).
+  bytes; addresses, ports, IP ID and options may have changed (RFC 3022, RFC 6864 5.3.1). Where several flows have the
+  same remains, it is tried whether they differ in what the rewrite keeps: IP IDs, one side, ports.
 - modified: the remains are addresses, ports, IP ID and the numbers above; the payload may have changed.
 
-Bound: a flow is taken for another only on _ENOUGH agreeing packets, or one whose remains hold TCP numbers, of which at
-most one in _DISAGREE disagrees. A false pair of flows needs as many chance matches within the loss threshold, in one
-flow each. Ends that fit a start of which this cannot be shown are told, so that they are not called lost.
+Bound: a flow is taken for another only on ENOUGH agreeing packets, or one whose remains hold TCP numbers, of which at
+most one in DISAGREE disagrees; on one, if a known gateway (gateways.py) would make the one of the other, or if the
+flows that answer them are known to be one. A false pair of flows needs as many chance matches within the loss
+threshold, in one flow each. Flows that only a crowd of others can tell of are taken together (crowds.py). Ends that
+fit a start of which this cannot be shown are told, so that they are not called lost.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from pktrace.decode import rows as field
 from pktrace.run.model import Run
+from pktrace.trajectories import remains as remains_of
+from pktrace.trajectories.agreement import Agreement, Open, agreement_of, pairs_of
+from pktrace.trajectories.crowds import Crowd, crowds_of
 from pktrace.trajectories.exact import EARLY_NS
+from pktrace.trajectories.gateways import ENOUGH, ENOUGH_ALONE, Gateways
 from pktrace.trajectories.hashing import mixed
-from pktrace.trajectories.paths import visits
+from pktrace.trajectories.remains import flow_of
 
 Array = np.ndarray[Any, Any]
-_ENOUGH = 2  # agreeing packets, where IP IDs are equal and not 0
-_ENOUGH_ALONE = 4  # where the remains have to do without
-_DISAGREE = 10
 _MOSTLY = 0.2  # share of a flow's packets that must end for it to be changed, where headers do not identify packets
+_BALANCED = 2  # or half of what ends and of what begins has to agree
 _MOST_ROUNDS = 4
-_MOST_STARTS = 8
 _WHOLE = 0.8  # share of a flow's packets that must end for its addresses, ports or IP IDs to be rewritten
-_TCP, _ICMP, _ICMPV6 = 6, 1, 58
-
-
-@dataclass(frozen=True)
-class Open:
-    """Ends and starts: row numbers; of ends also the path and the last position, of starts the point."""
-
-    end_rows: Array
-    end_trajectories: Array
-    end_path: Array
-    end_position: Array
-    start_rows: Array
-
-    def rows_of(self, owner: Array, members: Array) -> Array:
-        """bool per row: it belongs to a trajectory that ends or starts here, or to none."""
-        begun = owner[self.start_rows]
-        found: Array = np.isin(owner, np.concatenate([self.end_trajectories, begun[begun >= 0]]))
-        found[members[owner[members] < 0]] = True
-        return found
-
-    def without(self, trajectories: Array, rows: Array) -> Open:
-        """The same without some trajectories' ends and some rows' starts."""
-        ends = ~np.isin(self.end_trajectories, trajectories)
-        starts = ~np.isin(self.start_rows, rows)
-        return Open(
-            self.end_rows[ends], self.end_trajectories[ends], self.end_path[ends], self.end_position[ends],
-            self.start_rows[starts],
-        )  # fmt: skip
-
-
-def flow_of(rows: Array, answering: bool = False) -> Array:
-    """A hash per row of protocol, addresses and ports; of ICMP queries the identifier stands for the ports.
-
-    Args:
-        answering: of the flow in the other direction.
-    """
-    source, destination, sport, dport = "source", "destination", "sport", "dport"
-    if answering:
-        source, destination, sport, dport = destination, source, dport, sport
-    return mixed(
-        rows["protocol"], rows[f"{source}_high"], rows[f"{source}_low"], rows[f"{destination}_high"],
-        rows[f"{destination}_low"], rows[sport], rows[dport], rows["icmp_id"],
-    )  # fmt: skip
-
-
-def stays_on_its_link(rows: Array) -> Array:
-    """bool per row: link-local or multicast, which no router forwards with other addresses (RFC 4291 2.5.6, 3927 7)."""
-    six = rows["ip_version"] == 6
-    found = np.zeros(len(rows), bool)
-    for side in ("source", "destination"):
-        high, low = rows[f"{side}_high"], rows[f"{side}_low"]
-        found |= six & ((high >> np.uint64(54)) == np.uint64(0xFE80 >> 6))
-        found |= ~six & ((low >> np.uint64(16)) == np.uint64(0xA9FE))
-    found |= six & ((rows["destination_high"] >> np.uint64(56)) == np.uint64(0xFF))
-    found |= ~six & ((rows["destination_low"] >> np.uint64(28)) == np.uint64(0xE))
-    return found
-
-
-def _numbers(rows: Array) -> tuple[Array, ...]:
-    kind = rows["protocol"].astype(np.uint64)
-    kind[kind == _ICMPV6] = _ICMP
-    return (
-        kind, rows["tcp_seq"], rows["tcp_ack"], rows["tcp_flags"], rows["icmp_type"], rows["icmp_code"],
-        rows["icmp_seq"], rows["fragment_offset"], rows["more_fragments"],
-    )  # fmt: skip
-
-
-def remains_of_rewrite(rows: Array) -> Array:
-    """A hash per row of what a rewrite of the headers leaves alone."""
-    return mixed(*_numbers(rows), rows["tcp_window"], rows["payload_length"], rows["content"])
-
-
-def remains_of_change(rows: Array) -> Array:
-    """A hash per row of what a change of the payload leaves alone."""
-    return mixed(*_numbers(rows), flow_of(rows), rows["ip_id"])
-
-
-def open_ends(run: Run, rows: Array, members: Array, owner: Array, seen: Array, path_of: Array) -> Open:
-    """What ends before the end of its path, and what begins elsewhere than at the beginning of one."""
-    width = seen.shape[1]
-    lengths = np.array([len(path.points) for path in run.paths], np.int64)[path_of]
-    there = seen >= 0
-    last = width - 1 - np.argmax(there[:, ::-1], axis=1)
-    first = np.argmax(there, axis=1)
-    ends = np.flatnonzero(last < lengths - 1)
-    begun = np.flatnonzero(first > 0)
-    unplaced = members[owner[members] < 0]
-    # Several rows of one packet: the earliest stands for all (members are in order of digest, then time).
-    new = np.ones(len(unplaced), bool)
-    new[1:] = rows["digest"][unplaced[1:]] != rows["digest"][unplaced[:-1]]
-    return Open(
-        end_rows=seen[ends, last[ends]],
-        end_trajectories=ends,
-        end_path=path_of[ends].astype(np.int64),
-        end_position=last[ends],
-        start_rows=np.concatenate([seen[begun, first[begun]], unplaced[new]]),
-    )
-
-
-@dataclass(frozen=True)
-class _Agreement:
-    """Pairs of flows (hashes) with how many packets agree, with equal IP ID and without, in how many remains."""
-
-    before: Array
-    after: Array
-    packets: Array
-    same_id: Array
-    by_id: Array  # those with equal IP IDs other than 0
-
-    @property
-    def ids_kept(self) -> Array:
-        """bool per pair: whether what makes one flow of the other leaves IP IDs alone."""
-        found: Array = self.same_id * (_DISAGREE + 1) >= self.packets * _DISAGREE
-        return found
-
-    def chosen(self, which: Array) -> _Agreement:
-        """Some of the pairs."""
-        columns = (self.before, self.after, self.packets, self.same_id, self.by_id)
-        return _Agreement(*(column[which] for column in columns))
-
-
-def _agreements(
-    found: Open, run: Run, rows: Array, times: Array, comparable: Array, remains: Any, threshold: int
-) -> tuple[_Agreement, Array]:
-    """Which flows agree in what remains; and per end whether some start fits it."""
-    end_rows, start_rows = rows[found.end_rows], rows[found.start_rows]
-    keys = np.concatenate([remains(end_rows), remains(start_rows)])
-    _, group = np.unique(keys, return_inverse=True)
-    groups = int(group.max(initial=-1)) + 1
-    of_end, of_start = group[: len(end_rows)], group[len(end_rows) :]
-    both = np.zeros(groups, bool)
-    both[of_end] = True
-    has_start = np.zeros(groups, bool)
-    has_start[of_start] = True
-    both &= has_start
-    table = visits(run)
-    ends = np.flatnonzero(both[of_end])
-    starts = np.flatnonzero(both[of_start])
-    starts = starts[np.lexsort((times[found.start_rows[starts]], of_start[starts]))]
-    low = np.searchsorted(of_start[starts], of_end[ends], "left")
-    high = np.searchsorted(of_start[starts], of_end[ends], "right")
-    if (comparable == comparable[0]).all():
-        end_times, start_times = times[found.end_rows[ends]], times[found.start_rows[starts]]
-        low = np.maximum(low, _not_before(end_times, of_end[ends], start_times, of_start[starts]))
-    # Every end with the next few starts of its remains.
-    many = np.clip(high - low, 0, _MOST_STARTS)
-    left = np.repeat(ends, many)
-    right = starts[np.repeat(low, many) + (np.arange(many.sum()) - np.repeat(np.cumsum(many) - many, many))]
-    end_row, start_row = found.end_rows[left], found.start_rows[right]
-    at = table[found.end_path[left], rows["point"][start_row]].max(axis=1)
-    fits = at > found.end_position[left]
-    after = times[start_row] - times[end_row]
-    one_clock = comparable[rows["point"][start_row]] == comparable[rows["point"][end_row]]
-    fits &= ~one_clock | ((after >= -EARLY_NS) & (after <= threshold))
-    if remains is remains_of_change:
-        # The same first bytes and another length: that is a part of the packet, and a matter of ranges.
-        fits &= rows["content"][end_row] != rows["content"][start_row]
-    fits &= ~(stays_on_its_link(end_rows)[left] | stays_on_its_link(start_rows)[right])
-    # What echoes a packet back answers it, and is no rewritten form of it.
-    fits &= flow_of(end_rows, answering=True)[left] != flow_of(start_rows)[right]
-    left, right = left[fits], right[fits]
-    doubtful = np.zeros(len(found.end_rows), bool)
-    doubtful[left] = True
-    before, behind = flow_of(end_rows)[left], flow_of(start_rows)[right]
-    group = of_end[left]
-    # Remains speak for a pair of flows if they occur in one flow before and in one behind.
-    order = np.lexsort((behind, before, group))
-    group, before, behind = group[order], before[order], behind[order]
-    left, right = left[order], right[order]
-    new_pair = np.ones(len(group), bool)
-    new_pair[1:] = (np.diff(group) != 0) | (before[1:] != before[:-1]) | (behind[1:] != behind[:-1])
-    pairs_in = np.bincount(group[new_pair], minlength=groups)
-    clear = new_pair & (pairs_in[group] == 1)
-    pair_code = mixed(before[clear], behind[clear])
-    unique, index, inverse = np.unique(pair_code, return_index=True, return_inverse=True)
-    id_equal = rows["ip_id"][found.end_rows[left[clear]]] == rows["ip_id"][found.start_rows[right[clear]]]
-    # Where several packets have these remains, as many of them agree as both sides have.
-    pair = np.cumsum(new_pair) - 1
-    agree = np.minimum(_distinct(pair, left), _distinct(pair, right))[pair[clear]]
-    packets = np.bincount(inverse, weights=agree, minlength=len(unique)).astype(np.int64)
-    same_id = np.bincount(inverse, weights=agree * id_equal, minlength=len(unique)).astype(np.int64)
-    told = id_equal & (rows["ip_id"][found.end_rows[left[clear]]] != 0)
-    by_id = np.bincount(inverse, weights=agree * told, minlength=len(unique)).astype(np.int64)
-    return _Agreement(before[clear][index], behind[clear][index], packets, same_id, by_id), doubtful
-
-
-def _not_before(end_times: Array, end_groups: Array, start_times: Array, start_groups: Array) -> Array:
-    """Per end, the first start of its group that does not lie before it; starts are in order of group and time."""
-    group = np.concatenate([start_groups, end_groups])
-    time = np.concatenate([start_times, end_times - EARLY_NS])
-    is_end = np.arange(len(group)) >= len(start_groups)
-    order = np.lexsort((is_end, time, group))
-    before = np.cumsum(~is_end[order])
-    found = np.empty(len(group), np.int64)
-    found[order] = before
-    # A start at the very time of an end counts as before it in this order, and is close enough to be missed by none.
-    return found[len(start_groups) :]
-
-
-def _distinct(pair: Array, member: Array) -> Array:
-    """Distinct members per pair; pairs are numbered from 0 and in order."""
-    both = np.unique(np.stack([pair, member]), axis=1)
-    return np.bincount(both[0], minlength=int(pair.max(initial=-1)) + 1)
-
-
-def _accepted(found: _Agreement, sure: Array) -> Array:
-    """Which pairs of flows are one: enough packets agree, and few of either flow agree with another."""
-    best = np.ones(len(found.packets), bool)
-    for side in (found.before, found.after):
-        _, place = np.unique(side, return_inverse=True)
-        total = np.bincount(place, weights=found.packets)
-        best &= found.packets * (_DISAGREE + 1) >= total[place] * _DISAGREE
-    return best & ((found.by_id >= _ENOUGH) | (found.packets >= _ENOUGH_ALONE) | sure)
+_SOON = 4  # share of the time between packets in which packets that are all the same have to come
+_TCP = 6
+# What may stay where remains alone are of several flows; each is believed only of flows of which most packets agree.
+_KEPT = (
+    remains_of.of_rewrite_with_id,
+    remains_of.of_rewritten_source,
+    remains_of.of_rewritten_destination,
+    remains_of.of_rewritten_addresses,
+)
+_SIDE_KEPT = (remains_of.of_rewritten_source, remains_of.of_rewritten_destination)
 
 
 class Keys:
@@ -264,6 +63,8 @@ class Keys:
         self.doubtful_changes = np.zeros(0, np.int64)
         self._flow: Array | None = None
         self._canonical: dict[int, int] = {}
+        self._gateways = Gateways()
+        self._rewritten_at: set[int] = set()
         self._without_id: set[int] = set()
         self._by_header: set[int] = set()
         self._open = np.zeros(len(rows), bool)
@@ -300,35 +101,137 @@ class Keys:
         self.doubtful = np.zeros(len(found.end_rows), bool)
         if not len(found.end_rows) or not len(found.start_rows):
             return False
-        agreement, self.doubtful = _agreements(
-            found, run, self._rows, times, comparable, remains_of_rewrite, run.threshold_ns
-        )
-        # What replaces addresses, ports or IP IDs does so in all packets of a flow; options change in some.
+        rows = self._rows
+        pairs, fits = pairs_of(found, run, rows, times, comparable, remains_of.of_rewrite)
+        # Of flows that are known to be rewritten here, what ends is lost: it would have the key of what it became.
+        self.doubtful = fits & ~np.isin(self._stages(found), np.array(list(self._rewritten_at), np.uint64))
+        agreement = agreement_of(pairs, found, rows, times)
+        # Where all packets are the same, their IP IDs may still tell them apart: these are looked at first.
+        told = (agreement.single > 0) | ~agreement.numbered | agreement.ids_kept
+        if self._learn_whole(agreement, found, told):
+            return True
+        if not self.doubtful.any():
+            return False
+        open_again, found = found, found.only(self.doubtful)
+        for kept in _KEPT:
+            pairs, _ = pairs_of(found, run, rows, times, comparable, kept)
+            finer = agreement_of(pairs, found, rows, times)
+            eligible = self._mostly_begun(finer, found) & ((finer.single < finer.kinds) | _come_soon(finer))
+            if self._learn_whole(finer, found, eligible):
+                return True
+        if self._learn_whole(agreement, open_again, np.ones(len(agreement), bool)):
+            return True
+        for kept in _SIDE_KEPT:
+            pairs, _ = pairs_of(found, run, rows, times, comparable, kept)
+            remains = np.zeros(len(rows), np.uint64)
+            for some in (found.end_rows, found.start_rows):
+                remains[some] = kept(rows[some])
+            crowds = list(
+                crowds_of(
+                    pairs, found, run, rows, times, self.flow, remains,
+                    lambda flows: self._share_of_ends(flows, found),
+                )
+            )  # fmt: skip
+            if self._take_crowds(crowds):
+                return True
+        return False
+
+    def _learn_whole(self, agreement: Agreement, found: Open, eligible: Array) -> bool:
+        """Learn flows that end as a whole: what replaces addresses, ports or IP IDs does so in all of their packets.
+
+        Options change in some: where the flow and IP IDs stay, packets may go on unchanged.
+
+        Args:
+            eligible: bool per pair of flows, those that may be learned.
+        """
         whole = ((agreement.before == agreement.after) & agreement.ids_kept) | (
             self._share_of_ends(agreement.before, found) >= _WHOLE
         )
         agreement = agreement.chosen(whole)
-        return self._take(agreement, self._hold_numbers(agreement, found), by_header=False)
+        eligible = eligible[whole] & agreement.agreed
+        # Packets that are all the same tell less: they have to come soon, and one side has to stay.
+        alone = (agreement.kinds >= ENOUGH_ALONE) | (agreement.stays & _come_soon(agreement))
+        enough = (agreement.by_id >= ENOUGH) | (alone & (agreement.packets >= ENOUGH_ALONE))
+        enough |= self._hold_numbers(agreement, found) | self._answer_known(agreement, found)
+        enough |= self._gateways.supported(agreement, eligible, found, self._rows)
+        accepted = agreement.chosen(eligible & enough)
+        self._gateways.remember(accepted, found, self._rows)
+        self._rewritten_at.update(self._stages(found)[accepted.end].tolist())
+        return self._take(accepted, by_header=False)
 
-    def learn_changed(self, found: Open, run: Run, times: Array, comparable: Array, open_rows: Array) -> bool:
+    def _stages(self, found: Open) -> Array:
+        """A hash per end of its flow and where it ends."""
+        return mixed(self.flow[found.end_rows], found.end_path, found.end_position)
+
+    def _answer_known(self, agreement: Agreement, found: Open) -> Array:
+        """Pairs of flows of which it is known that the flows that answer them are one: they are undone the same way."""
+        before = flow_of(self._rows[found.end_rows[agreement.end]], answering=True).tolist()
+        after = flow_of(self._rows[found.start_rows[agreement.start]], answering=True).tolist()
+        return np.array(
+            [
+                one != other and one in self._canonical and self._first_of(one) == self._first_of(other)
+                for one, other in zip(before, after, strict=True)
+            ],
+            bool,
+        )
+
+    def _mostly_begun(self, agreement: Agreement, found: Open) -> Array:
+        """Pairs of flows of which most of what begins in the flow behind agrees."""
+        flows = self.flow[found.start_rows]
+        place = self._rows["point"][found.start_rows]
+        unique, starts = np.unique(mixed(flows, place), return_counts=True)
+        wanted = mixed(agreement.after, place[agreement.start])
+        return agreement.begun >= _WHOLE * starts[np.searchsorted(unique, wanted)]
+
+    def _take_crowds(self, crowds: list[Crowd]) -> bool:
+        """Remember crowds as flows that began as one."""
+        for crowd in crowds:
+            flows = [*crowd.before.tolist(), *crowd.behind.tolist()]
+            first = self._first_of(min(crowd.before.tolist()))
+            for flow in flows:
+                # Flows that a gateway has changed before come along with what they began as.
+                self._canonical[self._first_of(flow)] = first
+                self._canonical[flow] = first
+            if not crowd.ids_kept:
+                self._without_id.add(first)
+        if crowds:
+            self.learned = True
+            self._assign()
+        return bool(crowds)
+
+    def learn_changed(
+        self, found: Open, run: Run, times: Array, comparable: Array, open_rows: Array, unseen: Array
+    ) -> bool:
         """Learn flows whose payload is changed; returns whether keys changed.
 
         Only packets that end or begin somewhere get new keys, for others of the flow may pass unchanged.
 
         Args:
-            open_rows: bool per row, whether it belongs to such a packet.
+            open_rows: bool per row, whether it belongs to such a packet; unseen: bool per start, whether no point
+                before it was capturing then.
         """
         if not len(found.end_rows) or not len(found.start_rows):
             return False
         self._open |= open_rows
-        agreement, fits = _agreements(found, run, self._rows, times, comparable, remains_of_change, run.threshold_ns)
-        # Where neither IP IDs nor numbers tell packets apart, any two of a flow fit: a good part of it has to end.
-        ended = self._rows[found.end_rows]
+        rows = self._rows
+        pairs, _ = pairs_of(found, run, rows, times, comparable, remains_of.of_change)
+        # Where neither IP IDs nor numbers tell packets apart, any two of a flow fit: a good part of it has to end, or
+        # as many have to begin as end. What begins because nothing was there to see it before tells nothing then.
+        ended = rows[found.end_rows]
         alike = (ended["ip_id"] == 0) & (ended["protocol"] != _TCP) & (ended["has"] & field.HAS_ECHO == 0)
+        pairs = pairs.chosen(~(alike[pairs.end] & unseen[pairs.start]))
+        fits = np.zeros(len(found.end_rows), bool)
+        fits[pairs.end] = True
+        agreement = agreement_of(pairs, found, rows, times)
         weak = np.isin(agreement.before, self.flow[found.end_rows[alike]])
-        agreement = agreement.chosen(~weak | (self._share_of_ends(agreement.before, found) >= _MOSTLY))
+        balanced = _BALANCED * agreement.packets >= np.maximum(
+            _counted(self.flow[found.end_rows], agreement.before),
+            _counted(self.flow[found.start_rows[~unseen]], agreement.after),
+        )
+        agreement = agreement.chosen(~weak | balanced | (self._share_of_ends(agreement.before, found) >= _MOSTLY))
         sure = self._hold_numbers(agreement, found) & (agreement.same_id > 0)
-        if self._take(agreement, sure, by_header=True):
+        enough = (agreement.by_id >= ENOUGH) | (agreement.packets >= ENOUGH_ALONE) | sure
+        if self._take(agreement.chosen(agreement.agreed & enough), by_header=True):
             return True
         flows = self.flow[found.end_rows]
         self.doubtful_changes = found.end_trajectories[fits & np.isin(flows, agreement.before)]
@@ -353,13 +256,13 @@ class Keys:
         share[known] = ends / per_point
         return share[np.searchsorted(unique, flows)]
 
-    def _take(self, agreement: _Agreement, sure: Array, by_header: bool) -> bool:
-        """Remember the pairs of flows that are one; returns whether any is new."""
+    def _take(self, accepted: Agreement, by_header: bool) -> bool:
+        """Remember pairs of flows that are one; returns whether any is new."""
         news = False
-        kept = agreement.ids_kept.tolist()
-        for number in np.flatnonzero(_accepted(agreement, sure)).tolist():
-            before = self._first_of(int(agreement.before[number]))
-            after = int(agreement.after[number])
+        kept = accepted.ids_kept.tolist()
+        for number in range(len(accepted)):
+            before = self._first_of(int(accepted.before[number]))
+            after = int(accepted.after[number])
             if self._first_of(after) not in (before, after):
                 continue  # it is another flow's already
             ids_kept = kept[number]
@@ -369,6 +272,8 @@ class Keys:
             if known or (by_header and not ids_kept):
                 continue
             news = True
+            if self._first_of(after) in self._without_id:
+                self._without_id.add(before)
             self._canonical[before] = before
             self._canonical[after] = before
             if not ids_kept:
@@ -377,11 +282,10 @@ class Keys:
                 self._by_header.add(before)
         if news:
             self.learned = True
-            self.keys = self.keys.copy()
             self._assign()
         return news
 
-    def _hold_numbers(self, agreement: _Agreement, found: Open) -> Array:
+    def _hold_numbers(self, agreement: Agreement, found: Open) -> Array:
         """Pairs of TCP flows: sequence and acknowledgment numbers make one packet enough."""
         tcp = np.unique(self.flow[found.end_rows[self._rows["protocol"][found.end_rows] == _TCP]])
         return np.isin(agreement.before, tcp)
@@ -407,5 +311,23 @@ class Keys:
         keep_id = ~np.isin(began, np.array(list(self._without_id), np.uint64))
         identification = np.where(keep_id, chosen["ip_id"], 0)
         by_header = np.isin(began, np.array(list(self._by_header), np.uint64))
-        remains = np.where(by_header, mixed(*_numbers(chosen)), remains_of_rewrite(chosen))
+        remains = np.where(by_header, mixed(*remains_of.numbers(chosen)), remains_of.of_rewrite(chosen))
+        # Not in place: these may be the digests, by which the order rung tells rewritten packets apart.
+        self.keys = self.keys.copy()
         self.keys[mine] = mixed(began, remains, identification, self._part[chosen["point"]])
+
+
+def _come_soon(agreement: Agreement) -> Array:
+    """bool per pair of flows: packets come before the next one is sent, or very soon, as far as clocks can tell."""
+    soon: Array = ~agreement.timed | (agreement.usual <= np.maximum(agreement.gap // _SOON, EARLY_NS))
+    return soon
+
+
+def _counted(values: Array, wanted: Array) -> Array:
+    """How often each of the wanted is among the values."""
+    unique, many = np.unique(values, return_counts=True)
+    if not len(unique):
+        return np.zeros(len(wanted), np.int64)
+    place = np.minimum(np.searchsorted(unique, wanted), len(unique) - 1)
+    found: Array = np.where(unique[place] == wanted, many[place], 0)
+    return found

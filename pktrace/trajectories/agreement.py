@@ -1,0 +1,342 @@
+"""Evidence that two flows are one: how many packets that end in the one begin in the other, by what remains of them.
+
+Rule: what ends somewhere on its path (an *end*: a packet not seen further) and what begins behind it (a *start*: seen
+first there, or fitting no path) may be one packet if their remains are equal and the start comes within the loss
+threshold, at the nearest position where one does. Remains speak for a pair of flows if, at that stage, they end in
+this flow only and begin in that flow only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+
+from pktrace.run.model import Run
+from pktrace.trajectories.exact import EARLY_NS
+from pktrace.trajectories.hashing import mixed
+from pktrace.trajectories.paths import visits
+from pktrace.trajectories.reach import Reach
+from pktrace.trajectories.remains import Remains, flow_of, of_change, side_of, stays_on_its_link
+
+Array = np.ndarray[Any, Any]
+DISAGREE = 10  # so many packets have to agree for each that does not
+_MOST_STARTS = 8
+_MOST_EARLY = 2  # of these, starts that were stamped before the end
+
+
+@dataclass(frozen=True)
+class Open:
+    """Ends and starts: row numbers; of ends also the path and the last position, of starts the point."""
+
+    end_rows: Array
+    end_trajectories: Array
+    end_path: Array
+    end_position: Array
+    start_rows: Array
+
+    def rows_of(self, owner: Array, members: Array) -> Array:
+        """bool per row: it belongs to a trajectory that ends or starts here, or to none."""
+        begun = owner[self.start_rows]
+        found: Array = np.isin(owner, np.concatenate([self.end_trajectories, begun[begun >= 0]]))
+        found[members[owner[members] < 0]] = True
+        return found
+
+    def without(self, trajectories: Array, rows: Array) -> Open:
+        """The same without some trajectories' ends and some rows' starts."""
+        ends = ~np.isin(self.end_trajectories, trajectories)
+        starts = ~np.isin(self.start_rows, rows)
+        return replace(self.only(ends), start_rows=self.start_rows[starts])
+
+    def only(self, ends: Array) -> Open:
+        """The same with some of the ends."""
+        return Open(
+            self.end_rows[ends], self.end_trajectories[ends], self.end_path[ends], self.end_position[ends],
+            self.start_rows,
+        )  # fmt: skip
+
+
+def open_ends(run: Run, rows: Array, members: Array, owner: Array, seen: Array, path_of: Array) -> Open:
+    """What ends before the end of its path, and what begins elsewhere than at the beginning of one."""
+    width = seen.shape[1]
+    lengths = np.array([len(path.points) for path in run.paths], np.int64)[path_of]
+    there = seen >= 0
+    last = width - 1 - np.argmax(there[:, ::-1], axis=1)
+    first = np.argmax(there, axis=1)
+    ends = np.flatnonzero(last < lengths - 1)
+    begun = np.flatnonzero(first > 0)
+    unplaced = members[owner[members] < 0]
+    # Several rows of one packet: the earliest stands for all (members are in order of digest, then time).
+    new = np.ones(len(unplaced), bool)
+    new[1:] = rows["digest"][unplaced[1:]] != rows["digest"][unplaced[:-1]]
+    return Open(
+        end_rows=seen[ends, last[ends]],
+        end_trajectories=ends,
+        end_path=path_of[ends].astype(np.int64),
+        end_position=last[ends],
+        start_rows=np.concatenate([seen[begun, first[begun]], unplaced[new]]),
+    )
+
+
+def begins_unseen(found: Open, run: Run, rows: Array, times: Array, paths: Array, reach: Reach) -> Array:
+    """bool per start: no point before it on its path was capturing at its time.
+
+    Args:
+        paths: int16 per row.
+    """
+    unseen = np.ones(len(found.start_rows), bool)
+    path, point, at = paths[found.start_rows], rows["point"][found.start_rows], times[found.start_rows]
+    table = visits(run)
+    position = table[np.maximum(path, 0), point].max(axis=1)
+    for number, way in enumerate(run.paths):
+        for before, other in enumerate(way.points):
+            there = (at >= reach.start[other]) & (at <= reach.end[other])
+            unseen &= ~((path == number) & (before < position) & there)
+    return unseen
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Ends and starts that may be one packet, in order of stage, flow before and flow behind; arrays of equal length.
+
+    `end` and `start` are numbers in the ends and starts; `group` numbers equal remains at one stage, which leads from
+    the end's position to position `at`; `before` and `behind` are flows; `after` is start - end, ns, and `timed`
+    whether their clocks can be compared.
+    """
+
+    end: Array
+    start: Array
+    group: Array
+    at: Array
+    before: Array
+    behind: Array
+    after: Array
+    timed: Array
+
+    def __len__(self) -> int:
+        return len(self.end)
+
+    def chosen(self, which: Array) -> Pairs:
+        """Some of them."""
+        return Pairs(*(getattr(self, column.name)[which] for column in fields(self)))
+
+
+def pairs_of(
+    found: Open, run: Run, rows: Array, times: Array, comparable: Array, remains: Remains, most: int = _MOST_STARTS
+) -> tuple[Pairs, Array]:
+    """Ends with the starts that fit them, of each the first `most`; and per end whether some start fits it."""
+    end_rows, start_rows = rows[found.end_rows], rows[found.start_rows]
+    _, group = np.unique(np.concatenate([remains(end_rows), remains(start_rows)]), return_inverse=True)
+    groups = int(group.max(initial=-1)) + 1
+    of_end, of_start = group[: len(end_rows)], group[len(end_rows) :]
+    both = np.bincount(of_end, minlength=groups).astype(bool) & np.bincount(of_start, minlength=groups).astype(bool)
+    ends = np.flatnonzero(both[of_end])
+    starts = np.flatnonzero(both[of_start])
+    starts = starts[np.lexsort((times[found.start_rows[starts]], of_start[starts]))]
+    low = np.searchsorted(of_start[starts], of_end[ends], "left")
+    high = np.searchsorted(of_start[starts], of_end[ends], "right")
+    if (comparable == comparable[0]).all():
+        end_times, start_times = times[found.end_rows[ends]], times[found.start_rows[starts]]
+        since = [_not_before(end_times - early, of_end[ends], start_times, of_start[starts]) for early in (0, EARLY_NS)]
+        low = np.maximum(low, np.maximum(since[0] - _MOST_EARLY, since[1]))
+    # Every end with the next few starts of its remains.
+    many = np.clip(high - low, 0, most)
+    left = np.repeat(ends, many)
+    right = starts[np.repeat(low, many) + (np.arange(many.sum()) - np.repeat(np.cumsum(many) - many, many))]
+    end_row, start_row = found.end_rows[left], found.start_rows[right]
+    at = visits(run)[found.end_path[left], rows["point"][start_row]].max(axis=1)
+    fits = at > found.end_position[left]
+    after = times[start_row] - times[end_row]
+    one_clock = comparable[rows["point"][start_row]] == comparable[rows["point"][end_row]]
+    fits &= ~one_clock | ((after >= -EARLY_NS) & (after <= run.threshold_ns))
+    if remains is of_change:
+        # The same first bytes and another length: that is a part of the packet, and a matter of ranges.
+        fits &= rows["content"][end_row] != rows["content"][start_row]
+    fits &= ~(stays_on_its_link(end_rows)[left] | stays_on_its_link(start_rows)[right])
+    # What echoes a packet back answers it, and is no rewritten form of it.
+    flows_before, flows_behind = flow_of(end_rows), flow_of(start_rows)
+    fits &= flow_of(end_rows, answering=True)[left] != flows_behind[right]
+    left, right, at = left[fits], right[fits], at[fits]
+    doubtful = np.zeros(len(found.end_rows), bool)
+    doubtful[left] = True
+    # Where a packet is rewritten twice, it fits its last form, too: the nearest position counts.
+    before, behind = _numbered(flows_before)[left], _numbered(flows_behind)[right]
+    width = int(at.max(initial=0)) + 1
+    stage = (found.end_path[left] * width + found.end_position[left]) * width
+    place = _numbered(_joined(of_end[left], _joined(before, stage)))
+    nearest = np.full(int(place.max(initial=-1)) + 1, width)
+    np.minimum.at(nearest, place, at)
+    near = at == nearest[place]
+    left, right, at, before, behind = left[near], right[near], at[near], before[near], behind[near]
+    group = _numbered(_joined(of_end[left], stage[near] + at))
+    order = np.lexsort((behind, _joined(group, before)))
+    pairs = Pairs(
+        left, right, group, at, flows_before[left], flows_behind[right], after[fits][near], one_clock[fits][near]
+    )
+    return pairs.chosen(order), doubtful
+
+
+def _not_before(end_times: Array, end_groups: Array, start_times: Array, start_groups: Array) -> Array:
+    """Per end, the first start of its group not before this time; starts are in order of group and time."""
+    group = np.concatenate([start_groups, end_groups])
+    time = np.concatenate([start_times, end_times])
+    is_end = np.arange(len(group)) >= len(start_groups)
+    order = np.lexsort((is_end, time, group))
+    before = np.cumsum(~is_end[order])
+    found = np.empty(len(group), np.int64)
+    found[order] = before
+    # A start at the very time of an end counts as before it in this order, and is close enough to be missed by none.
+    return found[len(start_groups) :]
+
+
+def _numbered(values: Array) -> Array:
+    """Numbers from 0 for different values."""
+    _, number = np.unique(values, return_inverse=True)
+    found: Array = number.astype(np.int64)
+    return found
+
+
+def _joined(one: Array, other: Array) -> Array:
+    """One int64 for both: their numbers are below those of rows, of which there are less than 2^31."""
+    found: Array = one.astype(np.int64) * (int(other.max(initial=0)) + 1) + other
+    return found
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Pairs of flows (hashes), and what speaks for each.
+
+    `packets`: how many agree; `kinds`: of how many different remains they are; `single`: of how many of which each flow
+    has one packet; `numbered`: an IP ID other than 0 is among them; `same_id`: of these packets, those with equal IP
+    IDs; `by_id`: with equal IP IDs other than 0; `begun`: how many packets of the flow behind fit one of the flow
+    before; `delay`: the longest time that any remains took, ns; `usual`: the median of the packets; `gap`: the mean
+    time between packets before, ns; `timed`: that times can be compared; `told`: all of them have a payload or numbers;
+    `stays`: address and port of one side are the same before and behind. `end`, `start`: numbers of two that agree, and
+    `at` the position where it begins.
+    """
+
+    before: Array
+    after: Array
+    packets: Array
+    kinds: Array
+    single: Array
+    numbered: Array
+    same_id: Array
+    by_id: Array
+    begun: Array
+    delay: Array
+    usual: Array
+    gap: Array
+    timed: Array
+    told: Array
+    stays: Array
+    end: Array
+    start: Array
+    at: Array
+
+    def __len__(self) -> int:
+        return len(self.before)
+
+    @property
+    def ids_kept(self) -> Array:
+        """bool per pair: whether what makes one flow of the other leaves IP IDs alone."""
+        found: Array = self.same_id * (DISAGREE + 1) >= self.packets * DISAGREE
+        return found
+
+    @property
+    def agreed(self) -> Array:
+        """bool per pair: of all packets that speak for one of its flows, few speak for another pair."""
+        best = np.ones(len(self.packets), bool)
+        for side in (self.before, self.after):
+            place = _numbered(side)
+            total = np.bincount(place, weights=self.packets)
+            best &= self.packets * (DISAGREE + 1) >= total[place] * DISAGREE
+        return best
+
+    def chosen(self, which: Array) -> Agreement:
+        """Some of the pairs."""
+        return Agreement(*(getattr(self, column.name)[which] for column in fields(self)))
+
+
+def agreement_of(pairs: Pairs, found: Open, rows: Array, times: Array) -> Agreement:
+    """What the pairs of packets tell of their flows."""
+    new_pair = _first_of(pairs.group, pairs.before, pairs.behind)
+    # Remains speak for a pair of flows if they occur in one flow before and in one behind.
+    pairs_in = np.bincount(pairs.group[new_pair], minlength=int(pairs.group.max(initial=-1)) + 1)
+    fitting = _numbered(mixed(pairs.before, pairs.behind))
+    begun = _distinct(fitting, pairs.start, int(fitting.max(initial=-1)) + 1)[fitting]
+    clear = pairs_in[pairs.group] == 1
+    pairs, begun = pairs.chosen(clear), begun[clear]
+    new_pair = _first_of(pairs.group)
+    pair = np.cumsum(new_pair) - 1  # numbers remains, and so their pair of flows
+    new_end = new_pair | _first_of(pairs.end)  # ends are in order within a pair of flows
+    clear = np.flatnonzero(new_pair)
+    count = len(clear)
+    # Where several packets have these remains, as many of them agree as both sides have.
+    ends, starts = np.bincount(pair[new_end], minlength=count), _distinct(pair, pairs.start, count)
+    agree = np.minimum(ends, starts)
+    end_ids, start_ids = rows["ip_id"][found.end_rows[pairs.end]], rows["ip_id"][found.start_rows[pairs.start]]
+    equal = end_ids == start_ids
+    same_id = _distinct(pair[equal], pairs.start[equal], count)
+    equal &= end_ids != 0
+    by_id = _distinct(pair[equal], pairs.start[equal], count)
+    # An end takes as long as the soonest start that fits it.
+    after = _least(np.cumsum(new_end) - 1, pairs.after, int(new_end.sum()))
+    sent = times[found.end_rows[pairs.end]]
+    end_rows, start_rows = rows[found.end_rows[pairs.end[clear]]], rows[found.start_rows[pairs.start[clear]]]
+    told = (end_rows["payload_length"] > 0) | (end_rows["tcp_seq"] > 0)
+    stays = np.zeros(count, bool)
+    for side in ("source", "destination"):
+        stays |= mixed(*side_of(end_rows, side)) == mixed(*side_of(start_rows, side))
+    _, index, which = np.unique(mixed(pairs.before[clear], pairs.behind[clear]), return_index=True, return_inverse=True)
+    flows = which[pair]  # numbers pairs of flows
+    first, last = _least(flows, sent, len(index)), -_least(flows, -sent, len(index))
+
+    def total(weights: Array) -> Array:
+        found: Array = np.bincount(which, weights=weights, minlength=len(index)).astype(np.int64)
+        return found
+
+    return Agreement(
+        before=pairs.before[clear][index], after=pairs.behind[clear][index],
+        packets=total(agree), kinds=total(np.ones(count)), single=total((ends == 1) & (starts == 1)),
+        numbered=np.bincount(flows, weights=end_ids != 0, minlength=len(index)) > 0,
+        same_id=total(np.minimum(agree, same_id)), by_id=total(np.minimum(agree, by_id)), begun=begun[clear][index],
+        delay=-_least(which, -_least(pair[new_end], after, count), len(index)),
+        usual=medians(flows[new_end], after, len(index)), gap=(last - first) // np.maximum(total(ends) - 1, 1),
+        timed=np.bincount(flows, weights=~pairs.timed, minlength=len(index)) == 0,
+        told=total(~told) == 0, stays=stays[index],
+        end=pairs.end[clear][index], start=pairs.start[clear][index], at=pairs.at[clear][index],
+    )  # fmt: skip
+
+
+def _first_of(*columns: Array) -> Array:
+    """bool per row: it differs from the one before."""
+    found = np.ones(len(columns[0]), bool)
+    found[1:] = np.logical_or.reduce([column[1:] != column[:-1] for column in columns])
+    return found
+
+
+def _distinct(pair: Array, member: Array, count: int) -> Array:
+    """Distinct members per pair, of `count` pairs."""
+    size = int(member.max(initial=0)) + 1
+    both = np.sort(pair * size + member)  # faster than np.unique, which hashes
+    return np.bincount(both[_first_of(both)] // size, minlength=count)
+
+
+def _least(place: Array, values: Array, count: int) -> Array:
+    """The least of the values of each place, of `count` places."""
+    found = np.full(count, np.iinfo(np.int64).max)
+    np.minimum.at(found, place, values)
+    return found
+
+
+def medians(place: Array, values: Array, count: int) -> Array:
+    """The lower median of the values of each place, of `count` places; 0 where there is none."""
+    order = np.lexsort((values, place))
+    many = np.bincount(place, minlength=count)
+    first = np.cumsum(many) - many
+    found = np.zeros(count, np.int64)
+    there = many > 0
+    found[there] = values[order][(first + (many - 1) // 2)[there]]
+    return found

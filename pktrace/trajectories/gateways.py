@@ -1,0 +1,85 @@
+"""What rewrites addresses does so for many flows: what is known of it helps with flows of few packets.
+
+Rule: pairs of flows are of one *gateway* where the same addresses become the same others between the same positions of
+a path; or where what becomes of the source, or what the destination was, is the same and the other side of the flow
+stays, address and port. A gateway is known by as many packets that agree as one flow alone would need. Then one packet
+of a further flow is enough, if it says no other, IP IDs are treated alike, and it took no more than ten times as long
+as is usual there.
+Bound: a flow of few packets is taken for another one only if just these two have packets with these remains, and one
+begins within ten times the usual delay after the other, where a known gateway sends what it rewrites.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pktrace.trajectories.agreement import DISAGREE, Agreement, Open, medians
+from pktrace.trajectories.exact import EARLY_NS
+from pktrace.trajectories.hashing import mixed
+from pktrace.trajectories.remains import side_of
+
+Array = np.ndarray[Any, Any]
+ENOUGH = 2  # agreeing packets, where IP IDs are equal and not 0
+ENOUGH_ALONE = 4  # where the remains have to do without
+LONG = 10  # times the usual delay
+
+
+class Gateways:
+    """What pairs of flows that were accepted tell of the gateways between them."""
+
+    def __init__(self) -> None:
+        # By kind of gateway: which it is, and the columns of _columns, of each pair of flows.
+        self._known: list[tuple[tuple[Array, ...], ...]] = []
+
+    def remember(self, accepted: Agreement, found: Open, rows: Array) -> None:
+        """Pairs of flows that are accepted."""
+        self._known.append(tuple((of, *_columns(accepted)) for of in _gateways(accepted, found, rows)))
+
+    def supported(self, pairs: Agreement, eligible: Array, found: Open, rows: Array) -> Array:
+        """bool per pair: it is of a known gateway. Pairs that are not accepted yet make gateways known, too.
+
+        Args:
+            eligible: bool per pair, what may count.
+        """
+        supported = np.zeros(len(pairs), bool)
+        usable = eligible & pairs.told & pairs.timed & (pairs.delay >= -EARLY_NS)
+        for kind, gateway in enumerate(_gateways(pairs, found, rows)):
+            here = gateway[usable], *(column[usable] for column in _columns(pairs))
+            of, *counts, delay, timed = (
+                np.concatenate(column) for column in zip(*(known[kind] for known in self._known), here, strict=True)
+            )
+            if not len(of):
+                continue
+            unique, place = np.unique(of, return_inverse=True)
+            packets, same_id, by_id = (np.bincount(place, weights=column) for column in counts)
+            usual = medians(place[timed], delay[timed], len(unique))
+            at = np.minimum(np.searchsorted(unique, gateway), len(unique) - 1)
+            enough = (unique[at] == gateway) & ((packets >= ENOUGH_ALONE) | (by_id >= ENOUGH))[at]
+            enough &= pairs.delay <= np.maximum(LONG * usual[at], EARLY_NS)
+            keeps_ids = same_id * (DISAGREE + 1) >= packets * DISAGREE
+            supported |= enough & (~keeps_ids[at] | (pairs.same_id == pairs.packets))
+        return supported & usable
+
+
+def _columns(pairs: Agreement) -> tuple[Array, ...]:
+    return pairs.packets, pairs.same_id, pairs.by_id, pairs.usual, pairs.timed
+
+
+def _gateways(pairs: Agreement, found: Open, rows: Array) -> tuple[Array, Array, Array]:
+    """Per pair, three hashes of what may be the gateway; a hash of the pair alone where a kind does not apply."""
+    before, behind = rows[found.end_rows[pairs.end]], rows[found.start_rows[pairs.start]]
+    stage = found.end_path[pairs.end], found.end_position[pairs.end], pairs.at
+    sides = {}
+    for side in ("source", "destination"):
+        one, other = side_of(before, side), side_of(behind, side)
+        sides[side] = one, other, np.logical_and.reduce([a == b for a, b in zip(one, other, strict=True)])
+    alone = mixed(pairs.before, pairs.after)
+    (source, new_source, source_stays), (destination, new_destination, destination_stays) = sides.values()
+    addresses = (column for side in (source, destination, new_source, new_destination) for column in side[:2])
+    return (
+        mixed(*stage, *addresses),
+        np.where(destination_stays, mixed(*stage, *new_source[:2]), alone),
+        np.where(source_stays, ~mixed(*stage, *destination[:2]), alone),
+    )

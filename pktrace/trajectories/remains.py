@@ -1,0 +1,87 @@
+"""What a change on the way leaves alone, as hashes per row: flows, and remains of rewritten and modified packets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from pktrace.trajectories.hashing import mixed
+
+Array = np.ndarray[Any, Any]
+Remains = Callable[[Array], Array]
+_ICMP, _ICMPV6 = 1, 58
+
+
+def flow_of(rows: Array, answering: bool = False) -> Array:
+    """A hash per row of protocol, addresses and ports; of ICMP queries the identifier stands for the ports.
+
+    Args:
+        answering: of the flow in the other direction.
+    """
+    source, destination, sport, dport = "source", "destination", "sport", "dport"
+    if answering:
+        source, destination, sport, dport = destination, source, dport, sport
+    return mixed(
+        rows["protocol"], rows[f"{source}_high"], rows[f"{source}_low"], rows[f"{destination}_high"],
+        rows[f"{destination}_low"], rows[sport], rows[dport], rows["icmp_id"],
+    )  # fmt: skip
+
+
+def stays_on_its_link(rows: Array) -> Array:
+    """bool per row: link-local or multicast, which no router forwards with other addresses (RFC 4291 2.5.6, 3927 7)."""
+    six = rows["ip_version"] == 6
+    found = np.zeros(len(rows), bool)
+    for side in ("source", "destination"):
+        high, low = rows[f"{side}_high"], rows[f"{side}_low"]
+        found |= six & ((high >> np.uint64(54)) == np.uint64(0xFE80 >> 6))
+        found |= ~six & ((low >> np.uint64(16)) == np.uint64(0xA9FE))
+    found |= six & ((rows["destination_high"] >> np.uint64(56)) == np.uint64(0xFF))
+    found |= ~six & ((rows["destination_low"] >> np.uint64(28)) == np.uint64(0xE))
+    return found
+
+
+def numbers(rows: Array) -> tuple[Array, ...]:
+    """The columns that neither a rewrite of headers nor a change of the payload touches."""
+    kind = rows["protocol"].astype(np.uint64)
+    kind[kind == _ICMPV6] = _ICMP
+    return (
+        kind, rows["tcp_seq"], rows["tcp_ack"], rows["tcp_flags"], rows["icmp_type"], rows["icmp_code"],
+        rows["icmp_seq"], rows["fragment_offset"], rows["more_fragments"],
+    )  # fmt: skip
+
+
+def of_rewrite(rows: Array) -> Array:
+    """What a rewrite of the headers leaves alone."""
+    return mixed(*numbers(rows), rows["tcp_window"], rows["payload_length"], rows["content"])
+
+
+def of_rewrite_with_id(rows: Array) -> Array:
+    """The same where the IP ID stays, too."""
+    return mixed(of_rewrite(rows), rows["ip_id"])
+
+
+def of_rewritten_source(rows: Array) -> Array:
+    """The same where nothing but the source is rewritten."""
+    return mixed(of_rewrite(rows), *side_of(rows, "destination"))
+
+
+def of_rewritten_destination(rows: Array) -> Array:
+    """The same where nothing but the destination is rewritten."""
+    return mixed(of_rewrite(rows), *side_of(rows, "source"))
+
+
+def of_rewritten_addresses(rows: Array) -> Array:
+    """The same where ports, and ICMP identifiers, stay."""
+    return mixed(of_rewrite(rows), rows["sport"], rows["dport"], rows["icmp_id"])
+
+
+def of_change(rows: Array) -> Array:
+    """What a change of the payload leaves alone."""
+    return mixed(*numbers(rows), flow_of(rows), rows["ip_id"])
+
+
+def side_of(rows: Array, side: str) -> tuple[Array, Array, Array]:
+    """Address and port of the source or the destination."""
+    return rows[f"{side}_high"], rows[f"{side}_low"], rows["sport" if side == "source" else "dport"]
