@@ -123,7 +123,10 @@ def maybe_copies(trajectories: Trajectories) -> Array:
     points = len(trajectories.run.points)
     group = np.cumsum(~equal) - 1
     of_group = rows["point"][~equal]
-    doubled = np.bincount(of_group[np.bincount(group, weights=close) > 0], minlength=points)
+    # Most of a packet's sightings there are pairs: what is sent very often comes close together in any number.
+    of_cluster = group[~close]
+    pairs = np.bincount(of_cluster, weights=size == 2) * 2 > np.bincount(of_cluster)
+    doubled = np.bincount(of_group[pairs], minlength=points)
     began = trajectories.seen[:, 0] >= 0
     begun = np.bincount(trajectories.observations.rows["point"][trajectories.seen[began, 0]], minlength=points)
     different = begun - np.bincount(rows["point"][equal], minlength=points)
