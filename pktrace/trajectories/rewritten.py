@@ -379,6 +379,7 @@ class Keys:
                 self._by_header.add(before)
         if news:
             self.learned = True
+            self.keys = self.keys.copy()
             self._assign()
         return news
 
