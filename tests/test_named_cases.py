@@ -349,3 +349,52 @@ def test_a_pipe_for_a_capture_is_refused_at_once(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "is no regular file" in done.stderr
     assert os.listdir(tmp_path) == ["pipe"]
+
+
+def _equal_behind_nat(folder: Path, behind: Sequence[tuple[int, int]]) -> Analysis:
+    """Two segments that are equal but for IP IDs, which a NAT at the first stage replaces, among others.
+
+    Args:
+        behind: which of the two the last point sees, and how long after the first was sent.
+    """
+
+    def segment(number: int, source: str, ip_id: int, ack: int) -> bytes:
+        return frame(Header(source, "10.0.0.2", 6, b"", sport=1000, dport=80, ip_id=ip_id, seq=7, ack=ack, flags=0x10))
+
+    files: dict[str, list[Record]] = {"a": [], "b": [], "c": []}
+    sent = [(START + number * MS, 1000 + number) for number in range(20)]
+    sent += [(START + 30 * MS, 5000), (START + 30 * MS + 117_000, 5000)]
+    inner, outer = (
+        [segment(number, source, first + step * number, ack) for number, (_, ack) in enumerate(sent)]
+        for source, first, step in (("10.0.0.1", 100, 1), ("10.9.9.9", 5000, 3))
+    )
+    for number, (at, _) in enumerate(sent):
+        files["a"].append(Record(at, inner[number]))
+        files["b"].append(Record(at + 14_000, outer[number]))
+        if number < 20:
+            files["c"].append(Record(at + 30_000, outer[number]))
+    files["c"] += [Record(START + 30 * MS + delay, outer[20 + which]) for which, delay in behind]
+    return analyzed(
+        folder,
+        {name: file_of(sorted(records, key=lambda record: record.ts_ns)) for name, records in files.items()},
+        ({"name": "p", "points": ["a", "b", "c"]},),
+    )
+
+
+def test_equal_packets_that_nat_told_apart_are_not_swapped_by_reordering(tmp_path: Path) -> None:
+    """Keys of rewritten flows were written over the digests, which tell such packets apart behind the NAT."""
+    analysis = _equal_behind_nat(tmp_path, [(1, 135_000), (0, 1_130_000)])
+    assert fates(analysis) == {("delivered", None): 22}
+    ip_ids = analysis.observations.rows["ip_id"][analysis.trajectories.seen[-2:]]
+    assert ip_ids.tolist() == [[120, 5060, 5060], [121, 5063, 5063]]
+
+
+def test_a_copy_of_one_of_two_equal_packets_does_not_stand_for_the_other(tmp_path: Path) -> None:
+    """A duplicate was taken for the other packet, which was lost in the same stage."""
+    for name, twice in (("first", 0), ("second", 1)):
+        (tmp_path / name).mkdir()
+        analysis = _equal_behind_nat(tmp_path / name, [(twice, 150_000), (twice, 160_000)])
+        assert fates(analysis) == {("delivered", None): 21, ("lost", None): 1}
+        lost = analysis.verdicts.packets_with("lost").nonzero()[0]
+        assert lost.tolist() == [21 - twice]
+        assert analysis.trajectories.duplicates[20:].tolist() == [1 - twice, twice]
