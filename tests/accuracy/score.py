@@ -117,6 +117,7 @@ def score(
 
     right, recall, precision = _one_by_one(truth, held, owned, said)
     losses, exact = _losses(truth, said)
+    undecidable = len(truth) - int(truth["decidable"].sum())
     # Counts of all packets hold where all that can be told apart are right, and no others are told of.
     all_right = (
         len(right) == int(truth["decidable"].sum()) and _surplus(truth, said) == 0 and _cautious(truth, said) == 0
@@ -135,7 +136,7 @@ def score(
         cautious=_cautious(truth, said),
         losses=losses,
         wrong_kinds=wrong_kinds(packets, trajectories, right) if changes else 0,
-        wrong_changes=tuple(wrong_changes(changes)) if changes and all_right else (),
+        wrong_changes=tuple(wrong_changes(changes, undecidable)) if changes and all_right else (),
         wrong_ranges=wrong_ranges(changes, right) if changes else 0,
     )
 
