@@ -53,18 +53,19 @@ class Gateways:
             if not len(of):
                 continue
             unique, place = np.unique(of, return_inverse=True)
-            packets, same_id, by_id = (np.bincount(place, weights=column) for column in counts)
+            kinds, same_id, by_id = (np.bincount(place, weights=column) for column in counts)
             usual = medians(place[timed], delay[timed], len(unique))
             at = np.minimum(np.searchsorted(unique, gateway), len(unique) - 1)
-            enough = (unique[at] == gateway) & ((packets >= ENOUGH_ALONE) | (by_id >= ENOUGH))[at]
+            enough = (unique[at] == gateway) & ((kinds >= ENOUGH_ALONE) | (by_id >= ENOUGH))[at]
             enough &= pairs.delay <= np.maximum(LONG * usual[at], EARLY_NS)
-            keeps_ids = same_id * (DISAGREE + 1) >= packets * DISAGREE
+            keeps_ids = same_id * (DISAGREE + 1) >= kinds * DISAGREE
             supported |= enough & (~keeps_ids[at] | (pairs.same_id == pairs.packets))
         return supported & usable
 
 
 def _columns(pairs: Agreement) -> tuple[Array, ...]:
-    return pairs.packets, pairs.same_id, pairs.by_id, pairs.usual, pairs.timed
+    # Packets that are all the same are one witness.
+    return pairs.kinds, np.minimum(pairs.kinds, pairs.same_id), pairs.by_id, pairs.usual, pairs.timed
 
 
 def _gateways(pairs: Agreement, found: Open, rows: Array) -> tuple[Array, Array, Array]:

@@ -98,25 +98,41 @@ def _assign(due, sent, penalty, arrived, earliest, latest, given):
 
 @inlined
 def _assign_nearest(due, sent, penalty, arrived, earliest, latest, given):
-    """The same in one pass, for long runs of equal packets: each sighting takes the best packet among the next few.
+    """The same in linear time, for long runs of equal packets: as many pairs, each sighting with the nearest packet
+    that leaves enough for the others.
 
-    A packet is passed over only while enough packets are left for the sightings to come.
+    The first packets that will do, one after the other, are as many pairs as there can be; so are the last ones, from
+    the end on, for the same sightings; and so is whatever lies between, in order.
     """
     free = 0
     for j in range(len(arrived)):
         while free < len(sent) and arrived[j] - sent[free] > latest:
             free += 1
-        spare = min((len(sent) - free) - (len(arrived) - j), _LOOK_AHEAD)
-        best = np.int64(-1)
-        best_cost = np.int64(1) << np.int64(62)
-        for i in range(free, min(free + max(spare, 0) + 1, len(sent))):
-            cost = abs(arrived[j] - due[i]) + penalty[i]
-            if arrived[j] - sent[i] >= earliest[i] and cost < best_cost:
-                best = np.int64(i)
-                best_cost = cost
-        if best >= 0:
+        if free < len(sent) and arrived[j] - sent[free] >= earliest[free]:
+            given[j] = free
+            free += 1
+    last = np.empty(len(arrived), np.int64)
+    free = np.int64(len(sent) - 1)
+    for j in range(len(arrived) - 1, -1, -1):
+        if given[j] >= 0:
+            while free > given[j] and arrived[j] - sent[free] < earliest[free]:
+                free -= 1
+            last[j] = max(free, given[j])
+            free = last[j] - 1
+    free = np.int64(0)
+    for j in range(len(arrived)):
+        if given[j] >= 0:
+            first = max(free, given[j])
+            best = np.int64(-1)
+            best_cost = np.int64(1) << np.int64(62)
+            for i in range(first, min(first + _LOOK_AHEAD, last[j]) + 1):
+                after = arrived[j] - sent[i]
+                cost = abs(arrived[j] - due[i]) + penalty[i]
+                if after >= earliest[i] and after <= latest and cost < best_cost:
+                    best = np.int64(i)
+                    best_cost = cost
             given[j] = best
-            free = best + 1
+            free = best + 1 if best >= 0 else free
 
 
 @inlined
