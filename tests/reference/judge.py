@@ -2,51 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from tests.reference.follow import Clocks, Followed, Sighting, Trajectory
+from tests.reference.clocks import Clocks
+from tests.reference.follow import Followed
+from tests.reference.reach import Coverage
 from tests.reference.run import Path_, Rule, Run, covers, fits
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """What a point's captures cover, in its own clock; no times if that cannot be known. ``dropped`` by the
-    capture.
-    """
-
-    start_ns: int | None
-    end_ns: int | None
-    dropped: int
-    resolution_ns: int
-
-
-def with_proven_misses(run: Run, followed: Followed, coverage: dict[str, Coverage]) -> dict[str, Coverage]:
-    """A certain packet that was seen before and after a point, which was capturing and has not seen it, was
-    missed there (RFC 5644 6.2.5): the capture dropped it, whether it says so or not.
-    """
-    missed: Counter[str] = Counter()
-    for trajectory in followed.trajectories:
-        path = trajectory.path
-        detour = range(path.enter, (path.leave or 0) + 1) if path.enter is not None else range(0)
-        punted = any(position in detour for position in trajectory.visits)
-        for position in range(trajectory.first + 1, trajectory.last):
-            if trajectory.basis != "exact" or position in trajectory.visits or (position in detour and not punted):
-                continue
-            cover = coverage[path.points[position]]
-            around = [
-                max(p for p in trajectory.visits if p < position),
-                min(p for p in trajectory.visits if p > position),
-            ]
-            times = [
-                followed.clocks.translate(s.ts_ns, s.clock, run.point(path.points[position]).clock)
-                for s in map(trajectory.sighting, around)
-            ]
-            covered = cover.start_ns is not None and cover.end_ns is not None and None not in times
-            if covered and all(cover.start_ns <= t <= cover.end_ns for t in times):  # type: ignore[operator]
-                missed[path.points[position]] += 1
-    return {name: replace(cover, dropped=cover.dropped + missed[name]) for name, cover in coverage.items()}
+from tests.reference.sightings import Sighting, Trajectory
 
 
 @dataclass
@@ -160,13 +123,13 @@ class Judge:
         path = trajectory.path
         if injected or path.enter is None or path.leave is None:
             return None
-        if any(path.enter <= position <= path.leave for position in trajectory.visits):
+        if any(path.enter <= position <= path.leave for position in trajectory.seen):
             return "punt"
-        after = [position for position in trajectory.visits if position > path.leave]
+        after = [position for position in trajectory.seen if position > path.leave]
         if not after:
             return None
         for position in range(path.enter, path.leave + 1):
-            if path.enter - 1 in trajectory.visits:
+            if path.enter - 1 in trajectory.seen:
                 blind = self.is_blind(trajectory, position, path.enter - 1, backwards=False, until=min(after))
             else:
                 blind = self.is_blind(trajectory, position, min(after), backwards=True)
@@ -180,7 +143,7 @@ class Judge:
         """One row of stages.parquet; a latency needs both sightings and one clock (else it is null)."""
         path = trajectory.path
         latency = error = None
-        if origin in trajectory.visits and target in trajectory.visits:
+        if origin in trajectory.seen and target in trajectory.seen:
             a, b = trajectory.sighting(origin), trajectory.sighting(target)
             if a.clock == b.clock:
                 latency, error = b.ts_ns - a.ts_ns, a.resolution_ns + b.resolution_ns
@@ -211,7 +174,7 @@ class Judge:
             if target > trajectory.last or (injected and origin < trajectory.first):
                 continue
             reason = None
-            if origin in trajectory.visits and target in trajectory.visits:
+            if origin in trajectory.seen and target in trajectory.seen:
                 delay = self.clocks.between(trajectory.sighting(origin), trajectory.sighting(target))
                 late = delay is not None and delay > threshold
                 verdict, reason = ("lost", "late") if late else ("crossed", None)
@@ -232,7 +195,7 @@ class Judge:
         """Design 5, verdicts and fates. Evidence first: what was seen at the last point is delivered."""
         path = trajectory.path
         headers = trajectory.sighting(trajectory.first).row
-        if path.filter_input is not None and path.filter_input in trajectory.visits:
+        if path.filter_input is not None and path.filter_input in trajectory.seen:
             headers = trajectory.sighting(path.filter_input).row
         has_filter = self.run.has_filter(path)
         rule = next((r for r in self.run.rules_of(path) if fits(r.match, headers)), None)
