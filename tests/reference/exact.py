@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from tests.reference.open_findings import open_finding
 from tests.reference.order import Cluster, Delays
 from tests.reference.reach import Reach
 from tests.reference.run import Path_, Run
@@ -172,7 +173,8 @@ def goes_on(path: Path_, behind: Sequence[Sighting], reach: Reach) -> bool:
     """Whether what comes behind a gap is still of the packets before it."""
     first_point = path.points[0]
     time = behind[0].time
-    capturing = reach.began_by(first_point, time) and reach.lasted_to(first_point, time)
+    lasted = reach.lasted_to(first_point, time) or open_finding("capture-over")
+    capturing = reach.began_by(first_point, time) and lasted
     if reach.dropped(first_point) or not capturing:
         return False
     return not any(s.point == first_point for s in behind)

@@ -69,8 +69,5 @@ def proven_misses(reach: Reach, certain: Iterable[Trajectory]) -> Counter[str]:
             left = max((s for p, s in packet.seen.items() if p < position), key=lambda s: s.time)
             came = min((s for p, s in packet.seen.items() if p > position), key=lambda s: s.time)
             point = path.points[position]
-            clock = reach.run.point(point).clock
-            if not (reach.clocks.known(left.clock, clock) and reach.clocks.known(came.clock, clock)):
-                continue  # times of clocks without a common packet are not compared
             missed[point] += reach.began_by(point, left.time) and reach.lasted_to(point, came.time)
     return missed
