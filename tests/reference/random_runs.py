@@ -231,7 +231,8 @@ def sent(options: Options, inward: bool, rng: random.Random) -> Flight:
     found: Flight = []
     now = START_NS + rng.randrange(1_000_000)
     counter = rng.choice([1, 65_500])
-    sequence = [rng.choice([1_000, 2**32 - 700]) for _ in flows]
+    sequence = [rng.choice([rng.randrange(2**31), 2**32 - 1 - rng.randrange(700)]) for _ in flows]
+    acknowledged = [rng.randrange(2**32 - 1) for _ in flows]
     for number in range(options.packets):
         now += rng.randrange(1, 2 * options.gap_ns)
         if found and rng.random() < options.identical:
@@ -246,7 +247,7 @@ def sent(options: Options, inward: bool, rng: random.Random) -> Flight:
         ip_id = None if flow.version == 6 else ip_ids[options.ip_id]
         frame = replace(flow, payload=payload, ip_id=ip_id, packet_id=number + 1)
         if flow.protocol == TCP:
-            frame = replace(frame, seq=sequence[which], ack=rng.choice([1, 2]), window=500)
+            frame = replace(frame, seq=sequence[which], ack=acknowledged[which] + rng.randrange(2), window=500)
             sequence[which] = (sequence[which] + len(payload)) % 2**32
         elif flow.protocol in (ICMP, ICMPV6):
             frame = replace(frame, icmp_seq=number if rng.random() < 0.9 else 1)

@@ -21,6 +21,7 @@ class Span:
     begin: int
     end: int
     packet: Trajectory | None = None
+    whole: bool = False  # not divided into fragments, where these are asked for
 
 
 Found = dict[Trajectory, list[Range]]
@@ -65,6 +66,8 @@ def give_bytes(run: Run, spans: Sequence[Span], found: Found) -> None:
             and arrival.begin < s.end
         ]
         holders = [(s, packet, at) for s, packet, at in holders if at > 0 and at not in packet.seen]
+        # A whole packet and a whole packet are no matter of fragments.
+        holders = [entry for entry in holders if not (arrival.whole and entry[0].whole)]
         given: list[tuple[Span, Trajectory, int, int]] = []
         for byte in range(arrival.begin, arrival.end):
             for span, packet, position in holders:
@@ -98,13 +101,13 @@ def in_sequence(
 ) -> list[list[Span]]:
     """TCP data by its place in the sequence space of its flow (RFC 9293 3.4), as the flow began.
 
-    Sequence numbers wrap: each counts from the one before it in time, forwards or backwards, whichever is nearer.
+    A fragment, the first one too, has its place in its datagram instead. Sequence numbers wrap: each counts from the one before it in time, forwards or backwards, whichever is nearer.
     """
     flows: dict[Key, list[tuple[Sighting, Trajectory | None]]] = {}
     for sighting, packet in [(p.sighting(0), p) for p in senders] + [(s, None) for s in loose]:
         row = sighting.row
-        data = row["protocol"] == TCP and row["payload_length"] and not row["fragment_offset"]
-        if data:
+        fragment = row["fragment_offset"] or row["more_fragments"]
+        if row["protocol"] == TCP and row["payload_length"] and not fragment:
             flows.setdefault(first_flow(sighting.flow), []).append((sighting, packet))
     spans = []
     for flow, members in flows.items():
@@ -129,5 +132,6 @@ def in_datagrams(senders: Sequence[Trajectory], loose: Sequence[Sighting]) -> li
         begin = row["fragment_offset"] or 0
         if begin or row["more_fragments"]:
             fragmented.add(key)
-        spans.append((key, Span(sighting, begin, begin + row["_segment_length"], packet)))
+        whole = not (begin or row["more_fragments"])
+        spans.append((key, Span(sighting, begin, begin + row["_segment_length"], packet, whole)))
     return grouped((key, span) for key, span in spans if key in fragmented and span.end > span.begin)
