@@ -101,7 +101,8 @@ def in_sequence(
 ) -> list[list[Span]]:
     """TCP data by its place in the sequence space of its flow (RFC 9293 3.4), as the flow began.
 
-    A fragment, the first one too, has its place in its datagram instead. Sequence numbers wrap: each counts from the one before it in time, forwards or backwards, whichever is nearer.
+    A fragment, the first one too, has its place in its datagram instead. Sequence numbers wrap: each counts from the
+    one before it in time, forwards or backwards, whichever is nearer.
     """
     flows: dict[Key, list[tuple[Sighting, Trajectory | None]]] = {}
     for sighting, packet in [(p.sighting(0), p) for p in senders] + [(s, None) for s in loose]:
