@@ -61,7 +61,7 @@ def follow(sightings: Sequence[Sighting], run: Run, coverage: dict[str, Coverage
         trajectories = placed.trajectories
         owned = {s for packet in trajectories for s in packet.owned()}
         unplaced = [s for s in in_time(followable) if s not in owned]
-        found = open_ends(trajectories, [(keys.keys[s], s) for s in unplaced])
+        found = open_ends(trajectories, unplaced)
         ranges: Found = {}
         if keys.learn_rewritten(found, clocks):
             continue

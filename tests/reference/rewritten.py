@@ -18,7 +18,7 @@ ENOUGH_ALONE = 4  # where the remains have to do without
 DISAGREE = 10  # so many agree for one that does not
 WHOLE = Fraction(8, 10)  # of a flow's packets must end for its addresses, ports or IP IDs to be rewritten
 MOSTLY = Fraction(2, 10)  # of a flow's packets must end for it to be changed, where headers do not identify packets
-MOST_STARTS = 8  # with so many of the next starts an end is compared
+MOST_STARTS = 8  # so many of the next starts with its remains may speak for an end
 
 
 @dataclass(frozen=True)
@@ -31,19 +31,21 @@ class Open:
     starts: list[Sighting]
 
 
-def open_ends(trajectories: Sequence[Trajectory], unplaced: Sequence[tuple[Key, Sighting]]) -> Open:
-    """Ends and starts. Of sightings that belong to no packet, the earliest with one key and the same bytes stands for
-    all.
+def open_ends(trajectories: Sequence[Trajectory], unplaced: Sequence[Sighting]) -> Open:
+    """Ends and starts. What belongs to no packet begins where such bytes were seen first: each sighting there is a
+    packet of its own, those at other points are the same packets further on.
 
     Args:
-        unplaced: with their keys, in order of time.
+        unplaced: sightings that belong to no packet, in order of time.
     """
     ends = [packet for packet in trajectories if packet.last < packet.path.last]
     starts = [packet.sighting(packet.first) for packet in trajectories if packet.first > 0]
-    known: set[Key] = set()
-    for key, sighting in unplaced:
-        if (key, sighting.bytes_key) not in known:
-            known.add((key, sighting.bytes_key))
+    earliest: dict[Key, Sighting] = {}
+    for sighting in unplaced:
+        if open_finding("equal-starts"):
+            if sighting is earliest.setdefault(sighting.bytes_key, sighting):
+                starts.append(sighting)
+        elif sighting.point == earliest.setdefault((sighting.part, *sighting.bytes_key), sighting).point:
             starts.append(sighting)
     return Open(ends, starts)
 
@@ -97,20 +99,22 @@ class Comparison:
         for start in sorted(found.starts, key=lambda s: (s.time, s.number)):
             starts.setdefault(remains(start), []).append(start)
         self.fitting: dict[Key, list[tuple[Trajectory, Sighting]]] = {}
+        # Ends that some start fits.
+        self.doubtful: set[Trajectory] = set()
         for end in found.ends:
             key = remains(end.sighting(end.last))
-            for start in self.next_starts(end, starts.get(key, [])):
-                if self.fits(end, start):
-                    self.fitting.setdefault(key, []).append((end, start))
-        # Ends that some start fits.
-        self.doubtful = {end for pairs in self.fitting.values() for end, _ in pairs}
+            later = self.not_before(end, starts.get(key, []))
+            some = [(end, start) for start in later[:MOST_STARTS] if self.fits(end, start)]
+            self.fitting.setdefault(key, []).extend(some)
+            if some or (any(self.fits(end, start) for start in later) and not open_finding("ninth-start")):
+                self.doubtful.add(end)
 
-    def next_starts(self, end: Trajectory, starts: Sequence[Sighting]) -> Sequence[Sighting]:
-        """The next starts from the end's time on; of all where clocks cannot be compared."""
-        if self.clocks.all_known:
-            left = end.sighting(end.last).time
-            starts = [s for s in starts if s.time >= left - EARLY_NS]
-        return starts[:MOST_STARTS]
+    def not_before(self, end: Trajectory, starts: Sequence[Sighting]) -> Sequence[Sighting]:
+        """The starts from the end's time on; all of them where clocks cannot be compared."""
+        if not self.clocks.all_known:
+            return starts
+        left = end.sighting(end.last).time
+        return [s for s in starts if s.time >= left - EARLY_NS]
 
     def fits(self, end: Trajectory, start: Sighting) -> bool:
         """Whether the end may have become the start: further along its path, within the loss threshold."""
@@ -135,7 +139,7 @@ class Comparison:
         packets: Counter[tuple[Key, Key]] = Counter()
         same_id: Counter[tuple[Key, Key]] = Counter()
         by_id: Counter[tuple[Key, Key]] = Counter()
-        for pairs in self.fitting.values():
+        for pairs in filter(None, self.fitting.values()):
             flows = {(end.sighting(end.last).flow, start.flow) for end, start in pairs}
             if len(flows) > 1:
                 continue
