@@ -31,6 +31,7 @@ class Followed:
     delays: dict[tuple[str, int, int], list[int]]
     no_path: int
     off_path: int
+    hinges_on: set[str]  # open findings whose outcome the reference cannot tell
 
 
 def follow(sightings: Sequence[Sighting], run: Run, coverage: dict[str, Coverage]) -> Followed:
@@ -78,7 +79,8 @@ def follow(sightings: Sequence[Sighting], run: Run, coverage: dict[str, Coverage
         reach = reach_with([packet for packet in trajectories if packet.candidates == 1])
     trajectories.sort(key=lambda packet: packet.sighting(packet.first).number)
     certain = [packet for packet in trajectories if packet.candidates == 1]
-    return Followed(trajectories, clocks, reach, Delays(run, certain).known, placed.no_path, placed.off_path)
+    delays = Delays(run, certain).known
+    return Followed(trajectories, clocks, reach, delays, placed.no_path, placed.off_path, keys.hinges_on)
 
 
 def parts_of(run: Run) -> dict[str, int]:

@@ -95,6 +95,7 @@ class Comparison:
 
     def __init__(self, found: Open, run: Run, clocks: Clocks, remains: Callable[[Sighting], Key]) -> None:
         self.run, self.clocks, self.remains = run, clocks, remains
+        self.hinges_on: set[str] = set()  # open findings
         starts: dict[Key, list[Sighting]] = {}
         for start in sorted(found.starts, key=lambda s: (s.time, s.number)):
             starts.setdefault(remains(start), []).append(start)
@@ -148,7 +149,8 @@ class Comparison:
             same = [(e, s) for e, s in pairs if e.sighting(e.last).row["ip_id"] == s.row["ip_id"]]
             told = [(e, s) for e, s in same if s.ip_id]
             packets[pair] += agree
-            if open_finding("first-pair-id"):
+            if open_finding("first-pair-id") and 0 < len(same) < len(pairs):
+                self.hinges_on.add("first-pair-id")
                 same, told = (pairs if pairs[0] in some else [] for some in (same, told))
             same_id[pair] += min(agree, len({e for e, _ in same}), len({s for _, s in same}))
             by_id[pair] += min(agree, len({e for e, _ in told}), len({s for _, s in told}))
@@ -180,6 +182,7 @@ class Keys:
         self.open: set[Sighting] = set()
         # Ends that fit a start of which it cannot be shown that they became it.
         self.doubtful: set[Trajectory] = set()
+        self.hinges_on: set[str] = set()  # open findings whose outcome the reference cannot tell
 
     def first_flow(self, flow: Key) -> Key:
         """The flow that a flow began as."""
@@ -206,6 +209,7 @@ class Keys:
             for a in comparison.agreements()
             if (a.before == a.after and a.ids_kept) or self.share_of_ends(found, a.before) >= WHOLE
         ]
+        self.hinges_on |= comparison.hinges_on
         return self.take(accepted(agreements, lambda a: a.before[0] == TCP), by_header=False)
 
     def learn_changed(self, found: Open, clocks: Clocks, open_sightings: set[Sighting]) -> bool:
@@ -224,6 +228,7 @@ class Keys:
         agreements = [
             a for a in comparison.agreements() if a.before not in weak or self.share_of_ends(found, a.before) >= MOSTLY
         ]
+        self.hinges_on |= comparison.hinges_on
         if self.take(accepted(agreements, lambda a: a.before[0] == TCP and a.same_id > 0), by_header=True):
             return True
         flows = {a.before for a in agreements}
@@ -243,6 +248,11 @@ class Keys:
             if known or (by_header and not one.ids_kept):
                 continue
             news = True
+            dropped_further_on = self.first_flow(one.after) in self.without_id
+            if open_finding("chain-id") and (dropped_further_on or (before != one.before and not one.ids_kept)):
+                self.hinges_on.add("chain-id")
+            if dropped_further_on:
+                self.without_id.add(before)
             self.began_as[before] = before
             self.began_as[one.after] = before
             if not one.ids_kept:
