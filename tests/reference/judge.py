@@ -105,14 +105,21 @@ class Judge:
         return not cover.start_ns <= time <= time + guard <= cover.end_ns
 
     def is_injected(self, trajectory: Trajectory) -> bool:
-        """First seen at the last detour point or later, with the earlier points covering that time."""
-        path = trajectory.path
-        if path.leave is None or trajectory.first < path.leave:
+        """First seen at the last detour point or later, and a point up to the filter, which would have seen it, was
+        capturing whole at that time. How early it would have passed there is bounded by the waits between.
+        """
+        path, seen = trajectory.path, trajectory.sighting(trajectory.first)
+        if path.leave is None or path.filter_input is None or trajectory.first < path.leave:
             return False
-        return not any(
-            self.is_blind(trajectory, position, trajectory.first, backwards=True)
-            for position in range(trajectory.first)
-        )
+        earlier = sum(self.wait_ns(path, at, at + 1) for at in range(path.filter_input, trajectory.first))
+        for position in range(path.filter_input + 1):
+            cover = self.coverage[path.points[position]]
+            time = self.clocks.translate(seen.ts_ns, seen.clock, self.run.point(path.points[position]).clock)
+            if time is None or cover.start_ns is None or cover.end_ns is None or cover.dropped:
+                continue
+            if cover.start_ns <= time - earlier and time <= cover.end_ns:
+                return True
+        return False
 
     def observed(self, trajectory: Trajectory, injected: bool) -> str | None:
         """What the filter did, from sightings alone: punt if seen in the detour; forward if seen after it and
@@ -224,10 +231,10 @@ class Judge:
             )
             if dropped or swallowed:
                 missing = None
-            if trajectory.ambiguous:
-                verdict, why = "ambiguous", None
-            elif unsure:
+            if unsure:
                 verdict, why = "undetermined", unsure
+            elif trajectory.ambiguous:
+                verdict, why = "ambiguous", None
             else:
                 verdict, why = "lost", None
             if missing is not None:
@@ -240,6 +247,10 @@ class Judge:
                     fate = "absorbed"
                 elif verdict == "lost" and missing is not None:
                     lost_stage = missing[0]
+        if fate == "delivered" and missing_bytes(trajectory) > 0:
+            # Whether the capture missed the rest, or it did not come, only a whole capture tells.
+            blind = self.coverage[path.points[path.last]].dropped
+            fate, reason = ("undetermined", "capture_drops") if blind else ("partial", None)
         if late is not None:
             # RFC 7680 2.4: not within Tmax is lost, wherever it turned up afterwards.
             fate, reason, lost_stage = "lost", "late", late
@@ -266,6 +277,22 @@ class Judge:
         if observed == "forward":
             return "false_forward"
         return "unseen" if fate == "lost" and not after_filter else "undetermined"
+
+
+def missing_bytes(trajectory: Trajectory) -> int:
+    """How many bytes of a split packet were not seen where it was seen last.
+
+    Bytes count from the first of the transport payload; of fragments, and of packets that became some, from the first
+    of the transport header.
+    """
+    parts = [part for part in trajectory.ranges if part.position == trajectory.last]
+    if not parts:
+        return 0
+    first = trajectory.sighting(trajectory.first).row
+    rows = [first, *(part.sighting.row for part in trajectory.ranges)]
+    fragments = any(row["fragment_offset"] or row["more_fragments"] for row in rows)
+    whole = first["_segment_length"] if fragments else first["payload_length"]
+    return int(whole) - sum(part.last - part.first + 1 for part in parts)
 
 
 def stage_name(path: Path_, stage: int) -> str:
