@@ -43,8 +43,8 @@ class Judge:
         """Waiting: min(threshold, 10 x the largest certain delay of that stage), the threshold if there is
         none.
         """
-        certain = self.delays.get((path.name, origin, target))
-        return min(self.run.threshold_ns, max(0, 10 * max(certain))) if certain else self.run.threshold_ns
+        largest = max(self.delays.get((path.name, origin, target)) or [0])
+        return min(self.run.threshold_ns, 10 * largest) if largest > 0 else self.run.threshold_ns
 
     def why_not_certain(self, seen: Sighting, path: Path_, origin: int, target: int) -> str | None:
         """Why a packet last seen at ``origin`` may have passed ``target`` all the same; None if it certainly

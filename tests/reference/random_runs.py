@@ -63,6 +63,7 @@ class Options:
     missed: float = 0.0  # by each capture
     missed_at: int | None = None  # or by one point's only
     told: str = "all"  # whether captures say what they missed: "all", "nothing" (0), "unknown"
+    tick_ns: int = 1  # of the stamps
     edges: bool = False  # some captures begin late or end early
     numbered: str = "no"  # epb_packetid: "session", "all but one" point
 
@@ -531,6 +532,7 @@ def random_run(options: Options) -> RandomRun:
                 continue
             frame_number += 1
             row = frame.row() | {"point": name, "capture": name, "frame": frame_number, "ts_ns": time + offset}
+            row["ts_ns"] -= row["ts_ns"] % options.tick_ns
             if options.numbered == "no" or (options.numbered == "all but one" and number == 1):
                 row["packet_id"] = None
             rows.append(row)
