@@ -105,19 +105,19 @@ def is_one_packet(run: Run, path: Path_, members: Sequence[Sighting]) -> bool:
     as far as their clocks can tell; two visits of one point lie within the loss threshold.
 
     Whether it was in order is asked of the position that was furthest on the path so far, on one clock, and for more
-    than 1 ms.
+    than 1 ms. What passed the points in just the opposite order, within the threshold, is one packet that came the
+    other way.
     """
     for point in set(path.points):
         if sum(s.point == point for s in members) > path.points.count(point):
             return False
-    furthest, at_furthest = -1, members[0]
-    for index, sighting in enumerate(members):
-        if sighting.point not in path.points:
-            continue
-        places = [p for p, name in enumerate(path.points) if name == sighting.point]
+    on_path = [s for s in members if s.point in path.points]
+    furthest, at_furthest, against = -1, members[0], False
+    for index, sighting in enumerate(on_path):
+        places = places_of(path, sighting.point)
         position = places[0]
         if len(places) > 1:
-            for earlier in members[:index]:
+            for earlier in on_path[:index]:
                 if earlier.point == sighting.point and sighting.time - earlier.time > run.threshold_ns:
                     return False
             if position < furthest:
@@ -125,8 +125,21 @@ def is_one_packet(run: Run, path: Path_, members: Sequence[Sighting]) -> bool:
         if position >= furthest:
             furthest, at_furthest = position, sighting
         elif sighting.clock == at_furthest.clock and sighting.time - at_furthest.time > EARLY_NS:
-            return False
-    return True
+            against = True
+    return not against or is_opposite(run, path, members)
+
+
+def is_opposite(run: Run, path: Path_, members: Sequence[Sighting]) -> bool:
+    """It passed the points in the opposite order, each once, within the loss threshold."""
+    places = [places_of(path, s.point) for s in members if s.point in path.points]
+    once = all(len(some) == 1 for some in places)
+    backwards = all(b[0] < a[0] for a, b in itertools.pairwise(places))
+    return once and backwards and members[-1].time - members[0].time <= run.threshold_ns
+
+
+def places_of(path: Path_, point: str) -> list[int]:
+    """The positions at which a path visits a point."""
+    return [position for position, name in enumerate(path.points) if name == point]
 
 
 def place_one(path: Path_, members: Sequence[Sighting]) -> Trajectory:
@@ -135,12 +148,12 @@ def place_one(path: Path_, members: Sequence[Sighting]) -> Trajectory:
     """
     packet = Trajectory(path)
     for sighting in members:
-        places = [p for p, name in enumerate(path.points) if name == sighting.point]
+        places = places_of(path, sighting.point)
         free = [p for p in places if p not in packet.seen]
         if free:
             packet.seen[free[0]] = sighting
     for point in dict.fromkeys(path.points):
-        places = [p for p, name in enumerate(path.points) if name == point]
+        places = places_of(path, point)
         if len(places) == 2 and places[0] in packet.seen and places[1] not in packet.seen:
             once = packet.seen[places[0]]
             if any(packet.seen[p].time < once.time for p in range(places[0] + 1, places[1]) if p in packet.seen):

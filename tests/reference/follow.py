@@ -31,7 +31,7 @@ class Followed:
     delays: dict[tuple[str, int, int], list[int]]
     no_path: int
     off_path: int
-    hinges_on: set[str]  # open findings whose outcome the reference cannot tell
+    hinges_on: set[str]  # open findings, and rules that are not here, whose outcome the reference cannot tell
 
 
 def follow(sightings: Sequence[Sighting], run: Run, coverage: dict[str, Coverage]) -> Followed:
@@ -52,6 +52,8 @@ def follow(sightings: Sequence[Sighting], run: Run, coverage: dict[str, Coverage
     keys = Keys(run, followable, first_keys(run, followable))
     for _ in range(MOST_ROUNDS):
         clocks = Clocks(run, grouped(followable, keys))
+        if clocks.contradicted:
+            keys.hinges_on.add("clock contradicted")
         for sighting in followable:
             sighting.time = clocks.common(sighting)
 
@@ -78,7 +80,7 @@ def follow(sightings: Sequence[Sighting], run: Run, coverage: dict[str, Coverage
         # What was not seen whole was not missed where its parts were seen.
         reach = reach_with([packet for packet in trajectories if packet.candidates == 1])
     trajectories.sort(key=lambda packet: packet.sighting(packet.first).number)
-    certain = [packet for packet in trajectories if packet.candidates == 1]
+    certain = [packet for packet in trajectories if packet.candidates == 1 and not packet.backwards]
     delays = Delays(run, certain).known
     return Followed(trajectories, clocks, reach, delays, placed.no_path, placed.off_path, keys.hinges_on)
 

@@ -254,6 +254,12 @@ class Judge:
         if late is not None:
             # RFC 7680 2.4: not within Tmax is lost, wherever it turned up afterwards.
             fate, reason, lost_stage = "lost", "late", late
+        if trajectory.backwards and any(row["verdict"] != "crossed" for row in rows):
+            # It came the other way: of stages it tells no more than that it crossed them.
+            fate, reason, lost_stage = "undetermined", "against_path", None
+            for row in rows:
+                if row["verdict"] != "crossed":
+                    row["verdict"], row["reason"] = "undetermined", "against_path"
         verdict_on_rule = self.rule_verdict(trajectory, expected, observed, fate, reached)
         return Judged(trajectory, rule, expected, observed, verdict_on_rule, reached, fate, reason, lost_stage, rows)
 

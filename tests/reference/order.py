@@ -15,7 +15,8 @@ from tests.reference.sightings import EARLY_NS, Key, Sighting, Trajectory
 class Delays:
     """What certain packets tell of the delays between positions of a path, on aligned clocks.
 
-    Over the bypass only packets count that were not seen in the detour.
+    Over the bypass only packets count that were not seen in the detour; between points of one clock what came the
+    other way tells nothing, unless there is nothing else.
     """
 
     def __init__(self, run: Run, certain: Sequence[Trajectory]) -> None:
@@ -29,6 +30,11 @@ class Delays:
                     if a < b and not (over_bypass and packet.in_detour):
                         delay = packet.seen[b].time - packet.seen[a].time
                         self.known.setdefault((path.name, a, b), []).append(delay)
+        for (name, a, b), delays in self.known.items():
+            points = next(path.points for path in run.paths if path.name == name)
+            forward = [delay for delay in delays if delay >= -EARLY_NS]
+            if forward and run.point(points[a]).clock == run.point(points[b]).clock:
+                self.known[name, a, b] = forward
 
     def typical(self, path: Path_, a: int, b: int) -> int:
         """The median, 0 without any certain packet: then the nearest sighting after a packet is taken."""

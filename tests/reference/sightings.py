@@ -107,3 +107,12 @@ class Trajectory:
         """Whether some point of the detour saw it."""
         path = self.path
         return path.enter is not None and any(path.enter <= p <= (path.leave or 0) for p in self.seen)
+
+    @property
+    def backwards(self) -> bool:
+        """It passed points of its path in the opposite order, as far as points of one clock show that."""
+        return any(
+            a < b and one.clock == other.clock and other.ts_ns - one.ts_ns < -EARLY_NS
+            for a, one in self.seen.items()
+            for b, other in self.seen.items()
+        )

@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pktrace.findings.analysis import analyze_trajectories
@@ -94,7 +94,6 @@ def disagreements(made: RandomRun) -> str:
     fast = follow_packets(made.observations())
     slow = follow(made.sightings(), made.run, made.coverage)
     if slow.hinges_on:
-        event(f"hinges on {sorted(slow.hinges_on)}")
         return ""
     text = differences(fast, slow)
     return text or different_fates(fast, slow, made)
