@@ -62,7 +62,7 @@ def test_a_whole_packet_is_no_part_of_a_whole_one() -> None:
     whole, shorter = replace(datagram(0, 5), payload=b"a" * 200), replace(datagram(0, 5), payload=b"b" * 60)
     parts = [part for _, part in fragment([(0, replace(datagram(0, 5), payload=b"c" * 150))])]
     seen: list[Seen] = [("p0", 0, whole), ("p1", 50, shorter)]
-    seen += [(point, 200 + number, part) for point in ("p0", "p1") for number, part in enumerate(parts)]
+    seen += [("p0", 200 + number, part) for number, part in enumerate(parts)]
     found = analyzed(made(Options(points=2), seen))
     assert not len(found.trajectories.ranges)
 
