@@ -11,9 +11,9 @@ from tests.reference.order import Delays
 from tests.reference.packet_id import first_keys, is_numbered
 from tests.reference.ranges import Found, match_ranges
 from tests.reference.reach import Coverage, Reach
-from tests.reference.rewritten import Keys, Open, open_ends
+from tests.reference.rewritten import Keys, Open, Taught, open_ends
 from tests.reference.run import Run, fits
-from tests.reference.sightings import Key, Sighting, Trajectory
+from tests.reference.sightings import Key, Range, Sighting, Trajectory
 
 # A packet that is rewritten at several stages is followed through one more of them in each round.
 MOST_ROUNDS = 6
@@ -34,11 +34,16 @@ class Followed:
     hinges_on: set[str]  # open findings, and rules that are not here, whose outcome the reference cannot tell
 
 
-def follow(sightings: Sequence[Sighting], run: Run, coverage: dict[str, Coverage]) -> Followed:
+def follow(
+    sightings: Sequence[Sighting], run: Run, coverage: dict[str, Coverage], taught: Taught | None = None
+) -> Followed:
     """All sightings of IP packets to trajectories.
 
     Keys are learned in rounds: packets are placed by the keys that are known, what ends and what begins is compared,
     and as long as that teaches something new, everything is placed again.
+
+    Args:
+        taught: keys that are not to be learned here.
     """
     points = [point.name for point in run.points]
     followable = [s for s in sightings if s.row["ip_version"] is not None and s.row["ts_ns"] is not None]
@@ -49,7 +54,8 @@ def follow(sightings: Sequence[Sighting], run: Run, coverage: dict[str, Coverage
         here = [p for p in run.paths if sighting.point in p.points]
         sighting.path = next((p for p in here if fits(p.match, sighting.row)), None)
     bytes_keys(followable)
-    keys = Keys(run, followable, first_keys(run, followable))
+    own = first_keys(run, followable)
+    keys = Keys(run, followable, own) if taught is None else taught.of(run, followable, own)
     for _ in range(MOST_ROUNDS):
         clocks = Clocks(run, grouped(followable, keys))
         if clocks.contradicted:
@@ -68,7 +74,7 @@ def follow(sightings: Sequence[Sighting], run: Run, coverage: dict[str, Coverage
         ranges: Found = {}
         if keys.learn_rewritten(found, clocks):
             continue
-        ranges = match_ranges(run, trajectories, unplaced, keys.first_flow)
+        ranges = match_ranges(run, trajectories, unplaced, keys.flow_began_as)
         left = without(found, ranges)
         if not keys.learn_changed(left, clocks, sightings_of(left, trajectories, unplaced)):
             break
@@ -142,13 +148,32 @@ def put_ranges(trajectories: list[Trajectory], ranges: Found) -> list[Trajectory
     """Enter split and merged packets. Packets that began as parts of others are none.
 
     Of the parts of a packet at a point, the one with its first byte counts as the sighting there; of several with the
-    same byte the earliest.
+    same byte the earliest. A frame that holds just one packet, and all of it, was not split: only its content changed.
     """
     parts = {part.sighting for of_packet in ranges.values() for part in of_packet}
     kept = [packet for packet in trajectories if packet in ranges or not parts.intersection(packet.owned())]
     for packet, found in ranges.items():
-        packet.basis = "range"
-        packet.ranges = sorted(found, key=lambda r: (r.position, r.first, r.sighting.time, r.sighting.number))
-        for part in packet.ranges:
+        first = packet.sighting(0)
+        found.sort(key=lambda r: (r.position, r.first, r.sighting.time, r.sighting.number))
+        for part in found:
             packet.seen.setdefault(part.position, part.sighting)
+        packet.ranges = [part for part in found if not is_whole(first, part)]
+        if packet.ranges:
+            packet.basis = "range"
+        else:
+            held = found[0].sighting
+            header = held.flow != first.flow or held.row["ip_id"] != first.row["ip_id"]
+            packet.basis = "rewritten" if header else "modified"
+            packet.copies += [part.sighting for part in found]
     return kept
+
+
+def is_whole(first: Sighting, part: Range) -> bool:
+    """Whether the part is all of the packet, and its frame holds nothing else."""
+    sent, held = first.row, part.sighting.row
+    fragment = bool(sent["fragment_offset"] or sent["more_fragments"])
+    size = "_segment_length" if fragment else "payload_length"
+    same = all(
+        (sent[name] or 0) == (held[name] or 0) for name in ("fragment_offset", "more_fragments", "payload_length")
+    )
+    return same and sent[size] == held[size] == part.last - part.first + 1

