@@ -56,8 +56,8 @@ def match_bytes(
 
     Args:
         begins: int64 (groups + 1) x 2, where the senders and the arrivals of each group begin, both in order of time;
-        senders: trajectory of each, sent: its time, begin, end: its bytes; whole: bool, it is no match for `undivided`
-        arrivals; arrived, low, high, undivided, point: of each arrival; path_of, visits, seen: of the trajectories;
+        senders: trajectory of each, sent: its time, begin, end: its bytes; whole: bool, not divided into fragments;
+        arrived, low, high, undivided, point: the same of each arrival; path_of, visits, seen: of the trajectories;
         pair: int64 n x 6, filled with (trajectory, arrival, position, first, last, first in the group's numbering);
         heads: int64 trajectories x positions, -1; links: int64 n.
 
@@ -88,7 +88,10 @@ def match_bytes(
                 position = visits[path_of[trajectory], point[arrival], 0]
                 if at >= stop or position < 1 or seen[trajectory, position] >= 0:
                     continue
-                if whole[sender] and undivided[arrival]:
+                # Fragments are compared with fragments, or with a whole packet that does not end before them.
+                if whole[sender] and (undivided[arrival] or high[arrival] > end[sender]):
+                    continue
+                if undivided[arrival] and end[sender] > high[arrival]:
                     continue
                 base = begin[sender]
                 while True:

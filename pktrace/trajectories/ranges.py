@@ -230,7 +230,7 @@ def _in_datagrams(rows: Array, sent: Array, loose: Array) -> _Spans:
     wanted = (chosen["has"] & field.HAS_IP != 0) & (chosen["l4"] > 0) & (end > begin)
     # Whole packets count only where fragments share their identification.
     wanted &= fragment | np.isin(group, group[fragment])
-    # A whole packet and a whole packet are no matter of fragments.
+    # A whole packet and a whole packet are no matter of fragments, nor is one that ends before a fragment does.
     return _spans(group, sent, loose, begin, end, wanted, ~fragment)
 
 

@@ -31,7 +31,7 @@ class Followed:
     delays: dict[tuple[str, int, int], list[int]]
     no_path: int
     off_path: int
-    hinges_on: set[str]  # open findings, and rules that are not here, whose outcome the reference cannot tell
+    hinges_on: set[str]  # what the reference cannot tell: rules that it has not
 
 
 def follow(
@@ -56,10 +56,11 @@ def follow(
     bytes_keys(followable)
     own = first_keys(run, followable)
     keys = Keys(run, followable, own) if taught is None else taught.of(run, followable, own)
+    hinges_on: set[str] = set()
     for _ in range(MOST_ROUNDS):
         clocks = Clocks(run, grouped(followable, keys))
         if clocks.contradicted:
-            keys.hinges_on.add("clock contradicted")
+            hinges_on.add("clock contradicted")
         for sighting in followable:
             sighting.time = clocks.common(sighting)
 
@@ -88,7 +89,7 @@ def follow(
     trajectories.sort(key=lambda packet: packet.sighting(packet.first).number)
     certain = [packet for packet in trajectories if packet.candidates == 1 and not packet.backwards]
     delays = Delays(run, certain).known
-    return Followed(trajectories, clocks, reach, delays, placed.no_path, placed.off_path, keys.hinges_on)
+    return Followed(trajectories, clocks, reach, delays, placed.no_path, placed.off_path, hinges_on)
 
 
 def parts_of(run: Run) -> dict[str, int]:

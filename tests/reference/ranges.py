@@ -66,8 +66,7 @@ def give_bytes(run: Run, spans: Sequence[Span], found: Found) -> None:
             and arrival.begin < s.end
         ]
         holders = [(s, packet, at) for s, packet, at in holders if at > 0 and at not in packet.seen]
-        # A whole packet and a whole packet are no matter of fragments.
-        holders = [entry for entry in holders if not (arrival.whole and entry[0].whole)]
+        holders = [entry for entry in holders if may_hold(entry[0], arrival)]
         given: list[tuple[Span, Trajectory, int, int]] = []
         for byte in range(arrival.begin, arrival.end):
             for span, packet, position in holders:
@@ -85,6 +84,13 @@ def give_bytes(run: Run, spans: Sequence[Span], found: Found) -> None:
             ranges = found.setdefault(packet, [])
             begin = span.begin - (span.sighting.row["fragment_offset"] or 0)
             ranges.append(Range(position, arrival.sighting, first - begin, last - begin))
+
+
+def may_hold(sent: Span, arrived: Span) -> bool:
+    """A whole packet and a whole packet are no matter of fragments; nor is one that ends before the fragment does."""
+    if sent.whole and arrived.whole:
+        return False
+    return not (sent.whole and arrived.end > sent.end) and not (arrived.whole and sent.end > arrived.end)
 
 
 def grouped(spans: Iterable[tuple[Key, Span]]) -> list[list[Span]]:

@@ -1,4 +1,9 @@
-"""The rungs rewritten and modified: packets whose headers or payload changed on the way, learned flow by flow."""
+"""The rungs rewritten and modified: packets whose headers or payload changed on the way, learned flow by flow.
+
+This is the rule that decisions/0006 begins with, from pairs of flows whose packets have equal remains. What goes beyond
+it is not here: gateways, flows that answer known ones, crowds of flows that only differ in what the rewrite keeps. So
+what is learned is not compared with the fast follower, but handed from it to this one (Taught).
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from tests.reference.clocks import Clocks
-from tests.reference.open_findings import open_finding
 from tests.reference.run import Run
 from tests.reference.sightings import EARLY_NS, ICMP, ICMPV6, TCP, Key, Sighting, Trajectory
 
@@ -42,10 +46,7 @@ def open_ends(trajectories: Sequence[Trajectory], unplaced: Sequence[Sighting]) 
     starts = [packet.sighting(packet.first) for packet in trajectories if packet.first > 0]
     earliest: dict[Key, Sighting] = {}
     for sighting in unplaced:
-        if open_finding("equal-starts"):
-            if sighting is earliest.setdefault(sighting.bytes_key, sighting):
-                starts.append(sighting)
-        elif sighting.point == earliest.setdefault((sighting.part, *sighting.bytes_key), sighting).point:
+        if sighting.point == earliest.setdefault((sighting.part, *sighting.bytes_key), sighting).point:
             starts.append(sighting)
     return Open(ends, starts)
 
@@ -95,7 +96,6 @@ class Comparison:
 
     def __init__(self, found: Open, run: Run, clocks: Clocks, remains: Callable[[Sighting], Key]) -> None:
         self.run, self.clocks, self.remains = run, clocks, remains
-        self.hinges_on: set[str] = set()  # open findings
         starts: dict[Key, list[Sighting]] = {}
         for start in sorted(found.starts, key=lambda s: (s.time, s.number)):
             starts.setdefault(remains(start), []).append(start)
@@ -107,7 +107,7 @@ class Comparison:
             later = self.not_before(end, starts.get(key, []))
             some = [(end, start) for start in later[:MOST_STARTS] if self.fits(end, start)]
             self.fitting.setdefault(key, []).extend(some)
-            if some or (any(self.fits(end, start) for start in later) and not open_finding("ninth-start")):
+            if some or any(self.fits(end, start) for start in later):
                 self.doubtful.add(end)
 
     def not_before(self, end: Trajectory, starts: Sequence[Sighting]) -> Sequence[Sighting]:
@@ -149,9 +149,6 @@ class Comparison:
             same = [(e, s) for e, s in pairs if e.sighting(e.last).row["ip_id"] == s.row["ip_id"]]
             told = [(e, s) for e, s in same if s.ip_id]
             packets[pair] += agree
-            if open_finding("first-pair-id") and 0 < len(same) < len(pairs):
-                self.hinges_on.add("first-pair-id")
-                same, told = (pairs if pairs[0] in some else [] for some in (same, told))
             same_id[pair] += min(agree, len({e for e, _ in same}), len({s for _, s in same}))
             by_id[pair] += min(agree, len({e for e, _ in told}), len({s for _, s in told}))
         return [Agreement(*pair, packets[pair], same_id[pair], by_id[pair]) for pair in packets]
@@ -182,7 +179,6 @@ class Keys:
         self.open: set[Sighting] = set()
         # Ends that fit a start of which it cannot be shown that they became it.
         self.doubtful: set[Trajectory] = set()
-        self.hinges_on: set[str] = set()  # open findings whose outcome the reference cannot tell
 
     def first_flow(self, flow: Key) -> Key:
         """The flow that a flow began as."""
@@ -213,7 +209,6 @@ class Keys:
             for a in comparison.agreements()
             if (a.before == a.after and a.ids_kept) or self.share_of_ends(found, a.before) >= WHOLE
         ]
-        self.hinges_on |= comparison.hinges_on
         return self.take(accepted(agreements, lambda a: a.before[0] == TCP), by_header=False)
 
     def learn_changed(self, found: Open, clocks: Clocks, open_sightings: set[Sighting]) -> bool:
@@ -232,7 +227,6 @@ class Keys:
         agreements = [
             a for a in comparison.agreements() if a.before not in weak or self.share_of_ends(found, a.before) >= MOSTLY
         ]
-        self.hinges_on |= comparison.hinges_on
         if self.take(accepted(agreements, lambda a: a.before[0] == TCP and a.same_id > 0), by_header=True):
             return True
         flows = {a.before for a in agreements}
@@ -252,11 +246,8 @@ class Keys:
             if known or (by_header and not one.ids_kept):
                 continue
             news = True
-            dropped_further_on = self.first_flow(one.after) in self.without_id
-            if open_finding("chain-id") and (dropped_further_on or (before != one.before and not one.ids_kept)):
-                self.hinges_on.add("chain-id")
-            if dropped_further_on:
-                self.without_id.add(before)
+            if self.first_flow(one.after) in self.without_id:
+                self.without_id.add(before)  # what is dropped further on is dropped of the whole chain
             self.began_as[before] = before
             self.began_as[one.after] = before
             if not one.ids_kept:

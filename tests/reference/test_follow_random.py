@@ -88,12 +88,28 @@ def packet_of(
     return path, tuple(sorted(seen.items())), mine, basis, candidates, tuple(sorted(ranges))
 
 
+class Recorded(Keys):
+    """Keys that know whether what they learned last was applied (test_open_findings.py, test_rounds)."""
+
+    settled = True
+
+    def learn_rewritten(self, *arguments: Any) -> bool:
+        news = super().learn_rewritten(*arguments)
+        self.settled = not news
+        return news
+
+    def learn_changed(self, *arguments: Any) -> bool:
+        news = super().learn_changed(*arguments)
+        self.settled = not news
+        return news
+
+
 def followed_by_both(made: RandomRun) -> tuple[Trajectories, Followed]:
     """The slow follower is taught what the fast one has learned of rewritten flows."""
-    learned: list[Keys] = []
+    learned: list[Recorded] = []
 
     def keys_of(*arguments: Any) -> Keys:
-        learned.append(Keys(*arguments))
+        learned.append(Recorded(*arguments))
         return learned[0]
 
     with pytest.MonkeyPatch.context() as patch:
@@ -106,6 +122,8 @@ def followed_by_both(made: RandomRun) -> tuple[Trajectories, Followed]:
         pairs = zip(learned[0].keys.tolist(), learned[0].first_flow.tolist(), strict=True)
         taught = Taught(dict(zip(names, pairs, strict=True)))
     slow = follow(made.sightings(), made.run, made.coverage, taught)
+    if not learned[0].settled:
+        slow.hinges_on.add("rounds")
     return fast, slow
 
 

@@ -86,3 +86,12 @@ def test_what_may_have_gone_on_was_not_dropped_for_certain() -> None:
     found = analyze_observations(replace(run.observations(), run=replace(run.fast_run, rules=(rule,))))
     assert fates(found)[0] == "ambiguous"
     assert RULE_VERDICTS[found.verdicts.rule_verdict[0]] == "undetermined"
+
+
+def test_rewritten_ip_ids_are_compared_packet_by_packet() -> None:
+    """Two equal datagrams with IP IDs of their own, which the rewrite keeps; another one is lost before it."""
+    seen: list[Seen] = [("p0", 100 * number, datagram(0, ip_id)) for number, ip_id in enumerate((7, 8, 9))]
+    seen += [("p1", 100 * at + 50, datagram(0, ip_id, destination="10.77.0.9")) for at, ip_id in ((1, 8), (2, 9))]
+    found = analyzed(made(Options(points=2), seen))
+    assert fates(found)[1:] == ["delivered", "delivered"]
+    assert found.trajectories.candidates.tolist() == [1, 1, 1]

@@ -1,16 +1,21 @@
 """The smallest cases in which the fast follower departs from its rule; each goes green when it is mended.
 
-Then its name goes from open_findings.py, and the case loses its mark.
+Then the case loses its mark, and its name goes from open_findings.py if it stands there.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 
 from pktrace.findings.analysis import analyze_observations
 from pktrace.schema import FATES
+from pktrace.trajectories import follow as fast_follow
+from pktrace.trajectories.follow import follow_packets
+from pktrace.trajectories.rewritten import Keys
 from tests.reference import open_findings
-from tests.reference.random_runs import START_NS, Frame, Options, RandomRun, make_run
+from tests.reference.random_runs import START_NS, Frame, Options, RandomRun, make_run, random_run
 from tests.reference.reach import Coverage
 from tests.reference.sightings import TCP, UDP
 from tests.reference.test_follow_random import disagreements
@@ -71,17 +76,11 @@ def test_bypass_unseen() -> None:
     assert disagreements(run) == ""
 
 
-@pytest.mark.xfail(reason="rewritten._agreements asks the first pair of several with equal remains for its IP IDs")
-def test_first_pair_id() -> None:
-    """Two equal datagrams with IP IDs of their own, which the rewrite keeps; the first of them is lost before it."""
-    frames = [datagram(0, ip_id) for ip_id in (7, 8, 9)]
-    seen: list[Seen] = [("p0", 100 * number, frame) for number, frame in enumerate(frames)]
-    for number, ip_id in ((1, 8), (2, 9)):
-        seen.append(("p1", 100 * number + 50, datagram(0, ip_id, destination="10.77.0.9")))
-    assert disagreements(made(Options(points=2), seen)) == ""
+def fates(run: RandomRun) -> list[str]:
+    return [FATES[fate] for fate in analyze_observations(run.observations()).verdicts.fate]
 
 
-@pytest.mark.xfail(reason="rewritten.open_ends takes equal bytes that no path fits for one packet")
+@pytest.mark.xfail(reason="open_ends takes equal bytes that no path fits for one packet")
 def test_equal_starts() -> None:
     """Equal datagrams behind a NAT whose new address fits no path: none of them is known to be lost."""
     seen: list[Seen] = []
@@ -89,15 +88,52 @@ def test_equal_starts() -> None:
         seen.append(("p0", 100_000 * number, datagram(0, 0)))
         seen.append(("p1", 100_000 * number + 50, datagram(0, 0, destination="172.16.0.1")))
     run = made(Options(points=2, match_all=False, threshold_ns=2000 * MS), seen)
-    verdicts = analyze_observations(run.observations()).verdicts
-    assert "lost" not in {FATES[fate] for fate in verdicts.fate}
-    assert disagreements(run) == ""
+    assert "lost" not in fates(run)
 
 
-@pytest.mark.xfail(reason="rewritten._agreements looks at eight starts only, also to say what is ambiguous")
+@pytest.mark.xfail(reason="pairs_of looks at eight starts only, also to say what is ambiguous")
 def test_ninth_start() -> None:
     """An end that a start fits is not lost, however many come before that start and do not fit."""
     seen: list[Seen] = [("p0", 0, datagram()), ("p1", 10, datagram())]
     seen += [("p1", 20 + number, datagram(source=f"192.0.2.{100 + number}")) for number in range(8)]
     seen.append(("p2", 100, datagram(source="203.0.113.9")))
-    assert disagreements(made(Options(points=3), seen)) == ""
+    assert fates(made(Options(points=3), seen))[0] == "ambiguous"
+
+
+@pytest.mark.xfail(reason="what trajectories that began as parts of others own beyond these parts is counted nowhere")
+def test_copies_of_parts() -> None:
+    """The copy of a segment belongs to the packet that was split, or is counted."""
+    whole, parts = segment(1000, 5, size=300), [segment(1000 + at, 5 + at // 100, size=100) for at in (0, 100, 200)]
+    seen: list[Seen] = [("p0", 0, whole)]
+    seen += [("p1", 50 + number, part) for number, part in enumerate(parts)]
+    seen.append(("p1", 60, parts[1]))
+    found = follow_packets(made(Options(points=2), seen).observations())
+    left = found.ledger.total("no_path") + found.ledger.total("off_path")
+    assert int((found.owner >= 0).sum()) + left == len(found.owner)
+
+
+@pytest.mark.xfail(reason="after six rounds what was learned last is not applied, and ranges are left out")
+def test_rounds() -> None:
+    """Flows behind two rewrites, each learned in a round of its own: whatever was learned is applied."""
+    learned: list[Keys] = []
+
+    class Recorded(Keys):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            learned.append(self)
+            self.settled = True
+
+        def learn_rewritten(self, *arguments: Any) -> bool:
+            news = super().learn_rewritten(*arguments)
+            self.settled = not news
+            return news
+
+    options = Options(
+        seed=2971031800, points=3, shape="twice", paths=2, match_all=False, packets=27, flows=4, protocols=(UDP,),
+        ip_id="shared", small=0.0, gap_ns=10_000, threshold_ns=200 * MS, copies=0.1, late=0.1,
+        changes=((0, "nat-new-id"), (1, "new-id")), missed_at=2, told="nothing",
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fast_follow, "Keys", Recorded)
+        follow_packets(random_run(options).observations())
+    assert learned[0].settled
