@@ -85,10 +85,16 @@ def _stages(run: Run) -> list[tuple[int, int, int]]:
     return found
 
 
+def _visited_once(run: Run, path: int, a: int, b: int) -> bool:
+    points = run.paths[path].points
+    return points.count(a) == points.count(b) == 1
+
+
 def _contradictions(run: Run, columns: Columns, groups: Groups, clock: Array) -> tuple[Contradiction, ...]:
     """Stages between points of one clock on which nearly all certain packets go backwards in time.
 
-    A sample of the packets is looked at: a clock is off for all of them.
+    A sample of the packets is looked at: a clock is off for all of them. Points that the path visits twice tell
+    nothing: what one of them saw once may have been the visit before, or behind, the rest of the path.
     """
     step = 1 << (groups.count // _SAMPLE).bit_length()
     rows = np.flatnonzero((groups.group & np.int32(step - 1)) == 0)
@@ -96,7 +102,7 @@ def _contradictions(run: Run, columns: Columns, groups: Groups, clock: Array) ->
     at = _seen_once(run, columns, rows, groups.group[rows] // step, 1 + groups.count // step)
     found = []
     for number, a, b in _stages(run):
-        if clock[a] == clock[b]:
+        if clock[a] == clock[b] and _visited_once(run, number, a, b):
             delays = _differences(columns, at[a], at[b], number)
             backwards = int(np.count_nonzero(delays < -EARLY_NS))
             if backwards >= _ENOUGH and backwards >= _NEARLY_ALL * len(delays):
@@ -114,7 +120,7 @@ def _apart(
     forwards: dict[tuple[int, int], bool] = {}
     for number, a, b in _stages(run):
         delays = _differences(columns, at[a], at[b], number)
-        if len(delays) >= _ENOUGH:
+        if len(delays) >= _ENOUGH and _visited_once(run, number, a, b):
             share = np.count_nonzero(delays >= -EARLY_NS) / len(delays)
             forwards[a, b] = forwards.get((a, b), True) and bool(share >= _NEARLY_ALL)
     for a, b in sorted(forwards):

@@ -54,12 +54,11 @@ class Trajectories:
     def missing_bytes(self) -> np.ndarray[Any, Any]:
         """int64 n x longest path: bytes of a split packet not seen at a position where others of it were."""
         held = self.ranges.held(len(self), self.seen.shape[1])
-        rows = self.first_rows
-        fragment = (rows["fragment_offset"] > 0) | (rows["more_fragments"] > 0)
+        rows, parts = self.first_rows, self.observations.rows[self.ranges.row]
+        fragment = _is_fragment(rows)
+        # Where a whole datagram became fragments, its bytes are counted from the transport header on.
+        fragment[self.ranges.trajectory[_is_fragment(parts)]] = True
         whole = np.where(fragment, rows["ip_end"] - rows["l4"], rows["payload_length"]).astype(np.int64)
-        # Bytes of whole datagrams are counted from the transport header on where they became fragments.
-        most = held.max(axis=1, initial=-1)
-        whole = np.where(most > whole, np.maximum(most, rows["ip_end"].astype(np.int64) - rows["l4"]), whole)
         missing: np.ndarray[Any, Any] = np.where(held >= 0, np.maximum(0, whole[:, None] - held), 0)
         return missing
 
@@ -115,3 +114,8 @@ class Trajectories:
         """The decoded rows of the first sightings."""
         found: np.ndarray[Any, Any] = self.observations.rows.view(OPAQUE)[self.first_row].view(ROW)
         return found
+
+
+def _is_fragment(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    found: np.ndarray[Any, Any] = (rows["fragment_offset"] > 0) | (rows["more_fragments"] > 0)
+    return found

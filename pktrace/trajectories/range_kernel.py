@@ -4,28 +4,67 @@ from __future__ import annotations
 
 import numpy as np
 
-from pktrace.compiled import kernel
+from pktrace.compiled import inlined, kernel
 
 _MOST_LOOKS = 4096  # packets that are looked at for one observation
 
 
+@inlined
+def _free_from(pair, given, count, link, links, base, at):
+    """The first byte from `at` on that may be given: not yet of this arrival, nor of this packet at this point.
+
+    Args:
+        given: the first of the arrival's pairs, up to `count`; link: the first of the packet's, -1 for none;
+        base: where the packet's bytes begin.
+    """
+    moved = True
+    while moved:
+        moved = False
+        for number in range(given, count):
+            if pair[number, 5] <= at < pair[number, 5] + pair[number, 4] - pair[number, 3] + 1:
+                at = pair[number, 5] + pair[number, 4] - pair[number, 3] + 1
+                moved = True
+        one = link
+        while one >= 0:
+            if pair[one, 3] + base <= at <= pair[one, 4] + base:
+                at = pair[one, 4] + base + 1
+                moved = True
+            one = links[one]
+    return at
+
+
+@inlined
+def _free_to(pair, given, count, link, links, base, at, end):
+    """The byte behind the last that may be given with the one `at`, at most `end`."""
+    for number in range(given, count):
+        if pair[number, 5] > at:
+            end = min(end, pair[number, 5])
+    one = link
+    while one >= 0:
+        if pair[one, 3] + base > at:
+            end = min(end, pair[one, 3] + base)
+        one = links[one]
+    return end
+
+
 @kernel
 def match_bytes(
-    begins, senders, sent, begin, end, arrived, low, high, point, path_of, visits, seen, early, threshold, pair, heads,
-    links,
+    begins, senders, sent, begin, end, whole, arrived, low, high, undivided, point, path_of, visits, seen, early,
+    threshold, pair, heads, links,
 ):  # fmt: skip
-    """Give arrivals to senders, group by group.
+    """Give arrivals to senders, group by group: each byte to the last that was sent with it before.
 
     Args:
         begins: int64 (groups + 1) x 2, where the senders and the arrivals of each group begin, both in order of time;
-        senders: trajectory of each, sent: its time, begin, end: its bytes; arrived, low, high, point: of each arrival;
-        path_of, visits, seen: of the trajectories; pair: int64 n x 5, filled with (trajectory, arrival, position,
-        first, last); heads: int64 trajectories x positions, -1; links: int64 n.
+        senders: trajectory of each, sent: its time, begin, end: its bytes; whole: bool, not divided into fragments;
+        arrived, low, high, undivided, point: the same of each arrival; path_of, visits, seen: of the trajectories;
+        pair: int64 n x 6, filled with (trajectory, arrival, position, first, last, first in the group's numbering);
+        heads: int64 trajectories x positions, -1; links: int64 n.
 
     Returns:
         Pairs found, or -1 where `pair` is too short.
     """
-    count = 0
+    count = np.int64(0)
     for group in range(len(begins) - 1):
         first_sender = begins[group, 0]
         for arrival in range(begins[group, 1], begins[group + 1, 1]):
@@ -39,31 +78,39 @@ def match_bytes(
                 else:
                     top = middle
             left = high[arrival] - low[arrival]
+            given = count
             for sender in range(bottom - 1, max(first_sender, bottom - _MOST_LOOKS) - 1, -1):
                 if left <= 0 or time - sent[sender] > threshold:
                     break
-                a = max(begin[sender], low[arrival])
-                b = min(end[sender], high[arrival])
+                at = max(begin[sender], low[arrival])
+                stop = min(end[sender], high[arrival])
                 trajectory = senders[sender]
                 position = visits[path_of[trajectory], point[arrival], 0]
-                if a >= b or position < 1 or seen[trajectory, position] >= 0:
+                if at >= stop or position < 1 or seen[trajectory, position] >= 0:
                     continue
-                taken = False
-                link = heads[trajectory, position]
-                while link >= 0 and not taken:
-                    taken = pair[link, 3] < b - begin[sender] and pair[link, 4] >= a - begin[sender]
-                    link = links[link]
-                if taken:
+                # Fragments are compared with fragments, or with a whole packet that does not end before them.
+                if whole[sender] and (undivided[arrival] or high[arrival] > end[sender]):
                     continue
-                if count == len(pair):
-                    return np.int64(-1)
-                pair[count, 0] = trajectory
-                pair[count, 1] = arrival
-                pair[count, 2] = position
-                pair[count, 3] = a - begin[sender]
-                pair[count, 4] = b - begin[sender] - 1
-                links[count] = heads[trajectory, position]
-                heads[trajectory, position] = count
-                count += 1
-                left -= b - a
-    return np.int64(count)
+                if undivided[arrival] and end[sender] > high[arrival]:
+                    continue
+                base = begin[sender]
+                while True:
+                    link = heads[trajectory, position]
+                    at = _free_from(pair, given, count, link, links, base, at)
+                    if at >= stop:
+                        break
+                    until = _free_to(pair, given, count, link, links, base, at, stop)
+                    if count == len(pair):
+                        return np.int64(-1)
+                    pair[count, 0] = trajectory
+                    pair[count, 1] = arrival
+                    pair[count, 2] = position
+                    pair[count, 3] = at - base
+                    pair[count, 4] = until - base - 1
+                    pair[count, 5] = at
+                    links[count] = link
+                    heads[trajectory, position] = count
+                    count += 1
+                    left -= until - at
+                    at = until
+    return count

@@ -143,17 +143,18 @@ class _Spans:
     begin: Array
     end: Array
     sender: Array  # -1 for arrivals
+    whole: Array  # not divided into fragments: no match for another such
 
 
 def _matched(
     rows: Array, times: Array, spans: _Spans, open_ended: Array, path_of: Array, visits: Array, seen: Array,
     threshold: int,
 ) -> Array:  # fmt: skip
-    """int64 n x 5: trajectory, row, position, first and last byte."""
+    """int64 n x 6: trajectory, row, position, first and last byte; the last column is the kernel's own."""
     is_sender = spans.sender >= 0
     shared = np.intersect1d(spans.group[is_sender], spans.group[~is_sender])
     if not len(shared):
-        return np.zeros((0, 5), np.int64)
+        return np.zeros((0, 6), np.int64)
     sides = []
     for side in (is_sender, ~is_sender):
         chosen = np.flatnonzero(side & np.isin(spans.group, shared))
@@ -165,13 +166,13 @@ def _matched(
     )
     size = 2 * len(arrivals) + 1024
     while True:
-        pair = np.zeros((size, 5), np.int64)
+        pair = np.zeros((size, 6), np.int64)
         heads = np.full(seen.shape, -1, np.int64)
         pairs = match_bytes(
             begins, open_ended[spans.sender[senders]], times[spans.row[senders]], spans.begin[senders],
-            spans.end[senders], times[spans.row[arrivals]], spans.begin[arrivals], spans.end[arrivals],
-            rows["point"][spans.row[arrivals]].astype(np.int64), path_of, visits, seen, EARLY_NS, np.int64(threshold),
-            pair, heads, np.zeros(size, np.int64),
+            spans.end[senders], spans.whole[senders], times[spans.row[arrivals]], spans.begin[arrivals],
+            spans.end[arrivals], spans.whole[arrivals], rows["point"][spans.row[arrivals]].astype(np.int64),
+            path_of, visits, seen, EARLY_NS, np.int64(threshold), pair, heads, np.zeros(size, np.int64),
         )  # fmt: skip
         if pairs >= 0:
             break
@@ -181,18 +182,26 @@ def _matched(
     return pair
 
 
-def _spans(group: Array, sent: Array, loose: Array, begin: Array, end: Array, wanted: Array) -> _Spans:
+def _spans(
+    group: Array, sent: Array, loose: Array, begin: Array, end: Array, wanted: Array, whole: Array | None = None
+) -> _Spans:
     """Spans of the wanted among the sent and the loose rows, which stand one after the other in all arrays."""
     sender = np.concatenate([np.arange(len(sent)), np.full(len(loose), -1)])
     row = np.concatenate([sent, loose])
-    return _Spans(group[wanted], row[wanted], begin[wanted], end[wanted], sender[wanted])
+    if whole is None:
+        whole = np.zeros(len(row), bool)
+    return _Spans(group[wanted], row[wanted], begin[wanted], end[wanted], sender[wanted], whole[wanted])
 
 
 def _in_sequence(rows: Array, flows: Array, times: Array, sent: Array, loose: Array) -> _Spans:
-    """TCP data by its place in the flow's sequence space, which is unrolled where it wraps."""
+    """TCP data by its place in the flow's sequence space, which is unrolled where it wraps.
+
+    A fragment, the first one too, has its place in its datagram: with one in both, its bytes would count twice.
+    """
     both = np.concatenate([sent, loose])
     chosen = rows[both]
-    wanted = (chosen["protocol"] == _TCP) & (chosen["payload_length"] > 0) & (chosen["fragment_offset"] == 0)
+    wanted = (chosen["protocol"] == _TCP) & (chosen["payload_length"] > 0)
+    wanted &= (chosen["fragment_offset"] == 0) & (chosen["more_fragments"] == 0)
     group = flows[both]
     begin = np.zeros(len(both), np.int64)
     order = np.lexsort((times[both], group))
@@ -221,8 +230,8 @@ def _in_datagrams(rows: Array, sent: Array, loose: Array) -> _Spans:
     wanted = (chosen["has"] & field.HAS_IP != 0) & (chosen["l4"] > 0) & (end > begin)
     # Whole packets count only where fragments share their identification.
     wanted &= fragment | np.isin(group, group[fragment])
-    # A whole packet and a whole packet are no matter of fragments.
-    return _spans(group, sent, loose, begin, end, wanted)
+    # A whole packet and a whole packet are no matter of fragments, nor is one that ends before a fragment does.
+    return _spans(group, sent, loose, begin, end, wanted, ~fragment)
 
 
 def _in_bursts(rows: Array, flows: Array, times: Array, sent: Array, loose: Array, content_at: ContentAt) -> _Spans:
@@ -280,4 +289,5 @@ def _in_bursts(rows: Array, flows: Array, times: Array, sent: Array, loose: Arra
         begin=np.concatenate([np.zeros(len(unique), np.int64), begins]),
         end=np.concatenate([chosen["payload_length"][unique].astype(np.int64), ends]),
         sender=np.concatenate([number[unique], np.full(len(segments), -1)]),
+        whole=np.zeros(len(unique) + len(segments), bool),
     )

@@ -79,7 +79,7 @@ def judge_trajectories(
         )  # fmt: skip
     _judge_parts(trajectories, trust, fate, reason, last_at, stage_verdict, stage_reason)
     _doubt_the_opposite(trajectories, fate, reason, lost_stage, rule_verdict, stage_verdict, stage_reason)
-    _doubt_the_rewritten(trajectories, fate, reason, lost_stage, rule_verdict, stage_verdict)
+    _doubt_the_rewritten(trajectories, fate, reason, lost_stage, observed, rule_verdict, stage_verdict)
     verdicts = Verdicts(
         trajectories,
         expected,
@@ -135,12 +135,23 @@ def _doubt_the_opposite(
 
 
 def _doubt_the_rewritten(
-    trajectories: Trajectories, fate: Array, reason: Array, lost_stage: Array, rule_verdict: Array, stage_verdict: Array
-) -> None:
-    """What ends where something begins that it may have become, or may be a copy, is not lost for certain."""
+    trajectories: Trajectories, fate: Array, reason: Array, lost_stage: Array, observed: Array, rule_verdict: Array,
+    stage_verdict: Array,
+) -> None:  # fmt: skip
+    """What ends where something begins that it may have become, or may be a copy, did not end for certain.
+
+    It is not shown to be lost; nor, where it may have become something, that the filter dropped it or the service kept
+    it as its rule says.
+    """
     late = reason == REASONS.index("late")
-    doubtful = np.flatnonzero((trajectories.ambiguous | trajectories.copied) & (fate == FATES.index("lost")) & ~late)
-    stage_verdict[doubtful, lost_stage[doubtful]] = VERDICTS.index("ambiguous")
+    lost = fate == FATES.index("lost")
+    ended = lost | np.isin(fate, [FATES.index(name) for name in ("dropped", "absorbed")])
+    doubtful = np.flatnonzero(((trajectories.ambiguous & ended) | (trajectories.copied & lost)) & ~late)
+    at_stage = doubtful[lost_stage[doubtful] >= 0]
+    stage_verdict[at_stage, lost_stage[at_stage]] = VERDICTS.index("ambiguous")
+    dropped = doubtful[fate[doubtful] == FATES.index("dropped")]
+    observed[dropped] = NONE
+    rule_verdict[dropped] = RULE_VERDICTS.index("undetermined")
     fate[doubtful] = FATES.index("ambiguous")
     lost_stage[doubtful] = -1
     rule_verdict[doubtful[rule_verdict[doubtful] == RULE_VERDICTS.index("unseen")]] = RULE_VERDICTS.index(

@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.reference.capture import CaptureFile, FileInterface, read_capture
 from tests.reference.decode import decode
-from tests.reference.follow import Sighting, follow
-from tests.reference.judge import Coverage, Judge, Judged, rule_rows, with_proven_misses
+from tests.reference.follow import follow
+from tests.reference.judge import Judge, Judged, rule_rows
 from tests.reference.latency import latency_rows
+from tests.reference.reach import Coverage
 from tests.reference.run import Point, Run, load_run
+from tests.reference.sightings import Sighting
 
 Rows = list[dict[str, Any]]
 
@@ -47,12 +50,14 @@ def observe_point(folder: Path, point: Point) -> tuple[list[Sighting], Coverage,
     sightings: list[Sighting] = []
     starts: list[int] = []
     ends: list[int] = []
-    dropped, resolution, cut = 0, 1, False
+    dropped, resolution, cut, told = 0, 1, False, bool(point.captures)
     for name in point.captures:
         capture = read_capture((folder / name).read_bytes())
         interfaces = used_interfaces(point, capture)
         cut |= capture.cut
-        dropped += max(sum(i.dropped for i in interfaces), logged_drops((folder / name).with_suffix(".log")))
+        logged = logged_drops((folder / name).with_suffix(".log"))
+        dropped += max(sum(i.dropped for i in interfaces), logged or 0)
+        told = told and (logged is not None or any(i.told for i in interfaces))
         resolution = max([resolution, *(i.resolution_ns for i in interfaces)])
         packets = [p for p in capture.packets if any(p.interface is i for i in interfaces)]
         for interface in interfaces:
@@ -79,15 +84,16 @@ def observe_point(folder: Path, point: Point) -> tuple[list[Sighting], Coverage,
             }
             row |= decode(packet.data, packet.length, packet.interface.linktype)
             row["trajectory"] = None
+            row["packet_id"] = packet.marks.get("packet_id")
             sightings.append(Sighting(point.name, point.clock, packet.interface.resolution_ns, row))
-    return sightings, Coverage(min(starts, default=None), max(ends, default=None), dropped, resolution), cut
+    coverage = Coverage(min(starts, default=None), max(ends, default=None), dropped, resolution, told)
+    return sightings, coverage, cut
 
 
-def logged_drops(log: Path) -> int:
-    """Packets that the capture tool says were dropped (by kernel, by interface)."""
-    if not log.exists():
-        return 0
-    return sum(int(number) for number in re.findall(r"(\d+) packets? dropped by", log.read_text(errors="replace")))
+def logged_drops(log: Path) -> int | None:
+    """Packets that the capture tool says were dropped (by kernel, by interface); None if it does not say."""
+    numbers = re.findall(r"(\d+) packets? dropped by", log.read_text(errors="replace")) if log.exists() else []
+    return sum(int(number) for number in numbers) if numbers else None
 
 
 def widened(coverage: Coverage, window: tuple[int, int] | None, cut: bool) -> Coverage:
@@ -135,12 +141,12 @@ def trajectory_row(number: int, judged: Judged, columns: list[str]) -> dict[str,
         "basis": trajectory.basis,
         "candidates": trajectory.candidates,
         "sightings": len(trajectory.owned()),
-        "duplicates": max(len(at) for at in trajectory.visits.values()) - 1,
+        "duplicates": max(Counter(s.point for s in trajectory.copies).values(), default=0),
         "_owned": frozenset((s.point, s.row["capture"], s.row["frame"]) for s in trajectory.owned()),
     }
     row |= dict.fromkeys(columns)
     for position, column in enumerate(trajectory.path.columns()):
-        if position in trajectory.visits:
+        if position in trajectory.seen:
             row[column] = trajectory.sighting(position).ts_ns
     return row
 
@@ -155,8 +161,8 @@ def analyze(run_dir: Path) -> Results:
         seen, cover, cut = observe_point(run_dir, point)
         sightings += seen
         coverage[point.name] = widened(cover, run.window, cut)
-    followed = follow(sightings, run)
-    coverage = with_proven_misses(run, followed, coverage)
+    followed = follow(sightings, run, coverage)
+    coverage = followed.reach.coverage
     judge = Judge(run, followed, coverage)
     judged = [judge.judge(trajectory) for trajectory in followed.trajectories]
 
@@ -170,6 +176,6 @@ def analyze(run_dir: Path) -> Results:
         for sighting in one.trajectory.owned():
             sighting.row["trajectory"] = number
     for sighting in sightings:
-        sighting.row["_key"] = sighting.key or None
+        sighting.row["_key"] = sighting.bytes_key or None
     observations = [sighting.row for sighting in sightings]
     return Results(observations, trajectories, stages, latency_rows(run, judged, coverage), rule_rows(run, judged))

@@ -42,6 +42,7 @@ class FileInterface:
     start_ns: int | None = None
     end_ns: int | None = None
     dropped: int = 0
+    told: bool = False  # whether anything says how many were dropped
 
     @property
     def units_per_second(self) -> int:
@@ -269,6 +270,7 @@ def _statistics(body: bytes, order: str, interfaces: list[FileInterface]) -> Non
         interface.end_ns = interface.nanoseconds(_words(found[3], order))
     reported = sum(_number(found[code], order) for code in (5, 7) if code in found)
     interface.dropped = max(interface.dropped, reported)
+    interface.told |= 5 in found or 7 in found
 
 
 def _marks(packet: FilePacket, options: bytes, order: str) -> int:
@@ -351,6 +353,7 @@ def _read_pcapng(data: bytes) -> CaptureFile:
                     # all.
                     dropcounts[number] = dropcounts.get(number, 0) + dropped
                     packet.interface.dropped = max(packet.interface.dropped, dropcounts[number])
+                    packet.interface.told = True
         else:
             capture.unknown_blocks += 1
             capture.numbered_blocks += kind in NUMBERED_BLOCKS

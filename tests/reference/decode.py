@@ -84,10 +84,12 @@ def decode(data: bytes, length: int, linktype: int = 1) -> dict[str, Any]:
     fixed IP header that was not captured whole gives null for everything but ``vlan``.
 
     ``_identity`` are the bytes that stay the same along the path, as far as they were captured: transport
-    header with the checksum zeroed, and up to 64 payload bytes. ``_ip_length`` is the length of the IP
-    packet. ``_marks`` are the ledger's counters that this packet adds to.
+    header with the checksum zeroed, and up to 64 payload bytes; ``_content`` is the payload part of it.
+    ``_ip_length`` is the length of the IP packet, ``_segment_length`` what of it follows the IP header.
+    ``_marks`` are the ledger's counters that this packet adds to.
     """
-    fields: dict[str, Any] = dict.fromkeys((*PACKET_FIELDS, *DETAILS, "_identity", "_ip_length"))
+    more = ("_identity", "_content", "_ip_length", "_segment_length", "_tcp_window")
+    fields: dict[str, Any] = dict.fromkeys((*PACKET_FIELDS, *DETAILS, *more))
     fields["_marks"] = marks = set[str]()
     captured = Bytes(data)
     place = link_layer(captured, linktype)
@@ -313,6 +315,8 @@ def transport(packet: Packet, fields: dict[str, Any], marks: set[str]) -> None:
     if header is not None and at + header <= packet.end:
         fields["payload_length"] = packet.end - at - header
     fields["_identity"] = _identity(readable.data[at:], header, packet)
+    fields["_content"] = fields["_identity"][20 if header is None else header :]
+    fields["_segment_length"] = max(0, packet.end - at)
 
 
 def _tcp(packet: Packet, fields: dict[str, Any], marks: set[str]) -> int | None:
@@ -324,6 +328,7 @@ def _tcp(packet: Packet, fields: dict[str, Any], marks: set[str]) -> int | None:
     fields["tcp_ack"] = readable.number(at + 8, 4)
     word = readable.certain(at + 12, 2)
     fields["tcp_flags"] = word & 0xFFF
+    fields["_tcp_window"] = readable.number(at + 14, 2)
     if word >> 12 < 5:
         marks.add("malformed_ip")
         return 20

@@ -2,51 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from tests.reference.follow import Clocks, Followed, Sighting, Trajectory
+from tests.reference.clocks import Clocks
+from tests.reference.copies import maybe_copies
+from tests.reference.follow import Followed
+from tests.reference.reach import Coverage
 from tests.reference.run import Path_, Rule, Run, covers, fits
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """What a point's captures cover, in its own clock; no times if that cannot be known. ``dropped`` by the
-    capture.
-    """
-
-    start_ns: int | None
-    end_ns: int | None
-    dropped: int
-    resolution_ns: int
-
-
-def with_proven_misses(run: Run, followed: Followed, coverage: dict[str, Coverage]) -> dict[str, Coverage]:
-    """A certain packet that was seen before and after a point, which was capturing and has not seen it, was
-    missed there (RFC 5644 6.2.5): the capture dropped it, whether it says so or not.
-    """
-    missed: Counter[str] = Counter()
-    for trajectory in followed.trajectories:
-        path = trajectory.path
-        detour = range(path.enter, (path.leave or 0) + 1) if path.enter is not None else range(0)
-        punted = any(position in detour for position in trajectory.visits)
-        for position in range(trajectory.first + 1, trajectory.last):
-            if trajectory.basis != "exact" or position in trajectory.visits or (position in detour and not punted):
-                continue
-            cover = coverage[path.points[position]]
-            around = [
-                max(p for p in trajectory.visits if p < position),
-                min(p for p in trajectory.visits if p > position),
-            ]
-            times = [
-                followed.clocks.translate(s.ts_ns, s.clock, run.point(path.points[position]).clock)
-                for s in map(trajectory.sighting, around)
-            ]
-            covered = cover.start_ns is not None and cover.end_ns is not None and None not in times
-            if covered and all(cover.start_ns <= t <= cover.end_ns for t in times):  # type: ignore[operator]
-                missed[path.points[position]] += 1
-    return {name: replace(cover, dropped=cover.dropped + missed[name]) for name, cover in coverage.items()}
+from tests.reference.sightings import Sighting, Trajectory
 
 
 @dataclass
@@ -75,13 +39,14 @@ class Judge:
         self.clocks: Clocks = followed.clocks
         self.delays = followed.delays
         self.coverage = coverage
+        self.copied = maybe_copies(followed.trajectories)
 
     def wait_ns(self, path: Path_, origin: int, target: int) -> int:
         """Waiting: min(threshold, 10 x the largest certain delay of that stage), the threshold if there is
         none.
         """
-        certain = self.delays.get((path.name, origin, target))
-        return min(self.run.threshold_ns, max(0, 10 * max(certain))) if certain else self.run.threshold_ns
+        largest = max(self.delays.get((path.name, origin, target)) or [0])
+        return min(self.run.threshold_ns, 10 * largest) if largest > 0 else self.run.threshold_ns
 
     def why_not_certain(self, seen: Sighting, path: Path_, origin: int, target: int) -> str | None:
         """Why a packet last seen at ``origin`` may have passed ``target`` all the same; None if it certainly
@@ -142,14 +107,21 @@ class Judge:
         return not cover.start_ns <= time <= time + guard <= cover.end_ns
 
     def is_injected(self, trajectory: Trajectory) -> bool:
-        """First seen at the last detour point or later, with the earlier points covering that time."""
-        path = trajectory.path
-        if path.leave is None or trajectory.first < path.leave:
+        """First seen at the last detour point or later, and a point up to the filter, which would have seen it, was
+        capturing whole at that time. How early it would have passed there is bounded by the waits between.
+        """
+        path, seen = trajectory.path, trajectory.sighting(trajectory.first)
+        if path.leave is None or path.filter_input is None or trajectory.first < path.leave:
             return False
-        return not any(
-            self.is_blind(trajectory, position, trajectory.first, backwards=True)
-            for position in range(trajectory.first)
-        )
+        earlier = sum(self.wait_ns(path, at, at + 1) for at in range(path.filter_input, trajectory.first))
+        for position in range(path.filter_input + 1):
+            cover = self.coverage[path.points[position]]
+            time = self.clocks.translate(seen.ts_ns, seen.clock, self.run.point(path.points[position]).clock)
+            if time is None or cover.start_ns is None or cover.end_ns is None or cover.dropped:
+                continue
+            if cover.start_ns <= time - earlier and time <= cover.end_ns:
+                return True
+        return False
 
     def observed(self, trajectory: Trajectory, injected: bool) -> str | None:
         """What the filter did, from sightings alone: punt if seen in the detour; forward if seen after it and
@@ -160,13 +132,13 @@ class Judge:
         path = trajectory.path
         if injected or path.enter is None or path.leave is None:
             return None
-        if any(path.enter <= position <= path.leave for position in trajectory.visits):
+        if any(path.enter <= position <= path.leave for position in trajectory.seen):
             return "punt"
-        after = [position for position in trajectory.visits if position > path.leave]
+        after = [position for position in trajectory.seen if position > path.leave]
         if not after:
             return None
         for position in range(path.enter, path.leave + 1):
-            if path.enter - 1 in trajectory.visits:
+            if path.enter - 1 in trajectory.seen:
                 blind = self.is_blind(trajectory, position, path.enter - 1, backwards=False, until=min(after))
             else:
                 blind = self.is_blind(trajectory, position, min(after), backwards=True)
@@ -180,7 +152,7 @@ class Judge:
         """One row of stages.parquet; a latency needs both sightings and one clock (else it is null)."""
         path = trajectory.path
         latency = error = None
-        if origin in trajectory.visits and target in trajectory.visits:
+        if origin in trajectory.seen and target in trajectory.seen:
             a, b = trajectory.sighting(origin), trajectory.sighting(target)
             if a.clock == b.clock:
                 latency, error = b.ts_ns - a.ts_ns, a.resolution_ns + b.resolution_ns
@@ -211,7 +183,7 @@ class Judge:
             if target > trajectory.last or (injected and origin < trajectory.first):
                 continue
             reason = None
-            if origin in trajectory.visits and target in trajectory.visits:
+            if origin in trajectory.seen and target in trajectory.seen:
                 delay = self.clocks.between(trajectory.sighting(origin), trajectory.sighting(target))
                 late = delay is not None and delay > threshold
                 verdict, reason = ("lost", "late") if late else ("crossed", None)
@@ -232,7 +204,7 @@ class Judge:
         """Design 5, verdicts and fates. Evidence first: what was seen at the last point is delivered."""
         path = trajectory.path
         headers = trajectory.sighting(trajectory.first).row
-        if path.filter_input is not None and path.filter_input in trajectory.visits:
+        if path.filter_input is not None and path.filter_input in trajectory.seen:
             headers = trajectory.sighting(path.filter_input).row
         has_filter = self.run.has_filter(path)
         rule = next((r for r in self.run.rules_of(path) if fits(r.match, headers)), None)
@@ -261,10 +233,11 @@ class Judge:
             )
             if dropped or swallowed:
                 missing = None
-            if trajectory.ambiguous:
-                verdict, why = "ambiguous", None
-            elif unsure:
+            perhaps_lost = not dropped and not swallowed and not injected
+            if unsure:
                 verdict, why = "undetermined", unsure
+            elif trajectory.ambiguous or (trajectory in self.copied and perhaps_lost):
+                verdict, why = "ambiguous", None
             else:
                 verdict, why = "lost", None
             if missing is not None:
@@ -277,9 +250,19 @@ class Judge:
                     fate = "absorbed"
                 elif verdict == "lost" and missing is not None:
                     lost_stage = missing[0]
+        if fate == "delivered" and missing_bytes(trajectory) > 0:
+            # Whether the capture missed the rest, or it did not come, only a whole capture tells.
+            blind = self.coverage[path.points[path.last]].dropped
+            fate, reason = ("undetermined", "capture_drops") if blind else ("partial", None)
         if late is not None:
             # RFC 7680 2.4: not within Tmax is lost, wherever it turned up afterwards.
             fate, reason, lost_stage = "lost", "late", late
+        if trajectory.backwards and any(row["verdict"] != "crossed" for row in rows):
+            # It came the other way: of stages it tells no more than that it crossed them.
+            fate, reason, lost_stage = "undetermined", "against_path", None
+            for row in rows:
+                if row["verdict"] != "crossed":
+                    row["verdict"], row["reason"] = "undetermined", "against_path"
         verdict_on_rule = self.rule_verdict(trajectory, expected, observed, fate, reached)
         return Judged(trajectory, rule, expected, observed, verdict_on_rule, reached, fate, reason, lost_stage, rows)
 
@@ -303,6 +286,22 @@ class Judge:
         if observed == "forward":
             return "false_forward"
         return "unseen" if fate == "lost" and not after_filter else "undetermined"
+
+
+def missing_bytes(trajectory: Trajectory) -> int:
+    """How many bytes of a split packet were not seen where it was seen last.
+
+    Bytes count from the first of the transport payload; of fragments, and of packets that became some, from the first
+    of the transport header.
+    """
+    parts = [part for part in trajectory.ranges if part.position == trajectory.last]
+    if not parts:
+        return 0
+    first = trajectory.sighting(trajectory.first).row
+    rows = [first, *(part.sighting.row for part in trajectory.ranges)]
+    fragments = any(row["fragment_offset"] or row["more_fragments"] for row in rows)
+    whole = first["_segment_length"] if fragments else first["payload_length"]
+    return int(whole) - sum(part.last - part.first + 1 for part in parts)
 
 
 def stage_name(path: Path_, stage: int) -> str:

@@ -6,7 +6,8 @@ from fractions import Fraction
 from math import isqrt
 from typing import Any
 
-from tests.reference.judge import Coverage, Judged, stage_name
+from tests.reference.judge import Judged, stage_name
+from tests.reference.reach import Coverage
 from tests.reference.run import Path_, Run
 
 PERCENTILES = (
@@ -93,7 +94,7 @@ def _end_to_end(run: Run, path: Path_, mine: list[Judged], coverage: dict[str, C
     values = []
     for j in mine:
         trajectory = j.trajectory
-        if j.fate == "delivered" and 0 in trajectory.visits and path.last in trajectory.visits:
+        if j.fate == "delivered" and 0 in trajectory.seen and path.last in trajectory.seen:
             a, b = trajectory.sighting(0), trajectory.sighting(path.last)
             if a.clock == b.clock:
                 values.append(b.ts_ns - a.ts_ns)

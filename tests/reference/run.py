@@ -32,6 +32,7 @@ class Point:
     interface: str | None
     direction: str
     clock: str
+    session: str | None = None
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,7 @@ def load_run(folder: Path) -> Run:
                 entry.get("interface"),
                 entry.get("direction", "any"),
                 entry.get("clock", ""),
+                entry.get("session"),
             )
         )
     known = ("id", "path", "action", "counter", "absorbed", "stateful")

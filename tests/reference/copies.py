@@ -1,0 +1,49 @@
+"""Packets that may be copies of another one: the first point of their path saw the same bytes just before."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from tests.reference.sightings import Key, Trajectory
+
+CLOSE_NS = 1_000_000  # what is seen again within it, with one IP ID, no sender has sent twice (RFC 6864 4.2)
+LEAST_DOUBLED = 8  # different packets that a point has to show twice before it is taken for one that shows all twice
+
+
+def maybe_copies(trajectories: Sequence[Trajectory]) -> set[Trajectory]:
+    """Packets that the first point of their path saw close behind one with the same bytes, which may be themselves.
+
+    So it is where the IP ID is not 0, and at points that show most of their different packets twice. One of such
+    packets is certain: that which was seen furthest, the first of several.
+    """
+    equal: dict[tuple[str, Key], list[Trajectory]] = {}
+    begun: dict[str, int] = {}
+    for packet in trajectories:
+        if packet.first > 0:
+            continue
+        first = packet.sighting(0)
+        begun[first.point] = begun.get(first.point, 0) + 1
+        if packet.candidates > 1:
+            equal.setdefault((first.point, first.bytes_key), []).append(packet)
+    clusters: list[list[Trajectory]] = []
+    doubled: dict[str, int] = {}
+    for (point, _), packets in equal.items():
+        packets.sort(key=lambda packet: (packet.sighting(0).ts_ns, packet.sighting(0).number))
+        begun[point] -= len(packets) - 1  # different ones are counted
+        mine = [[packets[0]]]
+        for before, packet in itertools.pairwise(packets):
+            if packet.sighting(0).ts_ns - before.sighting(0).ts_ns > CLOSE_NS:
+                mine.append([])
+            mine[-1].append(packet)
+        doubled[point] = doubled.get(point, 0) + any(len(cluster) > 1 for cluster in mine)
+        clusters += mine
+    found = set()
+    for cluster in clusters:
+        first = cluster[0].sighting(0)
+        twice = doubled[first.point] >= LEAST_DOUBLED and 2 * doubled[first.point] >= begun[first.point]
+        if first.ip_id or twice:
+            furthest = max(packet.last for packet in cluster)
+            certain = next(packet for packet in cluster if packet.last == furthest)
+            found |= set(cluster) - {certain}
+    return found

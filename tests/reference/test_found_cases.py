@@ -1,0 +1,97 @@
+"""What random runs found in the fast follower, as small cases: mended, and to stay so."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from pktrace.findings.analysis import Analysis, analyze_observations
+from pktrace.run import model
+from pktrace.schema import FATES, RULE_VERDICTS
+from tests.reference.random_runs import Frame, Options, RandomRun, fragment
+from tests.reference.test_follow_random import disagreements
+from tests.reference.test_open_findings import Seen, datagram, made, segment
+
+
+def fates(analysis: Analysis) -> list[str]:
+    return [FATES[fate] for fate in analysis.verdicts.fate]
+
+
+def analyzed(run: RandomRun) -> Analysis:
+    assert disagreements(run) == ""
+    return analyze_observations(run.observations())
+
+
+def test_a_byte_of_a_merged_frame_is_of_one_packet() -> None:
+    """Three segments; the second is sent again; all that arrives is one frame of three: one of the two is lost.
+
+    The frame's bytes were given to both, and those of the first segment to none, for the frame seemed given away.
+    """
+    seen: list[Seen] = [
+        ("p0", 0, segment(1000, 1, size=100)),
+        ("p0", 10, segment(1100, 2, size=100)),
+        ("p0", 20, segment(1200, 3, size=100)),
+        ("p0", 30, segment(1100, 4, size=100)),
+        ("p1", 60, segment(1000, 1, size=300)),
+    ]
+    assert fates(analyzed(made(Options(points=2), seen))) == ["delivered", "lost", "delivered", "delivered"]
+
+
+@pytest.mark.parametrize("frame", [segment(1000, 5, size=300), replace(datagram(0, 5), payload=bytes(280))])
+@pytest.mark.parametrize("lost", range(4))
+def test_a_lost_fragment_is_missed(frame: Frame, lost: int) -> None:
+    """Whichever it is, and if it is as long as the transport header.
+
+    The first fragment of a TCP packet counted in its sequence space, too, and stood for a lost one; and as many bytes
+    as the payload has were taken for all of the datagram.
+    """
+    size = 4 * 96 - 76 if frame.seq is not None else 4 * 96 - 88
+    frame = replace(frame, payload=bytes(size - frame.header))
+    parts = [part for _, part in fragment([(0, frame)])]
+    assert len(parts) == 4
+    seen: list[Seen] = [("p0", 0, frame), ("p0", 500, replace(frame, ip_id=6)), ("p1", 550, replace(frame, ip_id=6))]
+    seen += [("p1", 50 + number, part) for number, part in enumerate(parts) if number != lost]
+    assert fates(analyzed(made(Options(points=2), seen))) == ["partial", "delivered"]
+    seen.append(("p1", 60, parts[lost]))
+    assert fates(analyzed(made(Options(points=2), seen))) == ["delivered", "delivered"]
+
+
+def test_a_whole_packet_is_no_part_of_a_whole_one() -> None:
+    """Though there are fragments with their identification."""
+    whole, shorter = replace(datagram(0, 5), payload=b"a" * 200), replace(datagram(0, 5), payload=b"b" * 60)
+    parts = [part for _, part in fragment([(0, replace(datagram(0, 5), payload=b"c" * 150))])]
+    seen: list[Seen] = [("p0", 0, whole), ("p1", 50, shorter)]
+    seen += [("p0", 200 + number, part) for number, part in enumerate(parts)]
+    found = analyzed(made(Options(points=2), seen))
+    assert not len(found.trajectories.ranges)
+
+
+def test_points_visited_twice_contradict_no_clock() -> None:
+    """Packets lost before they pass a point again were seen there only before the points between."""
+    seen: list[Seen] = []
+    for number in range(4):
+        frame = datagram(number, 10 + number)
+        seen += [("p0", 5000 * number, frame), ("p1", 5000 * number + 2000, frame)]
+    found = analyzed(made(Options(points=2, shape="twice"), seen))
+    assert found.trajectories.clocks.contradictions == ()
+    assert fates(found) == ["lost"] * 4
+
+
+def test_what_may_have_gone_on_was_not_dropped_for_certain() -> None:
+    """A packet that its rule drops, and that fits what begins behind the filter, may have been let through."""
+    seen: list[Seen] = [("p0", 0, datagram()), ("p1", 50, datagram(destination="10.77.0.9"))]
+    run = made(Options(points=2), seen)
+    rule = model.Rule("drop-all", 0, model.Condition(dports=((500, 500),)), "drop")
+    found = analyze_observations(replace(run.observations(), run=replace(run.fast_run, rules=(rule,))))
+    assert fates(found)[0] == "ambiguous"
+    assert RULE_VERDICTS[found.verdicts.rule_verdict[0]] == "undetermined"
+
+
+def test_rewritten_ip_ids_are_compared_packet_by_packet() -> None:
+    """Two equal datagrams with IP IDs of their own, which the rewrite keeps; another one is lost before it."""
+    seen: list[Seen] = [("p0", 100 * number, datagram(0, ip_id)) for number, ip_id in enumerate((7, 8, 9))]
+    seen += [("p1", 100 * at + 50, datagram(0, ip_id, destination="10.77.0.9")) for at, ip_id in ((1, 8), (2, 9))]
+    found = analyzed(made(Options(points=2), seen))
+    assert fates(found)[1:] == ["delivered", "delivered"]
+    assert found.trajectories.candidates.tolist() == [1, 1, 1]
