@@ -196,29 +196,41 @@ def _agreements(
     fits &= ~(stays_on_its_link(end_rows)[left] | stays_on_its_link(start_rows)[right])
     # What echoes a packet back answers it, and is no rewritten form of it.
     fits &= flow_of(end_rows, answering=True)[left] != flow_of(start_rows)[right]
-    left, right = left[fits], right[fits]
+    left, right, at = left[fits], right[fits], at[fits]
     doubtful = np.zeros(len(found.end_rows), bool)
     doubtful[left] = True
     before, behind = flow_of(end_rows)[left], flow_of(start_rows)[right]
-    group = of_end[left]
+    # A packet that is rewritten twice fits its last form, too: where it is first seen changed is what counts. And at
+    # each of these stages it has two flows.
+    stage = mixed(of_end[left], found.end_path[left], found.end_position[left])
+    _, place = np.unique(mixed(stage, before), return_inverse=True)
+    nearest = np.full(int(place.max(initial=-1)) + 1, len(table[0]) + int(table.max(initial=0)))
+    np.minimum.at(nearest, place, at)
+    near = at == nearest[place]
+    left, right, before, behind = left[near], right[near], before[near], behind[near]
+    _, group = np.unique(mixed(stage[near], at[near]), return_inverse=True)
     # Remains speak for a pair of flows if they occur in one flow before and in one behind.
     order = np.lexsort((behind, before, group))
     group, before, behind = group[order], before[order], behind[order]
     left, right = left[order], right[order]
     new_pair = np.ones(len(group), bool)
     new_pair[1:] = (np.diff(group) != 0) | (before[1:] != before[:-1]) | (behind[1:] != behind[:-1])
-    pairs_in = np.bincount(group[new_pair], minlength=groups)
+    pairs_in = np.bincount(group[new_pair], minlength=int(group.max(initial=-1)) + 1)
     clear = new_pair & (pairs_in[group] == 1)
     pair_code = mixed(before[clear], behind[clear])
     unique, index, inverse = np.unique(pair_code, return_index=True, return_inverse=True)
-    id_equal = rows["ip_id"][found.end_rows[left[clear]]] == rows["ip_id"][found.start_rows[right[clear]]]
-    # Where several packets have these remains, as many of them agree as both sides have.
+    # Where several packets have these remains, as many of them agree as both sides have; so it is with their IP IDs.
     pair = np.cumsum(new_pair) - 1
     agree = np.minimum(_distinct(pair, left), _distinct(pair, right))[pair[clear]]
     packets = np.bincount(inverse, weights=agree, minlength=len(unique)).astype(np.int64)
-    same_id = np.bincount(inverse, weights=agree * id_equal, minlength=len(unique)).astype(np.int64)
-    told = id_equal & (rows["ip_id"][found.end_rows[left[clear]]] != 0)
-    by_id = np.bincount(inverse, weights=agree * told, minlength=len(unique)).astype(np.int64)
+    end_id = rows["ip_id"][found.end_rows[left]]
+    equal = end_id == rows["ip_id"][found.start_rows[right]]
+    with_id, told = (
+        np.bincount(np.unique(np.stack([pair[these], left[these]]), axis=1)[0], minlength=len(new_pair))[pair[clear]]
+        for these in (equal, equal & (end_id != 0))
+    )
+    same_id = np.bincount(inverse, weights=np.minimum(agree, with_id), minlength=len(unique)).astype(np.int64)
+    by_id = np.bincount(inverse, weights=np.minimum(agree, told), minlength=len(unique)).astype(np.int64)
     return _Agreement(before[clear][index], behind[clear][index], packets, same_id, by_id), doubtful
 
 
@@ -409,4 +421,5 @@ class Keys:
         identification = np.where(keep_id, chosen["ip_id"], 0)
         by_header = np.isin(began, np.array(list(self._by_header), np.uint64))
         remains = np.where(by_header, mixed(*_numbers(chosen)), remains_of_rewrite(chosen))
+        self.keys = self.keys.copy()  # the first keys are the digests, which the rung order compares later
         self.keys[mine] = mixed(began, remains, identification, self._part[mine])

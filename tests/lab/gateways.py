@@ -51,7 +51,7 @@ def mac(number: int) -> str:
 
 
 def paths_file(
-    folder: Path, points: Sequence[str] = POINTS, client: str = '"10.81.1.0/24"', server: str = '"10.81.3.0/24"'
+    folder: Path, points: Sequence[str] = POINTS, client: str = '"10.81.1.0/24"', server: str = f'"{SERVER}"'
 ) -> Path:
     """Both directions over ``points``, for ``record --paths``."""
     there, back = (", ".join(f'"{name}"' for name in names) for names in (points, tuple(reversed(points))))
