@@ -37,7 +37,7 @@ PATHS = """
 [[path]]
 name = "there"
 points = [{there}]
-match = {{ source = {client} }}
+match = {{ source = {client}, destination = {server} }}
 
 [[path]]
 name = "back"
@@ -53,7 +53,10 @@ def mac(number: int) -> str:
 def paths_file(
     folder: Path, points: Sequence[str] = POINTS, client: str = '"10.81.1.0/24"', server: str = f'"{SERVER}"'
 ) -> Path:
-    """Both directions over ``points``, for ``record --paths``."""
+    """Both directions over ``points``, for ``record --paths``.
+
+    Without the destination, what the first gateway itself tells the client (ICMP) would be on the way there, too.
+    """
     there, back = (", ".join(f'"{name}"' for name in names) for names in (points, tuple(reversed(points))))
     made = folder / "paths.toml"
     made.write_text(PATHS.format(there=there, back=back, client=client, server=server), encoding="utf-8")
@@ -160,6 +163,11 @@ class Gateways:
         head, *lines = self.inside(role, "cat", "/proc/net/stat/nf_conntrack").splitlines()
         column = head.split().index("drop")
         return sum(int(line.split()[column], 16) for line in lines)
+
+    def too_long(self, role: str) -> int:
+        """Packets that a gateway refused because they do not fit, and must not be fragmented."""
+        names, values = (line.split() for line in self.inside(role, "cat", "/proc/net/snmp").splitlines()[:2])
+        return int(values[names.index("FragFails")])
 
     def queue_drops(self, role: str, device: str) -> int:
         """Packets that the queues of a device dropped."""

@@ -7,6 +7,8 @@ what does not depend on it: the marks in the captures, read by dpkt, and the cou
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,18 @@ from typing import Any
 import pytest
 
 from tests.conftest import CommandLine
-from tests.lab.gateways import CLIENTS, GW1, GW2, POINTS, SERVER, Gateways, gateways, missing_tools, paths_file
+from tests.lab.gateways import (
+    CLIENTS,
+    GW1,
+    GW2,
+    POINTS,
+    SERVER,
+    Gateways,
+    gateways,
+    kernel_refuses,
+    missing_tools,
+    paths_file,
+)
 from tests.lab.told_apart import Truth
 
 pytestmark = [
@@ -95,7 +108,6 @@ def test_translated_addresses(tmp_path: Path, pktrace: CommandLine, kind: str) -
         spec = {"udp": udp_flows(), "tcp": tcp_flows()}
         net.record(tmp_path, spec, paths_file(tmp_path), net.points())
         near, far = net.counters("gw1"), net.counters("gw2")
-        print(net.inside("gw1","cat","/proc/net/stat/nf_conntrack"))
         near["lost_there"] += net.races_lost("gw1")
         far["lost_there"] += net.races_lost("gw2")
     truth = analyzed(pktrace, tmp_path)
@@ -107,3 +119,130 @@ def test_translated_addresses(tmp_path: Path, pktrace: CommandLine, kind: str) -
     assert {"nat-destination", "ttl-1"} <= changed["back", 2]
     assert ("nat-source" in changed["there", 2]) == (kind == "masquerade-twice")
     assert ("nat-source-port" in changed["there", 0]) == (kind != "one-to-one")
+
+
+def test_headers_that_routers_rewrite(tmp_path: Path, pktrace: CommandLine) -> None:
+    """The MSS option of SYNs, DSCP, and the TTL set to a value of its own."""
+    with gateways() as net:
+        net.ip("gw1", "link", "set", "wan", "mtu", "1300")
+        net.ip("gw2", "link", "set", "wan", "mtu", "1300")
+        net.nft(
+            "gw1",
+            """
+table ip mangle {
+  counter clamped { }
+  chain pass {
+    type filter hook forward priority 0; policy accept;
+    tcp flags syn counter name clamped tcp option maxseg size set rt mtu
+    ip dscp set 10
+  }
+}
+""",
+        )
+        net.nft(
+            "gw2",
+            "table ip mangle {\nchain pass {\ntype filter hook postrouting priority 0; policy accept; ip ttl set 33\n}\n}\n"
+            + drops("wan", "dmz", 2),
+        )
+        spec = {"udp": udp_flows(sizes=[40, 900]), "tcp": tcp_flows(10, 20_000)}
+        net.record(tmp_path, spec, paths_file(tmp_path), net.points())
+        counted, far = net.counters("gw1"), net.counters("gw2")
+    truth = analyzed(pktrace, tmp_path)
+    assert_right(truth, {("there", 2): far["lost_there"], ("back", 0): far["lost_back"]})
+    changed = truth.transforms()
+    # Flags are all that `tcp flags syn` asks for: SYN and SYN-ACK both lose bytes of their MSS.
+    for place, syns in ((("there", 0), counted["clamped"] - 10), (("back", 2), 10)):
+        (mss,) = changed[place] - {"ttl-1", "dscp"}
+        assert mss in ("tcp-mss", "tcp-options")
+        assert truth.changed_packets(*place, mss) == syns
+    assert changed["there", 2] == {"ttl-30"}
+    assert changed["back", 0] == {"ttl-31"}
+
+
+@pytest.mark.parametrize("kind", ["jitter", "duplicates", "everything"])
+def test_an_unsteady_wire(tmp_path: Path, pktrace: CommandLine, kind: str) -> None:
+    """Between the gateways packets overtake each other, are doubled and lost."""
+    options = {
+        "jitter": ["--delay-us", "3000", "--jitter-us", "4000"],
+        "duplicates": ["--dup", "0.05", "--loss", "0.03"],
+        "everything": ["--delay-us", "2000", "--jitter-us", "3000", "--dup", "0.03", "--loss", "0.03"],
+    }[kind]
+    log = tmp_path / "wire.json"
+    with gateways(wired=True) as net:
+        net.link("wire", net.namespace("wire"), "--seed", "7", *options, log=log)
+        spec = {"udp": udp_flows(), "tcp": tcp_flows(4)}
+        net.record(tmp_path, spec, paths_file(tmp_path), net.points())
+        counted = net.link_counts(log)
+    truth = analyzed(pktrace, tmp_path)
+    lost = {("there", 1): counted["left"]["ip_lost"], ("back", 1): counted["right"]["ip_lost"]}
+    assert_right(truth, lost)
+    doubled = counted["left"]["ip_duplicated"] + counted["right"]["ip_duplicated"]
+    assert int(truth.trajectories["duplicates"].sum()) == doubled
+    if "jitter-us" in " ".join(options):
+        assert truth.reordered("there", "near", "far") > 20
+
+
+def test_vlan(tmp_path: Path, pktrace: CommandLine) -> None:
+    """A tag between the gateways, and losses before and behind it."""
+    order = ("client", "near", "middle", "far", "server")
+    log = tmp_path / "wire.json"
+    with gateways(wired=True) as net:
+        net.link("wire", net.namespace("wire"), "--vlan", "42", "--loss", "0.02", log=log)
+        net.nft("gw2", drops("wan", "dmz", 2))
+        spec = {"udp": udp_flows(), "tcp": tcp_flows(4)}
+        net.record(tmp_path, spec, paths_file(tmp_path, order), net.points(order))
+        counted, far = net.link_counts(log), net.counters("gw2")
+    truth = analyzed(pktrace, tmp_path, order)
+    lost = {("there", 1): counted["left"]["ip_lost"], ("back", 1): counted["right"]["ip_lost"]}
+    assert_right(truth, {**lost, ("there", 3): far["lost_there"], ("back", 0): far["lost_back"]})
+    changed = truth.transforms()
+    assert (changed["there", 1], changed["there", 2]) == ({"vlan-push"}, {"vlan-pop"})
+    assert (changed["back", 1], changed["back", 2]) == ({"vlan-push"}, {"vlan-pop"})
+
+
+def tunnel(net: Gateways, kind: str, log: Path) -> str:
+    """A tunnel between the gateways: the kernel's where it has one, else ours; returns the device."""
+    options = {
+        "vxlan": ["vxlan", "id", "7", "dstport", "4789", "local", "{here}", "remote", "{there}"],
+        "gre": ["gre", "local", "{here}", "remote", "{there}"],
+        "ipip": ["ipip", "local", "{here}", "remote", "{there}"],
+    }.get(kind)
+    device = "tun0"
+    if options is None or kernel_refuses(*(word.format(here=GW1, there=GW2) for word in options)):
+        net.link("tunnel", kind, net.namespace("gw1"), net.namespace("gw2"), GW1, GW2, log=log)
+    else:
+        for role, here, there in (("gw1", GW1, GW2), ("gw2", GW2, GW1)):
+            words = [word.format(here=here, there=there) for word in options]
+            net.ip(role, "link", "add", device, "type", *words)
+    for role, own, other, behind in (("gw1", 1, 2, 3), ("gw2", 2, 1, 1)):
+        net.ip(role, "addr", "add", f"10.81.9.{own}/24", "dev", device)
+        net.ip(role, "link", "set", device, "mtu", "1400", "up")
+        if kind == "vxlan":
+            net.ethtool(role, device, "gro", "off")
+            net.ip(role, "link", "set", device, "address", f"02:81:00:00:09:{3 if own == 1 else 4:02x}")
+            peer = f"02:81:00:00:09:{4 if own == 1 else 3:02x}"
+            net.ip(role, "neigh", "replace", f"10.81.9.{other}", "lladdr", peer, "dev", device, "nud", "permanent")
+        net.ip(role, "route", "add", f"10.81.{behind}.0/24", "via", f"10.81.9.{other}", "dev", device)
+    return device
+
+
+@pytest.mark.parametrize("kind", ["vxlan", "gre", "ipip"])
+def test_tunnels(tmp_path: Path, pktrace: CommandLine, kind: str) -> None:
+    """Seen inside the tunnel and outside; outer headers have IP IDs and TTLs of their own."""
+    log = tmp_path / "tunnel.json"
+    order = ("client", "inner", "near", "far", "server")
+    with gateways() as net:
+        net.nft("gw1", drops("lan", "tun0", 2))
+        net.nft("gw2", drops("tun0", "dmz", 2))
+        device = tunnel(net, kind, log)
+        spec = {"udp": udp_flows(), "tcp": tcp_flows(4)}
+        net.record(tmp_path, spec, paths_file(tmp_path, order), net.points(order, inner=f"{device}@gw1"))
+        near, far = net.counters("gw1"), net.counters("gw2")
+        near["lost_there"] += net.too_long("gw1")
+        far["lost_back"] += net.too_long("gw2")
+    truth = analyzed(pktrace, tmp_path, order)
+    lost = {("there", 0): near["lost_there"], ("there", 3): far["lost_there"]}
+    assert_right(truth, {**lost, ("back", 0): far["lost_back"], ("back", 3): near["lost_back"]})
+    changed = truth.transforms()
+    assert changed["there", 1] == changed["back", 0] - {"ttl-1"} == {f"{kind}-push"}
+    assert changed["there", 3] - {"ttl-1"} == changed["back", 2] == {f"{kind}-pop"}

@@ -2,7 +2,8 @@
 
 Frames are read by dpkt and taken apart here. A *token* says which packet a frame is: the marks that the sender put into
 the payload, or for TCP its numbers, time stamps and IP ID, which no gateway of these tests changes. A *span* says which
-bytes of a datagram or stream it holds. Directions are told by hardware addresses.
+bytes of a datagram or stream it holds. Directions are told by hardware addresses; without these, where nothing
+translates addresses, by the source.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ def frames_of(folder: Path, point: str, capture: str) -> list[Seen]:
             kind, packet = (data[0] >> 4, data) if raw else _network(data)
             if kind not in (4, 6):
                 continue
-            direction = DIRECTIONS[0] if raw or data[11] % 2 else DIRECTIONS[1]
+            sender = packet[14] if raw else data[11]  # without link headers, the third byte of 10.81.N.M
+            direction = DIRECTIONS[0] if (sender < 3 if raw else sender % 2) else DIRECTIONS[1]
             token, key, begin, end = taken_apart(packet)
             found.append(Seen(point, capture, number, direction, token, key, begin, end))
     return found
@@ -231,12 +233,32 @@ class Truth:
         return dict(Counter(chosen["fate"].cast(pl.String).to_list()))
 
     def transforms(self) -> dict[tuple[str, int], set[str]]:
-        """By path and stage, what changed there."""
+        """By path and stage, what changed there, besides hardware addresses, which every router replaces."""
         found: dict[tuple[str, int], set[str]] = defaultdict(set)
         table = pl.read_parquet(self.results / "transforms.parquet")
         for path, stage, kind in table.select("path", "stage", "kind").iter_rows():
-            found[str(path), stage].add(str(kind))
+            if not str(kind).startswith("mac-"):
+                found[str(path), stage].add(str(kind))
         return dict(found)
+
+    def changed_packets(self, path: str, stage: int, kind: str) -> int:
+        """To how many packets something happened."""
+        table = pl.read_parquet(self.results / "transforms.parquet").with_columns(pl.col("path", "kind").cast(pl.String))
+        chosen = table.filter((pl.col("path") == path) & (pl.col("stage") == stage) & (pl.col("kind") == kind))
+        return int(chosen["packets"].sum())
+
+    def reordered(self, direction: str, before: str, behind: str) -> int:
+        """How many packets came behind one that had been sent after them, by the order of frames in the captures."""
+        place: dict[Hashable, int] = {}
+        for seen in self.seen:
+            if seen.point == before and seen.direction == direction:
+                place.setdefault(seen.token, len(place))
+        found, latest = 0, -1
+        for seen in self.seen:
+            if seen.point == behind and seen.direction == direction and seen.token in place:
+                found += place[seen.token] < latest
+                latest = max(latest, place[seen.token])
+        return found
 
     def fates_add_up(self) -> bool:
         paths = self.summary["paths"].values()
