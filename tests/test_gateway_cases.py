@@ -79,3 +79,23 @@ def test_two_gateways_that_lose_nothing(tmp_path: Path) -> None:
     assert fates(analysis) == {("delivered", None): 60}
     assert all(len(found) == 4 and len(set(found)) == 1 for found in ids(analysis))
     assert set(analysis.trajectories.basis.tolist()) == {BASES.index("rewritten")}
+
+
+def test_a_lost_first_fragment_is_no_translation(tmp_path: Path) -> None:
+    """Other fragments have no ports: they were said to be rewritten to 0."""
+    whole = frame(Header("10.0.0.1", "192.0.2.1", 17, bytes(1400), sport=1000, dport=53, ip_id=9))
+    network, datagram = whole[:34], whole[34:]
+    parts = []
+    for at, end in ((0, 800), (800, len(datagram))):
+        head = bytearray(network)
+        head[16:18] = (20 + end - at).to_bytes(2, "big")
+        head[20:22] = (at // 8 | (0x2000 if end < len(datagram) else 0)).to_bytes(2, "big")
+        parts.append(bytes(head) + datagram[at:end])
+    files = {"a": [whole], "b": parts, "c": parts[1:]}
+    records = {
+        point: file_of([Record(START + MS + place * STEP, data) for data in frames])
+        for place, (point, frames) in enumerate(files.items())
+    }
+    analysis = analyzed(tmp_path, records, [{"name": "p", "points": ["a", "b", "c"]}])
+    assert fates(analysis) == {("partial", None): 1}
+    assert not {kind for kind in analysis.transforms.kinds if kind.startswith("nat-")}

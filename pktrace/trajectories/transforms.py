@@ -78,8 +78,10 @@ def _changes(trajectories: Trajectories, before: Array, after: Array) -> list[tu
         for half in (f"{side}_high", f"{side}_low"):
             changed = changed | (before[half] != after[half])
         note(f"nat-{side}", changed, _addresses(before, side), _addresses(after, side))
+    # Only first fragments have ports.
+    ports = before["has"] & after["has"] & field.HAS_PORTS != 0
     for name, side in (("sport", "source"), ("dport", "destination")):
-        changed = before[name] != after[name]
+        changed = ports & (before[name] != after[name])
         note(f"nat-{side}-port", changed, _values(before, name), _values(after, name))
     note("icmp-id", before["icmp_id"] != after["icmp_id"])
     note("ip-id", before["ip_id"] != after["ip_id"])

@@ -246,3 +246,108 @@ def test_tunnels(tmp_path: Path, pktrace: CommandLine, kind: str) -> None:
     changed = truth.transforms()
     assert changed["there", 1] == changed["back", 0] - {"ttl-1"} == {f"{kind}-push"}
     assert changed["there", 3] - {"ttl-1"} == changed["back", 2] == {f"{kind}-pop"}
+
+
+def losing_frames(device: str, percent: int) -> str:
+    """Lose and count what comes in at a device, behind its capture."""
+    return f"""
+table netdev losing {{
+  counter frames {{ }}
+  chain arrived {{
+    type filter hook ingress device "{device}" priority 0; policy accept;
+    meta l4proto {{ tcp, udp }} numgen random mod 100 < {percent} counter name frames drop
+  }}
+}}
+"""
+
+
+def assert_parts_right(truth: Truth, losses: Mapping[str, tuple[str, str, int]]) -> None:
+    """Bytes are where the analysis says; by direction, (before, behind, frames counted) of the only loss there."""
+    why = truth.report()
+    assert truth.wrong_parts() == [], why
+    assert truth.unexplained() == [], why
+    assert truth.fates_add_up(), why
+    for way, (before, behind, counted) in losses.items():
+        left = truth.counts[way][before] - truth.counts[way][behind]
+        assert sum(left.values()) == counted, why
+        assert truth.fates(way) == truth.fates_by_parts(before, behind, way), why
+
+
+@pytest.mark.parametrize("merging", [False, True])
+def test_superpackets(tmp_path: Path, pktrace: CommandLine, merging: bool) -> None:
+    """The senders' superpackets are split between the gateways, both ways; and merged again behind, or not."""
+    with gateways(offloads=True) as net:
+        for role in ("gw1", "gw2"):
+            net.ethtool(role, "wan", "tso", "off", "gso", "off", "gro", "on" if merging else "off")
+            net.nft(role, losing_frames("wan", 2))
+        spec = {"udp": udp_flows(3, 60), "tcp": tcp_flows(4, 400_000, chunk=30_000, gap_us=1500)}
+        net.record(tmp_path, spec, paths_file(tmp_path), net.points())
+        near, far = net.counters("gw1")["frames"], net.counters("gw2")["frames"]
+    truth = analyzed(pktrace, tmp_path)
+    assert max(seen.end - seen.begin for seen in truth.seen if seen.point == "client") > 10_000
+    assert max(seen.end - seen.begin for seen in truth.seen if seen.point == ("near")) > 1448 or not merging
+    assert_parts_right(truth, {"there": ("far", "server", far), "back": ("near", "client", near)})
+    # What is merged again is lost whole: the senders' own superpackets come out, where no segment was missing.
+    assert ("partial" in truth.fates()) == (not merging)
+
+
+@pytest.mark.parametrize("merging", [False, True])
+def test_a_queue_that_drops_segments(tmp_path: Path, pktrace: CommandLine, merging: bool) -> None:
+    """A shaper splits superpackets and drops what does not fit its queue: packets arrive in part, are merged around
+    the holes, and sent again."""
+    with gateways(offloads=True) as net:
+        net.inside("gw1", "tc", "qdisc", "add", "dev", "wan", "root", "tbf", "rate", "60mbit", "burst", "2kb", "limit", "30kb")
+        net.ethtool("gw1", "wan", "tso", "off", "gso", "off")
+        net.ethtool("gw2", "wan", "gro", "on" if merging else "off")
+        spec = {"udp": udp_flows(3, 100), "tcp": tcp_flows(3, 400_000, back=0, chunk=50_000)}
+        net.record(tmp_path, spec, paths_file(tmp_path), net.points())
+        dropped = net.queue_drops("gw1", "wan")
+    truth = analyzed(pktrace, tmp_path)
+    fates, lost = truth.fates_by_segments("client", "near", "there", 1448)
+    assert 10 < lost == dropped
+    assert_parts_right(truth, {})
+    assert truth.fates("there") == fates, truth.report()
+    assert truth.fates("back") == {"delivered": sum(truth.counts["back"]["server"].values())}
+    merged = max(seen.end - seen.begin for seen in truth.seen if (seen.point, seen.direction) == ("far", "there"))
+    assert (merged > 1448) == merging
+
+
+def test_udp_superpackets(tmp_path: Path, pktrace: CommandLine) -> None:
+    """Segments of UDP_SEGMENT, whose IP IDs overlap with those of the next superpacket."""
+    with gateways(offloads=True) as net:
+        net.ethtool("gw1", "wan", "tso", "off", "gso", "off", "tx-udp-segmentation", "off")
+        net.nft("gw2", losing_frames("wan", 3))
+        flows = udp_flows(4, 40, segment=1200, sizes=[9000, 24_000, 800, 17_777], answers=[], gap_us=3000)
+        net.record(tmp_path, {"udp": flows}, paths_file(tmp_path), net.points())
+        far = net.counters("gw2")["frames"]
+    truth = analyzed(pktrace, tmp_path)
+    assert max(seen.end - seen.begin for seen in truth.seen if seen.point == "client") == 24_000
+    assert max(seen.end - seen.begin for seen in truth.seen if seen.point == "near") == 1200
+    assert_parts_right(truth, {"there": ("far", "server", far)})
+    assert truth.fates()["partial"] > 0
+
+
+@pytest.mark.parametrize("reassembling", [False, True])
+def test_fragments(tmp_path: Path, pktrace: CommandLine, reassembling: bool) -> None:
+    """Datagrams become fragments at the first gateway; the second puts them together if it tracks connections."""
+    with gateways() as net:
+        net.ip("gw1", "link", "set", "wan", "mtu", "600")
+        net.nft("gw2", losing_frames("wan", 3))
+        if reassembling:
+            net.nft("gw2", "table ip track {\nchain pass {\ntype filter hook prerouting priority 0\nct state new counter\n}\n}\n")
+        flows = udp_flows(6, 80, sizes=[200, 1400, 900], may_fragment=1, answers=[40])
+        net.record(tmp_path, {"udp": flows}, paths_file(tmp_path), net.points())
+        far = net.counters("gw2")["frames"]
+    truth = analyzed(pktrace, tmp_path)
+    if reassembling:  # of a datagram that is not whole nothing goes on; what goes on is fragmented as before
+        sent, arrived = ({s.key for s in truth.seen if s.point == p and s.direction == "there"} for p in ("client", "server"))
+        assert len(sent - arrived) > 0
+        assert truth.fates("there") == {"delivered": len(arrived), "lost": len(sent - arrived)}, truth.report()
+        assert_parts_right(truth, {})
+    else:
+        assert_parts_right(truth, {"there": ("far", "server", far)})
+        assert truth.fates("there")["partial"] > 0
+    assert "fragment" in {seen.token[0] for seen in truth.seen if isinstance(seen.token, tuple)}
+    changed = truth.transforms()
+    assert changed["there", 0] <= {"ttl-1", "payload", "fragmentation"}
+    assert changed["there", 2] <= {"ttl-1", "payload", "reassembly"}, truth.report()

@@ -142,6 +142,22 @@ def _segment(body: bytes, identity: int) -> tuple[Hashable, Hashable, int, int]:
     return token, ("tcp", *mark.group(1, 2)), begin, begin + len(payload)
 
 
+def stamps(seen: Seen) -> object:
+    """TCP time stamps: those of a retransmission are others than those of its original, mostly."""
+    return seen.token[6] if isinstance(seen.token, tuple) and seen.token[0] == "tcp" else None
+
+
+def segments(seen: Seen, mss: int) -> list[Hashable]:
+    """What the frame's packet is split into: (sequence number, length, time stamps, IP ID) of TCP."""
+    if not isinstance(seen.token, tuple) or seen.token[0] != "tcp":
+        return [seen.token]
+    _, sequence, _, _, _, length, told, identity = seen.token
+    return [
+        ((sequence + at) % (1 << 32), min(mss, length - at), told, (identity + number) % (1 << 16))
+        for number, at in enumerate(range(0, max(1, length), mss))
+    ]
+
+
 class Truth:
     """Everything that the captures of a run show, and what the analysis made of it."""
 
@@ -265,6 +281,85 @@ class Truth:
         return sum(self.fates().values()) == self.trajectories.height == sum(p["trajectories"] for p in paths) and all(
             sum(path["fates"].values()) == path["trajectories"] for path in paths
         )
+
+    @cached_property
+    def ranges(self) -> dict[tuple[str, int], list[tuple[int, int, int]]]:
+        """By point and frame: (trajectory, first byte, end) of what the analysis says is in it."""
+        found: dict[tuple[str, int], list[tuple[int, int, int]]] = defaultdict(list)
+        table = pl.read_parquet(self.results / "ranges.parquet")
+        for trajectory, point, frame, first, last in table.select(
+            "trajectory", pl.col("point").cast(pl.String), "frame", "first_byte", "last_byte"
+        ).iter_rows():
+            found[point, frame].append((trajectory, first, last + 1))
+        return found
+
+    def wrong_parts(self) -> list[str]:
+        """Frames that are said to hold bytes of a packet that they do not hold; and such as hold nothing of theirs."""
+        wrong = []
+        by_frame = {(seen.point, seen.frame): seen for seen in self.seen}
+        origin: dict[int, Seen] = {}
+        for trajectory, frames in self.by_trajectory.items():
+            way = self.points(frames[0].direction)
+            origin[trajectory] = min(frames, key=lambda seen: (way.index(seen.point), seen.begin))
+        for place, parts in self.ranges.items():
+            seen = by_frame[place]
+            for trajectory, first, end in parts:
+                whole = origin[trajectory]
+                # Bytes of fragments are counted from the UDP header on.
+                head = 8 if any(isinstance(one.token, tuple) and one.token[0] == "fragment" for one in (seen, whole)) else 0
+                start = 0 if head else whole.begin
+                low, high = start + max(0, first - head), start + end - head
+                inside = seen.begin <= low <= high <= seen.end and whole.begin <= low <= high <= whole.end
+                if seen.key != whole.key or not inside or stamps(seen) != stamps(whole):
+                    wrong.append(f"{trajectory} {first}..{end}: {seen} is no part of {whole}")
+        for trajectory, frames in self.by_trajectory.items():
+            whole = origin[trajectory]
+            for seen in frames:
+                if seen.token != whole.token and not any(
+                    number == trajectory for number, _, _ in self.ranges.get((seen.point, seen.frame), [])
+                ):
+                    wrong.append(f"{trajectory}: {seen} is not {whole}")
+        return wrong
+
+    def unexplained(self) -> list[Seen]:
+        """Frames with bytes of which not all are said to be of some packet."""
+        found = []
+        for seen in self.seen:
+            trajectory = self.owner[seen.point, seen.frame]
+            held = sum(end - first for _, first, end in self.ranges.get((seen.point, seen.frame), []))
+            # Of fragments the UDP header is counted, too.
+            if seen.key is not None and (trajectory is None or 0 < held < seen.end - seen.begin):
+                found.append(seen)
+        return found
+
+    def fates_by_parts(self, before: str, behind: str, direction: str) -> dict[str, int]:
+        """Fates that follow from which frames at one point are not seen at the next, where nothing else is lost."""
+        arrived = self.counts[direction][behind]
+        parts: dict[int, list[bool]] = defaultdict(list)
+        for seen in self.seen:
+            if seen.point != before or seen.direction != direction or seen.token is None:
+                continue
+            owners = [number for number, _, _ in self.ranges.get((seen.point, seen.frame), [])]
+            for number in owners or [self.owner[seen.point, seen.frame]]:
+                assert number is not None, seen
+                parts[number].append(arrived[seen.token] > 0)
+        names = {(True, True): "delivered", (False, False): "lost"}
+        return dict(Counter(names.get((all(told), any(told)), "partial") for told in parts.values()))
+
+    def fates_by_segments(self, before: str, behind: str, direction: str, mss: int) -> tuple[dict[str, int], int]:
+        """The same where packets become segments of `mss` bytes at most; and how many segments were lost."""
+        there = [seen for seen in self.seen if seen.direction == direction and seen.token is not None]
+        arrived = Counter(part for seen in there if seen.point == behind for part in segments(seen, mss))
+        names = {(True, True): "delivered", (False, False): "lost"}
+        fates: Counter[str] = Counter()
+        lost = 0
+        for seen in there:
+            if seen.point == before:
+                told = [arrived[part] > 0 for part in segments(seen, mss)]
+                arrived.subtract(segments(seen, mss))
+                lost += told.count(False)
+                fates[names.get((all(told), any(told)), "partial")] += 1
+        return dict(fates), lost
 
     def report(self) -> str:
         """For a test that fails."""
