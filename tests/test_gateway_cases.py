@@ -99,3 +99,17 @@ def test_a_lost_first_fragment_is_no_translation(tmp_path: Path) -> None:
     analysis = analyzed(tmp_path, records, [{"name": "p", "points": ["a", "b", "c"]}])
     assert fates(analysis) == {("partial", None): 1}
     assert not {kind for kind in analysis.transforms.kinds if kind.startswith("nat-")}
+
+
+def test_equal_traffic_of_two_links_is_not_one_flow_that_goes_back_in_time(tmp_path: Path) -> None:
+    """A path that leads from one link to another, with which it has nothing to do: the same payloads pass there, now
+    earlier and now later. They were taken for one flow behind a gateway with IP IDs of its own."""
+    files: dict[str, list[Record]] = {"a": [], "b": []}
+    for number in range(80):
+        for point, source, first_id, late in (("a", "10.0.0.1", 1, 0), ("b", "10.0.0.2", 901, 2 * MS - number % 5 * MS)):
+            data = frame(Header(source, "192.0.2.1", 17, b"packet %04d" % number, dport=53, ip_id=first_id + number))
+            files[point].append(Record(START + number * 10 * MS + late, data))
+    path = [{"name": "across", "points": ["a", "b"], "match": {"source": "10.0.0.1"}}]
+    analysis = analyzed(tmp_path, {point: file_of(records) for point, records in files.items()}, path)
+    assert not (analysis.trajectories.seen[:, 1] >= 0).any()
+    assert {fate for fate, _ in fates(analysis)} <= {"lost", "ambiguous"}

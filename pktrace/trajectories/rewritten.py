@@ -24,6 +24,7 @@ import numpy as np
 
 from pktrace.decode import rows as field
 from pktrace.run.model import Run
+from pktrace.trajectories.causality import against_time
 from pktrace.trajectories.exact import EARLY_NS
 from pktrace.trajectories.hashing import mixed
 from pktrace.trajectories.paths import visits
@@ -106,6 +107,12 @@ def _numbers(rows: Array) -> tuple[Array, ...]:
 def remains_of_rewrite(rows: Array) -> Array:
     """A hash per row of what a rewrite of the headers leaves alone."""
     return mixed(*_numbers(rows), rows["tcp_window"], rows["payload_length"], rows["content"])
+
+
+def rows_told(rows: Array, flow: Array, which: Array, times: Array, comparable: Array) -> tuple[Array, ...]:
+    """Of some rows what `against_time` asks for: flow, remains, time, clocks."""
+    chosen = rows[which]
+    return flow[which], remains_of_rewrite(chosen), times[which], comparable[chosen["point"]]
 
 
 def remains_of_change(rows: Array) -> Array:
@@ -322,6 +329,12 @@ class Keys:
             self._share_of_ends(agreement.before, found) >= _WHOLE
         )
         agreement = agreement.chosen(whole)
+        alone = np.flatnonzero(_accepted(agreement, np.zeros(len(whole[whole]), bool)) & ~agreement.ids_kept)
+        starts = rows_told(self._rows, self.flow, found.start_rows, times, comparable)
+        ends = rows_told(self._rows, self.flow, found.end_rows, times, comparable)
+        refused = np.zeros(len(agreement.packets), bool)
+        refused[alone] = against_time(agreement.before[alone], agreement.after[alone], ends, starts, run.threshold_ns)
+        agreement = agreement.chosen(~refused)
         return self._take(agreement, self._hold_numbers(agreement, found), by_header=False)
 
     def learn_changed(self, found: Open, run: Run, times: Array, comparable: Array, open_rows: Array) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -197,18 +198,22 @@ class Gateways:
         return [f"{name}={places[name].replace('@', '@' + self.name)}" for name in names]
 
     def record(
-        self, folder: Path, spec: dict[str, Any], paths: Path, points: Sequence[str], *options: object
+        self, folder: Path, spec: dict[str, Any], paths: Path, points: Sequence[str], beside: Sequence[str] = ()
     ) -> dict[str, Any]:
-        """Record while the conversations of ``spec`` go on; returns what these told."""
-        told = folder / "told.json"
-        wanted = folder / "spec.json"
+        """Record while the conversations of ``spec`` go on, and a command beside; returns what the former told."""
+        speak = self.conversations(folder, spec)
+        given = ["--points", *points, "--paths", paths, "--snaplen", 0, "--threshold", 0.3, "--no-context"]
+        both = ["sh", "-c", f"{shlex.join(beside)} & {shlex.join(speak)}; wait"] if beside else speak
+        record(folder / "run", *given, "--", *both)
+        found: dict[str, Any] = json.loads(Path(speak[-1]).read_text(encoding="utf-8"))
+        return found
+
+    def conversations(self, folder: Path, spec: dict[str, Any], name: str = "conversations") -> list[str]:
+        """A command that speaks as ``spec`` says, to be started in the root of the project."""
+        wanted = folder / f"{name}.json"
         named = {"client": self.namespace("client"), "server": self.namespace("server")}
         wanted.write_text(json.dumps({**named, **spec}), encoding="utf-8")
-        speak = [sys.executable, "-m", "tests.lab.marked_traffic", str(wanted), str(told)]
-        given = ["--points", *points, "--paths", paths, "--snaplen", 0, "--threshold", 0.3, "--no-context"]
-        record(folder / "run", *given, *options, "--", *speak)
-        found: dict[str, Any] = json.loads(told.read_text(encoding="utf-8"))
-        return found
+        return [sys.executable, "-m", "tests.lab.marked_traffic", str(wanted), str(folder / f"{name}-told.json")]
 
 
 @contextmanager

@@ -66,6 +66,18 @@ table inet drops {{
 """
 
 
+def masquerade(device: str) -> str:
+    """Everything that leaves by a device gets its address."""
+    return f"""
+table inet nat {{
+  chain post {{
+    type nat hook postrouting priority 100; policy accept;
+    oifname "{device}" masquerade
+  }}
+}}
+"""
+
+
 def analyzed(pktrace: CommandLine, folder: Path, order: tuple[str, ...] = POINTS) -> Truth:
     result = pktrace("analyze", folder / "run", "--no-plots")
     assert result.returncode == 0, result.stderr
@@ -351,3 +363,110 @@ def test_fragments(tmp_path: Path, pktrace: CommandLine, reassembling: bool) -> 
     changed = truth.transforms()
     assert changed["there", 0] <= {"ttl-1", "payload", "fragmentation"}
     assert changed["there", 2] <= {"ttl-1", "payload", "reassembly"}, truth.report()
+
+
+def put_on_another_clock(folder: Path, point: str, seconds: str) -> None:
+    """Move the time stamps of one capture, and say in run.toml that its clock is another one."""
+    capture = folder / "captures" / f"{point}.pcapng"
+    moved = capture.with_name("moved.pcapng")
+    subprocess.run(["editcap", "-t", seconds, capture, moved], check=True)
+    moved.replace(capture)
+    before, _, rest = (folder / "run.toml").read_text(encoding="utf-8").partition(f"{point}.pcapng")
+    words = before + f"{point}.pcapng" + rest.replace('clock = "host"', f'clock = "{point}"', 1)
+    head, _, tail = words.partition("[window]")  # a window is told on one clock
+    words = head + tail[tail.index("\n[") + 1 :]
+    (folder / "run.toml").write_text(words, encoding="utf-8")
+
+
+@pytest.mark.skipif(shutil.which("editcap") is None, reason="needs editcap")
+@pytest.mark.parametrize(("point", "seconds"), [("server", "3.25"), ("client", "-40"), ("near", "0.7")])
+@pytest.mark.parametrize("offloads", [False, True])
+def test_a_clock_that_is_off(tmp_path: Path, pktrace: CommandLine, offloads: bool, point: str, seconds: str) -> None:
+    """By seconds, also just where addresses are translated and superpackets split: no sighting there is as before."""
+    with gateways(offloads=offloads) as net:
+        if offloads:
+            net.ethtool("gw1", "wan", "tso", "off", "gso", "off")
+        net.nft("gw1", masquerade("wan"))
+        net.nft("gw2", losing_frames("wan", 3))
+        spec = {"udp": udp_flows(), "tcp": tcp_flows(4)}
+        net.record(tmp_path, spec, paths_file(tmp_path), net.points())
+        far = net.counters("gw2")["frames"]
+    put_on_another_clock(tmp_path / "run", point, seconds)
+    truth = analyzed(pktrace, tmp_path)
+    if offloads:
+        assert_parts_right(truth, {"there": ("far", "server", far)})
+        assert truth.fates("back") == {"delivered": truth.counts["back"]["server"].total()}
+    else:
+        assert_right(truth, {("there", 2): far})
+    # Nothing is said of latencies from one clock to another.
+    for entry in truth.summary["latency"]:
+        if entry["stage"] is not None:
+            assert (entry["count"] > 0) == (point not in (entry["from_point"], entry["to_point"]))
+
+
+ENDS = ("client", "server")
+
+
+@pytest.mark.parametrize("declared", ["as one path", "apart"])
+def test_an_encrypted_leg(tmp_path: Path, pktrace: CommandLine, declared: str) -> None:
+    """Nobody can tell which encrypted packet holds which one: none is matched there, and none is called lost there."""
+    log = tmp_path / "tunnel.json"
+    order = POINTS if declared == "as one path" else ENDS
+    with gateways() as net:
+        net.nft("gw2", drops("tun0", "dmz", 2))
+        tunnel(net, "sealed", log)
+        paths = paths_file(tmp_path, order)
+        if declared == "apart":
+            there, back = (f'\n[[path]]\nname = "{name}"\npoints = ["{a}", "{b}"]\nmatch = {{ source = "{source}" }}\n'
+                           for name, a, b, source in (("sealed", "near", "far", GW1), ("sealed-back", "far", "near", GW2)))
+            paths.write_text(paths.read_text() + there + back)
+        spec = {"udp": udp_flows(), "tcp": tcp_flows(4, 30_000)}
+        net.record(tmp_path, spec, paths, net.points())
+        far = net.counters("gw2")
+        far["lost_back"] += net.too_long("gw2")
+        refused = net.too_long("gw1")
+        carried = net.link_counts(log)["ends"]
+    truth = analyzed(pktrace, tmp_path, ENDS)
+    assert truth.wrong_matches() == [], truth.report()
+    assert truth.missed_matches() == [], truth.report()
+    counted = {("there", 0): far["lost_there"] + refused, ("back", 0): far["lost_back"]}
+    if declared == "as one path":
+        # What saw nothing of the packets that arrived proves nothing of those that did not.
+        assert truth.verdicts() == dict.fromkeys(counted, 0), truth.report()
+        assert truth.verdicts("undetermined") == counted, truth.report()
+    else:
+        assert truth.verdicts() == counted, truth.report()
+        assert truth.fates("sealed") == {"delivered": carried[0]["sealed"]}
+        assert truth.fates("sealed-back") == {"delivered": carried[1]["sealed"]}
+
+
+@pytest.mark.parametrize("declared", ["each with its paths", "one crossing over to the other"])
+def test_two_links_with_equal_traffic(tmp_path: Path, pktrace: CommandLine, declared: str) -> None:
+    """The same payloads at the same time over two links that have nothing to do with each other."""
+    crossing = declared != "each with its paths"
+    with gateways() as one, gateways() as other:
+        # UDP that is always a little later on one link would look as NAT with IP IDs of its own does.
+        spec = {"udp": [] if crossing else udp_flows(4, 100), "tcp": tcp_flows(4, 40_000)}
+        for flow in (*spec["udp"], *spec["tcp"]):
+            flow["from"] = [CLIENTS[1], flow["from"][1] and 4000 + flow["flow"]]
+        second = {kind: [{**flow, "from": [CLIENTS[2], flow["from"][1]]} for flow in flows] for kind, flows in spec.items()}
+        ends = [*one.points(ENDS), *(f"second-{named}" for named in other.points(ENDS))]
+        pairs = {"there": ("client", "second-server" if crossing else "server")}
+        pairs["back"] = (pairs["there"][1], "client")
+        if not crossing:
+            pairs |= {"second-there": ("second-client", "second-server"), "second-back": ("second-server", "second-client")}
+        paths = tmp_path / "paths.toml"
+        paths.write_text("".join(
+            f'\n[[path]]\nname = "{name}"\npoints = ["{a}", "{b}"]\n'
+            f'match = {{ {"destination" if "there" in name else "source"} = "{SERVER}" }}\n' for name, (a, b) in pairs.items()
+        ))  # fmt: skip
+        one.record(tmp_path, spec, paths, ends, beside=other.conversations(tmp_path, second, "second"))
+    result = pktrace("analyze", tmp_path / "run", "--no-plots")
+    assert result.returncode == 0, result.stderr
+    truth = Truth(tmp_path / "run", ENDS)
+    across = [
+        frames for frames in truth.by_trajectory.values() if len({seen.point.startswith("second-") for seen in frames}) > 1
+    ]
+    assert across == [], truth.report()
+    if not crossing:
+        assert set(truth.fates()) == {"delivered"}

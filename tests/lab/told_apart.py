@@ -105,8 +105,8 @@ def _datagram(payload: bytes) -> tuple[Hashable, Hashable, int, int]:
     if mark is None:
         # A segment of a UDP superpacket may begin within a record.
         mark = MARK.search(payload[:31])
-        if mark is None:
-            return None, None, 0, 0
+        if mark is None:  # encrypted: no two are alike
+            return ("opaque", payload), None, 0, 0
     begin = int(mark[4], 16) - mark.start()
     key = ("udp", *mark.group(1, 2, 3))
     return (*key, begin, begin + len(payload)), key, begin, begin + len(payload)
