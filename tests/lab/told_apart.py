@@ -211,20 +211,28 @@ class Truth:
                 wrong.append(f"{trajectory}: {[(f.point, f.frame, f.token) for f in frames]}")
         return wrong
 
-    def missed_matches(self) -> list[str]:
-        """Packets that no point saw twice, and whose frames are not all in one trajectory."""
+    def apart(self) -> list[tuple[str, Hashable, list[Seen]]]:
+        """(direction, token, frames) of packets that no point saw twice, and whose frames are not all in one
+        trajectory."""
         frames: dict[tuple[str, Hashable], list[Seen]] = defaultdict(list)
         for seen in self.seen:
             if seen.token is not None and seen.point in self.order:
                 frames[seen.direction, seen.token].append(seen)
-        missed = []
+        found = []
         for (way, token), mine in frames.items():
             if len({seen.point for seen in mine}) < len(mine) or len(mine) == 1:
                 continue
             owners = {self.owner[seen.point, seen.frame] for seen in mine}
             if len(owners) > 1 or None in owners:
-                missed.append(f"{way} {token}: {[(s.point, s.frame, self.owner[s.point, s.frame]) for s in mine]}")
-        return missed
+                found.append((way, token, mine))
+        return found
+
+    def missed_matches(self) -> list[str]:
+        """The same as text."""
+        return [
+            f"{way} {token}: {[(s.point, s.frame, self.owner[s.point, s.frame]) for s in mine]}"
+            for way, token, mine in self.apart()
+        ]
 
     def lost(self) -> dict[tuple[str, int], int]:
         """By direction and stage, how many packets the captures show before it and not behind it (no duplicates)."""
@@ -334,7 +342,7 @@ class Truth:
 
     def fates_by_parts(self, before: str, behind: str, direction: str) -> dict[str, int]:
         """Fates that follow from which frames at one point are not seen at the next, where nothing else is lost."""
-        arrived = self.counts[direction][behind]
+        arrived = self.counts[direction][behind].copy()
         parts: dict[int, list[bool]] = defaultdict(list)
         for seen in self.seen:
             if seen.point != before or seen.direction != direction or seen.token is None:
@@ -343,6 +351,7 @@ class Truth:
             for number in owners or [self.owner[seen.point, seen.frame]]:
                 assert number is not None, seen
                 parts[number].append(arrived[seen.token] > 0)
+            arrived[seen.token] -= 1
         names = {(True, True): "delivered", (False, False): "lost"}
         return dict(Counter(names.get((all(told), any(told)), "partial") for told in parts.values()))
 
