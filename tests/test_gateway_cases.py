@@ -106,7 +106,10 @@ def test_equal_traffic_of_two_links_is_not_one_flow_that_goes_back_in_time(tmp_p
     earlier and now later. They were taken for one flow behind a gateway with IP IDs of its own."""
     files: dict[str, list[Record]] = {"a": [], "b": []}
     for number in range(80):
-        for point, source, first_id, late in (("a", "10.0.0.1", 1, 0), ("b", "10.0.0.2", 901, 2 * MS - number % 5 * MS)):
+        for point, source, first_id, late in (
+            ("a", "10.0.0.1", 1, 0),
+            ("b", "10.0.0.2", 901, 2 * MS - number % 5 * MS),
+        ):
             data = frame(Header(source, "192.0.2.1", 17, b"packet %04d" % number, dport=53, ip_id=first_id + number))
             files[point].append(Record(START + number * 10 * MS + late, data))
     path = [{"name": "across", "points": ["a", "b"], "match": {"source": "10.0.0.1"}}]

@@ -88,7 +88,9 @@ def test_pings_through_an_encrypted_tunnel(
     assert (analysis.trajectories.seen[:, :2] >= 0).all()
     assert len(analysis.trajectories) == 100
     assert not analysis.verdicts.packets_with("lost").any()
-    for latency, (least, most) in zip((analysis.latencies[0], analysis.latencies[-1]), (there_us, back_us), strict=True):
+    for latency, (least, most) in zip(
+        (analysis.latencies[0], analysis.latencies[-1]), (there_us, back_us), strict=True
+    ):
         assert least * 1000 <= int(latency.values.min())
         assert int(latency.values.max()) <= most * 1000
 

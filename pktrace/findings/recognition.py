@@ -130,7 +130,7 @@ def sharing(facts: Suitability) -> Iterator[Finding]:
             )
         else:
             yield Finding(
-                f"{ends_of(facts, stage)} share {part(stage.share)} of what could be shared on path {name} "
+                f"{ends_of(facts, stage)} share {part(stage.share or 0.0)} of what could be shared on path {name} "
                 f"({stage.both:,} of {min(stage.at_from, stage.at_to):,}): the rest was rewritten, split or lost.",
                 fix,
                 limits(PARTLY, LATENCY, LOSSES, RULES),

@@ -2,8 +2,8 @@
 
     client:eth0 -- lan:gw1:wan -- [wire] -- wan:gw2:dmz -- eth0:server
 
-Points: ``client``, ``near`` (gw1's wan), ``far`` (gw2's wan), ``server``; with a wire in user space between the gateways
-also ``middle``. Hardware addresses tell directions: frames from client to server come from odd ones.
+Points: ``client``, ``near`` (gw1's wan), ``far`` (gw2's wan), ``server``; with a wire in user space between the
+gateways also ``middle``. Hardware addresses tell directions: frames from client to server come from odd ones.
 """
 
 from __future__ import annotations
@@ -169,6 +169,12 @@ class Gateways:
         """Packets that a gateway refused because they do not fit, and must not be fragmented."""
         names, values = (line.split() for line in self.inside(role, "cat", "/proc/net/snmp").splitlines()[:2])
         return int(values[names.index("FragFails")])
+
+    def shape(self, role: str, device: str) -> None:
+        """A queue that drops what does not fit. No more than one segment passes at once, so superpackets are split
+        before they get in, and each drop is one of a segment."""
+        shaper = ["tbf", "rate", "60mbit", "burst", "1600", "limit", "30kb"]
+        self.inside(role, "tc", "qdisc", "add", "dev", device, "root", *shaper)
 
     def queue_drops(self, role: str, device: str) -> int:
         """Packets that the queues of a device dropped."""

@@ -39,7 +39,7 @@ def marked(direction: str, flow: int, number: int, begin: int, end: int) -> byte
 def inside(namespace: str, do: Callable[[], Made]) -> Made:
     """Call ``do`` in a namespace; a socket stays in the namespace in which it was opened."""
     made: list[Made] = []
-    failed: list[BaseException] = []
+    failed: list[Exception] = []
 
     def enter() -> None:
         try:
@@ -47,7 +47,7 @@ def inside(namespace: str, do: Callable[[], Made]) -> Made:
                 if _libc.setns(opened.fileno(), _CLONE_NEWNET) != 0:
                     raise OSError(ctypes.get_errno(), f"setns {namespace}")
             made.append(do())
-        except BaseException as error:  # handed on to the caller's thread
+        except Exception as error:  # noqa: BLE001 - handed on to the caller's thread
             failed.append(error)
 
     thread = threading.Thread(target=enter)  # namespaces belong to threads, so ours stays where it is

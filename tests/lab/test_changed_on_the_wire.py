@@ -6,29 +6,28 @@ what does not depend on it: the marks in the captures, read by dpkt, and the cou
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-import subprocess
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.conftest import CommandLine
-from tests.lab.gateways import (
-    CLIENTS,
-    GW1,
-    GW2,
-    POINTS,
-    SERVER,
-    Gateways,
-    gateways,
-    kernel_refuses,
-    missing_tools,
-    paths_file,
+from tests.lab.gateway_traffic import (
+    analyzed,
+    assert_parts_right,
+    assert_right,
+    drops,
+    losing_frames,
+    masquerade,
+    put_on_another_clock,
+    tcp_flows,
+    tunnel,
+    udp_flows,
 )
+from tests.lab.gateways import CLIENTS, GW1, GW2, POINTS, SERVER, gateways, missing_tools, paths_file
 from tests.lab.told_apart import Truth
 
 pytestmark = [
@@ -36,70 +35,6 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="making network namespaces needs root"),
     pytest.mark.skipif(bool(missing_tools()), reason=f"needs {', '.join(missing_tools())}"),
 ]
-
-NO_LOSS: Mapping[tuple[str, int], int] = {}
-
-
-def udp_flows(count: int = 6, packets: int = 120, **others: Any) -> list[dict[str, Any]]:
-    """Flows of several hosts, whose source ports are not all different."""
-    flow = {"to": [SERVER, 5001], "count": packets, "sizes": [40, 200, 1200], "gap_us": 900, **others}
-    return [{"flow": n, "from": [CLIENTS[n % 3], 4000 + n // 3], **flow} for n in range(count)]
-
-
-def tcp_flows(count: int = 6, size: int = 60_000, **others: Any) -> list[dict[str, Any]]:
-    flow = {"to": [SERVER, 6001], "there": size, "back": size, **others}
-    return [{"flow": 16 + n, "from": [CLIENTS[n % 3], 0], **flow} for n in range(count)]
-
-
-def drops(device_in: str, device_out: str, percent: int) -> str:
-    """A gateway that loses packets, and counts them by direction."""
-    lose = f"meta l4proto {{ tcp, udp }} numgen random mod 100 < {percent} counter name"
-    return f"""
-table inet drops {{
-  counter lost_there {{ }}
-  counter lost_back {{ }}
-  chain pass {{
-    type filter hook forward priority 10; policy accept;
-    iifname "{device_in}" {lose} lost_there drop
-    iifname "{device_out}" {lose} lost_back drop
-  }}
-}}
-"""
-
-
-def masquerade(device: str) -> str:
-    """Everything that leaves by a device gets its address."""
-    return f"""
-table inet nat {{
-  chain post {{
-    type nat hook postrouting priority 100; policy accept;
-    oifname "{device}" masquerade
-  }}
-}}
-"""
-
-
-def analyzed(pktrace: CommandLine, folder: Path, order: tuple[str, ...] = POINTS) -> Truth:
-    result = pktrace("analyze", folder / "run", "--no-plots")
-    assert result.returncode == 0, result.stderr
-    return Truth(folder / "run", order)
-
-
-def assert_right(truth: Truth, lost: Mapping[tuple[str, int], int]) -> None:
-    """Nothing matched wrongly or missed, and at each stage as many lost as were counted there; all else delivered."""
-    counted = {place: lost.get(place, 0) for place in truth.lost()}
-    why = truth.report()
-    assert truth.lost() == counted, why
-    assert truth.wrong_matches() == [], why
-    assert truth.missed_matches() == [], why
-    assert truth.verdicts() == counted, why
-    assert truth.fates_add_up(), why
-    for way in ("there", "back"):
-        sent = sum(truth.counts[way][truth.points(way)[0]].values())
-        gone = sum(number for (path, _), number in counted.items() if path == way)
-        fates = truth.fates(way)
-        assert fates.pop("lost", 0) == gone, why
-        assert fates == {"delivered": sent - gone}, why
 
 
 @pytest.mark.parametrize("kind", ["one-to-one", "masquerade", "masquerade-twice"])
@@ -154,7 +89,7 @@ table ip mangle {
         )
         net.nft(
             "gw2",
-            "table ip mangle {\nchain pass {\ntype filter hook postrouting priority 0; policy accept; ip ttl set 33\n}\n}\n"
+            "table ip mangle {\nchain pass {\ntype filter hook postrouting priority 0; ip ttl set 33\n}\n}\n"
             + drops("wan", "dmz", 2),
         )
         spec = {"udp": udp_flows(sizes=[40, 900]), "tcp": tcp_flows(10, 20_000)}
@@ -213,32 +148,6 @@ def test_vlan(tmp_path: Path, pktrace: CommandLine) -> None:
     assert (changed["back", 1], changed["back", 2]) == ({"vlan-push"}, {"vlan-pop"})
 
 
-def tunnel(net: Gateways, kind: str, log: Path) -> str:
-    """A tunnel between the gateways: the kernel's where it has one, else ours; returns the device."""
-    options = {
-        "vxlan": ["vxlan", "id", "7", "dstport", "4789", "local", "{here}", "remote", "{there}"],
-        "gre": ["gre", "local", "{here}", "remote", "{there}"],
-        "ipip": ["ipip", "local", "{here}", "remote", "{there}"],
-    }.get(kind)
-    device = "tun0"
-    if options is None or kernel_refuses(*(word.format(here=GW1, there=GW2) for word in options)):
-        net.link("tunnel", kind, net.namespace("gw1"), net.namespace("gw2"), GW1, GW2, log=log)
-    else:
-        for role, here, there in (("gw1", GW1, GW2), ("gw2", GW2, GW1)):
-            words = [word.format(here=here, there=there) for word in options]
-            net.ip(role, "link", "add", device, "type", *words)
-    for role, own, other, behind in (("gw1", 1, 2, 3), ("gw2", 2, 1, 1)):
-        net.ip(role, "addr", "add", f"10.81.9.{own}/24", "dev", device)
-        net.ip(role, "link", "set", device, "mtu", "1400", "up")
-        if kind == "vxlan":
-            net.ethtool(role, device, "gro", "off")
-            net.ip(role, "link", "set", device, "address", f"02:81:00:00:09:{3 if own == 1 else 4:02x}")
-            peer = f"02:81:00:00:09:{4 if own == 1 else 3:02x}"
-            net.ip(role, "neigh", "replace", f"10.81.9.{other}", "lladdr", peer, "dev", device, "nud", "permanent")
-        net.ip(role, "route", "add", f"10.81.{behind}.0/24", "via", f"10.81.9.{other}", "dev", device)
-    return device
-
-
 @pytest.mark.parametrize("kind", ["vxlan", "gre", "ipip"])
 def test_tunnels(tmp_path: Path, pktrace: CommandLine, kind: str) -> None:
     """Seen inside the tunnel and outside; outer headers have IP IDs and TTLs of their own."""
@@ -259,31 +168,6 @@ def test_tunnels(tmp_path: Path, pktrace: CommandLine, kind: str) -> None:
     changed = truth.transforms()
     assert changed["there", 1] == changed["back", 0] - {"ttl-1"} == {f"{kind}-push"}
     assert changed["there", 3] - {"ttl-1"} == changed["back", 2] == {f"{kind}-pop"}
-
-
-def losing_frames(device: str, percent: int) -> str:
-    """Lose and count what comes in at a device, behind its capture."""
-    return f"""
-table netdev losing {{
-  counter frames {{ }}
-  chain arrived {{
-    type filter hook ingress device "{device}" priority 0; policy accept;
-    meta l4proto {{ tcp, udp }} numgen random mod 100 < {percent} counter name frames drop
-  }}
-}}
-"""
-
-
-def assert_parts_right(truth: Truth, losses: Mapping[str, tuple[str, str, int]]) -> None:
-    """Bytes are where the analysis says; by direction, (before, behind, frames counted) of the only loss there."""
-    why = truth.report()
-    assert truth.wrong_parts() == [], why
-    assert truth.unexplained() == [], why
-    assert truth.fates_add_up(), why
-    for way, (before, behind, counted) in losses.items():
-        left = truth.counts[way][before] - truth.counts[way][behind]
-        assert sum(left.values()) == counted, why
-        assert truth.fates(way) == truth.fates_by_parts(before, behind, way), why
 
 
 @pytest.mark.parametrize("merging", [False, True])
@@ -309,7 +193,7 @@ def test_a_queue_that_drops_segments(tmp_path: Path, pktrace: CommandLine, mergi
     """A shaper splits superpackets and drops what does not fit its queue: packets arrive in part, are merged around
     the holes, and sent again."""
     with gateways(offloads=True) as net:
-        net.inside("gw1", "tc", "qdisc", "add", "dev", "wan", "root", "tbf", "rate", "60mbit", "burst", "1600", "limit", "30kb")
+        net.shape("gw1", "wan")
         net.ethtool("gw1", "wan", "tso", "off", "gso", "off")
         net.ethtool("gw2", "wan", "gro", "on" if merging else "off")
         spec = {"udp": udp_flows(3, 100), "tcp": tcp_flows(3, 400_000, back=0, chunk=50_000)}
@@ -347,13 +231,18 @@ def test_fragments(tmp_path: Path, pktrace: CommandLine, reassembling: bool) -> 
         net.ip("gw1", "link", "set", "wan", "mtu", "600")
         net.nft("gw2", losing_frames("wan", 3))
         if reassembling:
-            net.nft("gw2", "table ip track {\nchain pass {\ntype filter hook prerouting priority 0\nct state new counter\n}\n}\n")
+            net.nft(
+                "gw2",
+                "table ip track {\nchain pass {\ntype filter hook prerouting priority 0\nct state new counter\n}\n}\n",
+            )
         flows = udp_flows(6, 80, sizes=[200, 1400, 900], may_fragment=1, answers=[40])
         net.record(tmp_path, {"udp": flows}, paths_file(tmp_path), net.points())
         far = net.counters("gw2")["frames"]
     truth = analyzed(pktrace, tmp_path)
     if reassembling:  # of a datagram that is not whole nothing goes on; what goes on is fragmented as before
-        sent, arrived = ({s.key for s in truth.seen if s.point == p and s.direction == "there"} for p in ("client", "server"))
+        sent, arrived = (
+            {s.key for s in truth.seen if s.point == p and s.direction == "there"} for p in ("client", "server")
+        )
         assert len(sent - arrived) > 0
         assert truth.fates("there") == {"delivered": len(arrived), "lost": len(sent - arrived)}, truth.report()
         assert_parts_right(truth, {})
@@ -366,23 +255,11 @@ def test_fragments(tmp_path: Path, pktrace: CommandLine, reassembling: bool) -> 
     assert changed["there", 2] <= {"ttl-1", "payload", "reassembly"}, truth.report()
 
 
-def put_on_another_clock(folder: Path, point: str, seconds: str) -> None:
-    """Move the time stamps of one capture, and say in run.toml that its clock is another one."""
-    capture = folder / "captures" / f"{point}.pcapng"
-    moved = capture.with_name("moved.pcapng")
-    subprocess.run(["editcap", "-t", seconds, capture, moved], check=True)
-    moved.replace(capture)
-    before, _, rest = (folder / "run.toml").read_text(encoding="utf-8").partition(f"{point}.pcapng")
-    words = before + f"{point}.pcapng" + rest.replace('clock = "host"', f'clock = "{point}"', 1)
-    head, _, tail = words.partition("[window]")  # a window is told on one clock
-    words = head + tail[tail.index("\n[") + 1 :]
-    (folder / "run.toml").write_text(words, encoding="utf-8")
-
-
 @pytest.mark.skipif(shutil.which("editcap") is None, reason="needs editcap")
-@pytest.mark.parametrize(("point", "seconds"), [("server", "3.25"), ("client", "-40"), ("near", "0.7")])
-@pytest.mark.parametrize("offloads", [False, True])
-def test_a_clock_that_is_off(tmp_path: Path, pktrace: CommandLine, offloads: bool, point: str, seconds: str) -> None:
+@pytest.mark.parametrize(
+    ("point", "seconds", "offloads"), [("server", "3.25", False), ("client", "-40", True), ("near", "0.7", False)]
+)
+def test_a_clock_that_is_off(tmp_path: Path, pktrace: CommandLine, point: str, seconds: str, offloads: bool) -> None:
     """By seconds, also just where addresses are translated and superpackets split: no sighting there is as before."""
     with gateways(offloads=offloads) as net:
         if offloads:
@@ -418,8 +295,10 @@ def test_an_encrypted_leg(tmp_path: Path, pktrace: CommandLine, declared: str) -
         tunnel(net, "sealed", log)
         paths = paths_file(tmp_path, order)
         if declared == "apart":
-            there, back = (f'\n[[path]]\nname = "{name}"\npoints = ["{a}", "{b}"]\nmatch = {{ source = "{source}" }}\n'
-                           for name, a, b, source in (("sealed", "near", "far", GW1), ("sealed-back", "far", "near", GW2)))
+            there, back = (
+                f'\n[[path]]\nname = "{name}"\npoints = ["{a}", "{b}"]\nmatch = {{ source = "{source}" }}\n'
+                for name, a, b, source in (("sealed", "near", "far", GW1), ("sealed-back", "far", "near", GW2))
+            )
             paths.write_text(paths.read_text() + there + back)
         spec = {"udp": udp_flows(), "tcp": tcp_flows(4, 30_000)}
         net.record(tmp_path, spec, paths, net.points())
@@ -450,23 +329,31 @@ def test_two_links_with_equal_traffic(tmp_path: Path, pktrace: CommandLine, decl
         spec = {"udp": [] if crossing else udp_flows(4, 100), "tcp": tcp_flows(4, 40_000)}
         for flow in (*spec["udp"], *spec["tcp"]):
             flow["from"] = [CLIENTS[1], flow["from"][1] and 4000 + flow["flow"]]
-        second = {kind: [{**flow, "from": [CLIENTS[2], flow["from"][1]]} for flow in flows] for kind, flows in spec.items()}
+        second = {
+            kind: [{**flow, "from": [CLIENTS[2], flow["from"][1]]} for flow in flows] for kind, flows in spec.items()
+        }
         ends = [*one.points(ENDS), *(f"second-{named}" for named in other.points(ENDS))]
         pairs = {"there": ("client", "second-server" if crossing else "server")}
         pairs["back"] = (pairs["there"][1], "client")
         if not crossing:
-            pairs |= {"second-there": ("second-client", "second-server"), "second-back": ("second-server", "second-client")}
+            pairs |= {
+                "second-there": ("second-client", "second-server"),
+                "second-back": ("second-server", "second-client"),
+            }
         paths = tmp_path / "paths.toml"
         paths.write_text("".join(
             f'\n[[path]]\nname = "{name}"\npoints = ["{a}", "{b}"]\n'
-            f'match = {{ {"destination" if "there" in name else "source"} = "{SERVER}" }}\n' for name, (a, b) in pairs.items()
+            f'match = {{ {"destination" if "there" in name else "source"} = "{SERVER}" }}\n'
+            for name, (a, b) in pairs.items()
         ))  # fmt: skip
         one.record(tmp_path, spec, paths, ends, beside=other.conversations(tmp_path, second, "second"))
     result = pktrace("analyze", tmp_path / "run", "--no-plots")
     assert result.returncode == 0, result.stderr
     truth = Truth(tmp_path / "run", ENDS)
     across = [
-        frames for frames in truth.by_trajectory.values() if len({seen.point.startswith("second-") for seen in frames}) > 1
+        frames
+        for frames in truth.by_trajectory.values()
+        if len({seen.point.startswith("second-") for seen in frames}) > 1
     ]
     assert across == [], truth.report()
     if not crossing:
@@ -493,7 +380,7 @@ def test_translated_on_an_unsteady_wire(tmp_path: Path, pktrace: CommandLine) ->
 def test_translated_superpackets(tmp_path: Path, pktrace: CommandLine, merging: bool) -> None:
     """Masquerade, and a shaper that splits and drops behind it."""
     with gateways(offloads=True) as net:
-        net.inside("gw1", *"tc qdisc add dev wan root tbf rate 60mbit burst 1600 limit 30kb".split())
+        net.shape("gw1", "wan")
         net.ethtool("gw1", "wan", "tso", "off", "gso", "off")
         net.ethtool("gw2", "wan", "gro", "on" if merging else "off")
         net.nft("gw1", masquerade("wan"))
@@ -506,6 +393,13 @@ def test_translated_superpackets(tmp_path: Path, pktrace: CommandLine, merging: 
     assert_parts_right(truth, {})
     assert truth.fates("there") == fates, truth.report()
     assert truth.fates("back") == {"delivered": truth.counts["back"]["server"].total()}
+    # Nobody is told beforehand that such a recording could not be analysed.
+    told = json.loads(pktrace("check", tmp_path / "run", "--json").stdout)
+    assert [told["answers"][question]["answer"] for question in ("latency", "losses")] == ["yes", "yes"]
+    proposed = pktrace("init", *sorted((tmp_path / "run" / "captures").glob("*.pcapng")))
+    assert proposed.returncode == 0, proposed.stderr
+    assert 'points = ["near", "far", "server"]' in proposed.stdout
+    assert "client shares no packets with another point" in proposed.stdout.replace("\n# ", " ")
 
 
 def test_short_flows(tmp_path: Path, pktrace: CommandLine) -> None:
@@ -513,8 +407,8 @@ def test_short_flows(tmp_path: Path, pktrace: CommandLine) -> None:
     with gateways() as net:
         net.nft("gw1", masquerade("wan") + drops("lan", "wan", 3))
         flows = [
-            {"flow": n, "from": [CLIENTS[n % 6], 4000 + n // 6], "to": [SERVER, 5001], "count": 1 + n % 4, "sizes": [48, 80],
-             "gap_us": 20_000} for n in range(90)
+            {"flow": n, "from": [CLIENTS[n % 6], 4000 + n // 6], "to": [SERVER, 5001], "count": 1 + n % 4,
+             "sizes": [48, 80], "gap_us": 20_000} for n in range(90)
         ]  # fmt: skip
         net.record(tmp_path, {"udp": flows}, paths_file(tmp_path), net.points())
         near = net.counters("gw1")

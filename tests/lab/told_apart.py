@@ -14,6 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import dpkt
@@ -124,14 +125,10 @@ def _fragment(body: bytes, offset: int) -> tuple[Hashable, Hashable, int, int]:
 
 
 def _segment(body: bytes, identity: int) -> tuple[Hashable, Hashable, int, int]:
-    source, target, sequence, acknowledged, head, flags, window = struct.unpack_from("!HHIIBBH", body)
+    sequence, acknowledged, head, flags, window = struct.unpack_from("!IIBBH", body, 4)
     payload = body[(head >> 4) * 4 :]
     stamps = next(
-        (
-            data
-            for kind, data in dpkt.tcp.parse_opts(body[20 : (head >> 4) * 4])
-            if kind == dpkt.tcp.TCP_OPT_TIMESTAMP
-        ),
+        (data for kind, data in dpkt.tcp.parse_opts(body[20 : (head >> 4) * 4]) if kind == dpkt.tcp.TCP_OPT_TIMESTAMP),
         b"",
     )
     token = ("tcp", sequence, acknowledged, flags, window, len(payload), stamps, identity)
@@ -239,7 +236,7 @@ class Truth:
         found = {}
         for way in DIRECTIONS:
             names = self.points(way)
-            for stage, (before, behind) in enumerate(zip(names, names[1:], strict=False)):
+            for stage, (before, behind) in enumerate(pairwise(names)):
                 seen = self.counts[way]
                 left = seen[before] - seen[behind]
                 found[way, stage] = sum(left.values())
@@ -267,7 +264,9 @@ class Truth:
 
     def changed_packets(self, path: str, stage: int, kind: str) -> int:
         """To how many packets something happened."""
-        table = pl.read_parquet(self.results / "transforms.parquet").with_columns(pl.col("path", "kind").cast(pl.String))
+        table = pl.read_parquet(self.results / "transforms.parquet").with_columns(
+            pl.col("path", "kind").cast(pl.String)
+        )
         chosen = table.filter((pl.col("path") == path) & (pl.col("stage") == stage) & (pl.col("kind") == kind))
         return int(chosen["packets"].sum())
 
@@ -314,7 +313,11 @@ class Truth:
             for trajectory, first, end in parts:
                 whole = origin[trajectory]
                 # Bytes of fragments are counted from the UDP header on.
-                head = 8 if any(isinstance(one.token, tuple) and one.token[0] == "fragment" for one in (seen, whole)) else 0
+                head = (
+                    8
+                    if any(isinstance(one.token, tuple) and one.token[0] == "fragment" for one in (seen, whole))
+                    else 0
+                )
                 start = 0 if head else whole.begin
                 low, high = start + max(0, first - head), start + end - head
                 inside = seen.begin <= low <= high <= seen.end and whole.begin <= low <= high <= whole.end
