@@ -32,7 +32,8 @@ _DECLARED = (
     Counter(
         "capture_missed",
         "data_loss",
-        "Packets that the capture missed though it was running: they were seen before and after it.",
+        "Packets not seen by a capture that ran, though before and after it: it missed them, or could not show them "
+        "as what they are (encrypted, another way).",
     ),
     Counter("recording_incomplete", "data_loss", "The recorder marked the run as incomplete (context/incomplete.txt)."),
     Counter(

@@ -272,8 +272,19 @@ def test_superpackets_on_one_side_only_are_split_in_between(tmp_path: Path) -> N
     whole = Record(BEGIN_NS + SECOND, frame(Header(SENDER, RECEIVER, TCP, bytes(3 * 1448), sport=1, dport=2)))
     captures = {"a": capture([*records, whole]), "b": capture(later([*records, *segments]))}
     found = checked(a_run(tmp_path / "run", captures))
-    (finding,) = found.said("at a (1), and none at b")
-    assert dict(finding.limits) == dict.fromkeys(("latency", "losses", "rules"), "partly")
+    (finding,) = found.said("at a (1), and none at b", "followed by their bytes")
+    assert not finding.limits
+    assert found.verdict[:2] == ("yes", "yes")
+
+
+def test_superpackets_that_cannot_be_followed_limit_everything(tmp_path: Path) -> None:
+    """The other side has packets of another connection."""
+    plain = Header(SENDER, RECEIVER, TCP, bytes(3000), sport=1, dport=2)
+    whole = [Record(BEGIN_NS + n * SECOND, frame(replace(plain, seq=3000 * n))) for n in range(20)]
+    captures = {"a": capture(whole), "b": capture(later(numbered(60, gap_ns=500 * MILLISECOND)))}
+    found = checked(a_run(tmp_path / "run", captures))
+    assert found.said("a and b share no packet")
+    assert found.verdict[:2] == ("no", "no")
 
 
 # --- time -------------------------------------------------------------------------------------------------------
@@ -361,7 +372,8 @@ def test_both_directions_on_one_path_are_noticed(tmp_path: Path) -> None:
 
 
 def test_points_that_share_nothing_are_noticed(tmp_path: Path) -> None:
-    captures = {"a": capture(numbered(100)), "b": capture(later(numbered(100, source="192.0.2.7")))}
+    sealed = later(numbered(100, source="192.0.2.7", payload=b"sealed %08d"))
+    captures = {"a": capture(numbered(100)), "b": capture(sealed)}
     found = checked(a_run(tmp_path / "run", captures))
     assert found.facts.paths[0].stages[0].share == 0
     assert found.said("a and b share no packet on path there (100 and 100)")
@@ -369,12 +381,27 @@ def test_points_that_share_nothing_are_noticed(tmp_path: Path) -> None:
 
 
 def test_one_opaque_stage_leaves_the_others(tmp_path: Path) -> None:
-    records, translated = numbered(100), numbered(100, source="192.0.2.7")
-    captures = {"a": capture(records), "b": capture(later(records)), "c": capture(later(translated, 40_000))}
+    records, sealed = numbered(100), numbered(100, source="192.0.2.7", payload=b"sealed %08d")
+    captures = {"a": capture(records), "b": capture(later(records)), "c": capture(later(sealed, 40_000))}
     found = checked(a_run(tmp_path / "run", captures))
     assert found.said("b and c share no packet")
     assert found.verdict[:2] == ("partly", "partly")
     assert found.exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "path", ["", '[[path]]\nname = "there"\npoints = ["a", "b"]\nmatch = { source = "10.0.0.0/8" }\n']
+)
+def test_translated_packets_are_followed_all_the_same(tmp_path: Path, path: str) -> None:
+    """It was said that everything would look lost there, while the analysis follows all of them."""
+    captures = {"a": capture(numbered(100)), "b": capture(later(numbered(100, source="192.0.2.7")[::2]))}
+    found = checked(a_run(tmp_path / "run", captures, path=path))
+    stage = found.facts.paths[0].stages[0]
+    assert (stage.both, stage.entered, stage.followed, stage.changed, stage.median_ns) == (0, 100, 50, 50, 20_000)
+    (finding,) = found.said("on path there are rewritten, split or merged between a and b (50 of 100 packets followed)")
+    assert not finding.limits
+    assert not found.said("share no packet")
+    assert found.verdict[:2] == ("yes", "yes")
 
 
 def test_losses_do_not_lower_the_share(tmp_path: Path) -> None:

@@ -376,7 +376,8 @@ def _notes(paths: list[ProposedPath], points: list[ProposedPoint], pairs: list[P
         elif point.name not in sharing:
             notes.append(
                 f"{point.name} shares no packets with another point: other traffic, another time, or packets that"
-                " were encrypted, put into a tunnel or rewritten (NAT) on the way."
+                " were encrypted or rewritten (NAT) on the way. Where they were rewritten, give it its place on the"
+                " paths by hand: the analysis follows packets through that."
             )
         elif point.name not in copies:
             notes.append(f"The place of {point.name} in the order of the points cannot be told; it is on no path.")

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pktrace.findings.finding import LATENCY, LOSSES, NO, PARTLY, RULES, Finding, duration, limits, listed, many, part
-from pktrace.findings.shared import StageFacts
+from pktrace.findings.shared import LITTLE_SHARED, StageFacts
 from pktrace.findings.suitability import (
-    LITTLE_SHARED,
     LONGEST_FRAME,
     Suitability,
     ends_of,
@@ -115,11 +114,18 @@ def order(facts: Suitability) -> Iterator[Finding]:
 
 def sharing(facts: Suitability) -> Iterator[Finding]:
     """Neighbours whose packets are not the same."""
+    changed: dict[int, list[str]] = {}
     for path, stage in stages_of(facts):
         apart = stage.overlap_ns is not None and stage.overlap_ns < 0
-        if stage.share is None or stage.share >= LITTLE_SHARED or apart:
+        little = stage.changed > 0 if stage.share is None else stage.share < LITTLE_SHARED
+        if not little or apart:
             continue
         name = facts.run.paths[path.number].name
+        if stage.follows:
+            changed.setdefault(path.number, []).append(
+                f"{ends_of(facts, stage)} ({stage.followed:,} of {many(stage.entered, 'packet')} followed)"
+            )
+            continue
         split = bool(facts.points[stage.from_point].superpackets) != bool(facts.points[stage.to_point].superpackets)
         fix = (
             "Switch segmentation offloads off while recording (ethtool -K IF tso off gso off gro off)."
@@ -137,12 +143,17 @@ def sharing(facts: Suitability) -> Iterator[Finding]:
             )
         else:
             yield Finding(
-                f"{ends_of(facts, stage)} share {part(stage.share)} of what could be shared on path {name} "
+                f"{ends_of(facts, stage)} share {part(stage.share or 0.0)} of what could be shared on path {name} "
                 f"({stage.both:,} of {min(stage.at_from, stage.at_to):,}): the rest was rewritten, split or lost.",
                 fix,
                 limits(PARTLY, LATENCY, LOSSES, RULES),
                 (path.number,),
             )
+    for number, stages in changed.items():
+        yield Finding(
+            f"Packets on path {facts.run.paths[number].name} are rewritten, split or merged between {listed(stages)}.",
+            "None needed; `pktrace analyze` says what changed.",
+        )
 
 
 def alike(facts: Suitability) -> Iterator[Finding]:
@@ -202,13 +213,20 @@ def offloads(facts: Suitability) -> Iterator[Finding]:
         mixed = [
             (path.number, stage)
             for path, stage in stages_of(facts)
-            if stage.both
+            if (stage.both or stage.followed)
             and bool(facts.points[stage.from_point].superpackets) != bool(facts.points[stage.to_point].superpackets)
         ]
         where = listed([f"{point.name} ({point.superpackets:,})" for point in big])
         told = f"Frames longer than {LONGEST_FRAME:,} bytes at {where}"
         fix = "Switch segmentation offloads off while recording: ethtool -K IF tso off gso off gro off."
-        if mixed:
+        if mixed and all(stage.follows for _, stage in mixed):
+            yield Finding(
+                f"{told}, and none at {_ends_without(facts, mixed[0][1])}: superpackets are split or merged between "
+                "them. They are followed by their bytes; each counts as one packet, its latency is that of its first "
+                "byte.",
+                fix,
+            )
+        elif mixed:
             yield Finding(
                 f"{told}, and none at {_ends_without(facts, mixed[0][1])}: superpackets are split or merged between "
                 "them, and what is split is not recognised.",

@@ -1,8 +1,9 @@
-"""Which packets neighbouring points of a path share, by digest alone: before anything is matched or judged.
+"""Which packets neighbouring points of a path share: by digest alone, and as they were followed.
 
 Counted are different digests of the packets that fit the path, in the time that both captures cover. The share is of
 the smaller of the two counts, so that neither losses nor rules that drop nor the traffic of a bypass lower it: what it
-measures is whether packets can be recognised from one point to the next.
+measures is whether packets can be recognised from one point to the next by their bytes. What is rewritten, split or
+merged between them has other digests, and is followed all the same where it can be: `follows` tells.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 
 from pktrace.trajectories.model import Trajectories
 
+LITTLE_SHARED = 0.5  # of the packets that two neighbours could share
 Array = np.ndarray[Any, Any]
 
 
@@ -24,7 +26,9 @@ class StageFacts:
     `overlap_ns` is how long both captures ran at the same time, negative how far they lie apart, None where that
     cannot be told. `at_from`, `at_to` and `both` count different digests in that time. Of `certain` packets, which
     both points saw just as often as the path visits them, `median_ns` is the middle time from one point to the other,
-    `backwards` how many came to the second point before the first, `earliest_ns` the least time.
+    `backwards` how many came to the second point before the first, `earliest_ns` the least time; where no digest is
+    shared, of those that were followed. `entered` packets were followed to the first point, `arrived` to the second,
+    `followed` to both, and `changed` of these have another digest there.
     """
 
     path: int
@@ -40,6 +44,15 @@ class StageFacts:
     backwards: int
     earliest_ns: int | None
     median_ns: int | None
+    entered: int
+    arrived: int
+    followed: int
+    changed: int
+
+    @property
+    def follows(self) -> bool:
+        """Whether packets are followed over the stage, by whatever rung; losses do not count against it."""
+        return self.followed > 0 and self.followed >= LITTLE_SHARED * min(self.entered, self.arrived)
 
     @property
     def share(self) -> float | None:
@@ -81,7 +94,7 @@ def stage_facts(trajectories: Trajectories, order: Array, times: Array, paths: A
         detour = [seen[point].digests for point in path.points[path.detour_first : path.detour_last + 1]]
         for stage in path.stage_numbers():
             leave = np.concatenate(detour) if path.has_detour and stage == path.bypass else None
-            found.append(_stage(trajectories, number, stage, seen, leave))
+            found.append(_stage(trajectories, number, stage, seen, leave, times))
     return tuple(found)
 
 
@@ -92,7 +105,7 @@ def _sightings(digests: Array, times: Array) -> _Sightings:
 
 
 def _stage(
-    trajectories: Trajectories, number: int, stage: int, seen: dict[int, _Sightings], leave: Array | None
+    trajectories: Trajectories, number: int, stage: int, seen: dict[int, _Sightings], leave: Array | None, times: Array
 ) -> StageFacts:
     path = trajectories.run.paths[number]
     ends = path.ends_of(stage)
@@ -118,6 +131,13 @@ def _stage(
         for side, late, index in zip(sides, second, (a, b), strict=True)
     ]
     transit = when[1] - when[0]
+    mine = trajectories.path == number
+    sightings = trajectories.seen[mine][:, list(ends)]
+    followed = (sightings >= 0).all(axis=1)
+    digests = trajectories.observations.rows["digest"][sightings[followed]]
+    if not len(a):
+        sure = sightings[followed & (trajectories.candidates[mine] == 1)]
+        transit = times[sure[:, 1]] - times[sure[:, 0]]
     return StageFacts(
         path=number,
         stage=stage,
@@ -132,4 +152,8 @@ def _stage(
         backwards=int((transit < 0).sum()),
         earliest_ns=int(transit.min()) if len(transit) else None,
         median_ns=int(np.median(transit)) if len(transit) else None,
+        entered=int((sightings[:, 0] >= 0).sum()),
+        arrived=int((sightings[:, 1] >= 0).sum()),
+        followed=int(followed.sum()),
+        changed=int((digests[:, 0] != digests[:, 1]).sum()),
     )

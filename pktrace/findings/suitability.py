@@ -27,7 +27,6 @@ from pktrace.trajectories.follow import follow_packets
 from pktrace.trajectories.model import Trajectories
 from pktrace.trajectories.paths import NOT_FOLLOWED, visits
 
-LITTLE_SHARED = 0.5  # of the packets that two neighbours could share
 LONGEST_FRAME = 1522  # Ethernet with two tags: longer frames are superpackets of offloads, or jumbo frames
 
 Array = np.ndarray[Any, Any]
@@ -250,8 +249,7 @@ def stages_of(facts: Suitability) -> Iterator[tuple[PathFacts, StageFacts]]:
 
 def limit_at(path: PathFacts, stage: StageFacts) -> str:
     """What a stage that shows nothing does to its path: PARTLY if packets can be followed over another, else NO."""
-    others = (other for other in path.stages if other is not stage)
-    return PARTLY if any(other.both and other.share and other.share >= LITTLE_SHARED for other in others) else NO
+    return PARTLY if any(other.follows for other in path.stages if other is not stage) else NO
 
 
 def ends_of(facts: Suitability, stage: StageFacts) -> str:

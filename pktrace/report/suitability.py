@@ -200,7 +200,11 @@ def _paths(facts: Suitability, wide: bool) -> list[Group]:
         told = f"{count(path.by_order)} told apart only by order" if path.by_order else "all told apart"
         title = f"Path {safe(described.name)}: {plural(path.packets, 'packet')}, {told}"
         columns = [("stage", "left"), ("from", "left"), ("to", "left"), ("at from", "right"), ("at to", "right")]
-        columns += [("both", "right"), ("share", "right"), ("median", "right"), ("backwards", "right")]
+        columns += [("both", "right"), ("share", "right")]
+        # What was rewritten, split or merged on the way has other bytes, and is followed all the same.
+        more = any(stage.followed > stage.both for stage in path.stages)
+        columns += [("followed", "right")] if more else []
+        columns += [("median", "right"), ("backwards", "right")]
         columns += [("earliest", "right"), ("both ran", "right")] if wide else []
         made = plain_table("", columns, 2 if wide else 1)
         for stage in path.stages:
@@ -214,7 +218,8 @@ def _paths(facts: Suitability, wide: bool) -> list[Group]:
                 count(stage.at_from),
                 count(stage.at_to),
                 count(stage.both),
-                _alarm(percent(share), share is not None and share < 0.5),
+                _alarm(percent(share), share is not None and share < 0.5 and not stage.follows),
+                *([count(stage.followed)] if more else ()),
                 "–" if stage.median_ns is None else duration(stage.median_ns),
                 _alarm(_dot(stage.backwards) if stage.same_clock else "–", stage.same_clock and stage.backwards > 0),
                 *(

@@ -1,0 +1,118 @@
+"""Bugs that recordings behind real gateways brought to light, each with a name and as small as it can be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pktrace.findings.analysis import Analysis
+from pktrace.schema import BASES
+from tests.kit.packets import Header, frame
+from tests.kit.pcap_files import Record
+from tests.test_named_cases import MS, START, analyzed, fates, file_of
+
+POINTS = ("client", "near", "far", "server")
+STEP = 3_000  # ns from one packet to the next; twice as long takes each stage
+PATH = [{"name": "there", "points": list(POINTS), "match": {"source": "10.0.0.0/8"}}]
+
+
+def acknowledgment(number: int, source: str, ip_id: int, ack: int = 0) -> bytes:
+    """Empty; equal `ack` makes equal bytes but for the IP ID."""
+    header = Header(source, "192.0.2.1", 6, sport=1000, dport=80, ip_id=ip_id, seq=7, ack=ack or number, flags=16)
+    return frame(header)
+
+
+def recorded(packets: Sequence[tuple[int, int]], gone: set[int], ids_behind: int) -> dict[str, bytes]:
+    """(IP ID, ack) of packets that a gateway gives another source and adds `ids_behind` to their IDs; the `gone` end
+    at `far`, and the other one of the pair comes to the server when the lost one would have come."""
+    files: dict[str, list[Record]] = {point: [] for point in POINTS}
+    for number, (ip_id, ack) in enumerate(packets):
+        for position, point in enumerate(POINTS):
+            if position == 3 and number in gone:
+                continue
+            source = "10.0.0.1" if position == 0 else "192.0.2.9"
+            data = acknowledgment(number, source, ip_id + (ids_behind if position else 0), ack)
+            late = STEP if position == 3 and number + 1 in gone else 0
+            files[point].append(Record(START + number // 2 * MS + number % 2 * STEP + position * 2 * STEP + late, data))
+    return {point: file_of(records) for point, records in files.items()}
+
+
+def ids(analysis: Analysis) -> list[list[int]]:
+    """The IP IDs of each trajectory's sightings, point by point."""
+    rows = analysis.trajectories.observations.rows
+    return [[int(rows["ip_id"][row]) for row in seen if row >= 0] for seen in analysis.trajectories.seen.tolist()]
+
+
+def test_ip_ids_that_nat_keeps_tell_equal_acknowledgments_apart(tmp_path: Path) -> None:
+    """Pairs of duplicate acknowledgments: only the first of each pair was asked whether its ID is kept, of one that
+    may have been compared with the other's. The flow lost its IDs, and the wrong one of a pair was called lost."""
+    packets = [(100 + number, 1000 + number // 2) for number in range(40)]
+    analysis = analyzed(tmp_path, recorded(packets, {5, 17, 31}, 0), PATH)
+    assert fates(analysis) == {("delivered", None): 37, ("lost", None): 3}
+    assert all(len(set(found)) == 1 for found in ids(analysis))
+    lost = [found[0] - 100 for found in ids(analysis) if len(found) == 3]
+    assert lost == [5, 17, 31]
+
+
+def test_what_a_gateway_has_renumbered_keeps_its_number_behind_it(tmp_path: Path) -> None:
+    """The digests by which the sightings behind a gateway are told apart were overwritten with the keys that make
+    all of them equal."""
+    packets = [(100 + number, 1000 + number // 2) for number in range(40)]
+    analysis = analyzed(tmp_path, recorded(packets, {5, 17, 31}, 5000), PATH)
+    assert fates(analysis) == {("delivered", None): 37, ("lost", None): 3}
+    assert all(len(set(found[1:])) == 1 for found in ids(analysis))
+    assert [found[1] - 5100 for found in ids(analysis) if len(found) == 3] == [5, 17, 31]
+
+
+def test_two_gateways_that_lose_nothing(tmp_path: Path) -> None:
+    """A packet that ends before the first gateway fits what leaves either; no flow was found to be another one, and
+    all packets were ambiguous, or lost."""
+    files: dict[str, list[Record]] = {point: [] for point in POINTS}
+    for number in range(60):
+        for position, (point, source) in enumerate(
+            zip(POINTS, ("10.0.0.1", "192.0.2.9", "192.0.2.9", "198.51.100.9"), strict=True)
+        ):
+            payload = b"packet %04d" % number
+            data = frame(Header(source, "203.0.113.1", 17, payload, sport=1000, dport=53, ip_id=number + 1))
+            files[point].append(Record(START + number * MS + position * STEP, data))
+    analysis = analyzed(tmp_path, {point: file_of(records) for point, records in files.items()}, PATH)
+    assert fates(analysis) == {("delivered", None): 60}
+    assert all(len(found) == 4 and len(set(found)) == 1 for found in ids(analysis))
+    assert set(analysis.trajectories.basis.tolist()) == {BASES.index("rewritten")}
+
+
+def test_a_lost_first_fragment_is_no_translation(tmp_path: Path) -> None:
+    """Other fragments have no ports: they were said to be rewritten to 0."""
+    whole = frame(Header("10.0.0.1", "192.0.2.1", 17, bytes(1400), sport=1000, dport=53, ip_id=9))
+    network, datagram = whole[:34], whole[34:]
+    parts = []
+    for at, end in ((0, 800), (800, len(datagram))):
+        head = bytearray(network)
+        head[16:18] = (20 + end - at).to_bytes(2, "big")
+        head[20:22] = (at // 8 | (0x2000 if end < len(datagram) else 0)).to_bytes(2, "big")
+        parts.append(bytes(head) + datagram[at:end])
+    files = {"a": [whole], "b": parts, "c": parts[1:]}
+    records = {
+        point: file_of([Record(START + MS + place * STEP, data) for data in frames])
+        for place, (point, frames) in enumerate(files.items())
+    }
+    analysis = analyzed(tmp_path, records, [{"name": "p", "points": ["a", "b", "c"]}])
+    assert fates(analysis) == {("partial", None): 1}
+    assert not {kind for kind in analysis.transforms.kinds if kind.startswith("nat-")}
+
+
+def test_equal_traffic_of_two_links_is_not_one_flow_that_goes_back_in_time(tmp_path: Path) -> None:
+    """A path that leads from one link to another, with which it has nothing to do: the same payloads pass there, now
+    earlier and now later. They were taken for one flow behind a gateway with IP IDs of its own."""
+    files: dict[str, list[Record]] = {"a": [], "b": []}
+    for number in range(80):
+        for point, source, first_id, late in (
+            ("a", "10.0.0.1", 1, 0),
+            ("b", "10.0.0.2", 901, 2 * MS - number % 5 * MS),
+        ):
+            data = frame(Header(source, "192.0.2.1", 17, b"packet %04d" % number, dport=53, ip_id=first_id + number))
+            files[point].append(Record(START + number * 10 * MS + late, data))
+    path = [{"name": "across", "points": ["a", "b"], "match": {"source": "10.0.0.1"}}]
+    analysis = analyzed(tmp_path, {point: file_of(records) for point, records in files.items()}, path)
+    assert not (analysis.trajectories.seen[:, 1] >= 0).any()
+    assert {fate for fate, _ in fates(analysis)} <= {"lost", "ambiguous"}
