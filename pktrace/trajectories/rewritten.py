@@ -19,6 +19,7 @@ fit a start of which this cannot be shown are told, so that they are not called 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from pktrace.decode import rows as field
 from pktrace.run.model import Run
 from pktrace.trajectories import remains as remains_of
 from pktrace.trajectories.agreement import Agreement, Open, agreement_of, pairs_of
+from pktrace.trajectories.causality import against_time
 from pktrace.trajectories.crowds import Crowd, crowds_of
 from pktrace.trajectories.exact import EARLY_NS
 from pktrace.trajectories.gateways import ENOUGH, ENOUGH_ALONE, Gateways
@@ -108,7 +110,18 @@ class Keys:
         agreement = agreement_of(pairs, found, rows, times)
         # Where all packets are the same, their IP IDs may still tell them apart: these are looked at first.
         told = (agreement.single > 0) | ~agreement.numbered | agreement.ids_kept
-        if self._learn_whole(agreement, found, told):
+
+        every = found
+
+        def in_time(some: Agreement) -> Array:
+            """bool per pair: time does not speak against it, or IP IDs speak for it."""
+            ends, starts = (
+                (self.flow[these], remains_of.of_rewrite(rows[these]), times[these], comparable[rows["point"][these]])
+                for these in (every.end_rows, every.start_rows)
+            )
+            return some.ids_kept | ~against_time(some.before, some.after, ends, starts, run.threshold_ns)
+
+        if self._learn_whole(agreement, found, told, in_time):
             return True
         if not self.doubtful.any():
             return False
@@ -117,9 +130,9 @@ class Keys:
             pairs, _ = pairs_of(found, run, rows, times, comparable, kept)
             finer = agreement_of(pairs, found, rows, times)
             eligible = self._mostly_begun(finer, found) & ((finer.single < finer.kinds) | _come_soon(finer))
-            if self._learn_whole(finer, found, eligible):
+            if self._learn_whole(finer, found, eligible, in_time):
                 return True
-        if self._learn_whole(agreement, open_again, np.ones(len(agreement), bool)):
+        if self._learn_whole(agreement, open_again, np.ones(len(agreement), bool), in_time):
             return True
         for kept in _SIDE_KEPT:
             pairs, _ = pairs_of(found, run, rows, times, comparable, kept)
@@ -136,13 +149,15 @@ class Keys:
                 return True
         return False
 
-    def _learn_whole(self, agreement: Agreement, found: Open, eligible: Array) -> bool:
+    def _learn_whole(
+        self, agreement: Agreement, found: Open, eligible: Array, in_time: Callable[[Agreement], Array]
+    ) -> bool:
         """Learn flows that end as a whole: what replaces addresses, ports or IP IDs does so in all of their packets.
 
         Options change in some: where the flow and IP IDs stay, packets may go on unchanged.
 
         Args:
-            eligible: bool per pair of flows, those that may be learned.
+            eligible: bool per pair of flows, those that may be learned; in_time: bool per pair, those that time allows.
         """
         whole = ((agreement.before == agreement.after) & agreement.ids_kept) | (
             self._share_of_ends(agreement.before, found) >= _WHOLE
@@ -155,6 +170,7 @@ class Keys:
         enough |= self._hold_numbers(agreement, found) | self._answer_known(agreement, found)
         enough |= self._gateways.supported(agreement, eligible, found, self._rows)
         accepted = agreement.chosen(eligible & enough)
+        accepted = accepted.chosen(in_time(accepted))
         self._gateways.remember(accepted, found, self._rows)
         self._rewritten_at.update(self._stages(found)[accepted.end].tolist())
         return self._take(accepted, by_header=False)
