@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,27 @@ from pktrace.trajectories.paths import path_of_rows
 Array = np.ndarray[Any, Any]
 _TOGETHER = 1 << 14  # rows whose fields are looked at one after the other: so many stay in the processor's cache
 _PIECE = 1 << 18  # rows that one thread reads at a time
+
+
+def in_pieces(count: int, action: Callable[[slice], None]) -> Iterator[tuple[int, int]]:
+    """Do something with all rows, a span of them at a time, on several threads.
+
+    Yields:
+        The spans that are done, one after the other.
+    """
+
+    def piece(begin: int) -> tuple[int, int]:
+        end = min(begin + _PIECE, count)
+        for at in range(begin, end, _TOGETHER):
+            action(slice(at, min(at + _TOGETHER, end)))
+        return begin, end
+
+    begins = range(0, count, _PIECE)
+    if len(begins) <= 1:
+        yield from map(piece, begins)
+        return
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield from pool.map(piece, begins)
 
 
 @dataclass(frozen=True)
@@ -58,18 +79,10 @@ class Columns:
     def read(self, run: Run, rows: Array) -> Iterator[tuple[int, int]]:
         """Fill them; yields the spans of rows that are there, one after the other, while others are read."""
 
-        def piece(begin: int) -> tuple[int, int]:
-            end = min(begin + _PIECE, len(rows))
-            for at in range(begin, end, _TOGETHER):
-                self._has[begin // _PIECE] |= self._read_some(run, rows, slice(at, min(at + _TOGETHER, end)))
-            return begin, end
+        def read_some(span: slice) -> None:
+            self._has[span.start // _PIECE] |= self._read_some(run, rows, span)
 
-        begins = range(0, len(rows), _PIECE)
-        if len(begins) <= 1:
-            yield from map(piece, begins)
-            return
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            yield from pool.map(piece, begins)
+        yield from in_pieces(len(rows), read_some)
 
     def _read_some(self, run: Run, rows: Array, span: slice) -> int:
         some = rows[span]

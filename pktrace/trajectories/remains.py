@@ -7,11 +7,24 @@ from typing import Any
 
 import numpy as np
 
+from pktrace.trajectories.columns import in_pieces
 from pktrace.trajectories.hashing import mixed
 
 Array = np.ndarray[Any, Any]
 Remains = Callable[[Array], Array]
 _ICMP, _ICMPV6 = 1, 58
+
+
+def flows_of(rows: Array) -> Array:
+    """`flow_of` of many rows."""
+    found = np.empty(len(rows), np.uint64)
+
+    def some(span: slice) -> None:
+        found[span] = flow_of(rows[span])
+
+    for _ in in_pieces(len(rows), some):
+        pass
+    return found
 
 
 def flow_of(rows: Array, answering: bool = False) -> Array:

@@ -33,7 +33,7 @@ from pktrace.trajectories.crowds import Crowd, crowds_of
 from pktrace.trajectories.exact import EARLY_NS
 from pktrace.trajectories.gateways import ENOUGH, ENOUGH_ALONE, Gateways
 from pktrace.trajectories.hashing import mixed
-from pktrace.trajectories.remains import flow_of
+from pktrace.trajectories.remains import flow_of, flows_of
 
 Array = np.ndarray[Any, Any]
 _MOSTLY = 0.2  # share of a flow's packets that must end for it to be changed, where headers do not identify packets
@@ -75,7 +75,7 @@ class Keys:
     def flow(self) -> Array:
         """The flow of every row."""
         if self._flow is None:
-            self._flow = flow_of(self._rows)
+            self._flow = flows_of(self._rows)
         return self._flow
 
     @property
