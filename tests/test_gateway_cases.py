@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pktrace.findings.analysis import Analysis
@@ -116,3 +117,26 @@ def test_equal_traffic_of_two_links_is_not_one_flow_that_goes_back_in_time(tmp_p
     analysis = analyzed(tmp_path, {point: file_of(records) for point, records in files.items()}, path)
     assert not (analysis.trajectories.seen[:, 1] >= 0).any()
     assert {fate for fate, _ in fates(analysis)} <= {"lost", "ambiguous"}
+
+
+def test_a_retransmitted_superpacket_and_its_original_under_way_at_once(tmp_path: Path) -> None:
+    """Both were sent before the first segment of either was seen: the bytes of the original were given to the
+    retransmission, and the other way round. The segments' IP IDs tell."""
+
+    def data(first_id: int, begin: int, length: int) -> bytes:
+        header = Header("10.0.0.1", "192.0.2.1", 6, bytes([begin // 1000]) * length, sport=1000, dport=80)
+        return frame(replace(header, seq=begin, ip_id=first_id + begin // 1000))
+
+    sent = [Record(START + MS + number * STEP, data(100 + 20 * number, 0, 5000)) for number in range(2)]
+    split = [
+        Record(START + 2 * MS + number * MS + part * STEP, data(100 + 20 * number, 1000 * part, 1000))
+        for number in range(2)
+        for part in range(5)
+        if (number, part) != (0, 3)
+    ]
+    files = {"a": file_of(sent), "b": file_of(split), "c": file_of([])}
+    analysis = analyzed(tmp_path, files, [{"name": "p", "points": ["a", "b"]}])
+    assert fates(analysis) == {("partial", None): 1, ("delivered", None): 1}
+    ranges, rows = analysis.trajectories.ranges, analysis.trajectories.observations.rows
+    expected = rows["ip_id"][analysis.trajectories.first_row[ranges.trajectory]] + ranges.first // 1000
+    assert rows["ip_id"][ranges.row].tolist() == expected.tolist()

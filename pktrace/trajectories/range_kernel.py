@@ -47,19 +47,47 @@ def _free_to(pair, given, count, link, links, base, at, end):
     return end
 
 
+@inlined
+def _ids_fit(sent_id, begin, end, arrived_id, low, high):
+    """Whether the IP IDs of a packet and an arrival differ as their first bytes do.
+
+    Segment i of a split packet has its ID + i, or its ID; what is merged has that of its first part. So the distance
+    of the first bytes is as many times the length of a segment as the IDs differ, and the one that begins later holds
+    whole segments, or is the end of the other.
+    """
+    if sent_id < 0 or arrived_id < 0:
+        return False
+    steps = (arrived_id - sent_id) & 0xFFFF
+    if steps >= 0x8000:
+        steps -= 0x10000
+    distance = low - begin
+    if steps == 0:
+        return True
+    if distance % steps or distance // steps <= 0:
+        return False
+    step = distance // steps
+    if distance > 0:
+        return (high - low) % step == 0 or high >= end
+    return (end - begin) % step == 0 or end >= high
+
+
 @kernel
 def match_bytes(
-    begins, senders, sent, begin, end, whole, arrived, low, high, undivided, point, path_of, visits, seen, early,
-    threshold, pair, heads, links,
+    begins, senders, sent, begin, end, sent_id, whole, arrived, low, high, arrived_id, undivided, point, path_of,
+    visits, seen, early, threshold, pair, heads, links,
 ):  # fmt: skip
     """Give arrivals to senders, group by group: each byte to the last that was sent with it before.
 
+    Of the packets that were sent with its bytes, those go first whose IP ID fits the arrival's: a retransmission has
+    the bytes of its original, and another ID.
+
     Args:
         begins: int64 (groups + 1) x 2, where the senders and the arrivals of each group begin, both in order of time;
-        senders: trajectory of each, sent: its time, begin, end: its bytes; whole: bool, not divided into fragments;
-        arrived, low, high, undivided, point: the same of each arrival; path_of, visits, seen: of the trajectories;
+        senders: trajectory of each, sent: its time, begin, end: its bytes, sent_id: its IP ID, -1 where that says
+        nothing, whole: bool, not divided into fragments; arrived, low, high, arrived_id, undivided, point: the same of
+        each arrival; path_of, visits, seen: of the trajectories;
         pair: int64 n x 6, filled with (trajectory, arrival, position, first, last, first in the group's numbering);
-        heads: int64 trajectories x positions, -1; links: int64 n.
+        heads: int64 senders x positions, -1; links: int64 n.
 
     Returns:
         Pairs found, or -1 where `pair` is too short.
@@ -79,38 +107,43 @@ def match_bytes(
                     top = middle
             left = high[arrival] - low[arrival]
             given = count
-            for sender in range(bottom - 1, max(first_sender, bottom - _MOST_LOOKS) - 1, -1):
-                if left <= 0 or time - sent[sender] > threshold:
-                    break
-                at = max(begin[sender], low[arrival])
-                stop = min(end[sender], high[arrival])
-                trajectory = senders[sender]
-                position = visits[path_of[trajectory], point[arrival], 0]
-                if at >= stop or position < 1 or seen[trajectory, position] >= 0:
-                    continue
-                # Fragments are compared with fragments, or with a whole packet that does not end before them.
-                if whole[sender] and (undivided[arrival] or high[arrival] > end[sender]):
-                    continue
-                if undivided[arrival] and end[sender] > high[arrival]:
-                    continue
-                base = begin[sender]
-                while True:
-                    link = heads[trajectory, position]
-                    at = _free_from(pair, given, count, link, links, base, at)
-                    if at >= stop:
+            for fitting in (True, False):
+                for sender in range(bottom - 1, max(first_sender, bottom - _MOST_LOOKS) - 1, -1):
+                    if left <= 0 or time - sent[sender] > threshold:
                         break
-                    until = _free_to(pair, given, count, link, links, base, at, stop)
-                    if count == len(pair):
-                        return np.int64(-1)
-                    pair[count, 0] = trajectory
-                    pair[count, 1] = arrival
-                    pair[count, 2] = position
-                    pair[count, 3] = at - base
-                    pair[count, 4] = until - base - 1
-                    pair[count, 5] = at
-                    links[count] = link
-                    heads[trajectory, position] = count
-                    count += 1
-                    left -= until - at
-                    at = until
-    return count
+                    at = max(begin[sender], low[arrival])
+                    stop = min(end[sender], high[arrival])
+                    trajectory = senders[sender]
+                    position = visits[path_of[trajectory], point[arrival], 0]
+                    if at >= stop or position < 1 or seen[trajectory, position] >= 0:
+                        continue
+                    # Fragments are compared with fragments, or with a whole packet that does not end before them.
+                    if whole[sender] and (undivided[arrival] or high[arrival] > end[sender]):
+                        continue
+                    if undivided[arrival] and end[sender] > high[arrival]:
+                        continue
+                    if fitting and not _ids_fit(
+                        sent_id[sender], begin[sender], end[sender], arrived_id[arrival], low[arrival], high[arrival]
+                    ):
+                        continue
+                    base = begin[sender]
+                    while True:
+                        link = heads[sender, position]
+                        at = _free_from(pair, given, count, link, links, base, at)
+                        if at >= stop:
+                            break
+                        until = _free_to(pair, given, count, link, links, base, at, stop)
+                        if count == len(pair):
+                            return np.int64(-1)
+                        pair[count, 0] = trajectory
+                        pair[count, 1] = arrival
+                        pair[count, 2] = position
+                        pair[count, 3] = at - base
+                        pair[count, 4] = until - base - 1
+                        pair[count, 5] = at
+                        links[count] = link
+                        heads[sender, position] = count
+                        count += 1
+                        left -= until - at
+                        at = until
+    return np.int64(count)

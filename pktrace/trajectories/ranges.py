@@ -5,8 +5,9 @@ same addresses, protocol and identification hold ranges of one datagram (RFC 791
 UDP packet that an offload split follow each other with IP IDs from its own on. What begins nowhere on a path belongs,
 with each byte, to the packet that was sent with that byte last before it, at most the loss threshold before, and that
 has not been seen with it at that point yet.
-Bound: of a retransmission and its original with equal bytes, both under way at once, the wrong one may be taken; the
-number of bytes seen at a point is right.
+Bound: a retransmission and its original with equal bytes, both under way at once, are told apart by IP IDs that count
+on (`range_kernel`). Where there are none (IPv6), or a gateway gives others, the wrong one may be taken; the number of
+bytes seen at a point is right.
 """
 
 from __future__ import annotations
@@ -150,11 +151,11 @@ def _matched(
     rows: Array, times: Array, spans: _Spans, open_ended: Array, path_of: Array, visits: Array, seen: Array,
     threshold: int,
 ) -> Array:  # fmt: skip
-    """int64 n x 6: trajectory, row, position, first and last byte; the last column is the kernel's own."""
+    """int64 n x 5: trajectory, row, position, first and last byte."""
     is_sender = spans.sender >= 0
     shared = np.intersect1d(spans.group[is_sender], spans.group[~is_sender])
     if not len(shared):
-        return np.zeros((0, 6), np.int64)
+        return np.zeros((0, 5), np.int64)
     sides = []
     for side in (is_sender, ~is_sender):
         chosen = np.flatnonzero(side & np.isin(spans.group, shared))
@@ -167,19 +168,28 @@ def _matched(
     size = 2 * len(arrivals) + 1024
     while True:
         pair = np.zeros((size, 6), np.int64)
-        heads = np.full(seen.shape, -1, np.int64)
+        heads = np.full((len(senders), seen.shape[1]), -1, np.int64)
         pairs = match_bytes(
             begins, open_ended[spans.sender[senders]], times[spans.row[senders]], spans.begin[senders],
-            spans.end[senders], spans.whole[senders], times[spans.row[arrivals]], spans.begin[arrivals],
-            spans.end[arrivals], spans.whole[arrivals], rows["point"][spans.row[arrivals]].astype(np.int64),
-            path_of, visits, seen, EARLY_NS, np.int64(threshold), pair, heads, np.zeros(size, np.int64),
+            spans.end[senders], _ids(rows, spans.row[senders]), spans.whole[senders], times[spans.row[arrivals]],
+            spans.begin[arrivals], spans.end[arrivals], _ids(rows, spans.row[arrivals]), spans.whole[arrivals],
+            rows["point"][spans.row[arrivals]].astype(np.int64), path_of, visits, seen, EARLY_NS, np.int64(threshold),
+            pair, heads, np.zeros(size, np.int64),
         )  # fmt: skip
         if pairs >= 0:
             break
         size *= 4
-    pair = pair[:pairs]
+    pair = pair[:pairs, :5]
     pair[:, 1] = spans.row[arrivals][pair[:, 1]]
     return pair
+
+
+def _ids(rows: Array, which: Array) -> Array:
+    """int64 per row: the IP ID where it counts the packets of a TCP sender, else -1."""
+    chosen = rows[which]
+    counts = (chosen["protocol"] == _TCP) & (chosen["has"] & field.HAS_ID != 0) & (chosen["ip_version"] == 4)
+    found: Array = np.where(counts & (chosen["fragment_offset"] == 0), chosen["ip_id"].astype(np.int64), -1)
+    return found
 
 
 def _spans(

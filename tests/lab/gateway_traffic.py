@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import CommandLine
+from click.testing import CliRunner
+
+from pktrace.cli.main import pktrace
 from tests.lab.gateways import CLIENTS, GW1, GW2, POINTS, SERVER, Gateways, kernel_refuses
 from tests.lab.told_apart import Truth
 
@@ -51,27 +53,27 @@ table inet nat {{
 """
 
 
-def analyzed(pktrace: CommandLine, folder: Path, order: tuple[str, ...] = POINTS) -> Truth:
-    result = pktrace("analyze", folder / "run", "--no-plots")
-    assert result.returncode == 0, result.stderr
+def analyzed(folder: Path, order: tuple[str, ...] = POINTS) -> Truth:
+    """Analyse a recording, as the command does, within this process: it need not start anew for each."""
+    result = CliRunner().invoke(pktrace, ["analyze", str(folder / "run"), "--no-plots"])
+    assert result.exit_code == 0, result.output
     return Truth(folder / "run", order)
 
 
 def assert_right(truth: Truth, lost: Mapping[tuple[str, int], int]) -> None:
     """Nothing matched wrongly or missed, and at each stage as many lost as were counted there; all else delivered."""
     counted = {place: lost.get(place, 0) for place in truth.lost()}
-    why = truth.report()
-    assert truth.lost() == counted, why
-    assert truth.wrong_matches() == [], why
-    assert truth.missed_matches() == [], why
-    assert truth.verdicts() == counted, why
-    assert truth.fates_add_up(), why
+    assert truth.lost() == counted, truth.report()
+    assert truth.wrong_matches() == [], truth.report()
+    assert truth.missed_matches() == [], truth.report()
+    assert truth.verdicts() == counted, truth.report()
+    assert truth.fates_add_up(), truth.report()
     for way in ("there", "back"):
         sent = sum(truth.counts[way][truth.points(way)[0]].values())
         gone = sum(number for (path, _), number in counted.items() if path == way)
         fates = truth.fates(way)
-        assert fates.pop("lost", 0) == gone, why
-        assert fates == {"delivered": sent - gone}, why
+        assert fates.pop("lost", 0) == gone, truth.report()
+        assert fates == {"delivered": sent - gone}, truth.report()
 
 
 def losing_frames(device: str, percent: int) -> str:
@@ -89,14 +91,13 @@ table netdev losing {{
 
 def assert_parts_right(truth: Truth, losses: Mapping[str, tuple[str, str, int]]) -> None:
     """Bytes are where the analysis says; by direction, (before, behind, frames counted) of the only loss there."""
-    why = truth.report()
-    assert truth.wrong_parts() == [], why
-    assert truth.unexplained() == [], why
-    assert truth.fates_add_up(), why
+    assert truth.wrong_parts() == [], truth.report()
+    assert truth.unexplained() == [], truth.report()
+    assert truth.fates_add_up(), truth.report()
     for way, (before, behind, counted) in losses.items():
         left = truth.counts[way][before] - truth.counts[way][behind]
-        assert sum(left.values()) == counted, why
-        assert truth.fates(way) == truth.fates_by_parts(before, behind, way), why
+        assert sum(left.values()) == counted, truth.report()
+        assert truth.fates(way) == truth.fates_by_parts(before, behind, way), truth.report()
 
 
 def put_on_another_clock(folder: Path, point: str, seconds: str) -> None:

@@ -28,7 +28,6 @@ from tests.lab.gateway_traffic import (
     udp_flows,
 )
 from tests.lab.gateways import CLIENTS, GW1, GW2, POINTS, SERVER, gateways, missing_tools, paths_file
-from tests.lab.told_apart import Truth
 
 pytestmark = [
     pytest.mark.lab,
@@ -38,7 +37,7 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("kind", ["one-to-one", "masquerade", "masquerade-twice"])
-def test_translated_addresses(tmp_path: Path, pktrace: CommandLine, kind: str) -> None:
+def test_translated_addresses(tmp_path: Path, kind: str) -> None:
     """Many flows of several hosts behind a gateway that loses packets of both directions."""
     nat = {
         "one-to-one": [f"ip saddr {own} snat to 10.81.2.{100 + n}" for n, own in enumerate(CLIENTS)],
@@ -58,7 +57,7 @@ def test_translated_addresses(tmp_path: Path, pktrace: CommandLine, kind: str) -
         near, far = net.counters("gw1"), net.counters("gw2")
         near["lost_there"] += net.races_lost("gw1")
         far["lost_there"] += net.races_lost("gw2")
-    truth = analyzed(pktrace, tmp_path)
+    truth = analyzed(tmp_path)
     assert near["lost_there"] > 10
     lost = {("there", 0): near["lost_there"], ("there", 2): far["lost_there"]}
     assert_right(truth, {**lost, ("back", 0): far["lost_back"], ("back", 2): near["lost_back"]})
@@ -69,7 +68,7 @@ def test_translated_addresses(tmp_path: Path, pktrace: CommandLine, kind: str) -
     assert ("nat-source-port" in changed["there", 0]) == (kind != "one-to-one")
 
 
-def test_headers_that_routers_rewrite(tmp_path: Path, pktrace: CommandLine) -> None:
+def test_headers_that_routers_rewrite(tmp_path: Path) -> None:
     """The MSS option of SYNs, DSCP, and the TTL set to a value of its own."""
     with gateways() as net:
         net.ip("gw1", "link", "set", "wan", "mtu", "1300")
@@ -95,7 +94,7 @@ table ip mangle {
         spec = {"udp": udp_flows(sizes=[40, 900]), "tcp": tcp_flows(10, 20_000)}
         net.record(tmp_path, spec, paths_file(tmp_path), net.points())
         counted, far = net.counters("gw1"), net.counters("gw2")
-    truth = analyzed(pktrace, tmp_path)
+    truth = analyzed(tmp_path)
     assert_right(truth, {("there", 2): far["lost_there"], ("back", 0): far["lost_back"]})
     changed = truth.transforms()
     # Flags are all that `tcp flags syn` asks for: SYN and SYN-ACK both lose bytes of their MSS.
@@ -108,7 +107,7 @@ table ip mangle {
 
 
 @pytest.mark.parametrize("kind", ["jitter", "duplicates", "everything"])
-def test_an_unsteady_wire(tmp_path: Path, pktrace: CommandLine, kind: str) -> None:
+def test_an_unsteady_wire(tmp_path: Path, kind: str) -> None:
     """Between the gateways packets overtake each other, are doubled and lost."""
     options = {
         "jitter": ["--delay-us", "3000", "--jitter-us", "4000"],
@@ -121,7 +120,7 @@ def test_an_unsteady_wire(tmp_path: Path, pktrace: CommandLine, kind: str) -> No
         spec = {"udp": udp_flows(), "tcp": tcp_flows(4)}
         net.record(tmp_path, spec, paths_file(tmp_path), net.points())
         counted = net.link_counts(log)
-    truth = analyzed(pktrace, tmp_path)
+    truth = analyzed(tmp_path)
     lost = {("there", 1): counted["left"]["ip_lost"], ("back", 1): counted["right"]["ip_lost"]}
     assert_right(truth, lost)
     doubled = counted["left"]["ip_duplicated"] + counted["right"]["ip_duplicated"]
@@ -130,7 +129,7 @@ def test_an_unsteady_wire(tmp_path: Path, pktrace: CommandLine, kind: str) -> No
         assert truth.reordered("there", "near", "far") > 20
 
 
-def test_vlan(tmp_path: Path, pktrace: CommandLine) -> None:
+def test_vlan(tmp_path: Path) -> None:
     """A tag between the gateways, and losses before and behind it."""
     order = ("client", "near", "middle", "far", "server")
     log = tmp_path / "wire.json"
@@ -140,7 +139,7 @@ def test_vlan(tmp_path: Path, pktrace: CommandLine) -> None:
         spec = {"udp": udp_flows(), "tcp": tcp_flows(4)}
         net.record(tmp_path, spec, paths_file(tmp_path, order), net.points(order))
         counted, far = net.link_counts(log), net.counters("gw2")
-    truth = analyzed(pktrace, tmp_path, order)
+    truth = analyzed(tmp_path, order)
     lost = {("there", 1): counted["left"]["ip_lost"], ("back", 1): counted["right"]["ip_lost"]}
     assert_right(truth, {**lost, ("there", 3): far["lost_there"], ("back", 0): far["lost_back"]})
     changed = truth.transforms()
@@ -149,7 +148,7 @@ def test_vlan(tmp_path: Path, pktrace: CommandLine) -> None:
 
 
 @pytest.mark.parametrize("kind", ["vxlan", "gre", "ipip"])
-def test_tunnels(tmp_path: Path, pktrace: CommandLine, kind: str) -> None:
+def test_tunnels(tmp_path: Path, kind: str) -> None:
     """Seen inside the tunnel and outside; outer headers have IP IDs and TTLs of their own."""
     log = tmp_path / "tunnel.json"
     order = ("client", "inner", "near", "far", "server")
@@ -162,7 +161,7 @@ def test_tunnels(tmp_path: Path, pktrace: CommandLine, kind: str) -> None:
         near, far = net.counters("gw1"), net.counters("gw2")
         near["lost_there"] += net.too_long("gw1")
         far["lost_back"] += net.too_long("gw2")
-    truth = analyzed(pktrace, tmp_path, order)
+    truth = analyzed(tmp_path, order)
     lost = {("there", 0): near["lost_there"], ("there", 3): far["lost_there"]}
     assert_right(truth, {**lost, ("back", 0): far["lost_back"], ("back", 3): near["lost_back"]})
     changed = truth.transforms()
@@ -171,7 +170,7 @@ def test_tunnels(tmp_path: Path, pktrace: CommandLine, kind: str) -> None:
 
 
 @pytest.mark.parametrize("merging", [False, True])
-def test_superpackets(tmp_path: Path, pktrace: CommandLine, merging: bool) -> None:
+def test_superpackets(tmp_path: Path, merging: bool) -> None:
     """The senders' superpackets are split between the gateways, both ways; and merged again behind, or not."""
     with gateways(offloads=True) as net:
         for role in ("gw1", "gw2"):
@@ -180,7 +179,7 @@ def test_superpackets(tmp_path: Path, pktrace: CommandLine, merging: bool) -> No
         spec = {"udp": udp_flows(3, 60), "tcp": tcp_flows(4, 400_000, chunk=30_000, gap_us=1500)}
         net.record(tmp_path, spec, paths_file(tmp_path), net.points())
         near, far = net.counters("gw1")["frames"], net.counters("gw2")["frames"]
-    truth = analyzed(pktrace, tmp_path)
+    truth = analyzed(tmp_path)
     assert max(seen.end - seen.begin for seen in truth.seen if seen.point == "client") > 10_000
     assert max(seen.end - seen.begin for seen in truth.seen if seen.point == ("near")) > 1448 or not merging
     assert_parts_right(truth, {"there": ("far", "server", far), "back": ("near", "client", near)})
@@ -189,7 +188,7 @@ def test_superpackets(tmp_path: Path, pktrace: CommandLine, merging: bool) -> No
 
 
 @pytest.mark.parametrize("merging", [False, True])
-def test_a_queue_that_drops_segments(tmp_path: Path, pktrace: CommandLine, merging: bool) -> None:
+def test_a_queue_that_drops_segments(tmp_path: Path, merging: bool) -> None:
     """A shaper splits superpackets and drops what does not fit its queue: packets arrive in part, are merged around
     the holes, and sent again."""
     with gateways(offloads=True) as net:
@@ -199,7 +198,7 @@ def test_a_queue_that_drops_segments(tmp_path: Path, pktrace: CommandLine, mergi
         spec = {"udp": udp_flows(3, 100), "tcp": tcp_flows(3, 400_000, back=0, chunk=50_000)}
         net.record(tmp_path, spec, paths_file(tmp_path), net.points())
         dropped = net.queue_drops("gw1", "wan")
-    truth = analyzed(pktrace, tmp_path)
+    truth = analyzed(tmp_path)
     fates, lost = truth.fates_by_segments("client", "near", "there", 1448)
     assert 10 < lost == dropped
     assert_parts_right(truth, {})
@@ -209,7 +208,7 @@ def test_a_queue_that_drops_segments(tmp_path: Path, pktrace: CommandLine, mergi
     assert merged == 1448 or merging  # how much is merged is a matter of time
 
 
-def test_udp_superpackets(tmp_path: Path, pktrace: CommandLine) -> None:
+def test_udp_superpackets(tmp_path: Path) -> None:
     """Segments of UDP_SEGMENT, whose IP IDs overlap with those of the next superpacket."""
     with gateways(offloads=True) as net:
         net.ethtool("gw1", "wan", "tso", "off", "gso", "off", "tx-udp-segmentation", "off")
@@ -217,7 +216,7 @@ def test_udp_superpackets(tmp_path: Path, pktrace: CommandLine) -> None:
         flows = udp_flows(4, 40, segment=1200, sizes=[9000, 24_000, 800, 17_777], answers=[], gap_us=3000)
         net.record(tmp_path, {"udp": flows}, paths_file(tmp_path), net.points())
         far = net.counters("gw2")["frames"]
-    truth = analyzed(pktrace, tmp_path)
+    truth = analyzed(tmp_path)
     assert max(seen.end - seen.begin for seen in truth.seen if seen.point == "client") == 24_000
     assert max(seen.end - seen.begin for seen in truth.seen if seen.point == "near") == 1200
     assert_parts_right(truth, {"there": ("far", "server", far)})
@@ -225,7 +224,7 @@ def test_udp_superpackets(tmp_path: Path, pktrace: CommandLine) -> None:
 
 
 @pytest.mark.parametrize("reassembling", [False, True])
-def test_fragments(tmp_path: Path, pktrace: CommandLine, reassembling: bool) -> None:
+def test_fragments(tmp_path: Path, reassembling: bool) -> None:
     """Datagrams become fragments at the first gateway; the second puts them together if it tracks connections."""
     with gateways() as net:
         net.ip("gw1", "link", "set", "wan", "mtu", "600")
@@ -238,7 +237,7 @@ def test_fragments(tmp_path: Path, pktrace: CommandLine, reassembling: bool) -> 
         flows = udp_flows(6, 80, sizes=[200, 1400, 900], may_fragment=1, answers=[40])
         net.record(tmp_path, {"udp": flows}, paths_file(tmp_path), net.points())
         far = net.counters("gw2")["frames"]
-    truth = analyzed(pktrace, tmp_path)
+    truth = analyzed(tmp_path)
     if reassembling:  # of a datagram that is not whole nothing goes on; what goes on is fragmented as before
         sent, arrived = (
             {s.key for s in truth.seen if s.point == p and s.direction == "there"} for p in ("client", "server")
@@ -259,7 +258,7 @@ def test_fragments(tmp_path: Path, pktrace: CommandLine, reassembling: bool) -> 
 @pytest.mark.parametrize(
     ("point", "seconds", "offloads"), [("server", "3.25", False), ("client", "-40", True), ("near", "0.7", False)]
 )
-def test_a_clock_that_is_off(tmp_path: Path, pktrace: CommandLine, point: str, seconds: str, offloads: bool) -> None:
+def test_a_clock_that_is_off(tmp_path: Path, point: str, seconds: str, offloads: bool) -> None:
     """By seconds, also just where addresses are translated and superpackets split: no sighting there is as before."""
     with gateways(offloads=offloads) as net:
         if offloads:
@@ -270,7 +269,7 @@ def test_a_clock_that_is_off(tmp_path: Path, pktrace: CommandLine, point: str, s
         net.record(tmp_path, spec, paths_file(tmp_path), net.points())
         far = net.counters("gw2")["frames"]
     put_on_another_clock(tmp_path / "run", point, seconds)
-    truth = analyzed(pktrace, tmp_path)
+    truth = analyzed(tmp_path)
     if offloads:
         assert_parts_right(truth, {"there": ("far", "server", far)})
         assert truth.fates("back") == {"delivered": truth.counts["back"]["server"].total()}
@@ -286,7 +285,7 @@ ENDS = ("client", "server")
 
 
 @pytest.mark.parametrize("declared", ["as one path", "apart"])
-def test_an_encrypted_leg(tmp_path: Path, pktrace: CommandLine, declared: str) -> None:
+def test_an_encrypted_leg(tmp_path: Path, declared: str) -> None:
     """Nobody can tell which encrypted packet holds which one: none is matched there, and none is called lost there."""
     log = tmp_path / "tunnel.json"
     order = POINTS if declared == "as one path" else ENDS
@@ -306,7 +305,7 @@ def test_an_encrypted_leg(tmp_path: Path, pktrace: CommandLine, declared: str) -
         far["lost_back"] += net.too_long("gw2")
         refused = net.too_long("gw1")
         carried = net.link_counts(log)["ends"]
-    truth = analyzed(pktrace, tmp_path, ENDS)
+    truth = analyzed(tmp_path, ENDS)
     assert truth.wrong_matches() == [], truth.report()
     assert truth.missed_matches() == [], truth.report()
     counted = {("there", 0): far["lost_there"] + refused, ("back", 0): far["lost_back"]}
@@ -321,7 +320,7 @@ def test_an_encrypted_leg(tmp_path: Path, pktrace: CommandLine, declared: str) -
 
 
 @pytest.mark.parametrize("declared", ["each with its paths", "one crossing over to the other"])
-def test_two_links_with_equal_traffic(tmp_path: Path, pktrace: CommandLine, declared: str) -> None:
+def test_two_links_with_equal_traffic(tmp_path: Path, declared: str) -> None:
     """The same payloads at the same time over two links that have nothing to do with each other."""
     crossing = declared != "each with its paths"
     with gateways() as one, gateways() as other:
@@ -347,9 +346,7 @@ def test_two_links_with_equal_traffic(tmp_path: Path, pktrace: CommandLine, decl
             for name, (a, b) in pairs.items()
         ))  # fmt: skip
         one.record(tmp_path, spec, paths, ends, beside=other.conversations(tmp_path, second, "second"))
-    result = pktrace("analyze", tmp_path / "run", "--no-plots")
-    assert result.returncode == 0, result.stderr
-    truth = Truth(tmp_path / "run", ENDS)
+    truth = analyzed(tmp_path, ENDS)
     across = [
         frames
         for frames in truth.by_trajectory.values()
@@ -360,7 +357,7 @@ def test_two_links_with_equal_traffic(tmp_path: Path, pktrace: CommandLine, decl
         assert set(truth.fates()) == {"delivered"}
 
 
-def test_translated_on_an_unsteady_wire(tmp_path: Path, pktrace: CommandLine) -> None:
+def test_translated_on_an_unsteady_wire(tmp_path: Path) -> None:
     """Masquerade, and behind it losses, copies and packets that overtake each other."""
     log = tmp_path / "wire.json"
     with gateways(wired=True) as net:
@@ -370,7 +367,7 @@ def test_translated_on_an_unsteady_wire(tmp_path: Path, pktrace: CommandLine) ->
         spec = {"udp": udp_flows(), "tcp": tcp_flows(4)}
         net.record(tmp_path, spec, paths_file(tmp_path), net.points())
         counted = net.link_counts(log)
-    truth = analyzed(pktrace, tmp_path)
+    truth = analyzed(tmp_path)
     assert_right(truth, {("there", 1): counted["left"]["ip_lost"], ("back", 1): counted["right"]["ip_lost"]})
     doubled = counted["left"]["ip_duplicated"] + counted["right"]["ip_duplicated"]
     assert int(truth.trajectories["duplicates"].sum()) == doubled
@@ -387,7 +384,7 @@ def test_translated_superpackets(tmp_path: Path, pktrace: CommandLine, merging: 
         spec = {"udp": udp_flows(3, 100), "tcp": tcp_flows(3, 400_000, back=0, chunk=50_000)}
         net.record(tmp_path, spec, paths_file(tmp_path), net.points())
         dropped = net.queue_drops("gw1", "wan")
-    truth = analyzed(pktrace, tmp_path)
+    truth = analyzed(tmp_path)
     fates, lost = truth.fates_by_segments("client", "near", "there", 1448)
     assert 10 < lost == dropped
     assert_parts_right(truth, {})
@@ -402,7 +399,7 @@ def test_translated_superpackets(tmp_path: Path, pktrace: CommandLine, merging: 
     assert "client shares no packets with another point" in proposed.stdout.replace("\n# ", " ")
 
 
-def test_short_flows(tmp_path: Path, pktrace: CommandLine) -> None:
+def test_short_flows(tmp_path: Path) -> None:
     """Many hosts and ports behind one address, a few datagrams each."""
     with gateways() as net:
         net.nft("gw1", masquerade("wan") + drops("lan", "wan", 3))
@@ -413,7 +410,7 @@ def test_short_flows(tmp_path: Path, pktrace: CommandLine) -> None:
         net.record(tmp_path, {"udp": flows}, paths_file(tmp_path), net.points())
         near = net.counters("gw1")
         near["lost_there"] += net.races_lost("gw1")
-    truth = analyzed(pktrace, tmp_path)
+    truth = analyzed(tmp_path)
     lost = {("there", 0): near["lost_there"], ("back", 2): near["lost_back"]}
     assert truth.wrong_matches() == [], truth.report()
     assert {place: number for place, number in truth.verdicts().items() if number} == lost, truth.report()
@@ -426,7 +423,7 @@ def test_short_flows(tmp_path: Path, pktrace: CommandLine) -> None:
 
 
 @pytest.mark.parametrize("kind", ["plain", "masquerade"])
-def test_six(tmp_path: Path, pktrace: CommandLine, kind: str) -> None:
+def test_six(tmp_path: Path, kind: str) -> None:
     """IPv6 with fragments that the sender made, which a gateway that tracks connections holds until they are whole."""
     with gateways(six=True) as net:
         if kind == "masquerade":
@@ -438,7 +435,7 @@ def test_six(tmp_path: Path, pktrace: CommandLine, kind: str) -> None:
         paths = paths_file(tmp_path, client='"fd81:1::2"', server='"fd81:3::2"')
         net.record(tmp_path, {"udp": udp, "tcp": tcp}, paths, net.points())
         far = net.counters("gw2")["frames"]
-    truth = analyzed(pktrace, tmp_path)
+    truth = analyzed(tmp_path)
     assert_parts_right(truth, {"there": ("far", "server", far)})
     assert truth.fates("back") == {"delivered": truth.counts["back"]["server"].total()}
     assert ("nat-source" in truth.transforms()["there", 0]) == (kind == "masquerade")

@@ -71,7 +71,7 @@ def _network(frame: bytes) -> tuple[int, bytes]:
 def taken_apart(packet: bytes) -> tuple[Hashable, Hashable, int, int]:
     """(token, key, first byte, end) of the innermost IP packet."""
     if packet[0] >> 4 == 6:
-        protocol, length, identity, fragment = packet[6], 40 + struct.unpack_from("!H", packet, 4)[0], 0, 0
+        protocol, length, identity, fragment = packet[6], 40 + struct.unpack_from("!H", packet, 4)[0], None, 0
         at = 40
         if protocol == 44:
             protocol, fragment = packet[40], struct.unpack_from("!H", packet, 42)[0]
@@ -124,7 +124,7 @@ def _fragment(body: bytes, offset: int) -> tuple[Hashable, Hashable, int, int]:
     return ("fragment", *key, begin, begin + len(data)), key, begin, begin + len(data)
 
 
-def _segment(body: bytes, identity: int) -> tuple[Hashable, Hashable, int, int]:
+def _segment(body: bytes, identity: int | None) -> tuple[Hashable, Hashable, int, int]:
     sequence, acknowledged, head, flags, window = struct.unpack_from("!IIBBH", body, 4)
     payload = body[(head >> 4) * 4 :]
     stamps = next(
@@ -145,12 +145,12 @@ def stamps(seen: Seen) -> object:
 
 
 def segments(seen: Seen, mss: int) -> list[Hashable]:
-    """What the frame's packet is split into: (sequence number, length, time stamps, IP ID) of TCP."""
+    """What the frame's packet is split into: (sequence number, length, time stamps, IP ID if any) of TCP."""
     if not isinstance(seen.token, tuple) or seen.token[0] != "tcp":
         return [seen.token]
     _, sequence, _, _, _, length, told, identity = seen.token
     return [
-        ((sequence + at) % (1 << 32), min(mss, length - at), told, (identity + number) % (1 << 16))
+        ((sequence + at) % (1 << 32), min(mss, length - at), told, identity and (identity + number) % (1 << 16))
         for number, at in enumerate(range(0, max(1, length), mss))
     ]
 
