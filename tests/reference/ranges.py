@@ -48,7 +48,7 @@ def match_ranges(
 
 def give_bytes(run: Run, spans: Sequence[Span], found: Found) -> None:
     """Each byte of what arrived belongs to the packet that was sent with it last before, at most the loss threshold
-    before, which that point has not seen whole, nor this byte of it yet.
+    before, which that point has not seen whole, nor this byte of it yet; to one whose IP ID fits before any other.
     """
     sent = [s for s in spans if s.packet is not None]
     arrived = [s for s in spans if s.packet is None]
@@ -67,6 +67,7 @@ def give_bytes(run: Run, spans: Sequence[Span], found: Found) -> None:
         ]
         holders = [(s, packet, at) for s, packet, at in holders if at > 0 and at not in packet.seen]
         holders = [entry for entry in holders if may_hold(entry[0], arrival)]
+        holders.sort(key=lambda entry: not ids_fit(entry[0], arrival))  # stable: among those that fit, the last first
         given: list[tuple[Span, Trajectory, int, int]] = []
         for byte in range(arrival.begin, arrival.end):
             for span, packet, position in holders:
@@ -91,6 +92,26 @@ def may_hold(sent: Span, arrived: Span) -> bool:
     if sent.whole and arrived.whole:
         return False
     return not (sent.whole and arrived.end > sent.end) and not (arrived.whole and sent.end > arrived.end)
+
+
+def ids_fit(sent: Span, arrived: Span) -> bool:
+    """Whether IP IDs count on from one to the other as segments of one length do, or are the same."""
+    if not all(
+        span.sighting.row["protocol"] == TCP
+        and span.sighting.row["ip_version"] == 4
+        and span.sighting.row["ip_id"] is not None
+        and not span.sighting.row["fragment_offset"]
+        for span in (sent, arrived)
+    ):
+        return False
+    steps = (arrived.sighting.ip_id - sent.sighting.ip_id + 0x8000) % 0x10000 - 0x8000
+    if steps == 0:
+        return True
+    length = (arrived.begin - sent.begin) / steps
+    if length <= 0 or length != int(length):
+        return False
+    later, earlier = (arrived, sent) if arrived.begin > sent.begin else (sent, arrived)
+    return (later.end - later.begin) % int(length) == 0 or later.end >= earlier.end
 
 
 def grouped(spans: Iterable[tuple[Key, Span]]) -> list[list[Span]]:
