@@ -26,6 +26,7 @@ from tests.kit.packets import (
     with_checksum,
 )
 from tests.kit.pcap_files import Interface, Record, Section, Statistics, pcapng_bytes
+from tests.kit.tunnels import vxlan
 from tests.test_named_cases import AB, END, MS, START, S, analyzed, file_of
 
 Change = tuple[str, str | None, str | None, int]
@@ -104,6 +105,48 @@ def test_what_routers_rewrite_is_told_with_values(tmp_path: Path) -> None:
     shown = [change for sighting in explain_packet(analysis, 0).sightings for change in sighting.changes]
     assert "ECN ECT(0) to CE" in shown
     assert "MAC source 02:00:00:00:00:00 to 02:00:00:00:00:02" in shown
+
+
+def segment(**changes: int) -> bytes:
+    fields = {"seq": 7, "ack": 8, "flags": 0x10, **changes}
+    return ethernet(ipv4(A, B, 6, tcp(A, B, 1000, 80, b"data", **fields), ip_id=5), ETHERTYPE_IPV4)
+
+
+def echo(identifier: int) -> bytes:
+    return frame(Header(A, B, 1, b"data", icmp_id=identifier, icmp_seq=3, ip_id=5))
+
+
+def in_vxlan(number: int) -> bytes:
+    carried = vxlan(ethernet(ipv4(A, B, 17, udp(A, B, 1, 2, b"in"), ip_id=5), ETHERTYPE_IPV4), vni=number)
+    return ethernet(ipv4("192.0.2.1", "192.0.2.2", 17, udp("192.0.2.1", "192.0.2.2", 50000, 4789, carried)), 0x0800)
+
+
+SIX = Header("fd00::1", "fd00::2", 17, b"six", 1, 2)
+DATAGRAM = Header(A, B, 17, b"x" * 20, 1, 2, ip_id=5)
+OUTER = "192.0.2.1>192.0.2.2"
+
+
+@pytest.mark.parametrize(
+    ("before", "behind", "expected"),
+    [
+        (segment(), segment(seq=9), ("tcp-sequence", None, None, 1)),
+        (segment(), segment(ack=9), ("tcp-acknowledgment", None, None, 1)),
+        (segment(), segment(flags=0x18), ("tcp-flags", None, None, 1)),
+        (echo(3), echo(4), ("icmp-id", None, None, 1)),
+        (frame(SIX, ttl=64), frame(SIX, ttl=62), ("ttl-2", "64", "62", 1)),
+        (frame(SIX, ttl=9), frame(SIX, ttl=64), ("ttl+55", "9", "64", 1)),
+        (frame(DATAGRAM), frame(replace(DATAGRAM, ip_id=6)), ("ip-id", None, None, 1)),
+        (frame(DATAGRAM), frame(replace(DATAGRAM, dport=3)), ("nat-destination-port", "2", "3", 1)),
+        (frame(DATAGRAM), frame(replace(DATAGRAM, payload=b"y" * 20)), ("payload", None, None, 1)),
+        (frame(DATAGRAM), frame(replace(DATAGRAM, payload=b"x" * 21)), ("payload", None, None, 1)),
+        (frame(DATAGRAM), frame(DATAGRAM, vlans=(5,)), ("vlan-push", None, "5", 1)),
+        (frame(DATAGRAM, vlans=(5,)), frame(DATAGRAM, vlans=(6,)), ("vlan-change", "5", "6", 1)),
+        (frame(DATAGRAM, vlans=(5, 6)), frame(DATAGRAM), ("vlan-pop", "5", None, 1)),
+        (in_vxlan(1), in_vxlan(2), ("tunnel-change", f"vxlan 1 {OUTER}", f"vxlan 2 {OUTER}", 1)),
+    ],
+)
+def test_each_kind_alone(tmp_path: Path, before: bytes, behind: bytes, expected: Change) -> None:
+    assert told(tmp_path, [before], [behind])[0] == [expected]
 
 
 def test_ecn_of_ipv6(tmp_path: Path) -> None:
