@@ -338,3 +338,14 @@ def test_equal_packets_that_nat_told_apart_are_not_swapped_by_reordering(tmp_pat
     assert fates(analysis) == {("delivered", None): 22}
     ip_ids = analysis.observations.rows["ip_id"][analysis.trajectories.seen[-2:]]
     assert ip_ids.tolist() == [[120, 5060, 5060], [121, 5063, 5063]]
+
+
+def test_a_copy_of_one_of_two_equal_packets_does_not_stand_for_the_other(tmp_path: Path) -> None:
+    """A duplicate was taken for the other packet, which was lost in the same stage."""
+    for name, twice in (("first", 0), ("second", 1)):
+        (tmp_path / name).mkdir()
+        analysis = _equal_behind_nat(tmp_path / name, [(twice, 150_000), (twice, 160_000)])
+        assert fates(analysis) == {("delivered", None): 21, ("lost", None): 1}
+        lost = analysis.verdicts.packets_with("lost").nonzero()[0]
+        assert lost.tolist() == [21 - twice]
+        assert analysis.trajectories.duplicates[20:].tolist() == [1 - twice, twice]

@@ -159,8 +159,11 @@ def _may_begin(missed, start, end, path, position, time):
 
 
 @inlined
-def _by_digest(rows, digests, digest_at, arrived, sent_at, threshold, packet_of, unchanged):
-    """Sightings whose digest just one packet had where it was seen last, and that come once: they are that packet."""
+def _by_digest(rows, digests, digest_at, arrived, sent_at, threshold, again, packet_of, copy_of, unchanged):
+    """Sightings whose digest just one packet had where it was seen last are that packet; further ones its copies.
+
+    `again`: the path visits the point once more, so that of several it is not known which is which.
+    """
     count = len(rows)
     both = np.empty(count + len(digest_at), np.uint64)  # of the sightings, then of the packets
     both[:count] = digests[rows]
@@ -172,11 +175,19 @@ def _by_digest(rows, digests, digest_at, arrived, sent_at, threshold, packet_of,
         last = first + 1
         while last < len(order) and both[order[last]] == both[order[first]]:
             last += 1
-        # The sort is stable: of two, the sighting stands before the packet.
-        index, packet = order[first], order[last - 1] - count
-        if last - first == 2 and index < count and packet >= 0 and arrived[index] - sent_at[packet] <= threshold:
-            packet_of[index] = packet
-            unchanged[packet] = True
+        # The sort is stable: sightings stand before packets, in order of time.
+        packet = order[last - 1] - count
+        alone = last - first >= 2 and packet >= 0 and order[last - 2] < count
+        if alone and (last - first == 2 or not again):
+            for place in range(first, last - 1):
+                index = order[place]
+                if arrived[index] - sent_at[packet] > threshold:
+                    break
+                if unchanged[packet]:
+                    copy_of[index] = packet
+                else:
+                    packet_of[index] = packet
+                    unchanged[packet] = True
         first = last
 
 
@@ -206,12 +217,17 @@ def _place_many(
                 count += 1
         arrived = np.empty(count, np.int64)
         packet_of = np.empty(count, np.int64)
+        copy_of = np.empty(count, np.int64)
         for index in range(count):
             arrived[index] = times[rows[index]]
             packet_of[index] = -1
+            copy_of[index] = -1
         unchanged = np.zeros(packets, np.bool_)
         if varied and packets:
-            _by_digest(rows[:count], digests, digest_at[:packets], arrived, sent_at, threshold, packet_of, unchanged)
+            _by_digest(
+                rows[:count], digests, digest_at[:packets], arrived, sent_at, threshold, visits[path, point, 1] >= 0,
+                packet_of, copy_of, unchanged,
+            )  # fmt: skip
         # Every packet that can have come here, in the order in which it is due. One that must have skipped a point
         # is due as well, but a sighting goes to it only if it is not plausible for those that were seen just before.
         chosen = np.empty(packets, np.int64)
@@ -242,7 +258,7 @@ def _place_many(
         loose = np.empty(count, np.int64)
         left = 0
         for index in range(count):
-            if packet_of[index] < 0:
+            if packet_of[index] < 0 and copy_of[index] < 0:
                 loose[left] = index
                 left += 1
         loose = loose[:left]
@@ -262,12 +278,10 @@ def _place_many(
             behind[index] = near
             near = index if packet_of[index] >= 0 else near
         before = np.int64(-1)
-        copy_of = np.empty(count, np.int64)
         for index in range(count):
-            copy_of[index] = -1
             before = index if packet_of[index] >= 0 else before
             is_copy = not _may_begin(missed, start, end, path, position, arrived[index])
-            if packet_of[index] < 0 and not again and is_copy:
+            if packet_of[index] < 0 and copy_of[index] < 0 and not again and is_copy:
                 within = threshold if packets > 1 else _FOREVER
                 copy_of[index] = _duplicate_of(rows, packet_of, index, before, behind[index], times, began_at, within)
         for index in range(count):
