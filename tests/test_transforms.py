@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pktrace import schema
 from pktrace.findings.analysis import Analysis
 from pktrace.report.explain import explain_packet
 from pktrace.trajectories.transforms import MOST_PAIRS
@@ -255,3 +256,14 @@ def test_changed_payload_of_tcp_is_no_split(tmp_path: Path) -> None:
     assert [entry[2:] for entry in analysis.transforms.table] == [("payload", None, None, 10)]
     assert len(analysis.trajectories.ranges) == 0
     assert set(np.unique(analysis.trajectories.basis).tolist()) == {4}  # modified
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 1 << 20])
+def test_lists_of_kinds_are_what_a_loop_makes(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schema, "_AT_ONCE", at_once)
+    names = ["ttl-1", "é", "nat-destination-port"]
+    owner, codes = np.array([0, 0, 2, 2, 2, 4]), np.array([1, 0, 2, 1, 2, 0])
+    expected = [[names[code] for code in codes[owner == row]] for row in range(6)]
+    assert schema.word_lists(6, owner, codes, names).to_pylist() == expected
+    nothing = np.zeros(0, np.int64)
+    assert schema.word_lists(2, nothing, nothing, []).to_pylist() == [[], []]
