@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,9 @@ import pytest
 
 from pktrace import schema
 from pktrace.findings.analysis import Analysis
+from pktrace.findings.tables import trajectories_table, transforms_table
 from pktrace.report.explain import explain_packet
+from pktrace.report.matching import print_matching
 from pktrace.trajectories.transforms import MOST_PAIRS
 from tests.kit.links import sll
 from tests.kit.packets import (
@@ -237,6 +240,32 @@ def test_different_snap_lengths_are_no_changed_payload(tmp_path: Path) -> None:
     moved = [replace(header, source="10.0.0.9") for header in headers]
     changes, _ = told(tmp_path, [frame(one) for one in headers], [frame(one) for one in moved], snaplen=70)
     assert changes == [("nat-source", A, "10.0.0.9", 3)]
+
+
+def test_a_change_that_a_point_missed_is_told_without_its_stage(tmp_path: Path) -> None:
+    """It was told nowhere."""
+    headers = [Header(A, B, 17, b"%03d" % number, 1000, 2000, ip_id=number + 1) for number in range(20)]
+    times = [START + number * MS for number in range(20)]
+    files = {
+        "a": [Record(at, frame(one)) for at, one in zip(times, headers, strict=True)],
+        "b": [Record(at + 1000, frame(one, ttl=63)) for at, one in zip(times[5:], headers[5:], strict=True)],
+        "c": [Record(at + 2000, frame(one, ttl=63, dscp=46)) for at, one in zip(times, headers, strict=True)],
+    }
+    analysis = analyzed(
+        tmp_path,
+        {name: file_of(records) for name, records in files.items()},
+        ({"name": "p", "points": ["a", "b", "c"]},),
+    )
+    assert analysis.transforms.table == (
+        (0, 0, "ttl-1", "64", "63", 15), (0, 1, "dscp", "0", "46", 15),
+        (0, None, "dscp", "0", "46", 5), (0, None, "ttl-1", "64", "63", 5),
+    )  # fmt: skip
+    kinds = trajectories_table(analysis)["transforms"].to_pylist()
+    assert kinds == [["dscp", "ttl-1"]] * 5 + [["ttl-1", "dscp"]] * 15
+    assert transforms_table(analysis)["stage"].to_pylist() == [0, 1, None, None]
+    shown = io.StringIO()
+    print_matching(analysis, shown)
+    assert "(a point missed)" in shown.getvalue()
 
 
 def test_changed_payload_of_tcp_is_no_split(tmp_path: Path) -> None:
