@@ -393,7 +393,7 @@ TRANSFORMS = TableSpec(
     "a kind of change at a stage of a path, with a pair of values before and behind",
     (
         Column("path", WORD, "The path."),
-        Column("stage", INT16, "The stage where it happened."),
+        Column("stage", INT16, "The stage where it happened; null where a point between missed the packet."),
         Column("kind", WORD, "What changed, as in `transforms` of the trajectories."),
         Column(
             "from",

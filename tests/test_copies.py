@@ -9,6 +9,7 @@ import pytest
 
 from fixtures.scenarios import generate_scenario
 from pktrace.findings.analysis import Analysis, analyze_run
+from pktrace.findings.summary import summary
 from pktrace.report.explain import explain_packet
 from pktrace.run.runfile import load_run
 from tests.kit.links import ieee_802_11, snap
@@ -57,6 +58,30 @@ def test_copies_are_told_apart_by_where_else_there_are_some(
     assert counted(analysis) == expected
     assert fates(analysis) == {("delivered", None): COUNT}
     assert analysis.trajectories.duplicates.tolist() == [max(times) - 1] * COUNT
+
+
+@pytest.mark.parametrize(
+    ("times", "fraction", "replicated"),
+    [((1, 1, 1), 0.0, 0.0), ((1, 2, 1), 0.0, 0.0), ((1, 3, 3), 2.0, 1.0), ((1, 1, 0), None, None)],
+)
+def test_duplication_is_that_of_the_last_point(
+    tmp_path: Path, times: tuple[int, ...], fraction: float | None, replicated: float | None
+) -> None:
+    (path,) = summary(seen(tmp_path, times), 0)["paths"].values()
+    assert (path["duplication_fraction"], path["replicated_packet_rate"]) == (fraction, replicated)
+
+
+def test_a_copy_behind_the_loss_threshold_is_no_arrival(tmp_path: Path) -> None:
+    for name, delay, fraction in (("soon", 900 * MS, 1.0), ("late", 1100 * MS, 0.0)):
+        (tmp_path / name).mkdir()
+        files = {"a": [Record(START, udp(1))], "b": [Record(START + 9, udp(1)), Record(START + delay, udp(1))]}
+        analysis = analyzed(
+            tmp_path / name,
+            {point: file_of(records) for point, records in files.items()},
+            loss={"threshold": "1s"},
+        )
+        (path,) = summary(analysis, 0)["paths"].values()
+        assert (path["duplication_fraction"], path["duplicates"]) == (fraction, 1)
 
 
 @pytest.mark.parametrize("times", [(2, 1, 1), (2, 2, 1), (3, 1, 1)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pktrace import schema
 from pktrace.findings.analysis import Analysis
+from pktrace.findings.tables import trajectories_table, transforms_table
 from pktrace.report.explain import explain_packet
+from pktrace.report.matching import print_matching
 from pktrace.trajectories.transforms import MOST_PAIRS
 from tests.kit.links import sll
 from tests.kit.packets import (
@@ -26,6 +30,7 @@ from tests.kit.packets import (
     with_checksum,
 )
 from tests.kit.pcap_files import Interface, Record, Section, Statistics, pcapng_bytes
+from tests.kit.tunnels import vxlan
 from tests.test_named_cases import AB, END, MS, START, S, analyzed, file_of
 
 Change = tuple[str, str | None, str | None, int]
@@ -104,6 +109,48 @@ def test_what_routers_rewrite_is_told_with_values(tmp_path: Path) -> None:
     shown = [change for sighting in explain_packet(analysis, 0).sightings for change in sighting.changes]
     assert "ECN ECT(0) to CE" in shown
     assert "MAC source 02:00:00:00:00:00 to 02:00:00:00:00:02" in shown
+
+
+def segment(**changes: int) -> bytes:
+    fields = {"seq": 7, "ack": 8, "flags": 0x10, **changes}
+    return ethernet(ipv4(A, B, 6, tcp(A, B, 1000, 80, b"data", **fields), ip_id=5), ETHERTYPE_IPV4)
+
+
+def echo(identifier: int) -> bytes:
+    return frame(Header(A, B, 1, b"data", icmp_id=identifier, icmp_seq=3, ip_id=5))
+
+
+def in_vxlan(number: int) -> bytes:
+    carried = vxlan(ethernet(ipv4(A, B, 17, udp(A, B, 1, 2, b"in"), ip_id=5), ETHERTYPE_IPV4), vni=number)
+    return ethernet(ipv4("192.0.2.1", "192.0.2.2", 17, udp("192.0.2.1", "192.0.2.2", 50000, 4789, carried)), 0x0800)
+
+
+SIX = Header("fd00::1", "fd00::2", 17, b"six", 1, 2)
+DATAGRAM = Header(A, B, 17, b"x" * 20, 1, 2, ip_id=5)
+OUTER = "192.0.2.1>192.0.2.2"
+
+
+@pytest.mark.parametrize(
+    ("before", "behind", "expected"),
+    [
+        (segment(), segment(seq=9), ("tcp-sequence", None, None, 1)),
+        (segment(), segment(ack=9), ("tcp-acknowledgment", None, None, 1)),
+        (segment(), segment(flags=0x18), ("tcp-flags", None, None, 1)),
+        (echo(3), echo(4), ("icmp-id", None, None, 1)),
+        (frame(SIX, ttl=64), frame(SIX, ttl=62), ("ttl-2", "64", "62", 1)),
+        (frame(SIX, ttl=9), frame(SIX, ttl=64), ("ttl+55", "9", "64", 1)),
+        (frame(DATAGRAM), frame(replace(DATAGRAM, ip_id=6)), ("ip-id", None, None, 1)),
+        (frame(DATAGRAM), frame(replace(DATAGRAM, dport=3)), ("nat-destination-port", "2", "3", 1)),
+        (frame(DATAGRAM), frame(replace(DATAGRAM, payload=b"y" * 20)), ("payload", None, None, 1)),
+        (frame(DATAGRAM), frame(replace(DATAGRAM, payload=b"x" * 21)), ("payload", None, None, 1)),
+        (frame(DATAGRAM), frame(DATAGRAM, vlans=(5,)), ("vlan-push", None, "5", 1)),
+        (frame(DATAGRAM, vlans=(5,)), frame(DATAGRAM, vlans=(6,)), ("vlan-change", "5", "6", 1)),
+        (frame(DATAGRAM, vlans=(5, 6)), frame(DATAGRAM), ("vlan-pop", "5", None, 1)),
+        (in_vxlan(1), in_vxlan(2), ("tunnel-change", f"vxlan 1 {OUTER}", f"vxlan 2 {OUTER}", 1)),
+    ],
+)
+def test_each_kind_alone(tmp_path: Path, before: bytes, behind: bytes, expected: Change) -> None:
+    assert told(tmp_path, [before], [behind])[0] == [expected]
 
 
 def test_ecn_of_ipv6(tmp_path: Path) -> None:
@@ -195,6 +242,32 @@ def test_different_snap_lengths_are_no_changed_payload(tmp_path: Path) -> None:
     assert changes == [("nat-source", A, "10.0.0.9", 3)]
 
 
+def test_a_change_that_a_point_missed_is_told_without_its_stage(tmp_path: Path) -> None:
+    """It was told nowhere."""
+    headers = [Header(A, B, 17, b"%03d" % number, 1000, 2000, ip_id=number + 1) for number in range(20)]
+    times = [START + number * MS for number in range(20)]
+    files = {
+        "a": [Record(at, frame(one)) for at, one in zip(times, headers, strict=True)],
+        "b": [Record(at + 1000, frame(one, ttl=63)) for at, one in zip(times[5:], headers[5:], strict=True)],
+        "c": [Record(at + 2000, frame(one, ttl=63, dscp=46)) for at, one in zip(times, headers, strict=True)],
+    }
+    analysis = analyzed(
+        tmp_path,
+        {name: file_of(records) for name, records in files.items()},
+        ({"name": "p", "points": ["a", "b", "c"]},),
+    )
+    assert analysis.transforms.table == (
+        (0, 0, "ttl-1", "64", "63", 15), (0, 1, "dscp", "0", "46", 15),
+        (0, None, "dscp", "0", "46", 5), (0, None, "ttl-1", "64", "63", 5),
+    )  # fmt: skip
+    kinds = trajectories_table(analysis)["transforms"].to_pylist()
+    assert kinds == [["dscp", "ttl-1"]] * 5 + [["ttl-1", "dscp"]] * 15
+    assert transforms_table(analysis)["stage"].to_pylist() == [0, 1, None, None]
+    shown = io.StringIO()
+    print_matching(analysis, shown)
+    assert "(a point missed)" in shown.getvalue()
+
+
 def test_changed_payload_of_tcp_is_no_split(tmp_path: Path) -> None:
     """What holds the same place in the sequence, and all of it, was listed as a part of a split packet."""
     sides = []
@@ -212,3 +285,14 @@ def test_changed_payload_of_tcp_is_no_split(tmp_path: Path) -> None:
     assert [entry[2:] for entry in analysis.transforms.table] == [("payload", None, None, 10)]
     assert len(analysis.trajectories.ranges) == 0
     assert set(np.unique(analysis.trajectories.basis).tolist()) == {4}  # modified
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 1 << 20])
+def test_lists_of_kinds_are_what_a_loop_makes(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schema, "_AT_ONCE", at_once)
+    names = ["ttl-1", "é", "nat-destination-port"]
+    owner, codes = np.array([0, 0, 2, 2, 2, 4]), np.array([1, 0, 2, 1, 2, 0])
+    expected = [[names[code] for code in codes[owner == row]] for row in range(6)]
+    assert schema.word_lists(6, owner, codes, names).to_pylist() == expected
+    nothing = np.zeros(0, np.int64)
+    assert schema.word_lists(2, nothing, nothing, []).to_pylist() == [[], []]

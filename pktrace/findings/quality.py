@@ -16,6 +16,7 @@ import numpy as np
 
 from pktrace.decode import rows as field
 from pktrace.schema import BASES
+from pktrace.trajectories.copies import arrived_again
 from pktrace.trajectories.model import Trajectories
 from pktrace.trajectories.remains import flow_of
 from pktrace.verdicts.verdicts import Verdicts
@@ -46,6 +47,29 @@ class KeyQuality:
     @property
     def expected_near(self) -> float:
         return float(np.ldexp(float(self.near), -self.bits))
+
+
+@dataclass(frozen=True)
+class Duplication:
+    """Duplicates at the last point of a path: RFC 5560 5.1 and 5.2, where what arrived is what was seen there.
+
+    `fraction` is (arrivals / packets that arrived) - 1, `replicated` the share of these that arrived more than once,
+    all within the loss threshold; both None where none arrived.
+    """
+
+    fraction: float | None
+    replicated: float | None
+
+
+def duplication(verdicts: Verdicts, path: int) -> Duplication:
+    """How often packets of one path arrived more than once; what came too late has not arrived."""
+    trajectories = verdicts.trajectories
+    last = len(trajectories.run.paths[path].points) - 1
+    arrived = (trajectories.path == path) & (trajectories.seen[:, last] >= 0) & ~verdicts.packets_with("lost")
+    again = arrived_again(trajectories)[arrived]
+    if not len(again):
+        return Duplication(None, None)
+    return Duplication(float(again.sum() / len(again)), float(np.count_nonzero(again) / len(again)))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from pktrace.findings.analysis import Analysis
-from pktrace.findings.quality import key_qualities, path_quality
+from pktrace.findings.quality import duplication, key_qualities, path_quality
 from pktrace.findings.tables import latency_table, ledger_table, rules_table
 from pktrace.findings.tallies import fate_counts, stage_losses
 from pktrace.schema import SCHEMA_VERSION
@@ -21,6 +21,7 @@ def summary(analysis: Analysis, exit_code: int) -> dict[str, Any]:
     for number, path in enumerate(run.paths):
         fates = fate_counts(verdicts, number)
         quality = path_quality(verdicts, number)
+        duplicated = duplication(verdicts, number)
         mine = trajectories.path == number
         paths[path.name] = {
             "trajectories": sum(fates.values()),
@@ -30,6 +31,8 @@ def summary(analysis: Analysis, exit_code: int) -> dict[str, Any]:
             "ambiguous_share": quality.share(quality.ambiguous),
             "ambiguous_candidates": quality.by_order,
             "duplicates": int(trajectories.duplicates[mine].sum()),
+            "duplication_fraction": duplicated.fraction,
+            "replicated_packet_rate": duplicated.replicated,
             "losses": [
                 {
                     "stage": loss.stage,

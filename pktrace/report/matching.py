@@ -46,17 +46,18 @@ def chance_lines(analysis: Analysis) -> list[str]:
 def changes_table(analysis: Analysis) -> Table:
     """Per stage where packets changed, the kinds of changes and how many packets had them."""
     table = plain_table("What changed in packets", [("path", "left"), ("stage", "left"), ("packets of each", "left")])
-    found: dict[tuple[int, int], dict[str, int]] = {}
-    for path, stage, kind, _, _, packets in analysis.transforms.table:
+    found: dict[tuple[int, int | None], dict[str, int]] = {}
+    for path, stage, kind, _, _, packets in analysis.transforms.table:  # in order of path and stage
         kinds = found.setdefault((path, stage), {})
         kinds[kind] = kinds.get(kind, 0) + packets
-    for (number, stage), kinds in sorted(found.items()):
+    for (number, stage), kinds in found.items():
         on = analysis.run.paths[number]
         most = sorted(kinds.items(), key=lambda entry: (-entry[1], entry[0]))
         shown = [f"{kind} {packets:,}" for kind, packets in most[:_CHANGES_SHOWN]]
         if len(most) > _CHANGES_SHOWN:
             shown.append(f"{len(most) - _CHANGES_SHOWN} further kinds")
-        table.add_row(on.name, f"{stage} {on.stage_name(stage)}", ", ".join(shown))
+        where = "(a point missed)" if stage is None else f"{stage} {on.stage_name(stage)}"
+        table.add_row(on.name, where, ", ".join(shown))
     return table
 
 

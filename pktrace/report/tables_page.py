@@ -103,10 +103,10 @@ _CHANGES = {
 _CHANGES_TEXT = f"""
 ### kinds of change
 
-In `trajectories.transforms` (in order of stages) and `transforms.kind`. Told are changes at stages of which both ends
-saw the packet. Of packets that are split or merged at either end, IP ID, payload, flags, numbers and options are not
-compared: parts have their own. A kind that has more than {MOST_PAIRS:,} different pairs of values at a stage is one row
-without values.
+In `trajectories.transforms` (in order of stages) and `transforms.kind`. Compared are neighbouring sightings; where a
+point between them missed the packet, it is not known at which stage it changed. Of packets that are split or merged at
+either end, IP ID, payload, flags, numbers and options are not compared: parts have their own. A kind that has more than
+{MOST_PAIRS:,} different pairs of values at a stage is one row without values.
 
 """
 _STATUSES = {

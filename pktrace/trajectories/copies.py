@@ -78,6 +78,25 @@ def copies_of(trajectories: Trajectories) -> Copies:
     return Copies(**counts)
 
 
+def arrived_again(trajectories: Trajectories) -> Array:
+    """int64 per packet: further sightings at the last point of its path (RFC 5560 3.4: arrivals minus 1).
+
+    Counted are those within the loss threshold of its first sighting, as 2.5 demands of what is reported beside losses.
+    """
+    found = np.zeros(len(trajectories), np.int64)
+    which = trajectories.further
+    if len(which):
+        owner = trajectories.owner[which]
+        last = np.array([len(path.points) - 1 for path in trajectories.run.paths])[trajectories.path[owner]]
+        rows = trajectories.observations.rows
+        points = rows["point"][which].astype(np.int64)
+        offset, first = trajectories.clocks.offset_ns, trajectories.first_rows[owner]
+        after = rows["ts_ns"][which] - offset[points] - (first["ts_ns"] - offset[first["point"]])
+        at_end = (_positions(trajectories, which, points) == last) & (after <= trajectories.run.threshold_ns)
+        found += np.bincount(owner[at_end], minlength=len(found))
+    return found
+
+
 def _positions(trajectories: Trajectories, which: Array, points: Array) -> Array:
     """The position of each further sighting: of a point that the path visits twice the visit that came before it."""
     table = visits(trajectories.run)[trajectories.path[trajectories.owner[which]], points]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -30,15 +31,17 @@ ECN_NAMES = ("Not-ECT", "ECT(1)", "ECT(0)", "CE")  # RFC 3168 5
 class Transforms:
     """Changes in order of (trajectory, stage, kind): arrays of equal length; `kind` numbers `kinds`.
 
-    `table` has (path, stage, kind, from, to, packets), in order of path, stage, kind, from and to; from and to are None
-    where values of single packets would be no news (IP IDs, payload), or there are more than MOST_PAIRS of them.
+    `table` has (path, stage, kind, from, to, packets), in order of path, stage, kind, from and to. Its stage is None,
+    and last, where a point between the two sightings missed the packets; `stage` is then the first that it may have
+    been. From and to are None where values of single packets would be no news (IP IDs, payload), or there are more
+    than MOST_PAIRS of them.
     """
 
     trajectory: Array
     stage: Array
     kind: Array
     kinds: tuple[str, ...]
-    table: tuple[tuple[int, int, str, str | None, str | None, int], ...]
+    table: tuple[tuple[int, int | None, str, str | None, str | None, int], ...]
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,7 @@ class _Sightings:
 
 
 def transforms_of(trajectories: Trajectories, parts: Parts) -> Transforms:
-    """All changes between neighbouring sightings of every packet.
+    """All changes between neighbouring sightings of every packet, also where a point between them missed it.
 
     Raises:
         CaptureFileError: a capture cannot be read any more.
@@ -139,14 +142,17 @@ def transforms_of(trajectories: Trajectories, parts: Parts) -> Transforms:
     for number, path in enumerate(trajectories.run.paths):
         mine = np.flatnonzero(trajectories.path == number)
         seen = trajectories.seen[mine]
-        for stage in path.stage_numbers():
-            a, b = path.ends_of(stage)
+        stages = {path.ends_of(stage): stage for stage in path.stage_numbers()}
+        whole = (seen >= 0)[:, : len(path.points)].all()
+        for a, b in stages if whole else combinations(range(len(path.points)), 2):
+            # Neighbouring sightings: at the ends of a stage, or where the points between have missed the packet.
             both = (seen[:, a] >= 0) & (seen[:, b] >= 0)
-            if path.has_detour and stage == path.bypass:
+            if b > a + 1:
                 both &= (seen[:, a + 1 : b] < 0).all(axis=1)
             packets = mine[both]
             if not len(packets):
                 continue
+            stage = stages.get((a, b))
             sightings = _Sightings(trajectories, unkept, seen[both, a], seen[both, b])
             changes = _compared(sightings, parts, packets, a, b)
             if (changes & bit.PAYLOAD).any() and observations.digest_payload_bytes < PAYLOAD_BYTES:
@@ -154,7 +160,7 @@ def transforms_of(trajectories: Trajectories, parts: Parts) -> Transforms:
                 make_contents_comparable(observations)
                 changes = _compared(sightings, parts, packets, a, b)
             for kind, which, values in _kinds(sightings, changes):
-                found.add(number, stage, kind, packets[which], values)
+                found.add(number, a if stage is None else stage, kind, packets[which], values, stage is not None)
     return found.ordered(len(trajectories))
 
 
@@ -221,13 +227,15 @@ class _Found:
     def __init__(self) -> None:
         self._packets: list[Array] = []
         self._names: list[tuple[int, str]] = []
-        self._table: list[tuple[int, int, str, str | None, str | None, int]] = []
+        self._table: dict[tuple[int, int | None, str, str | None, str | None], int] = {}
 
-    def add(self, path: int, stage: int, kind: str, packets: Array, values: _Values) -> None:
-        """Packets that changed in one way at a stage."""
+    def add(self, path: int, stage: int, kind: str, packets: Array, values: _Values, known: bool) -> None:
+        """Packets that changed in one way at a stage, or (not `known`) at it or one of those behind it."""
         self._packets.append(packets)
         self._names.append((stage, kind))
-        self._table += [(path, stage, kind, *value) for value in values]
+        for before, behind, count in values:
+            row = (path, stage if known else None, kind, before, behind)
+            self._table[row] = self._table.get(row, 0) + count
 
     def ordered(self, count: int) -> Transforms:
         """Everything in its order, for so many trajectories."""
@@ -241,5 +249,10 @@ class _Found:
         together = np.sort(np.concatenate(keys))
         trajectory, rest = np.divmod(together, each)
         stage_of, kind_of = np.divmod(rest, max(1, len(kinds)))
-        self._table.sort(key=lambda entry: (*entry[:3], entry[3] or "", entry[4] or ""))
-        return Transforms(trajectory, stage_of, kind_of, kinds, tuple(self._table))
+        table = sorted(((*row, packets) for row, packets in self._table.items()), key=_order)
+        return Transforms(trajectory, stage_of, kind_of, kinds, tuple(table))
+
+
+def _order(row: tuple[int, int | None, str, str | None, str | None, int]) -> tuple[int, bool, int, str, str, str]:
+    path, stage, kind, before, behind, _ = row
+    return path, stage is None, stage or 0, kind, before or "", behind or ""
