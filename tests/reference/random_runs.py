@@ -232,13 +232,14 @@ def sent(options: Options, inward: bool, rng: random.Random) -> Flight:
     found: Flight = []
     now = START_NS + rng.randrange(1_000_000)
     counter = rng.choice([1, 65_500])
+    first_id = 1 if inward else 1 + options.packets
     sequence = [rng.choice([rng.randrange(2**31), 2**32 - 1 - rng.randrange(700)]) for _ in flows]
     acknowledged = [rng.randrange(2**32 - 1) for _ in flows]
     for number in range(options.packets):
         now += rng.randrange(1, 2 * options.gap_ns)
         if found and rng.random() < options.identical:
             repeated = rng.choice(found[-6:])[1]
-            found.append((now, replace(repeated, packet_id=number + 1 if repeated.packet_id else None)))
+            found.append((now, replace(repeated, packet_id=first_id + number)))
             continue
         which = rng.randrange(len(flows))
         flow = flows[which]
@@ -246,7 +247,7 @@ def sent(options: Options, inward: bool, rng: random.Random) -> Flight:
         counter += 1
         ip_ids = {"zero": 0, "shared": number // 2 + 1, "few": number % 3 + 1, "host": counter % 65_536}
         ip_id = None if flow.version == 6 else ip_ids[options.ip_id]
-        frame = replace(flow, payload=payload, ip_id=ip_id, packet_id=number + 1)
+        frame = replace(flow, payload=payload, ip_id=ip_id, packet_id=first_id + number)
         if flow.protocol == TCP:
             frame = replace(frame, seq=sequence[which], ack=acknowledged[which] + rng.randrange(2), window=500)
             sequence[which] = (sequence[which] + len(payload)) % 2**32
