@@ -246,7 +246,7 @@ def sent(options: Options, inward: bool, rng: random.Random) -> Flight:
         which = rng.randrange(len(flows))
         flow = flows[which]
         payload = bytes(rng.choice([0, 0, 8])) if rng.random() < options.small else rng.randbytes(rng.choice([40, 300]))
-        counter += 1
+        counter += 4  # segments have those between
         ip_ids = {"zero": 0, "shared": number // 2 + 1, "few": number % 3 + 1, "host": counter % 65_536}
         ip_id = None if flow.version == 6 else ip_ids[options.ip_id]
         frame = replace(flow, payload=payload, ip_id=ip_id, packet_id=first_id + number)
