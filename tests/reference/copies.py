@@ -36,7 +36,9 @@ def maybe_copies(trajectories: Sequence[Trajectory]) -> set[Trajectory]:
             if packet.sighting(0).ts_ns - before.sighting(0).ts_ns > CLOSE_NS:
                 mine.append([])
             mine[-1].append(packet)
-        doubled[point] = doubled.get(point, 0) + any(len(cluster) > 1 for cluster in mine)
+        # What is sent very often comes close together in any number.
+        mostly_pairs = 2 * sum(len(cluster) == 2 for cluster in mine) > len(mine)
+        doubled[point] = doubled.get(point, 0) + mostly_pairs
         clusters += mine
     found = set()
     for cluster in clusters:

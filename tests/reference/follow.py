@@ -162,8 +162,8 @@ def put_ranges(trajectories: list[Trajectory], ranges: Found) -> list[Trajectory
         if packet.ranges:
             packet.basis = "range"
         else:
-            held = found[0].sighting
-            header = held.flow != first.flow or held.row["ip_id"] != first.row["ip_id"]
+            held = [part.sighting for part in found]
+            header = any(s.flow != first.flow or s.row["ip_id"] != first.row["ip_id"] for s in held)
             packet.basis = "rewritten" if header else "modified"
             packet.copies += [part.sighting for part in found]
     return kept

@@ -91,6 +91,7 @@ class Frame:
     packet_id: int | None = None
     punted: bool = False
     whole: Frame | None = field(default=None, compare=False, repr=False)
+    origin: int = field(default=0, compare=False)  # the packet that was sent
 
     @property
     def version(self) -> int:
@@ -134,6 +135,7 @@ class Frame:
             "payload_length": len(self.payload),
             "packet_id": self.packet_id,
             "length": 34 + segment,
+            "_origin": self.origin,
             "_tcp_window": self.window,
             "_identity": head + self.payload[:64],
             "_content": self.payload[:64],
@@ -232,21 +234,23 @@ def sent(options: Options, inward: bool, rng: random.Random) -> Flight:
     found: Flight = []
     now = START_NS + rng.randrange(1_000_000)
     counter = rng.choice([1, 65_500])
+    first_id = 1 if inward else 1 + options.packets
     sequence = [rng.choice([rng.randrange(2**31), 2**32 - 1 - rng.randrange(700)]) for _ in flows]
     acknowledged = [rng.randrange(2**32 - 1) for _ in flows]
     for number in range(options.packets):
         now += rng.randrange(1, 2 * options.gap_ns)
         if found and rng.random() < options.identical:
             repeated = rng.choice(found[-6:])[1]
-            found.append((now, replace(repeated, packet_id=number + 1 if repeated.packet_id else None)))
+            found.append((now, replace(repeated, packet_id=first_id + number, origin=first_id + number)))
             continue
         which = rng.randrange(len(flows))
         flow = flows[which]
         payload = bytes(rng.choice([0, 0, 8])) if rng.random() < options.small else rng.randbytes(rng.choice([40, 300]))
-        counter += 1
+        counter += 4  # segments have those between
         ip_ids = {"zero": 0, "shared": number // 2 + 1, "few": number % 3 + 1, "host": counter % 65_536}
         ip_id = None if flow.version == 6 else ip_ids[options.ip_id]
-        frame = replace(flow, payload=payload, ip_id=ip_id, packet_id=number + 1)
+        frame = replace(flow, payload=payload, ip_id=ip_id, packet_id=first_id + number)
+        frame = replace(frame, origin=first_id + number)
         if flow.protocol == TCP:
             frame = replace(frame, seq=sequence[which], ack=acknowledged[which] + rng.randrange(2), window=500)
             sequence[which] = (sequence[which] + len(payload)) % 2**32
@@ -380,7 +384,7 @@ def fragment(flight: Flight) -> Flight:
         while left:
             number += 1
             part = replace(later, payload=left[:size], offset=number * size, more=len(left) > size, whole=frame)
-            found.append((time + 200 * number, replace(part, packet_id=frame.packet_id)))
+            found.append((time + 200 * number, replace(part, packet_id=frame.packet_id, origin=frame.origin)))
             left = left[size:]
     return found
 
