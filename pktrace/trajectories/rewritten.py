@@ -37,7 +37,7 @@ _MOSTLY = 0.2  # share of a flow's packets that must end for it to be changed, w
 _MOST_ROUNDS = 4
 _MOST_STARTS = 8
 _WHOLE = 0.8  # share of a flow's packets that must end for its addresses, ports or IP IDs to be rewritten
-_TCP, _ICMP, _ICMPV6 = 6, 1, 58
+_TCP, _UDP, _ICMP, _ICMPV6 = 6, 17, 1, 58
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,11 @@ def remains_of_change(rows: Array) -> Array:
     return mixed(*_numbers(rows), flow_of(rows), rows["ip_id"])
 
 
+def remains_of_beginning(rows: Array) -> Array:
+    """A hash per row of what a datagram has in common with its first fragment or segment, behind a rewrite, too."""
+    return mixed(rows["protocol"], rows["ip_id"], rows["fragment_offset"], rows["content"])
+
+
 def open_ends(run: Run, rows: Array, members: Array, owner: Array, seen: Array, path_of: Array) -> Open:
     """What ends before the end of its path, and what begins elsewhere than at the beginning of one."""
     width = seen.shape[1]
@@ -165,9 +170,14 @@ class _Agreement:
 
 
 def _agreements(
-    found: Open, run: Run, rows: Array, times: Array, comparable: Array, remains: Any, threshold: int
-) -> tuple[_Agreement, Array]:
-    """Which flows agree in what remains; and per end whether some start fits it."""
+    found: Open, run: Run, rows: Array, times: Array, comparable: Array, remains: Any, threshold: int,
+    first_flow: Array | None = None,
+) -> tuple[_Agreement, Array]:  # fmt: skip
+    """Which flows agree in what remains; and per end whether some start fits it.
+
+    Args:
+        first_flow: uint64 per row, with remains_of_beginning: flows that are known to be one are left out.
+    """
     end_rows, start_rows = rows[found.end_rows], rows[found.start_rows]
     keys = np.concatenate([remains(end_rows), remains(start_rows)])
     _, group = np.unique(keys, return_inverse=True)
@@ -200,6 +210,10 @@ def _agreements(
     if remains is remains_of_change:
         # The same first bytes and another length: that is a part of the packet, and a matter of ranges.
         fits &= rows["content"][end_row] != rows["content"][start_row]
+    if first_flow is not None:
+        whole, part = rows[end_row], rows[start_row]
+        fits &= (whole["protocol"] == _UDP) & (whole["ip_id"] != 0) & (whole["fragment_offset"] == 0)
+        fits &= (part["payload_length"] < whole["payload_length"]) & (first_flow[end_row] != first_flow[start_row])
     fits &= ~(stays_on_its_link(end_rows)[left] | stays_on_its_link(start_rows)[right])
     # What echoes a packet back answers it, and is no rewritten form of it.
     fits &= flow_of(end_rows, answering=True)[left] != flow_of(start_rows)[right]
@@ -335,7 +349,17 @@ class Keys:
         refused = np.zeros(len(agreement.packets), bool)
         refused[alone] = against_time(agreement.before[alone], agreement.after[alone], ends, starts, run.threshold_ns)
         agreement = agreement.chosen(~refused)
-        return self._take(agreement, self._hold_numbers(agreement, found), by_header=False)
+        if self._take(agreement, self._hold_numbers(agreement, found), by_header=False):
+            return True
+        # Datagrams that became fragments or segments where they were rewritten: their beginnings tell.
+        agreement, doubtful = _agreements(
+            found, run, self._rows, times, comparable, remains_of_beginning, run.threshold_ns, self.first_flow
+        )
+        agreement = agreement.chosen(self._share_of_ends(agreement.before, found) >= _WHOLE)
+        if self._take(agreement, np.zeros(len(agreement.packets), bool), by_header=False):
+            return True
+        self.doubtful |= doubtful
+        return False
 
     def learn_changed(self, found: Open, run: Run, times: Array, comparable: Array, open_rows: Array) -> bool:
         """Learn flows whose payload is changed; returns whether keys changed.
