@@ -344,7 +344,7 @@ RANGES = TableSpec(
         Column(
             "first_byte",
             INT64,
-            "First byte that the frame holds, from 0 of the payload; of what is fragmented, from 0 behind its IP header.",
+            "First byte that the frame holds, from 0 of the payload, or of fragments behind the IP header.",
         ),
         Column("last_byte", INT64, "Last byte that the frame holds."),
     ),
