@@ -383,7 +383,11 @@ RANGES = TableSpec(
         Column("trajectory", INT64, "The packet."),
         Column("point", WORD, "Where it was seen."),
         Column("frame", INT64, "Number of the frame in its capture file."),
-        Column("first_byte", INT64, "First byte that the frame holds, from 0 of the payload (datagram, of fragments)."),
+        Column(
+            "first_byte",
+            INT64,
+            "First byte that the frame holds, from 0 of the payload, or of fragments behind the IP header.",
+        ),
         Column("last_byte", INT64, "Last byte that the frame holds."),
     ),
 )

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from pktrace.findings.analysis import Analysis
 from pktrace.schema import BASES
 from tests.kit.packets import Header, frame
@@ -82,9 +84,8 @@ def test_two_gateways_that_lose_nothing(tmp_path: Path) -> None:
     assert set(analysis.trajectories.basis.tolist()) == {BASES.index("rewritten")}
 
 
-def test_a_lost_first_fragment_is_no_translation(tmp_path: Path) -> None:
-    """Other fragments have no ports: they were said to be rewritten to 0."""
-    whole = frame(Header("10.0.0.1", "192.0.2.1", 17, bytes(1400), sport=1000, dport=53, ip_id=9))
+def fragments(whole: bytes) -> list[bytes]:
+    """A frame with a datagram as two."""
     network, datagram = whole[:34], whole[34:]
     parts = []
     for at, end in ((0, 800), (800, len(datagram))):
@@ -92,6 +93,13 @@ def test_a_lost_first_fragment_is_no_translation(tmp_path: Path) -> None:
         head[16:18] = (20 + end - at).to_bytes(2, "big")
         head[20:22] = (at // 8 | (0x2000 if end < len(datagram) else 0)).to_bytes(2, "big")
         parts.append(bytes(head) + datagram[at:end])
+    return parts
+
+
+def test_a_lost_first_fragment_is_no_translation(tmp_path: Path) -> None:
+    """Other fragments have no ports: they were said to be rewritten to 0."""
+    whole = frame(Header("10.0.0.1", "192.0.2.1", 17, bytes(1400), sport=1000, dport=53, ip_id=9))
+    parts = fragments(whole)
     files = {"a": [whole], "b": parts, "c": parts[1:]}
     records = {
         point: file_of([Record(START + MS + place * STEP, data) for data in frames])
@@ -140,3 +148,22 @@ def test_a_retransmitted_superpacket_and_its_original_under_way_at_once(tmp_path
     ranges, rows = analysis.trajectories.ranges, analysis.trajectories.observations.rows
     expected = rows["ip_id"][analysis.trajectories.first_row[ranges.trajectory]] + ranges.first // 1000
     assert rows["ip_id"][ranges.row].tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize(("count", "fate"), [(30, "delivered"), (1, "ambiguous")])
+def test_datagrams_that_are_fragmented_where_they_are_translated(tmp_path: Path, count: int, fate: str) -> None:
+    """No packet behind the gateway was like one before it, and all were called lost."""
+    files: dict[str, list[Record]] = {"a": [], "b": []}
+    for number in range(count):
+        at = START + number * 10 * MS
+        own, translated = (
+            frame(
+                Header(source, "192.0.2.1", 17, b"%08d" % number + bytes(1400), sport=sport, dport=53, ip_id=number + 1)
+            )
+            for source, sport in (("10.0.0.1", 1000), ("192.0.2.9", 2000))
+        )
+        files["a"].append(Record(at, own))
+        files["b"] += [Record(at + STEP * place, part) for place, part in enumerate(fragments(translated), 1)]
+    path = [{"name": "p", "points": ["a", "b"], "match": {"source": "10.0.0.1"}}]
+    analysis = analyzed(tmp_path, {point: file_of(records) for point, records in files.items()}, path)
+    assert fates(analysis) == {(fate, None): count}

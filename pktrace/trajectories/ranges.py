@@ -32,7 +32,7 @@ class Ranges:
     """Which observations hold which bytes of split and merged packets.
 
     Arrays of equal length: `trajectory`, `position`, `row`, `first`, `last` (bytes from the first of the packet's
-    transport payload, of a fragment from the first of the datagram's; both included).
+    transport payload, where fragments are concerned from the first behind its own IP header; both included).
     """
 
     trajectory: Array
@@ -115,7 +115,7 @@ def match_ranges(
         _matched(
             rows, times, _in_sequence(rows, flows, times, sent, loose), open_ended, path_of, visits, seen, threshold
         ),
-        _matched(rows, times, _in_datagrams(rows, sent, loose), open_ended, path_of, visits, seen, threshold),
+        _matched(rows, times, _in_datagrams(rows, flows, sent, loose), open_ended, path_of, visits, seen, threshold),
         _matched(
             rows,
             times,
@@ -226,14 +226,25 @@ def _in_sequence(rows: Array, flows: Array, times: Array, sent: Array, loose: Ar
     return _spans(group, sent, loose, begin, begin + chosen["payload_length"].astype(np.int64), wanted)
 
 
-def _in_datagrams(rows: Array, sent: Array, loose: Array) -> _Spans:
-    """Fragments and whole packets by their place in the datagram."""
+def _in_datagrams(rows: Array, flows: Array, sent: Array, loose: Array) -> _Spans:
+    """Fragments and whole packets by their place in the datagram.
+
+    Other fragments than the first have no ports: they are of the flow of the first one with their identification, so
+    that a flow that is rewritten where it is fragmented stays one.
+    """
     both = np.concatenate([sent, loose])
     chosen = rows[both]
-    group = mixed(
+    identity = mixed(
         chosen["source_high"], chosen["source_low"], chosen["destination_high"], chosen["destination_low"],
         chosen["protocol"], chosen["ip_id"],
     )  # fmt: skip
+    named = chosen["has"] & field.HAS_PORTS != 0
+    group = np.where(named, mixed(flows[both], chosen["ip_id"]), identity)
+    known, first = np.unique(identity[named], return_index=True)
+    if len(known):
+        place = np.minimum(np.searchsorted(known, identity), len(known) - 1)
+        follows = ~named & (known[place] == identity)
+        group[follows] = group[np.flatnonzero(named)[first[place[follows]]]]
     begin = chosen["fragment_offset"].astype(np.int64)
     end = begin + chosen["ip_end"].astype(np.int64) - chosen["l4"]
     fragment = (chosen["fragment_offset"] > 0) | (chosen["more_fragments"] > 0)

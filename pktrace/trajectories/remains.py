@@ -95,6 +95,11 @@ def of_change(rows: Array) -> Array:
     return mixed(*numbers(rows), flow_of(rows), rows["ip_id"])
 
 
+def of_beginning(rows: Array) -> Array:
+    """What a datagram has in common with its first fragment or segment, behind a rewrite, too."""
+    return mixed(rows["protocol"], rows["ip_id"], rows["fragment_offset"], rows["content"])
+
+
 def side_of(rows: Array, side: str) -> tuple[Array, Array, Array]:
     """Address and port of the source or the destination."""
     return rows[f"{side}_high"], rows[f"{side}_low"], rows["sport" if side == "source" else "dport"]

@@ -41,7 +41,7 @@ _BALANCED = 2  # or half of what ends and of what begins has to agree
 _MOST_ROUNDS = 4
 _WHOLE = 0.8  # share of a flow's packets that must end for its addresses, ports or IP IDs to be rewritten
 _SOON = 4  # share of the time between packets in which packets that are all the same have to come
-_TCP = 6
+_TCP, _UDP = 6, 17
 # What may stay where remains alone are of several flows; each is believed only of flows of which most packets agree.
 _KEPT = (
     remains_of.of_rewrite_with_id,
@@ -124,7 +124,7 @@ class Keys:
         if self._learn_whole(agreement, found, told, in_time):
             return True
         if not self.doubtful.any():
-            return False
+            return self._learn_beginnings(every, run, times, comparable)
         open_again, found = found, found.only(self.doubtful)
         for kept in _KEPT:
             pairs, _ = pairs_of(found, run, rows, times, comparable, kept)
@@ -147,6 +147,28 @@ class Keys:
             )  # fmt: skip
             if self._take_crowds(crowds):
                 return True
+        return self._learn_beginnings(every, run, times, comparable)
+
+    def _learn_beginnings(self, found: Open, run: Run, times: Array, comparable: Array) -> bool:
+        """Learn flows whose datagrams became fragments or segments where they were rewritten: their beginnings tell."""
+        rows = self._rows
+        pairs, _ = pairs_of(found, run, rows, times, comparable, remains_of.of_beginning)
+        whole, part = rows[found.end_rows[pairs.end]], rows[found.start_rows[pairs.start]]
+        fits = (whole["protocol"] == _UDP) & (whole["ip_id"] != 0) & (whole["fragment_offset"] == 0)
+        fits &= part["payload_length"] < whole["payload_length"]
+        if not fits.any():
+            return False
+        first = self.first_flow
+        fits &= first[found.end_rows[pairs.end]] != first[found.start_rows[pairs.start]]
+        pairs = pairs.chosen(fits)
+        if not len(pairs):
+            return False
+        agreement = agreement_of(pairs, found, rows, times)
+        enough = (agreement.by_id >= ENOUGH) | (agreement.packets >= ENOUGH_ALONE)
+        ended = self._share_of_ends(agreement.before, found) >= _WHOLE
+        if self._take(agreement.chosen(agreement.agreed & enough & ended), by_header=False):
+            return True
+        self.doubtful[pairs.end] = True
         return False
 
     def _learn_whole(

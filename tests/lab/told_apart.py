@@ -312,14 +312,10 @@ class Truth:
             seen = by_frame[place]
             for trajectory, first, end in parts:
                 whole = origin[trajectory]
-                # Bytes of fragments are counted from the UDP header on.
-                head = (
-                    8
-                    if any(isinstance(one.token, tuple) and one.token[0] == "fragment" for one in (seen, whole))
-                    else 0
-                )
-                start = 0 if head else whole.begin
-                low, high = start + max(0, first - head), start + end - head
+                # Where fragments are concerned, bytes are counted behind the packet's own IP header.
+                fragments = any(isinstance(one.token, tuple) and one.token[0] == "fragment" for one in (seen, whole))
+                base = (whole.begin - (8 if fragments and whole.begin == 0 else 0)) + first
+                low, high = max(whole.begin, base), base + end - first
                 inside = seen.begin <= low <= high <= seen.end and whole.begin <= low <= high <= whole.end
                 if seen.key != whole.key or not inside or stamps(seen) != stamps(whole):
                     wrong.append(f"{trajectory} {first}..{end}: {seen} is no part of {whole}")
