@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from pktrace.trajectories.agreement import DISAGREE, Agreement, Open, medians
-from pktrace.trajectories.exact import EARLY_NS
+from pktrace.trajectories.agreement import CONCENTRATED, DISAGREE, Agreement, Open, medians
 from pktrace.trajectories.hashing import mixed
 from pktrace.trajectories.remains import side_of
 
@@ -24,6 +23,7 @@ Array = np.ndarray[Any, Any]
 ENOUGH = 2  # agreeing packets, where IP IDs are equal and not 0
 ENOUGH_ALONE = 4  # where the remains have to do without
 LONG = 10  # times the usual delay
+_SHORT_NS = 100_000  # or so long, where that is less
 
 
 class Gateways:
@@ -37,14 +37,15 @@ class Gateways:
         """Pairs of flows that are accepted."""
         self._known.append(tuple((of, *_columns(accepted)) for of in _gateways(accepted, found, rows)))
 
-    def supported(self, pairs: Agreement, eligible: Array, found: Open, rows: Array) -> Array:
+    def supported(self, pairs: Agreement, eligible: Array, found: Open, rows: Array, window: int) -> Array:
         """bool per pair: it is of a known gateway. Pairs that are not accepted yet make gateways known, too.
 
         Args:
-            eligible: bool per pair, what may count.
+            eligible: bool per pair, what may count; window: ns, of `window_of`.
         """
         supported = np.zeros(len(pairs), bool)
-        usable = eligible & pairs.told & pairs.timed & (pairs.delay >= -EARLY_NS)
+        usable = eligible & pairs.told & pairs.timed & pairs.steady
+        longest = np.maximum(pairs.delay, pairs.usual)
         for kind, gateway in enumerate(_gateways(pairs, found, rows)):
             here = gateway[usable], *(column[usable] for column in _columns(pairs))
             of, *counts, delay, timed = (
@@ -57,7 +58,11 @@ class Gateways:
             usual = medians(place[timed], delay[timed], len(unique))
             at = np.minimum(np.searchsorted(unique, gateway), len(unique) - 1)
             enough = (unique[at] == gateway) & ((kinds >= ENOUGH_ALONE) | (by_id >= ENOUGH))[at]
-            enough &= pairs.delay <= np.maximum(LONG * usual[at], EARLY_NS)
+            # Of strangers that look like pairs by chance, times are spread over all that is possible.
+            alike = np.abs(delay - usual[place]) * 2 * CONCENTRATED <= window
+            steady = np.bincount(place, weights=counts[0] * (alike & timed)) * (DISAGREE + 1) >= kinds * DISAGREE
+            enough &= steady[at] & (np.abs(longest - usual[at]) * 2 * CONCENTRATED <= window)
+            enough &= np.abs(longest) <= np.maximum(LONG * np.abs(usual[at]), _SHORT_NS)
             keeps_ids = same_id * (DISAGREE + 1) >= kinds * DISAGREE
             supported |= enough & (~keeps_ids[at] | (pairs.same_id == pairs.packets))
         return supported & usable
