@@ -211,6 +211,41 @@ def test_packets_that_are_the_same_but_for_a_port_that_stays(tmp_path: Path) -> 
     assert all(len(set(one)) == 1 for one in followed(analysis, "dport"))
 
 
+def strangers(seed: int, kind: str, flows: int, server: str, gateway: bool) -> dict[str, Seen]:
+    """Forty packets that end at a, and forty that begin at b, at times of their own, with bytes in common."""
+    chance = random.Random(seed)
+    points = queries(40) if gateway else {"a": [], "b": []}
+    for name, source, port, destination in (("a", host(0), 10_000, SERVER), ("b", PUBLIC, 15_000, server)):
+        for number in range(40):
+            payload = {"few": chance.randrange(20), "many": chance.randrange(300), "same": 1, "count": number}[kind]
+            data = datagram(source, port + number % flows, b"ping %d" % payload, destination=destination)
+            points[name].append((START + chance.randrange(S), data))
+    return points
+
+
+@pytest.mark.parametrize("gateway", [False, True])
+@pytest.mark.parametrize("flows", [1, 5, 40])
+@pytest.mark.parametrize("kind", ["few", "many", "same", "count"])
+def test_strangers_are_not_matched(tmp_path: Path, kind: str, flows: int, gateway: bool) -> None:
+    """Four packets with the same remains made a flow of two, whenever they came."""
+    for seed, server in enumerate((SERVER, OTHER_SERVER)):
+        (tmp_path / server).mkdir()
+        analysis = run(tmp_path / server, strangers(seed, kind, flows, server, gateway))
+        of_both = [ports for ports in followed(analysis, "sport") if len(ports) == 2]
+        assert len(of_both) == (40 if gateway else 0)
+        assert all(ports[0] >= 30_000 for ports in of_both)
+
+
+def test_a_count_that_two_links_have_in_common(tmp_path: Path) -> None:
+    """The same payloads in the same order, always later by as much; but both sides are others."""
+    seen: dict[str, Seen] = {"a": [], "b": []}
+    for number in range(100):
+        at, payload = START + number * 20 * MS, b"number %d" % number
+        seen["a"].append((at, datagram(host(0), 40_000, payload)))
+        seen["b"].append((at + 9 * MS, datagram("172.16.3.3", 5_000, payload, destination=OTHER_SERVER)))
+    assert all(len(one) == 1 for one in followed(run(tmp_path, seen)))
+
+
 # --- order --------------------------------------------------------------------------------------------------
 
 

@@ -212,11 +212,11 @@ class Agreement:
     `packets`: how many agree; `kinds`: of how many different remains they are; `single`: of how many of which each flow
     has one packet; `numbered`: an IP ID other than 0 is among them; `same_id`: of these packets, those with equal IP
     IDs; `by_id`: with equal IP IDs other than 0; `begun`: how many packets of the flow behind fit one of the flow
-    before; `delay`: the longest time that any remains took, ns; `usual`: the median of the packets; `spread`: the
-    range of most of them; `gap`: the mean time between packets before, ns; `timed`: that times can be compared; `steady`: packets take about as long as each
-    other, or keep their order, as far as clocks can tell; `told`: all of them have a payload or numbers;
-    `stays`: address and port of one side are the same before and behind. `end`, `start`: numbers of two that agree, and
-    `at` the position where it begins.
+    before; `delay`: the longest time that any remains took, ns; `usual`: the median of the packets; `spread`: the range
+    of most of them; `gap`: the mean time between packets before, ns; `timed`: that times can be compared; `steady`:
+    packets take about as long as each other, or keep their order, as far as clocks can tell; `told`: all of them have a
+    payload or numbers; `stays`: address and port of one side are the same before and behind. `end`, `start`: numbers
+    of two that agree, and `at` the position where it begins.
     """
 
     before: Array

@@ -149,8 +149,9 @@ class Keys:
         )
         agreement = agreement.chosen(whole)
         eligible = eligible[whole] & agreement.agreed
-        # Packets that are all the same tell less: they have to come soon, and one side has to stay.
-        alone = (agreement.kinds >= ENOUGH_ALONE) | (agreement.stays & _come_soon(agreement))
+        # Several remains, one side that stays, packets that come soon: two of these, for strangers send the same, too.
+        soon = _come_soon(agreement)
+        alone = ((agreement.kinds >= ENOUGH_ALONE) & (agreement.stays | soon)) | (agreement.stays & soon)
         enough = (agreement.by_id >= ENOUGH) | (alone & agreement.steady & (agreement.packets >= ENOUGH_ALONE))
         enough |= self._hold_numbers(agreement, found) | self._answer_known(agreement, found)
         enough |= self._gateways.supported(agreement, eligible, found, self._rows, window)
