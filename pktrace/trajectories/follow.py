@@ -28,7 +28,7 @@ from pktrace.trajectories.sorting import sorted_by_key
 
 Array = np.ndarray[Any, Any]
 # A packet that is rewritten at several stages is followed through one more of them in each round.
-_MOST_ROUNDS = 6
+_MOST_ROUNDS = 12
 
 
 def follow_packets(observations: Observations) -> Trajectories:

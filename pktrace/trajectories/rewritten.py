@@ -36,7 +36,7 @@ from pktrace.trajectories.remains import flow_of
 Array = np.ndarray[Any, Any]
 _MOSTLY = 0.2  # share of a flow's packets that must end for it to be changed, where headers do not identify packets
 _BALANCED = 2  # or half of what ends and of what begins has to agree
-_MOST_ROUNDS = 4
+_MOST_ROUNDS = 8
 _WHOLE = 0.8  # share of a flow's packets that must end for its addresses, ports or IP IDs to be rewritten
 _SOON = 4  # share of the time between packets in which packets that are all the same have to come
 _TCP = 6
