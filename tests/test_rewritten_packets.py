@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pktrace.findings.analysis import Analysis
-from pktrace.schema import BASES
+from pktrace.schema import BASES, FATES
 from tests.kit.packets import Header, frame
 from tests.kit.pcap_files import Record
 from tests.test_named_cases import END, MS, START, S, analyzed, fates, file_of
@@ -321,3 +321,42 @@ def test_equal_first_bytes_without_identification_make_no_segments(tmp_path: Pat
     analysis = run(tmp_path, points)
     assert ("partial", None) not in fates(analysis)
     assert not np.isin(BASES.index("range"), analysis.trajectories.basis)
+
+
+# --- segments of UDP packets --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("snaplen", [0, 96])
+def test_segments_that_fit_two_superpackets(tmp_path: Path, snaplen: int) -> None:
+    """Where captures do not have the bytes that would tell, the segment went to one of them all the same."""
+    whole: Seen = []
+    parts: Seen = []
+    for number in range(10):
+        at, payload = START + number * MS, [b"%d-%d" % (number, part) + bytes(400) for part in range(3)]
+        whole.append((at, datagram(host(0), 40_000, b"".join(payload), 500 + 7 * number)))
+        parts += [
+            (at + (20 + part) * US, datagram(host(0), 40_000, payload[part], 500 + 7 * number + part))
+            for part in range(3)
+        ]
+    # Two at once, of which the second has the next ID; of both, a segment with ID 902 is seen last.
+    at = START + 20 * MS
+    for number in range(2):
+        payload = [b"both %d-%d" % (number, part) + bytes(400) for part in range(3)]
+        whole.append((at + number * US, datagram(host(0), 40_000, b"".join(payload), 900 + number)))
+        parts += [
+            (at + (20 + 2 * part + number) * US, datagram(host(0), 40_000, payload[part], 900 + number + part))
+            for part in range(3)
+            if number + part != 2 or number == 1
+        ]
+    files = {
+        name: file_of([Record(when, data) for when, data in sorted(seen)], snaplen=snaplen)
+        for name, seen in (("a", whole), ("b", parts))
+    }
+    analysis = analyzed(tmp_path, files, [{"name": "p", "points": ["a", "b"]}])
+    begun = analysis.trajectories.seen[:, 0] >= 0
+    fates_of = [FATES[fate] for fate in analysis.verdicts.fate[begun].tolist()]
+    if snaplen:
+        assert fates_of == ["delivered"] * 10 + ["ambiguous"] * 2
+        assert analysis.trajectories.candidates[begun].tolist() == [1] * 10 + [2] * 2
+    else:
+        assert fates_of == ["delivered"] * 10 + ["partial", "delivered"]

@@ -67,14 +67,14 @@ def follow_packets(observations: Observations) -> Trajectories:
         reach, *placed = _place(run, reach, clocks, in_order, digests, has_id, members, times, points, paths, ledger)
         owner, path_of, seen, candidates = placed
         found = open_ends(run, rows, members, owner, seen, path_of)
-        ranges = NO_RANGES
+        ranges, doubtful_parts = NO_RANGES, np.zeros(0, np.int64)
         if round_number == 0 and len(found.start_rows) and len(found.end_rows):
             make_contents_comparable(observations)
         if keys.learn_rewritten(found, run, times, clocks.group):
             continue
         if len(found.start_rows):
             flows = keys.first_flow
-            ranges = match_ranges(
+            ranges, doubtful_parts = match_ranges(
                 rows, times, flows, members, owner, seen, path_of, visits(run), run.threshold_ns, payloads.content
             )
         unexplained = found.without(ranges.trajectory, ranges.row)
@@ -85,6 +85,8 @@ def follow_packets(observations: Observations) -> Trajectories:
     ambiguous = np.zeros(len(path_of), bool)
     ambiguous[found.end_trajectories[keys.doubtful]] = True
     ambiguous[keys.doubtful_changes] = True
+    ambiguous[doubtful_parts] = True
+    candidates[doubtful_parts] = np.maximum(candidates[doubtful_parts], 2)
     basis = _basis(rows, keys, seen, candidates)
     if numbers is not None:
         basis[_all_numbered(seen, numbers) & (candidates == 1)] = BASES.index("packet_id")

@@ -121,7 +121,9 @@ def _judge_parts(
 def _doubt_the_rewritten(
     trajectories: Trajectories, fate: Array, reason: Array, lost_stage: Array, rule_verdict: Array, stage_verdict: Array
 ) -> None:
-    """What ends where something begins that it may have become is not lost for certain: `ambiguous`."""
+    """What ends where something begins that it may have become is not lost for certain: `ambiguous`. So is what arrived
+    in part, where other parts may be of several packets."""
+    fate[trajectories.ambiguous & (fate == FATES.index("partial"))] = FATES.index("ambiguous")
     late = reason == REASONS.index("late")
     doubtful = np.flatnonzero(trajectories.ambiguous & (fate == FATES.index("lost")) & ~late)
     stage_verdict[doubtful, lost_stage[doubtful]] = VERDICTS.index("ambiguous")
