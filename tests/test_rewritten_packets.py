@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pktrace.findings.analysis import Analysis
-from pktrace.schema import BASES
+from pktrace.schema import BASES, FATES
 from tests.kit.packets import Header, frame
 from tests.kit.pcap_files import Record
 from tests.test_named_cases import END, MS, START, S, analyzed, fates, file_of
@@ -211,6 +211,41 @@ def test_packets_that_are_the_same_but_for_a_port_that_stays(tmp_path: Path) -> 
     assert all(len(set(one)) == 1 for one in followed(analysis, "dport"))
 
 
+def strangers(seed: int, kind: str, flows: int, server: str, gateway: bool) -> dict[str, Seen]:
+    """Forty packets that end at a, and forty that begin at b, at times of their own, with bytes in common."""
+    chance = random.Random(seed)
+    points = queries(40) if gateway else {"a": [], "b": []}
+    for name, source, port, destination in (("a", host(0), 10_000, SERVER), ("b", PUBLIC, 15_000, server)):
+        for number in range(40):
+            payload = {"few": chance.randrange(20), "many": chance.randrange(300), "same": 1, "count": number}[kind]
+            data = datagram(source, port + number % flows, b"ping %d" % payload, destination=destination)
+            points[name].append((START + chance.randrange(S), data))
+    return points
+
+
+@pytest.mark.parametrize("gateway", [False, True])
+@pytest.mark.parametrize("flows", [1, 5, 40])
+@pytest.mark.parametrize("kind", ["few", "many", "same", "count"])
+def test_strangers_are_not_matched(tmp_path: Path, kind: str, flows: int, gateway: bool) -> None:
+    """Four packets with the same remains made a flow of two, whenever they came."""
+    for seed, server in enumerate((SERVER, OTHER_SERVER)):
+        (tmp_path / server).mkdir()
+        analysis = run(tmp_path / server, strangers(seed, kind, flows, server, gateway))
+        of_both = [ports for ports in followed(analysis, "sport") if len(ports) == 2]
+        assert len(of_both) == (40 if gateway else 0)
+        assert all(ports[0] >= 30_000 for ports in of_both)
+
+
+def test_a_count_that_two_links_have_in_common(tmp_path: Path) -> None:
+    """The same payloads in the same order, always later by as much; but both sides are others."""
+    seen: dict[str, Seen] = {"a": [], "b": []}
+    for number in range(100):
+        at, payload = START + number * 20 * MS, b"number %d" % number
+        seen["a"].append((at, datagram(host(0), 40_000, payload)))
+        seen["b"].append((at + 9 * MS, datagram("172.16.3.3", 5_000, payload, destination=OTHER_SERVER)))
+    assert all(len(one) == 1 for one in followed(run(tmp_path, seen)))
+
+
 # --- order --------------------------------------------------------------------------------------------------
 
 
@@ -286,3 +321,42 @@ def test_equal_first_bytes_without_identification_make_no_segments(tmp_path: Pat
     analysis = run(tmp_path, points)
     assert ("partial", None) not in fates(analysis)
     assert not np.isin(BASES.index("range"), analysis.trajectories.basis)
+
+
+# --- segments of UDP packets --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("snaplen", [0, 96])
+def test_segments_that_fit_two_superpackets(tmp_path: Path, snaplen: int) -> None:
+    """Where captures do not have the bytes that would tell, the segment went to one of them all the same."""
+    whole: Seen = []
+    parts: Seen = []
+    for number in range(10):
+        at, payload = START + number * MS, [b"%d-%d" % (number, part) + bytes(400) for part in range(3)]
+        whole.append((at, datagram(host(0), 40_000, b"".join(payload), 500 + 7 * number)))
+        parts += [
+            (at + (20 + part) * US, datagram(host(0), 40_000, payload[part], 500 + 7 * number + part))
+            for part in range(3)
+        ]
+    # Two at once, of which the second has the next ID; of both, a segment with ID 902 is seen last.
+    at = START + 20 * MS
+    for number in range(2):
+        payload = [b"both %d-%d" % (number, part) + bytes(400) for part in range(3)]
+        whole.append((at + number * US, datagram(host(0), 40_000, b"".join(payload), 900 + number)))
+        parts += [
+            (at + (20 + 2 * part + number) * US, datagram(host(0), 40_000, payload[part], 900 + number + part))
+            for part in range(3)
+            if number + part != 2 or number == 1
+        ]
+    files = {
+        name: file_of([Record(when, data) for when, data in sorted(seen)], snaplen=snaplen)
+        for name, seen in (("a", whole), ("b", parts))
+    }
+    analysis = analyzed(tmp_path, files, [{"name": "p", "points": ["a", "b"]}])
+    begun = analysis.trajectories.seen[:, 0] >= 0
+    fates_of = [FATES[fate] for fate in analysis.verdicts.fate[begun].tolist()]
+    if snaplen:
+        assert fates_of == ["delivered"] * 10 + ["ambiguous"] * 2
+        assert analysis.trajectories.candidates[begun].tolist() == [1] * 10 + [2] * 2
+    else:
+        assert fates_of == ["delivered"] * 10 + ["partial", "delivered"]

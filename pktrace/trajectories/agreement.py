@@ -22,6 +22,8 @@ from pktrace.trajectories.remains import Remains, flow_of, of_change, side_of, s
 
 Array = np.ndarray[Any, Any]
 DISAGREE = 10  # so many packets have to agree for each that does not
+CONCENTRATED = 10  # what is of one flow takes times within such a part of those that strangers could take
+_MANY_KINDS = 8  # or comes in order, with as many different remains
 _MOST_STARTS = 8
 _MOST_EARLY = 2  # of these, starts that were stamped before the end
 
@@ -210,10 +212,11 @@ class Agreement:
     `packets`: how many agree; `kinds`: of how many different remains they are; `single`: of how many of which each flow
     has one packet; `numbered`: an IP ID other than 0 is among them; `same_id`: of these packets, those with equal IP
     IDs; `by_id`: with equal IP IDs other than 0; `begun`: how many packets of the flow behind fit one of the flow
-    before; `delay`: the longest time that any remains took, ns; `usual`: the median of the packets; `gap`: the mean
-    time between packets before, ns; `timed`: that times can be compared; `told`: all of them have a payload or numbers;
-    `stays`: address and port of one side are the same before and behind. `end`, `start`: numbers of two that agree, and
-    `at` the position where it begins.
+    before; `delay`: the longest time that any remains took, ns; `usual`: the median of the packets; `spread`: the range
+    of most of them; `gap`: the mean time between packets before, ns; `timed`: that times can be compared; `steady`:
+    packets take about as long as each other, or keep their order, as far as clocks can tell; `told`: all of them have a
+    payload or numbers; `stays`: address and port of one side are the same before and behind. `end`, `start`: numbers
+    of two that agree, and `at` the position where it begins.
     """
 
     before: Array
@@ -227,8 +230,10 @@ class Agreement:
     begun: Array
     delay: Array
     usual: Array
+    spread: Array
     gap: Array
     timed: Array
+    steady: Array
     told: Array
     stays: Array
     end: Array
@@ -259,8 +264,12 @@ class Agreement:
         return Agreement(*(getattr(self, column.name)[which] for column in fields(self)))
 
 
-def agreement_of(pairs: Pairs, found: Open, rows: Array, times: Array) -> Agreement:
-    """What the pairs of packets tell of their flows."""
+def agreement_of(pairs: Pairs, found: Open, rows: Array, times: Array, window: int) -> Agreement:
+    """What the pairs of packets tell of their flows.
+
+    Args:
+        window: ns, of `window_of`.
+    """
     new_pair = _first_of(pairs.group, pairs.before, pairs.behind)
     # Remains speak for a pair of flows if they occur in one flow before and in one behind.
     pairs_in = np.bincount(pairs.group[new_pair], minlength=int(pairs.group.max(initial=-1)) + 1)
@@ -297,14 +306,19 @@ def agreement_of(pairs: Pairs, found: Open, rows: Array, times: Array) -> Agreem
         found: Array = np.bincount(which, weights=weights, minlength=len(index)).astype(np.int64)
         return found
 
+    several = flows[new_end]
+    usual, spread = _usual_times(several, after, len(index))
+    timed = np.bincount(flows, weights=~pairs.timed, minlength=len(index)) == 0
+    kinds = total(np.ones(count))
+    steady = ~timed | (spread * CONCENTRATED <= window)
+    steady |= (kinds >= _MANY_KINDS) & _in_order(several, sent[new_end], after, len(index))
     return Agreement(
         before=pairs.before[clear][index], after=pairs.behind[clear][index],
-        packets=total(agree), kinds=total(np.ones(count)), single=total((ends == 1) & (starts == 1)),
+        packets=total(agree), kinds=kinds, single=total((ends == 1) & (starts == 1)),
         numbered=np.bincount(flows, weights=end_ids != 0, minlength=len(index)) > 0,
         same_id=total(np.minimum(agree, same_id)), by_id=total(np.minimum(agree, by_id)), begun=begun[clear][index],
         delay=-_least(which, -_least(pair[new_end], after, count), len(index)),
-        usual=medians(flows[new_end], after, len(index)), gap=(last - first) // np.maximum(total(ends) - 1, 1),
-        timed=np.bincount(flows, weights=~pairs.timed, minlength=len(index)) == 0,
+        usual=usual, spread=spread, gap=(last - first) // np.maximum(total(ends) - 1, 1), timed=timed, steady=steady,
         told=total(~told) == 0, stays=stays[index],
         end=pairs.end[clear][index], start=pairs.start[clear][index], at=pairs.at[clear][index],
     )  # fmt: skip
@@ -328,6 +342,36 @@ def _least(place: Array, values: Array, count: int) -> Array:
     """The least of the values of each place, of `count` places."""
     found = np.full(count, np.iinfo(np.int64).max)
     np.minimum.at(found, place, values)
+    return found
+
+
+def window_of(run: Run, times: Array) -> int:
+    """In which time, ns, packets that have nothing to do with each other are spread: the loss threshold, or the run."""
+    return min(run.threshold_ns, int(times.max() - times.min())) if len(times) else 0
+
+
+def _usual_times(place: Array, values: Array, count: int) -> tuple[Array, Array]:
+    """(lower median, range of all but the outermost eleventh on either side) of each place, of `count` places."""
+    order = np.lexsort((values, place))
+    many = np.bincount(place, minlength=count)
+    first = np.cumsum(many) - many
+    median, spread = np.zeros(count, np.int64), np.zeros(count, np.int64)
+    there = np.flatnonzero(many > 0)
+    first, many, values = first[there], many[there], values[order]
+    outside = many // (DISAGREE + 1)
+    median[there] = values[first + (many - 1) // 2]
+    spread[there] = values[first + many - 1 - outside] - values[first + outside]
+    return median, spread
+
+
+def _in_order(place: Array, sent: Array, after: Array, count: int) -> Array:
+    """bool per place, of `count`: nearly all that was sent later came later."""
+    order = np.lexsort((sent, place))
+    place, came = place[order], (sent + after)[order]
+    next_one = place[1:] == place[:-1]
+    steps = np.bincount(place[1:][next_one], minlength=count)
+    back = np.bincount(place[1:][next_one & (came[1:] < came[:-1])], minlength=count)
+    found: Array = back * (DISAGREE + 1) <= steps
     return found
 
 

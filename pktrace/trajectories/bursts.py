@@ -18,7 +18,7 @@ _MOST_LOOKS = 256  # packets sent before a burst among which its own is looked f
 
 def bursts(
     rows: Array, times: Array, senders: Array, arrivals: Array, content_at: ContentAt
-) -> list[tuple[int, int, int, int]]:
+) -> tuple[list[tuple[int, int, int, int]], set[int], list[int]]:
     """Which segments belong to which packets.
 
     Args:
@@ -27,7 +27,8 @@ def bursts(
         point saw, both in order of time.
 
     Returns:
-        (sender, segment, first byte, end) of every segment that belongs to one.
+        (sender, segment, first byte, end) of every segment that belongs to one; senders of which it cannot be told
+        whether a segment is theirs, and these segments: they fit several, whose bytes the capture does not have.
     """
     size = rows["payload_length"].astype(np.int64).tolist()
     ids = rows["ip_id"].astype(np.int64).tolist()
@@ -40,6 +41,8 @@ def bursts(
     order = senders.tolist()
     sent = [at[sender] for sender in order]
     found: list[tuple[int, int, int, int]] = []
+    doubtful: set[int] = set()
+    undecided: list[int] = []
     waiting: list[list[int]] = []  # bursts without their first segment
     under_way: list[list[int]] = []  # (place of the packet, size of its segments, the next index) of the last bursts
     open_from = 0
@@ -72,12 +75,17 @@ def bursts(
             if index >= burst[2] and _fits(index, size[segment], burst[1], size[order[burst[0]]])
         ]
         if len(fitting) > 1:  # the bytes themselves tell, where the capture has them
-            told = [
-                (gap, number, burst)
-                for gap, number, burst in fitting
-                if content_at(rows[order[burst[0]]], (burst[2] + gap) * burst[1], size[segment]) == content[segment]
+            holds = [
+                content_at(rows[order[burst[0]]], (burst[2] + gap) * burst[1], size[segment])
+                for gap, _, burst in fitting
             ]
-            fitting = told or fitting
+            told = [one for one, held in zip(fitting, holds, strict=True) if held == content[segment]]
+            unknown = [one for one, held in zip(fitting, holds, strict=True) if held is None]
+            if not told and len(unknown) > 1:
+                doubtful.update(order[burst[0]] for _, _, burst in unknown)
+                undecided.append(segment)
+                continue
+            fitting = told or unknown or fitting
         gap, _, best = min(fitting, default=(0, 0, None))
         continues = bool(waiting) and 1 <= (ids[segment] - ids[waiting[-1][-1]]) & 0xFFFF < 64
         if best is not None and not (gap and continues):
@@ -89,7 +97,7 @@ def bursts(
         else:
             waiting.append([segment])
     _place_waiting(waiting, open_from, len(order), order, sent, ids, size, at, step, found)
-    return found
+    return found, doubtful, undecided
 
 
 def _fits(index: int, length: int, step: int, whole: int) -> bool:

@@ -34,7 +34,7 @@ from pktrace.trajectories.rewritten import Keys
 
 Array = np.ndarray[Any, Any]
 # A packet that is rewritten at several stages is followed through one more of them in each round.
-_MOST_ROUNDS = 6
+_MOST_ROUNDS = 12
 
 
 def follow_packets(observations: Observations) -> Trajectories:
@@ -65,7 +65,7 @@ def follow_packets(observations: Observations) -> Trajectories:
         owner, path_of, seen, candidates = placed.owner, placed.path_of, placed.seen, placed.candidates
         unplaced = _unplaced(owner, columns, times)
         found = open_ends(run, rows, unplaced, owner, seen, path_of)
-        ranges = NO_RANGES
+        ranges, doubtful_parts = NO_RANGES, np.zeros(0, np.int64)
         if round_number == 0 and len(found.start_rows) and len(found.end_rows):
             make_contents_comparable(observations)
         if keys.learn_rewritten(found, run, times, clocks.group):
@@ -74,7 +74,7 @@ def follow_packets(observations: Observations) -> Trajectories:
         if not len(found.start_rows):
             break
         loose = np.concatenate([unplaced, _begun_late(owner, seen)])
-        ranges = match_ranges(
+        ranges, doubtful_parts = match_ranges(
             rows, times, keys.first_flow, loose, owner, seen, path_of, visits(run), run.threshold_ns, payloads.content
         )
         unexplained = found.without(ranges.trajectory, ranges.row)
@@ -88,6 +88,8 @@ def follow_packets(observations: Observations) -> Trajectories:
     ambiguous = np.zeros(len(path_of), bool)
     ambiguous[found.end_trajectories[keys.doubtful]] = True
     ambiguous[keys.doubtful_changes] = True
+    ambiguous[doubtful_parts] = True
+    candidates[doubtful_parts] = np.maximum(candidates[doubtful_parts], 2)
     basis = _basis(rows, keys, seen, candidates)
     if numbers is not None:
         basis[_all_numbered(seen, numbers) & (candidates == 1)] = BASES.index("packet_id")

@@ -4,7 +4,7 @@ Rule: pairs of flows are of one *gateway* where the same addresses become the sa
 a path; or where what becomes of the source, or what the destination was, is the same and the other side of the flow
 stays, address and port. A gateway is known by as many packets that agree as one flow alone would need. Then one packet
 of a further flow is enough, if it says no other, IP IDs are treated alike, and it took no more than ten times as long
-as is usual there.
+as is usual there, or a millisecond. What is usual are times close to each other, as strangers do not have them.
 Bound: a flow of few packets is taken for another one only if just these two have packets with these remains, and one
 begins within ten times the usual delay after the other, where a known gateway sends what it rewrites.
 """
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from pktrace.trajectories.agreement import DISAGREE, Agreement, Open, medians
+from pktrace.trajectories.agreement import CONCENTRATED, DISAGREE, Agreement, Open, medians
 from pktrace.trajectories.exact import EARLY_NS
 from pktrace.trajectories.hashing import mixed
 from pktrace.trajectories.remains import side_of
@@ -37,14 +37,15 @@ class Gateways:
         """Pairs of flows that are accepted."""
         self._known.append(tuple((of, *_columns(accepted)) for of in _gateways(accepted, found, rows)))
 
-    def supported(self, pairs: Agreement, eligible: Array, found: Open, rows: Array) -> Array:
+    def supported(self, pairs: Agreement, eligible: Array, found: Open, rows: Array, window: int) -> Array:
         """bool per pair: it is of a known gateway. Pairs that are not accepted yet make gateways known, too.
 
         Args:
-            eligible: bool per pair, what may count.
+            eligible: bool per pair, what may count; window: ns, of `window_of`.
         """
         supported = np.zeros(len(pairs), bool)
-        usable = eligible & pairs.told & pairs.timed & (pairs.delay >= -EARLY_NS)
+        usable = eligible & pairs.told & pairs.timed & pairs.steady
+        longest = np.maximum(pairs.delay, pairs.usual)
         for kind, gateway in enumerate(_gateways(pairs, found, rows)):
             here = gateway[usable], *(column[usable] for column in _columns(pairs))
             of, *counts, delay, timed = (
@@ -56,8 +57,15 @@ class Gateways:
             kinds, same_id, by_id = (np.bincount(place, weights=column) for column in counts)
             usual = medians(place[timed], delay[timed], len(unique))
             at = np.minimum(np.searchsorted(unique, gateway), len(unique) - 1)
-            enough = (unique[at] == gateway) & ((kinds >= ENOUGH_ALONE) | (by_id >= ENOUGH))[at]
-            enough &= pairs.delay <= np.maximum(LONG * usual[at], EARLY_NS)
+            # Of the pair itself counts one packet.
+            enough = kinds[at] - pairs.kinds >= ENOUGH_ALONE - 1
+            enough |= (by_id[at] - pairs.by_id >= ENOUGH - 1) & (pairs.by_id > 0)
+            enough &= unique[at] == gateway
+            # Of strangers that look like pairs by chance, times are spread over all that is possible.
+            alike = np.abs(delay - usual[place]) * 2 * CONCENTRATED <= window
+            steady = np.bincount(place, weights=counts[0] * (alike & timed)) * (DISAGREE + 1) >= kinds * DISAGREE
+            enough &= steady[at] & (np.abs(longest - usual[at]) * 2 * CONCENTRATED <= window)
+            enough &= np.abs(longest) <= np.maximum(LONG * np.abs(usual[at]), EARLY_NS)
             keeps_ids = same_id * (DISAGREE + 1) >= kinds * DISAGREE
             supported |= enough & (~keeps_ids[at] | (pairs.same_id == pairs.packets))
         return supported & usable

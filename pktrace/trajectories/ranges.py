@@ -92,7 +92,7 @@ NO_RANGES = Ranges(*(np.zeros(0, np.int64) for _ in range(5)))
 def match_ranges(
     rows: Array, times: Array, flows: Array, members: Array, owner: Array, seen: Array, path_of: Array, visits: Array,
     threshold: int, content_at: ContentAt,
-) -> Ranges:  # fmt: skip
+) -> tuple[Ranges, Array]:  # fmt: skip
     """Match what begins nowhere with the packets whose bytes it holds.
 
     Args:
@@ -100,39 +100,33 @@ def match_ranges(
         owner, seen, path_of: of the trajectories so far; visits: of paths.visits; content_at: of `bursts`.
 
     Returns:
-        Ranges in order of trajectory, position and first byte.
+        Ranges in order of trajectory, position and first byte; trajectories of which it cannot be told whether some
+        segment is theirs.
     """
     count = len(path_of)
     if not count:
-        return NO_RANGES
+        return NO_RANGES, np.zeros(0, np.int64)
     first = np.argmax(seen >= 0, axis=1)
     loose = members[(owner[members] < 0) | (first[np.maximum(owner[members], 0)] > 0)]
     lengths = (visits[:, :, :].max(axis=(1, 2)) + 1)[path_of]
     gaps = (seen >= 0).sum(axis=1) < lengths
     open_ended = np.flatnonzero((first == 0) & gaps)
     sent = seen[open_ended, 0]
+    bursts_seen, doubtful = _in_bursts(rows, flows, times, sent, loose, content_at)
     found = [
         _matched(
             rows, times, _in_sequence(rows, flows, times, sent, loose), open_ended, path_of, visits, seen, threshold
         ),
         _matched(rows, times, _in_datagrams(rows, flows, sent, loose), open_ended, path_of, visits, seen, threshold),
-        _matched(
-            rows,
-            times,
-            _in_bursts(rows, flows, times, sent, loose, content_at),
-            open_ended,
-            path_of,
-            visits,
-            seen,
-            threshold,
-        ),
+        _matched(rows, times, bursts_seen, open_ended, path_of, visits, seen, threshold),
     ]
     together = np.concatenate(found)
     # Bytes of what was sent as a fragment are counted from the first of the datagram.
     together[:, 3:5] += rows["fragment_offset"][seen[together[:, 0], 0]][:, None]
     order = np.lexsort((together[:, 3], together[:, 2], together[:, 0]))
     together = together[order]
-    return Ranges(together[:, 0], together[:, 2], together[:, 1], together[:, 3], together[:, 4])
+    ranges = Ranges(together[:, 0], together[:, 2], together[:, 1], together[:, 3], together[:, 4])
+    return ranges, open_ended[doubtful]
 
 
 @dataclass(frozen=True)
@@ -255,12 +249,17 @@ def _in_datagrams(rows: Array, flows: Array, sent: Array, loose: Array) -> _Span
     return _spans(group, sent, loose, begin, end, wanted, ~fragment)
 
 
-def _in_bursts(rows: Array, flows: Array, times: Array, sent: Array, loose: Array, content_at: ContentAt) -> _Spans:
+def _in_bursts(
+    rows: Array, flows: Array, times: Array, sent: Array, loose: Array, content_at: ContentAt
+) -> tuple[_Spans, Array]:
     """Segments of UDP packets that an offload split: IDs from the packet's own on, in one burst at one point.
 
     The first segment of a burst has the ID and the first bytes of its packet; segment i the ID + i, and the bytes from
     i times the size of the first on. Where the first is missing, the burst belongs to the packet sent last before it
     among those between the packets of the bursts before and behind it, if sizes and IDs fit.
+
+    Returns:
+        The spans, and numbers of the sent of which it cannot be told whether some segment is theirs.
     """
     both = np.concatenate([sent, loose])
     chosen = rows[both]
@@ -274,6 +273,7 @@ def _in_bursts(rows: Array, flows: Array, times: Array, sent: Array, loose: Arra
     known = np.unique(first_bytes[udp & is_sender])
     split = np.unique(flows[both][udp & ~is_sender & np.isin(first_bytes, known)])
     found: list[tuple[int, int, int, int]] = []
+    doubtful: set[int] = set()
     # The rows of these flows, flow by flow in order of time.
     chosen_flows = flows[both]
     ordered = np.flatnonzero(udp & np.isin(chosen_flows, split))
@@ -284,6 +284,7 @@ def _in_bursts(rows: Array, flows: Array, times: Array, sent: Array, loose: Arra
         points, first_place = np.unique(of_flow["point"][loose_here], return_index=True)
         # Where a point has seen a segment that one before had placed, the bytes are the same: so is its packet.
         known_segments: dict[int, tuple[int, int, int]] = {}
+        nobodys: set[int] = set()  # and where it could not be told there, it cannot be told here
         for point in points[np.argsort(first_place)]:
             arrivals = loose_here[of_flow["point"][loose_here] == point]
             digests = of_flow["digest"][arrivals].tolist()
@@ -291,16 +292,21 @@ def _in_bursts(rows: Array, flows: Array, times: Array, sent: Array, loose: Arra
             again = [
                 (whose[0], at, whose[1], whose[2]) for at, whose in zip(arrivals.tolist(), placed, strict=True) if whose
             ]
-            left = arrivals[np.array([whose is None for whose in placed], bool)]
-            fresh = bursts(of_flow, times_of_flow, senders, left, content_at)
+            left = arrivals[
+                np.array([not whose and one not in nobodys for whose, one in zip(placed, digests, strict=True)], bool)
+            ]
+            fresh, doubts, undecided = bursts(of_flow, times_of_flow, senders, left, content_at)
+            doubtful.update(int(mine[sender]) for sender in doubts)
+            nobodys.update(of_flow["digest"][undecided].tolist())
             if all(begin == 0 for *_, begin, _ in fresh):
                 # Never a second segment: equal first bytes alone, where ID 0 identifies nothing, may be chance.
                 fresh = [one for one in fresh if of_flow["ip_id"][one[0]] != 0]
             found += [(int(mine[sender]), int(mine[at]), begin, end) for sender, at, begin, end in again + fresh]
             for sender, segment, begin, end in fresh:
                 known_segments[int(of_flow["digest"][segment])] = (sender, begin, end)
+    senders_in_doubt = np.array(sorted(doubtful), np.int64)
     if not found:
-        return spans
+        return spans, senders_in_doubt
     owner, segments, begins, ends = (np.array(column, np.int64) for column in zip(*found, strict=True))
     unique = np.unique(owner)
     number = np.concatenate([np.arange(len(sent)), np.full(len(loose), -1)])
@@ -311,4 +317,4 @@ def _in_bursts(rows: Array, flows: Array, times: Array, sent: Array, loose: Arra
         end=np.concatenate([chosen["payload_length"][unique].astype(np.int64), ends]),
         sender=np.concatenate([number[unique], np.full(len(segments), -1)]),
         whole=np.zeros(len(unique) + len(segments), bool),
-    )
+    ), senders_in_doubt

@@ -27,7 +27,7 @@ import numpy as np
 from pktrace.decode import rows as field
 from pktrace.run.model import Run
 from pktrace.trajectories import remains as remains_of
-from pktrace.trajectories.agreement import Agreement, Open, agreement_of, pairs_of
+from pktrace.trajectories.agreement import Agreement, Open, agreement_of, pairs_of, window_of
 from pktrace.trajectories.causality import against_time
 from pktrace.trajectories.crowds import Crowd, crowds_of
 from pktrace.trajectories.exact import EARLY_NS
@@ -38,7 +38,7 @@ from pktrace.trajectories.remains import flow_of, flows_of
 Array = np.ndarray[Any, Any]
 _MOSTLY = 0.2  # share of a flow's packets that must end for it to be changed, where headers do not identify packets
 _BALANCED = 2  # or half of what ends and of what begins has to agree
-_MOST_ROUNDS = 4
+_MOST_ROUNDS = 8
 _WHOLE = 0.8  # share of a flow's packets that must end for its addresses, ports or IP IDs to be rewritten
 _SOON = 4  # share of the time between packets in which packets that are all the same have to come
 _TCP, _UDP = 6, 17
@@ -103,11 +103,11 @@ class Keys:
         self.doubtful = np.zeros(len(found.end_rows), bool)
         if not len(found.end_rows) or not len(found.start_rows):
             return False
-        rows = self._rows
+        rows, window = self._rows, window_of(run, times)
         pairs, fits = pairs_of(found, run, rows, times, comparable, remains_of.of_rewrite)
         # Of flows that are known to be rewritten here, what ends is lost: it would have the key of what it became.
         self.doubtful = fits & ~np.isin(self._stages(found), np.array(list(self._rewritten_at), np.uint64))
-        agreement = agreement_of(pairs, found, rows, times)
+        agreement = agreement_of(pairs, found, rows, times, window)
         # Where all packets are the same, their IP IDs may still tell them apart: these are looked at first.
         told = (agreement.single > 0) | ~agreement.numbered | agreement.ids_kept
 
@@ -121,18 +121,18 @@ class Keys:
             )
             return some.ids_kept | ~against_time(some.before, some.after, ends, starts, run.threshold_ns)
 
-        if self._learn_whole(agreement, found, told, in_time):
+        if self._learn_whole(agreement, found, told, in_time, window):
             return True
         if not self.doubtful.any():
             return self._learn_beginnings(every, run, times, comparable)
         open_again, found = found, found.only(self.doubtful)
         for kept in _KEPT:
             pairs, _ = pairs_of(found, run, rows, times, comparable, kept)
-            finer = agreement_of(pairs, found, rows, times)
+            finer = agreement_of(pairs, found, rows, times, window)
             eligible = self._mostly_begun(finer, found) & ((finer.single < finer.kinds) | _come_soon(finer))
-            if self._learn_whole(finer, found, eligible, in_time):
+            if self._learn_whole(finer, found, eligible, in_time, window):
                 return True
-        if self._learn_whole(agreement, open_again, np.ones(len(agreement), bool), in_time):
+        if self._learn_whole(agreement, open_again, np.ones(len(agreement), bool), in_time, window):
             return True
         for kept in _SIDE_KEPT:
             pairs, _ = pairs_of(found, run, rows, times, comparable, kept)
@@ -163,7 +163,7 @@ class Keys:
         pairs = pairs.chosen(fits)
         if not len(pairs):
             return False
-        agreement = agreement_of(pairs, found, rows, times)
+        agreement = agreement_of(pairs, found, rows, times, window_of(run, times))
         enough = (agreement.by_id >= ENOUGH) | (agreement.packets >= ENOUGH_ALONE)
         ended = self._share_of_ends(agreement.before, found) >= _WHOLE
         if self._take(agreement.chosen(agreement.agreed & enough & ended), by_header=False):
@@ -172,25 +172,27 @@ class Keys:
         return False
 
     def _learn_whole(
-        self, agreement: Agreement, found: Open, eligible: Array, in_time: Callable[[Agreement], Array]
+        self, agreement: Agreement, found: Open, eligible: Array, in_time: Callable[[Agreement], Array], window: int
     ) -> bool:
         """Learn flows that end as a whole: what replaces addresses, ports or IP IDs does so in all of their packets.
 
         Options change in some: where the flow and IP IDs stay, packets may go on unchanged.
 
         Args:
-            eligible: bool per pair of flows, those that may be learned; in_time: bool per pair, those that time allows.
+            eligible: bool per pair of flows, those that may be learned; in_time: bool per pair, those that time allows;
+            window: ns, of `window_of`.
         """
         whole = ((agreement.before == agreement.after) & agreement.ids_kept) | (
             self._share_of_ends(agreement.before, found) >= _WHOLE
         )
         agreement = agreement.chosen(whole)
         eligible = eligible[whole] & agreement.agreed
-        # Packets that are all the same tell less: they have to come soon, and one side has to stay.
-        alone = (agreement.kinds >= ENOUGH_ALONE) | (agreement.stays & _come_soon(agreement))
-        enough = (agreement.by_id >= ENOUGH) | (alone & (agreement.packets >= ENOUGH_ALONE))
+        # Several remains, one side that stays, packets that come soon: two of these, for strangers send the same, too.
+        soon = _come_soon(agreement)
+        alone = ((agreement.kinds >= ENOUGH_ALONE) & (agreement.stays | soon)) | (agreement.stays & soon)
+        enough = (agreement.by_id >= ENOUGH) | (alone & agreement.steady & (agreement.packets >= ENOUGH_ALONE))
         enough |= self._hold_numbers(agreement, found) | self._answer_known(agreement, found)
-        enough |= self._gateways.supported(agreement, eligible, found, self._rows)
+        enough |= self._gateways.supported(agreement, eligible, found, self._rows, window)
         accepted = agreement.chosen(eligible & enough)
         accepted = accepted.chosen(in_time(accepted))
         self._gateways.remember(accepted, found, self._rows)
@@ -260,7 +262,7 @@ class Keys:
         pairs = pairs.chosen(~(alike[pairs.end] & unseen[pairs.start]))
         fits = np.zeros(len(found.end_rows), bool)
         fits[pairs.end] = True
-        agreement = agreement_of(pairs, found, rows, times)
+        agreement = agreement_of(pairs, found, rows, times, window_of(run, times))
         weak = np.isin(agreement.before, self.flow[found.end_rows[alike]])
         balanced = _BALANCED * agreement.packets >= np.maximum(
             _counted(self.flow[found.end_rows], agreement.before),
@@ -357,7 +359,8 @@ class Keys:
 
 def _come_soon(agreement: Agreement) -> Array:
     """bool per pair of flows: packets come before the next one is sent, or very soon, as far as clocks can tell."""
-    soon: Array = ~agreement.timed | (agreement.usual <= np.maximum(agreement.gap // _SOON, EARLY_NS))
+    soon: Array = np.maximum(agreement.usual, agreement.spread) <= np.maximum(agreement.gap // _SOON, EARLY_NS)
+    soon |= ~agreement.timed
     return soon
 
 

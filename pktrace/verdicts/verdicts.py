@@ -141,8 +141,9 @@ def _doubt_the_rewritten(
     """What ends where something begins that it may have become, or may be a copy, did not end for certain.
 
     It is not shown to be lost; nor, where it may have become something, that the filter dropped it or the service kept
-    it as its rule says.
+    it as its rule says. What arrived in part is `ambiguous`, too, where other parts may be of several packets.
     """
+    fate[trajectories.ambiguous & (fate == FATES.index("partial"))] = FATES.index("ambiguous")
     late = reason == REASONS.index("late")
     lost = fate == FATES.index("lost")
     ended = lost | np.isin(fate, [FATES.index(name) for name in ("dropped", "absorbed")])
