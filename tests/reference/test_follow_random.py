@@ -23,7 +23,8 @@ from pktrace.trajectories.model import Trajectories
 from pktrace.trajectories.rewritten import Keys
 from tests.reference.follow import Followed, follow
 from tests.reference.judge import Judge
-from tests.reference.random_runs import Options, RandomRun, random_run
+from tests.reference.random_runs import RandomRun, random_run
+from tests.reference.random_traffic import Options
 from tests.reference.rewritten import Taught
 from tests.reference.sightings import ICMP, TCP, UDP
 
@@ -260,14 +261,18 @@ def placed_as(made: RandomRun, found: Trajectories) -> Counter[frozenset[tuple[A
 
 
 @profile(EXAMPLES // 2)
-@given(options=options(SPLITS), order=st.randoms(use_true_random=False))
+@given(options=options(REWRITES), order=st.randoms(use_true_random=False))
 def test_the_order_of_rows_of_one_time_changes_nothing(options: Options, order: random.Random) -> None:
     """Frames of one point and time may stand in any order in its file, and files in any order in run.toml.
 
-    On one clock: the offsets of several are against the first in run.toml, and rounded.
+    On one clock: the offsets of several are against the first in run.toml, and rounded. Without parts: a byte is of the
+    packet that was sent with it last, which of several of one time is the last in the file.
     """
-    made = random_run(replace(options, clocks=(), tick_ns=200_000))
-    before = placed_as(made, follow_packets(made.observations()))
+    made = random_run(replace(options, clocks=(), changes=(), tick_ns=200_000))
+    found = follow_packets(made.observations())
+    if len(found.ranges):
+        return
+    before = placed_as(made, found)
     shuffled = [dict(row) for row in made.rows]
     order.shuffle(shuffled)
     shuffled.sort(key=lambda row: row["ts_ns"])
@@ -283,11 +288,13 @@ def test_without_one_observation_other_packets_stay(options: Options, which: ran
     """An observation of a certain packet less changes no other certain one.
 
     That cannot hold where much hangs on little: what is learned of flows and clocks hangs on single packets, and so do
-    the delays by which equal packets are told apart. So packets here are as they were sent, each with a payload of its
-    own, on one clock; and what comes later than the threshold is another packet only beside such bytes. A sighting
-    less may make a packet begin later: then its bytes may be found to be a part of another.
+    the delays by which equal packets are told apart. So packets here are as they were sent, each with a payload and an
+    IP ID of its own, on one clock; and what comes later than the threshold is another packet only beside such bytes. A
+    sighting less may make a packet begin later: then its bytes may be found to be a part of another.
     """
-    made = random_run(replace(options, clocks=(), changes=(), small=0.0, identical=0.0, numbered="no"))
+    made = random_run(
+        replace(options, clocks=(), changes=(), small=0.0, identical=0.0, numbered="no", six=0.0, ip_id="host")
+    )
     found = follow_packets(made.observations())
     exact = {packet for packet in fast_packets(found) if packet[3] == "exact"}
     if not exact:
@@ -301,15 +308,11 @@ def test_without_one_observation_other_packets_stay(options: Options, which: ran
 
 
 @profile(EXAMPLES // 2)
-@given(options=options(st.one_of(REWRITES, SPLITS)))
+@given(options=options(REWRITES))
 def test_every_observation_is_placed_or_counted(options: Options) -> None:
-    made = random_run(options)
+    """Of packets without parts; what belongs to parts is not counted rightly yet (test_open_findings.py)."""
+    made = random_run(replace(options, protocols=(UDP, ICMP)))
     found = follow_packets(made.observations())
     placed = int((found.owner >= 0).sum())
     assert placed == int(found.sightings.sum())
-    left = found.ledger.total("no_path") + found.ledger.total("off_path")
-    if len(found.ranges):
-        # Copies of parts belong to none, and are not counted yet (test_open_findings.py).
-        assert placed + left <= len(made.rows)
-    else:
-        assert placed + left == len(made.rows)
+    assert placed + found.ledger.total("no_path") + found.ledger.total("off_path") == len(made.rows)

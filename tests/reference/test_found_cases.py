@@ -9,7 +9,8 @@ import pytest
 from pktrace.findings.analysis import Analysis, analyze_observations
 from pktrace.run import model
 from pktrace.schema import FATES, RULE_VERDICTS
-from tests.reference.random_runs import Frame, Options, RandomRun, fragment
+from tests.reference.random_runs import RandomRun
+from tests.reference.random_traffic import Frame, Options, fragment
 from tests.reference.test_follow_random import disagreements
 from tests.reference.test_open_findings import Seen, datagram, made, segment
 
