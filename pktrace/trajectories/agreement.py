@@ -82,7 +82,7 @@ def open_ends(run: Run, rows: Array, members: Array, owner: Array, seen: Array, 
 
 
 def begins_unseen(found: Open, run: Run, rows: Array, times: Array, paths: Array, reach: Reach) -> Array:
-    """bool per start: no point before it on its path was capturing at its time.
+    """bool per start: no point before it on its path was capturing at its time, or only such as missed packets.
 
     Args:
         paths: int16 per row.
@@ -93,7 +93,7 @@ def begins_unseen(found: Open, run: Run, rows: Array, times: Array, paths: Array
     position = table[np.maximum(path, 0), point].max(axis=1)
     for number, way in enumerate(run.paths):
         for before, other in enumerate(way.points):
-            there = (at >= reach.start[other]) & (at <= reach.end[other])
+            there = (at >= reach.start[other]) & (at <= reach.end[other]) & ~reach.incomplete[other]
             unseen &= ~((path == number) & (before < position) & there)
     return unseen
 

@@ -266,11 +266,12 @@ def test_the_order_of_rows_of_one_time_changes_nothing(options: Options, order: 
     """Frames of one point and time may stand in any order in its file, and files in any order in run.toml.
 
     On one clock: the offsets of several are against the first in run.toml, and rounded. Without parts: a byte is of the
-    packet that was sent with it last, which of several of one time is the last in the file.
+    packet that was sent with it last, which of several of one time is the last in the file. Nor where dropped packets
+    are taken for changed ones (test_open_findings.py): of several of one time the first is.
     """
     made = random_run(replace(options, clocks=(), changes=(), tick_ns=200_000))
     found = follow_packets(made.observations())
-    if len(found.ranges):
+    if len(found.ranges) or (found.basis == BASES.index("modified")).any():
         return
     before = placed_as(made, found)
     shuffled = [dict(row) for row in made.rows]
