@@ -51,7 +51,6 @@ def follow_packets(observations: Observations) -> Trajectories:
     payloads = Payloads(observations)
     raw_times = np.ascontiguousarray(rows["ts_ns"])
     numbers = numbered_packets(observations)
-    has_id = rows["ip_id"] != 0
     first_keys = digests if numbers is None else keys_by_number(rows, digests, numbers)
     keys = Keys(rows, parts(run)[points], first_keys)
     for round_number in range(_MOST_ROUNDS):
@@ -64,7 +63,9 @@ def follow_packets(observations: Observations) -> Trajectories:
             times = raw_times - clocks.offset_ns[points]
             members, in_order = sorted_by_key(keys.keys, usable[np.argsort(times[usable], kind="stable")])
         reach = reach_of(run, observations.coverage, clocks)
-        reach, *placed = _place(run, reach, clocks, in_order, digests, has_id, members, times, points, paths, ledger)
+        reach, *placed = _place(
+            run, reach, clocks, in_order, digests, rows["ip_id"], members, times, points, paths, ledger
+        )
         owner, path_of, seen, candidates = placed
         found = open_ends(run, rows, members, owner, seen, path_of)
         ranges, doubtful_parts = NO_RANGES, np.zeros(0, np.int64)
@@ -153,7 +154,7 @@ def _place(
     clocks: Clocks,
     keys: Array,
     originals: Array,
-    numbered: Array,
+    ids: Array,
     members: Array,
     times: Array,
     points: Array,
@@ -163,7 +164,7 @@ def _place(
     """(reach with proven misses, owner per row, path, seen, candidates) with trajectories in order of key.
 
     Args:
-        keys: uint64 per member; originals: uint64 per row, the digests; numbered: bool per row, it has an IP ID.
+        keys: uint64 per member; originals: uint64 per row, the digests; ids: per row, IP IDs.
     """
     table = visits(run)
     owner = np.full(len(times), -1, np.int64)
@@ -199,7 +200,7 @@ def _place(
                 array[different:] = nothing
             delays, slack, plausible = _expected_delays(run, times, seen[:count], path_of[:count])
             count, more_off, more_none = follow_repeated(
-                repeated[:left], members, times, originals, numbered, points, paths, table, clocks.clock, _layout(run),
+                repeated[:left], members, times, originals, ids != 0, points, paths, table, clocks.clock, _layout(run),
                 delays, slack, plausible, *_unseen(run, reach), np.int64(run.threshold_ns), owner, seen,
                 path_of, candidates, count,
             )  # fmt: skip
