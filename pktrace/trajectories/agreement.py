@@ -307,7 +307,7 @@ def agreement_of(pairs: Pairs, found: Open, rows: Array, times: Array, window: i
         return found
 
     several = flows[new_end]
-    usual, spread = _usual_times(several, after, len(index))
+    usual, spread = usual_times(several, after, len(index))
     timed = np.bincount(flows, weights=~pairs.timed, minlength=len(index)) == 0
     kinds = total(np.ones(count))
     steady = ~timed | (spread * CONCENTRATED <= window)
@@ -350,7 +350,7 @@ def window_of(run: Run, times: Array) -> int:
     return min(run.threshold_ns, int(times.max() - times.min())) if len(times) else 0
 
 
-def _usual_times(place: Array, values: Array, count: int) -> tuple[Array, Array]:
+def usual_times(place: Array, values: Array, count: int) -> tuple[Array, Array]:
     """(lower median, range of all but the outermost eleventh on either side) of each place, of `count` places."""
     order = np.lexsort((values, place))
     many = np.bincount(place, minlength=count)
@@ -372,15 +372,4 @@ def _in_order(place: Array, sent: Array, after: Array, count: int) -> Array:
     steps = np.bincount(place[1:][next_one], minlength=count)
     back = np.bincount(place[1:][next_one & (came[1:] < came[:-1])], minlength=count)
     found: Array = back * (DISAGREE + 1) <= steps
-    return found
-
-
-def medians(place: Array, values: Array, count: int) -> Array:
-    """The lower median of the values of each place, of `count` places; 0 where there is none."""
-    order = np.lexsort((values, place))
-    many = np.bincount(place, minlength=count)
-    first = np.cumsum(many) - many
-    found = np.zeros(count, np.int64)
-    there = many > 0
-    found[there] = values[order][(first + (many - 1) // 2)[there]]
     return found

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from pktrace.trajectories.agreement import CONCENTRATED, DISAGREE, Agreement, Open, medians
+from pktrace.trajectories.agreement import CONCENTRATED, DISAGREE, Agreement, Open, usual_times
 from pktrace.trajectories.exact import EARLY_NS
 from pktrace.trajectories.hashing import mixed
 from pktrace.trajectories.remains import side_of
@@ -55,7 +55,7 @@ class Gateways:
                 continue
             unique, place = np.unique(of, return_inverse=True)
             kinds, same_id, by_id = (np.bincount(place, weights=column) for column in counts)
-            usual = medians(place[timed], delay[timed], len(unique))
+            usual, _ = usual_times(place[timed], delay[timed], len(unique))
             at = np.minimum(np.searchsorted(unique, gateway), len(unique) - 1)
             # Of the pair itself counts one packet.
             enough = kinds[at] - pairs.kinds >= ENOUGH_ALONE - 1
