@@ -40,7 +40,7 @@ def match_ranges(
     senders = [p for p in trajectories if p.first == 0 and len(p.seen) < len(p.path.points)]
     loose = [s for p in trajectories if p.first > 0 for s in p.owned()] + list(unplaced)
     found: Found = {}
-    for space in (in_sequence(senders, loose, first_flow), in_datagrams(senders, loose)):
+    for space in (in_sequence(senders, loose, first_flow), in_datagrams(senders, loose, first_flow)):
         for spans in space:
             give_bytes(run, spans, found)
     return found
@@ -67,6 +67,7 @@ def give_bytes(run: Run, spans: Sequence[Span], found: Found) -> None:
         ]
         holders = [(s, packet, at) for s, packet, at in holders if at > 0 and at not in packet.seen]
         holders = [entry for entry in holders if may_hold(entry[0], arrival)]
+        # A retransmission has the bytes of its original, and another IP ID: those whose ID fits go first.
         holders.sort(key=lambda entry: not ids_fit(entry[0], arrival))  # stable: among those that fit, the last first
         given: list[tuple[Span, Trajectory, int, int]] = []
         for byte in range(arrival.begin, arrival.end):
@@ -150,18 +151,33 @@ def in_sequence(
     return grouped(spans)
 
 
-def in_datagrams(senders: Sequence[Trajectory], loose: Sequence[Sighting]) -> list[list[Span]]:
-    """Fragments, and whole packets where fragments share their identification, by their place in the datagram with
-    these addresses, protocol and identification (RFC 791 3.2, RFC 8200 4.5).
+def in_datagrams(
+    senders: Sequence[Trajectory], loose: Sequence[Sighting], first_flow: Callable[[Sighting], object]
+) -> list[list[Span]]:
+    """Fragments, and whole packets where fragments share their identification, by their place in the datagram of this
+    flow, as it began, and identification (RFC 791 3.2, RFC 8200 4.5).
+
+    Other fragments than the first have no ports: they are of the flow of the first sighting that has some and their
+    addresses, protocol and identification, if there is one.
     """
+    both = [(p.sighting(0), p) for p in senders] + [(s, None) for s in loose]
+    named: dict[Key, Key] = {}
+    keys: list[tuple[Key, Key | None]] = []
+    for sighting, _ in both:
+        row = sighting.row
+        identity = (row["source"], row["destination"], row["protocol"], sighting.ip_id)
+        key = None if row["sport"] is None else ("flow", first_flow(sighting), sighting.ip_id)
+        keys.append((identity, key))
+        if key is not None:
+            named.setdefault(identity, key)
     spans = []
     fragmented = set()
-    for sighting, packet in [(p.sighting(0), p) for p in senders] + [(s, None) for s in loose]:
+    for (sighting, packet), (identity, own) in zip(both, keys, strict=True):
         row = sighting.row
-        key = (row["source"], row["destination"], row["protocol"], sighting.ip_id)
+        key = own or named.get(identity, identity)
         begin = row["fragment_offset"] or 0
-        if begin or row["more_fragments"]:
-            fragmented.add(key)
         whole = not (begin or row["more_fragments"])
+        if not whole:
+            fragmented.add(key)
         spans.append((key, Span(sighting, begin, begin + row["_segment_length"], packet, whole)))
     return grouped((key, span) for key, span in spans if key in fragmented and span.end > span.begin)
