@@ -81,7 +81,7 @@ def place(
     path_of = np.concatenate([path_of, np.full(most, -1, np.int16)])
     candidates = np.concatenate([candidates, np.ones(most, np.int32)])
     count, off_path, no_path = follow_repeated(
-        repeated, members, times, columns.digests, rows["ip_id"], columns.points, columns.paths, table,
+        repeated, members, times, columns.digests, rows["ip_id"] != 0, columns.points, columns.paths, table,
         clocks.clock, _layout(run), delays, slack, plausible, *_unseen(run, reach), threshold, owner, seen, path_of,
         candidates, certain,
     )  # fmt: skip
