@@ -28,7 +28,7 @@ from tests.reference.random_traffic import Options
 from tests.reference.rewritten import Taught
 from tests.reference.sightings import ICMP, TCP, UDP
 
-EXAMPLES = int(os.environ.get("PKTRACE_RANDOM_RUNS", "250"))
+EXAMPLES = int(os.environ.get("PKTRACE_RANDOM_RUNS", "100"))
 SECOND = 10**9
 
 SPLITS = st.sampled_from(["split", "merge", "fragment", "reassemble"])
