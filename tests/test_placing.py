@@ -92,7 +92,7 @@ def placed(rows: list[tuple[int, int, int, int]], all_unclear: bool, shuffled: b
     if all_unclear:
         unclear[:] = True
     clocks, repeated = np.zeros(POINTS, np.int64), np.empty(2 * count, np.int64)
-    members, left, off_path, no_path = settle_unclear(
+    members, left, no_path = settle_unclear(
         order, owner, unclear, points, paths, times, VISITS, clocks, threshold, seen, path_of, repeated
     )
     several = [
@@ -106,7 +106,7 @@ def placed(rows: list[tuple[int, int, int, int]], all_unclear: bool, shuffled: b
     }
     owners = [int(owner[row]) if owner[row] >= 0 else -1 for row in stands]
     by_group = [tuple(index for index, one in enumerate(owners) if one == number) for number in range(count)]
-    return sorted(several), sightings, sorted(by_group), off_path, no_path
+    return sorted(several), sightings, sorted(by_group), no_path
 
 
 @settings(max_examples=300, deadline=None)

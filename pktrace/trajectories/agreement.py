@@ -69,9 +69,11 @@ def open_ends(run: Run, rows: Array, members: Array, owner: Array, seen: Array, 
     ends = np.flatnonzero(last < lengths - 1)
     begun = np.flatnonzero(first > 0)
     unplaced = members[owner[members] < 0]
-    # Several rows of one packet: the earliest stands for all (members are in order of digest, then time).
-    new = np.ones(len(unplaced), bool)
-    new[1:] = rows["digest"][unplaced[1:]] != rows["digest"][unplaced[:-1]]
+    # Where such bytes were seen first, each sighting begins a packet (members are in order of digest, then time).
+    first_of = np.ones(len(unplaced), bool)
+    first_of[1:] = rows["digest"][unplaced[1:]] != rows["digest"][unplaced[:-1]]
+    point = rows["point"][unplaced]
+    new = point == point[first_of][np.cumsum(first_of) - 1]
     return Open(
         end_rows=seen[ends, last[ends]],
         end_trajectories=ends,

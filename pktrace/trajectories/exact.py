@@ -21,17 +21,15 @@ EARLY_NS = np.int64(1_000_000)  # how far before its cause a sighting may lie on
 
 @inlined
 def place_one(members, first, last, times, points, path, visits, owner, seen, trajectory):
-    """Give members[first:last] to one trajectory; returns how many were off its path.
+    """Give members[first:last] to one trajectory; those off its path belong to none.
 
     A point that the path visits twice and that saw the packet once: the sighting is the second visit if the packet
     was seen earlier at a position between the two visits (a filter before and after the service).
     """
-    off_path = 0
     for index in range(first, last):
         row = members[index]
         position = visits[path, points[row], 0]
         if position < 0:
-            off_path += 1
             continue
         owner[row] = trajectory
         second = visits[path, points[row], 1]
@@ -53,7 +51,6 @@ def place_one(members, first, last, times, points, path, visits, owner, seen, tr
             if between:
                 seen[trajectory, second] = row
                 seen[trajectory, position] = -1
-    return off_path
 
 
 @inlined
@@ -180,8 +177,8 @@ def settle_unclear(
         that are several packets, whose `path_of` becomes -1, as is that of groups without a path.
 
     Returns:
-        (rows of unclear groups, group by group and in order of time, numbers written to `repeated`, sightings off
-        their path, packets without a path).
+        (rows of unclear groups, group by group and in order of time, numbers written to `repeated`, rows of groups
+        without a path).
     """
     begins = np.zeros(len(unclear) + 1, np.int64)
     for row in range(len(owner)):
@@ -202,7 +199,6 @@ def settle_unclear(
         owner[row] = -1
     counts = np.zeros(visits.shape[1], np.int64)
     left = 0
-    off_path = 0
     no_path = 0
     for number in range(len(unclear)):
         first = begins[number]
@@ -220,6 +216,6 @@ def settle_unclear(
             repeated[left + 1] = last
             left += 2
         else:
-            off_path += place_one(members, first, last, times, points, path, visits, owner, seen, np.int64(number))
+            place_one(members, first, last, times, points, path, visits, owner, seen, np.int64(number))
             path_of[number] = path
-    return members, left, off_path, no_path
+    return members, left, no_path

@@ -25,7 +25,7 @@ from pktrace.trajectories.hashing import mixed
 from pktrace.trajectories.model import Trajectories
 from pktrace.trajectories.numbering import Followed, in_order, owned
 from pktrace.trajectories.packet_id import keys_by_number, numbered_packets
-from pktrace.trajectories.paths import NOT_FOLLOWED, parts, visits
+from pktrace.trajectories.paths import NO_PATH, NOT_FOLLOWED, parts, visits
 from pktrace.trajectories.placing import place
 from pktrace.trajectories.ranges import NO_RANGES, match_ranges
 from pktrace.trajectories.reach import reach_of, with_proven_misses
@@ -53,7 +53,7 @@ def follow_packets(observations: Observations) -> Trajectories:
     columns, numbers, keys, groups = _begin(observations, run)
     payloads = Payloads(observations)
     for round_number in range(_MOST_ROUNDS):
-        ledger = Ledger()
+        keys.closed = round_number == _MOST_ROUNDS - 1
         clocks = align_clocks(run, columns, groups)
         times, order = columns.times, np.zeros(0, np.int64)  # rows are in order of (time, point, file, frame)
         if clocks.offset_ns.any():
@@ -61,7 +61,7 @@ def follow_packets(observations: Observations) -> Trajectories:
             order = np.flatnonzero(columns.paths != NOT_FOLLOWED)
             order = order[np.argsort(times[order], kind="stable")]
         covered = reach_of(run, observations.coverage, clocks)
-        placed = place(run, rows, columns, groups, times, order, clocks, covered, ledger)
+        placed = place(run, rows, columns, groups, times, order, clocks, covered)
         owner, path_of, seen, candidates = placed.owner, placed.path_of, placed.seen, placed.candidates
         unplaced = _unplaced(owner, columns, times)
         found = open_ends(run, rows, unplaced, owner, seen, path_of)
@@ -93,6 +93,7 @@ def follow_packets(observations: Observations) -> Trajectories:
     basis = _basis(rows, keys, seen, candidates)
     if numbers is not None:
         basis[_all_numbered(seen, numbers) & (candidates == 1)] = BASES.index("packet_id")
+    by_ranges = ranges.row[(owner[ranges.row] < 0) & (columns.paths[ranges.row] == NO_PATH)]
     followed = Followed(owner, path_of, seen, candidates, basis, ambiguous, ranges)
     reach = placed.reach
     if len(ranges):
@@ -100,6 +101,7 @@ def follow_packets(observations: Observations) -> Trajectories:
         # What was not seen whole was not missed where its parts were seen.
         certain = followed.candidates == 1
         reach = with_proven_misses(covered, run, times, followed.seen[certain], followed.path[certain])
+    ledger = _left_over(followed.owner, columns, placed.no_path, by_ranges)
     for point in np.flatnonzero(reach.missed):
         ledger.add("capture_missed", int(reach.missed[point]), point=run.points[point].name)
     for entry in clocks.contradictions:
@@ -149,6 +151,20 @@ def _unplaced(owner: Array, columns: Columns, times: Array) -> Array:
     rows = rows[columns.paths[rows] != NOT_FOLLOWED]
     in_order: Array = rows[np.lexsort((times[rows], columns.digests[rows]))]
     return in_order
+
+
+def _left_over(owner: Array, columns: Columns, no_path: int, by_ranges: Array) -> Ledger:
+    """A ledger of what belongs to no trajectory: on no path, or off its own.
+
+    Args:
+        no_path: how many rows fitted no path; by_ranges: rows of these that turned out to be parts of packets.
+    """
+    ledger = Ledger()
+    left = int(np.count_nonzero((owner < 0) & (columns.paths != NOT_FOLLOWED)))
+    no_path = min(left, no_path - len(np.unique(by_ranges)))
+    ledger.add("no_path", no_path)
+    ledger.add("off_path", left - no_path)
+    return ledger
 
 
 def _begun_late(owner: Array, seen: Array) -> Array:

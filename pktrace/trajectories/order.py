@@ -182,7 +182,7 @@ def _can_come(may_miss, start, end, path, origin, position, left, due, before_de
         return True
     unseen = True
     for between in range(origin + 1, position):
-        if origin <= before_detour and between > before_detour and between < after_detour < position:
+        if origin <= before_detour and between > before_detour and between < after_detour <= position:
             continue  # it may have gone over the bypass
         unseen &= may_miss[path, between] or left < start[path, between] or due > end[path, between]
     return unseen
@@ -373,10 +373,10 @@ def _place_many(
 
 
 @inlined
-def _goes_on(members, last, group_end, times, points, path, layout, start, missed, threshold):
+def _goes_on(members, last, group_end, times, points, path, layout, start, end, missed, threshold):
     """Whether what comes after a gap is still of the packets before it: the first point, which was capturing and
     missed nothing, saw no new one in it (a packet is what the first point of its path saw)."""
-    if missed[path, 0] or times[members[last]] < start[path, 0]:
+    if missed[path, 0] or times[members[last]] < start[path, 0] or times[members[last]] > end[path, 0]:
         return False
     index = last
     while True:
@@ -428,10 +428,9 @@ def follow_repeated(
         trajectories so far. The rest as for follow_unique.
 
     Returns:
-        (trajectories in all, sightings off their path, packets without a path).
+        (trajectories in all, rows without a path).
     """
     scratch = np.zeros(visits.shape[1], np.int64)
-    off_path = 0
     no_path = 0
     for group in range(0, len(repeated), 2):
         first = repeated[group]
@@ -443,7 +442,7 @@ def follow_repeated(
                 times[members[last]] - times[members[last - 1]] <= threshold
                 or (
                     path >= 0
-                    and _goes_on(members, last, group_end, times, points, path, layout, start, missed, threshold)
+                    and _goes_on(members, last, group_end, times, points, path, layout, start, end, missed, threshold)
                 )
             ):
                 last += 1
@@ -451,7 +450,7 @@ def follow_repeated(
             if path < 0:
                 no_path += last - first
             elif not several(members, first, last, times, points, path, visits, clocks, threshold, scratch):
-                off_path += place_one(members, first, last, times, points, path, visits, owner, seen, count)
+                place_one(members, first, last, times, points, path, visits, owner, seen, count)
                 path_of[count] = path
                 candidates[count] = 1
                 count += 1
@@ -460,11 +459,9 @@ def follow_repeated(
                     members, first, last, times, digests, numbered, points, path, visits, layout, delays, slack,
                     plausible, start, end, may_miss, missed, threshold, owner, seen, count,
                 )  # fmt: skip
-                for index in range(first, last):
-                    off_path += 1 if owner[members[index]] < 0 else 0
                 for packet in range(placed):
                     path_of[count + packet] = path
                 _count_candidates(seen, count, placed, layout[path, 0], times, threshold, candidates)
                 count += placed
             first = last
-    return count, off_path, no_path
+    return count, no_path

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from pktrace.ledger import Ledger
 from pktrace.run.model import Run
 from pktrace.trajectories.clock_model import Clocks
 from pktrace.trajectories.columns import Columns
@@ -25,7 +24,7 @@ class Placed:
     """Trajectories of n packets.
 
     `owner` (int32 per row, -1 for none), `path_of` (int16), `seen` (int64 n x longest path, -1 where not seen),
-    `candidates` (int32); `reach` with the misses that certain packets prove.
+    `candidates` (int32); `reach` with the misses that certain packets prove; `no_path`, rows that fit no path.
     """
 
     owner: Array
@@ -33,24 +32,25 @@ class Placed:
     seen: Array
     candidates: Array
     reach: Reach
+    no_path: int
 
 
 def place(
     run: Run, rows: Array, columns: Columns, groups: Groups, times: Array, order: Array, clocks: Clocks, reach: Reach,
-    ledger: Ledger,
 ) -> Placed:  # fmt: skip
     """Place the rows of every group.
 
     Args:
         groups: used up, for their array becomes the owner's; times: int64 per row, aligned; order: the rows that are
-        followed in order of these times, or none where the rows are in that order anyhow; ledger: gets what belongs to
-        no trajectory.
+        followed in order of these times, or none where the rows are in that order anyhow.
     """
     table, threshold, count = visits(run), np.int64(run.threshold_ns), groups.count
     owner = groups.group
     if not run.paths:
-        ledger.add("no_path", int(np.count_nonzero(columns.paths != NOT_FOLLOWED)))
-        count, owner[:] = 0, -1
+        none = np.zeros(0, np.int64)
+        owner[:] = -1
+        followed = int(np.count_nonzero(columns.paths != NOT_FOLLOWED))
+        return Placed(owner, none.astype(np.int16), np.zeros((0, 1), np.int64), none.astype(np.int32), reach, followed)
     seen = np.empty((count, longest(run)), np.int64)
     path_of, furthest = np.empty(count, np.int16), np.empty(count, np.int16)
     unclear = np.empty(count, bool)
@@ -58,21 +58,19 @@ def place(
         order, owner, columns.points, columns.paths, times, table, threshold, np.int64(0), seen, path_of, furthest,
         unclear,
     )  # fmt: skip
-    members, repeated = np.zeros(0, np.int64), np.zeros(0, np.int64)
+    members, repeated, no_path = np.zeros(0, np.int64), np.zeros(0, np.int64), 0
     if unclear.any():
         repeated = np.empty(2 * int(unclear.sum()), np.int64)
-        members, left, off_path, no_path = settle_unclear(
+        members, left, no_path = settle_unclear(
             order, owner, unclear, columns.points, columns.paths, times, table, clocks.clock, threshold, seen, path_of,
             repeated,
         )  # fmt: skip
         repeated = repeated[:left]
-        ledger.add("off_path", off_path)
-        ledger.add("no_path", no_path)
         owner, path_of, seen = _without_empty(owner, path_of, seen)
     candidates = np.ones(len(seen), np.int32)
     reach = with_proven_misses(reach, run, times, seen, path_of)
     if not len(repeated):
-        return Placed(owner, path_of, seen, candidates, reach)
+        return Placed(owner, path_of, seen, candidates, reach, int(no_path))
     from pktrace.trajectories.order import follow_repeated  # compiled only where packets repeat
 
     delays, slack, plausible = _expected_delays(run, clocks.clock, times, seen, path_of)
@@ -80,14 +78,12 @@ def place(
     seen = np.concatenate([seen, np.full((most, seen.shape[1]), -1, np.int64)])
     path_of = np.concatenate([path_of, np.full(most, -1, np.int16)])
     candidates = np.concatenate([candidates, np.ones(most, np.int32)])
-    count, off_path, no_path = follow_repeated(
+    count, more = follow_repeated(
         repeated, members, times, columns.digests, rows["ip_id"] != 0, columns.points, columns.paths, table,
         clocks.clock, _layout(run), delays, slack, plausible, *_unseen(run, reach), threshold, owner, seen, path_of,
         candidates, certain,
     )  # fmt: skip
-    ledger.add("off_path", off_path)
-    ledger.add("no_path", no_path)
-    return Placed(owner, path_of[:count], seen[:count], candidates[:count], reach)
+    return Placed(owner, path_of[:count], seen[:count], candidates[:count], reach, int(no_path + more))
 
 
 def _without_empty(owner: Array, path_of: Array, seen: Array) -> tuple[Array, Array, Array]:

@@ -61,6 +61,7 @@ class Keys:
         self._part = part
         self.keys = keys
         self.learned = False
+        self.closed = False  # nothing more is learned: what was is applied
         self.doubtful = np.zeros(0, bool)
         self.doubtful_changes = np.zeros(0, np.int64)
         self._flow: Array | None = None
@@ -225,6 +226,8 @@ class Keys:
 
     def _take_crowds(self, crowds: list[Crowd]) -> bool:
         """Remember crowds as flows that began as one."""
+        if self.closed:
+            return False
         for crowd in crowds:
             flows = [*crowd.before.tolist(), *crowd.behind.tolist()]
             first = self._first_of(min(crowd.before.tolist()))
@@ -298,6 +301,8 @@ class Keys:
 
     def _take(self, accepted: Agreement, by_header: bool) -> bool:
         """Remember pairs of flows that are one; returns whether any is new."""
+        if self.closed:
+            return False
         news = False
         kept = accepted.ids_kept.tolist()
         for number in range(len(accepted)):

@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from tests.reference.open_findings import open_finding
 from tests.reference.order import Cluster, Delays
 from tests.reference.reach import Reach
 from tests.reference.run import Path_, Run
@@ -52,7 +51,6 @@ class Placed:
     certain: list[Trajectory] = field(default_factory=list)
     equal: list[Trajectory] = field(default_factory=list)
     no_path: int = 0
-    off_path: int = 0
 
     @property
     def trajectories(self) -> list[Trajectory]:
@@ -73,7 +71,6 @@ def place(run: Run, groups: Iterable[list[Sighting]], reach_with: ReachWith) -> 
             placed.no_path += len(members)
         elif is_one_packet(run, path, members):
             placed.certain.append(place_one(path, members))
-            placed.off_path += sum(s.point not in path.points for s in members)
         else:
             repeated.append(members)
     reach = reach_with(placed.certain)
@@ -89,7 +86,6 @@ def place(run: Run, groups: Iterable[list[Sighting]], reach_with: ReachWith) -> 
             else:
                 packets = Cluster(run, path, cluster, delays, reach).follow()
             placed.equal += packets
-            placed.off_path += len(cluster) - sum(len(packet.owned()) for packet in packets)
     return placed, reach
 
 
@@ -186,8 +182,7 @@ def goes_on(path: Path_, behind: Sequence[Sighting], reach: Reach) -> bool:
     """Whether what comes behind a gap is still of the packets before it."""
     first_point = path.points[0]
     time = behind[0].time
-    lasted = reach.lasted_to(first_point, time) or open_finding("capture-over")
-    capturing = reach.began_by(first_point, time) and lasted
+    capturing = reach.began_by(first_point, time) and reach.lasted_to(first_point, time)
     if reach.dropped(first_point) or not capturing:
         return False
     return not any(s.point == first_point for s in behind)

@@ -89,7 +89,12 @@ def follow(
     trajectories.sort(key=lambda packet: packet.sighting(packet.first).number)
     certain = [packet for packet in trajectories if packet.candidates == 1 and not packet.backwards]
     delays = Delays(run, certain).known
-    return Followed(trajectories, clocks, reach, delays, placed.no_path, placed.off_path, hinges_on)
+    # What belongs to none fitted no path, or lay off that of its packet; parts of packets that fitted none are placed.
+    parted = {part.sighting for packet in ranges for part in ranges[packet]} if ranges else set()
+    placed_at_last = parted | {s for packet in trajectories for s in packet.owned()}
+    no_path = placed.no_path - sum(s in parted and s.path is None for s in unplaced)
+    off_path = sum(s not in placed_at_last for s in followable) - no_path
+    return Followed(trajectories, clocks, reach, delays, no_path, off_path, hinges_on)
 
 
 def parts_of(run: Run) -> dict[str, int]:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tests.reference.clocks import middle
-from tests.reference.open_findings import open_finding
 from tests.reference.reach import Reach
 from tests.reference.run import Path_, Run
 from tests.reference.sightings import EARLY_NS, Key, Sighting, Trajectory
@@ -194,8 +193,6 @@ class Cluster:
         for between in range(equal.at + 1, position):
             if path.enter is not None and path.leave is not None:
                 skips_detour = equal.at < path.enter and position > path.leave
-                if open_finding("bypass-unseen") and position == path.after_detour:
-                    skips_detour = equal.at == path.filter_input
                 if skips_detour and path.enter <= between <= path.leave:
                     continue
             point = path.points[between]

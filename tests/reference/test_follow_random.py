@@ -309,10 +309,9 @@ def test_without_one_observation_other_packets_stay(options: Options, which: ran
 
 
 @profile(EXAMPLES // 2)
-@given(options=options(REWRITES))
+@given(options=options(st.one_of(REWRITES, SPLITS)))
 def test_every_observation_is_placed_or_counted(options: Options) -> None:
-    """Of packets without parts; what belongs to parts is not counted rightly yet (test_open_findings.py)."""
-    made = random_run(replace(options, protocols=(UDP, ICMP)))
+    made = random_run(options)
     found = follow_packets(made.observations())
     placed = int((found.owner >= 0).sum())
     assert placed == int(found.sightings.sum())
