@@ -6,7 +6,7 @@ import numpy as np
 
 from pktrace.capture.files import CaptureReader
 from pktrace.decode.digest import PAYLOAD_BYTES, content_again
-from pktrace.decode.rows import OPAQUE, ROW
+from pktrace.decode.rows import rows_at
 from pktrace.observations.observe import Observations
 from pktrace.observations.stream import rows_beside_bytes
 
@@ -23,7 +23,7 @@ def make_contents_comparable(observations: Observations) -> None:
     for number, name in enumerate(observations.captures):
         mine = np.flatnonzero(rows["capture"] == number)
         mine = mine[np.argsort(rows["byte_offset"][mine])]
-        again = rows.view(OPAQUE)[mine].view(ROW)
+        again = rows_at(rows, mine)
         reader = CaptureReader(observations.run.folder / name, name)
         for batch, some in rows_beside_bytes(reader, np.ascontiguousarray(again["byte_offset"])):
             content_again(batch.data, batch.base, again[some], observations.digest_payload_bytes)

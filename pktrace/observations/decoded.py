@@ -14,7 +14,7 @@ from pktrace.capture.files import CaptureReader, sha256_of
 from pktrace.capture.index import CORRUPT, CUT, Interface
 from pktrace.decode import rows as field
 from pktrace.decode.digest import PAYLOAD_BYTES, UNBOUNDED, digest_again, headers_and_kept
-from pktrace.decode.rows import OPAQUE, ROW
+from pktrace.decode.rows import OPAQUE, ROW, rows_at
 from pktrace.ledger import Ledger
 from pktrace.observations.stream import RowReader, rows_beside_bytes
 from pktrace.observations.tunnels import tunnel_texts
@@ -123,7 +123,7 @@ def digest_comparably(files: Sequence[DecodedFile], parts: Sequence[tuple[int, n
         # A row's digest was made over what its own capture kept: only a shorter bound asks for another.
         shorter = (keys[at] == header) & (shortest[at] < bound) & (rows["has"] & field.HAS_IP != 0)
         if shorter.any():
-            again = rows.view(OPAQUE)[shorter].view(ROW)
+            again = rows_at(rows, shorter)
             bounds = shortest[at[shorter]]
             reader = CaptureReader(files[number].path, files[number].name)
             for batch, some in rows_beside_bytes(reader, np.ascontiguousarray(again["byte_offset"])):

@@ -12,7 +12,7 @@ import numpy as np
 from pktrace.capture.index import WHOLE, Interface
 from pktrace.decode import rows as field
 from pktrace.decode.changeable import WIRELESS
-from pktrace.decode.rows import OPAQUE, ROW
+from pktrace.decode.rows import OPAQUE, ROW, rows_at
 from pktrace.ledger import Ledger
 from pktrace.observations.coverage import Coverage, coverage_of, damage_matters, interface_index, interfaces_of
 from pktrace.observations.decoded import DecodedFile, count_oddities, decode_files, digest_comparably
@@ -65,7 +65,7 @@ def observe_run(run: Run) -> Observations:
             file = decoded[os.path.realpath(run.folder / name)]
             keep = _selected(file, point, ledger)
             alone = users[os.path.realpath(run.folder / name)] == 1
-            rows = file.rows if alone and keep.all() else file.rows.view(OPAQUE)[keep].view(ROW)
+            rows = file.rows if alone and keep.all() else rows_at(file.rows, keep)
             rows["point"] = number
             rows["capture"] = len(files)
             count_oddities(file, rows, point.name, ledger)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pktrace.decode.rows import OPAQUE, ROW
+from pktrace.decode.rows import rows_at
 from pktrace.observations.headers import fits
 from pktrace.run.model import PacketPath, Run
 from pktrace.schema import TREATMENTS
@@ -55,7 +55,7 @@ def expected_treatment(trajectories: Trajectories) -> Expected:
     for number, path in enumerate(run.paths):
         mine = np.flatnonzero(trajectories.path == number)
         action[mine] = TREATMENTS.index(path.default)
-        headers = trajectories.observations.rows.view(OPAQUE)[_at_filter(trajectories, mine, path)].view(ROW)
+        headers = rows_at(trajectories.observations.rows, _at_filter(trajectories, mine, path))
         free = np.ones(len(mine), bool)
         for index, backwards in rules_of_path(run, number):
             rule = run.rules[index]

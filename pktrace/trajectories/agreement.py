@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from pktrace.decode.rows import rows_at
 from pktrace.run.model import Run
 from pktrace.trajectories.exact import EARLY_NS
 from pktrace.trajectories.hashing import mixed
@@ -130,7 +131,7 @@ def pairs_of(
     found: Open, run: Run, rows: Array, times: Array, comparable: Array, remains: Remains, most: int = _MOST_STARTS
 ) -> tuple[Pairs, Array]:
     """Ends with the starts that fit them, of each the first `most`; and per end whether some start fits it."""
-    end_rows, start_rows = rows[found.end_rows], rows[found.start_rows]
+    end_rows, start_rows = rows_at(rows, found.end_rows), rows_at(rows, found.start_rows)
     _, group = np.unique(np.concatenate([remains(end_rows), remains(start_rows)]), return_inverse=True)
     groups = int(group.max(initial=-1)) + 1
     of_end, of_start = group[: len(end_rows)], group[len(end_rows) :]
@@ -295,7 +296,8 @@ def agreement_of(pairs: Pairs, found: Open, rows: Array, times: Array, window: i
     # An end takes as long as the soonest start that fits it.
     after = _least(np.cumsum(new_end) - 1, pairs.after, int(new_end.sum()))
     sent = times[found.end_rows[pairs.end]]
-    end_rows, start_rows = rows[found.end_rows[pairs.end[clear]]], rows[found.start_rows[pairs.start[clear]]]
+    end_rows = rows_at(rows, found.end_rows[pairs.end[clear]])
+    start_rows = rows_at(rows, found.start_rows[pairs.start[clear]])
     told = (end_rows["payload_length"] > 0) | (end_rows["tcp_seq"] > 0)
     stays = np.zeros(count, bool)
     for side in ("source", "destination"):

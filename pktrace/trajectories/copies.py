@@ -17,6 +17,7 @@ import numpy as np
 
 from pktrace.decode import rows as field
 from pktrace.decode.changeable import RETRIED
+from pktrace.decode.rows import rows_at
 from pktrace.observations.changeable import changeable_of
 from pktrace.trajectories.paths import visits
 
@@ -129,7 +130,7 @@ def maybe_copies(trajectories: Trajectories) -> Array:
     if not len(some):
         return found
     seen = trajectories.seen[some]
-    rows = trajectories.observations.rows[seen[:, 0]]
+    rows = rows_at(trajectories.observations.rows, seen[:, 0])
     order = np.lexsort((rows["ts_ns"], rows["digest"], rows["point"]))
     some, seen, rows = some[order], seen[order], rows[order]
     equal = np.zeros(len(some), bool)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from pktrace.decode.rows import rows_at
 from pktrace.trajectories.agreement import CONCENTRATED, DISAGREE, Agreement, Open, usual_times
 from pktrace.trajectories.exact import EARLY_NS
 from pktrace.trajectories.hashing import mixed
@@ -78,7 +79,7 @@ def _columns(pairs: Agreement) -> tuple[Array, ...]:
 
 def _gateways(pairs: Agreement, found: Open, rows: Array) -> tuple[Array, Array, Array]:
     """Per pair, three hashes of what may be the gateway; a hash of the pair alone where a kind does not apply."""
-    before, behind = rows[found.end_rows[pairs.end]], rows[found.start_rows[pairs.start]]
+    before, behind = rows_at(rows, found.end_rows[pairs.end]), rows_at(rows, found.start_rows[pairs.start])
     stage = found.end_path[pairs.end], found.end_position[pairs.end], pairs.at
     sides = {}
     for side in ("source", "destination"):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pktrace.decode.rows import OPAQUE, ROW
+from pktrace.decode.rows import rows_at
 from pktrace.ledger import Ledger
 from pktrace.observations.observe import Observations
 from pktrace.run.model import Run
@@ -112,7 +112,7 @@ class Trajectories:
     @cached_property
     def first_rows(self) -> np.ndarray[Any, Any]:
         """The decoded rows of the first sightings."""
-        found: np.ndarray[Any, Any] = self.observations.rows.view(OPAQUE)[self.first_row].view(ROW)
+        found: np.ndarray[Any, Any] = rows_at(self.observations.rows, self.first_row)
         return found
 
 

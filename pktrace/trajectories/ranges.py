@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode import rows as field
+from pktrace.decode.rows import rows_at
 from pktrace.trajectories.bursts import ContentAt, bursts
 from pktrace.trajectories.exact import EARLY_NS
 from pktrace.trajectories.hashing import mixed
@@ -180,7 +181,7 @@ def _matched(
 
 def _ids(rows: Array, which: Array) -> Array:
     """int64 per row: the IP ID where it counts the packets of a TCP sender, else -1."""
-    chosen = rows[which]
+    chosen = rows_at(rows, which)
     counts = (chosen["protocol"] == _TCP) & (chosen["has"] & field.HAS_ID != 0) & (chosen["ip_version"] == 4)
     found: Array = np.where(counts & (chosen["fragment_offset"] == 0), chosen["ip_id"].astype(np.int64), -1)
     return found
@@ -203,7 +204,7 @@ def _in_sequence(rows: Array, flows: Array, times: Array, sent: Array, loose: Ar
     A fragment, the first one too, has its place in its datagram: with one in both, its bytes would count twice.
     """
     both = np.concatenate([sent, loose])
-    chosen = rows[both]
+    chosen = rows_at(rows, both)
     wanted = (chosen["protocol"] == _TCP) & (chosen["payload_length"] > 0)
     wanted &= (chosen["fragment_offset"] == 0) & (chosen["more_fragments"] == 0)
     group = flows[both]
@@ -227,7 +228,7 @@ def _in_datagrams(rows: Array, flows: Array, sent: Array, loose: Array) -> _Span
     that a flow that is rewritten where it is fragmented stays one.
     """
     both = np.concatenate([sent, loose])
-    chosen = rows[both]
+    chosen = rows_at(rows, both)
     identity = mixed(
         chosen["source_high"], chosen["source_low"], chosen["destination_high"], chosen["destination_low"],
         chosen["protocol"], chosen["ip_id"],
@@ -262,7 +263,7 @@ def _in_bursts(
         The spans, and numbers of the sent of which it cannot be told whether some segment is theirs.
     """
     both = np.concatenate([sent, loose])
-    chosen = rows[both]
+    chosen = rows_at(rows, both)
     udp = (chosen["protocol"] == _UDP) & (chosen["has"] & field.HAS_ID != 0) & (chosen["fragment_offset"] == 0)
     udp &= (chosen["more_fragments"] == 0) & (chosen["payload_length"] > 0)
     spans = _spans(mixed(np.arange(len(both))), sent, loose, np.zeros(len(both), np.int64),

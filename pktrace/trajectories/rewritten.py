@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode import rows as field
+from pktrace.decode.rows import rows_at
 from pktrace.run.model import Run
 from pktrace.trajectories import remains as remains_of
 from pktrace.trajectories.agreement import Agreement, Open, agreement_of, pairs_of, window_of
@@ -117,7 +118,12 @@ class Keys:
         def in_time(some: Agreement) -> Array:
             """bool per pair: time does not speak against it, or IP IDs speak for it."""
             ends, starts = (
-                (self.flow[these], remains_of.of_rewrite(rows[these]), times[these], comparable[rows["point"][these]])
+                (
+                    self.flow[these],
+                    remains_of.of_rewrite(rows_at(rows, these)),
+                    times[these],
+                    comparable[rows["point"][these]],
+                )
                 for these in (every.end_rows, every.start_rows)
             )
             return some.ids_kept | ~against_time(some.before, some.after, ends, starts, run.threshold_ns)
@@ -154,7 +160,7 @@ class Keys:
         """Learn flows whose datagrams became fragments or segments where they were rewritten: their beginnings tell."""
         rows = self._rows
         pairs, _ = pairs_of(found, run, rows, times, comparable, remains_of.of_beginning)
-        whole, part = rows[found.end_rows[pairs.end]], rows[found.start_rows[pairs.start]]
+        whole, part = rows_at(rows, found.end_rows[pairs.end]), rows_at(rows, found.start_rows[pairs.start])
         fits = (whole["protocol"] == _UDP) & (whole["ip_id"] != 0) & (whole["fragment_offset"] == 0)
         fits &= part["payload_length"] < whole["payload_length"]
         if not fits.any():
@@ -206,7 +212,7 @@ class Keys:
 
     def _answer_known(self, agreement: Agreement, found: Open) -> Array:
         """Pairs of flows of which it is known that the flows that answer them are one: they are undone the same way."""
-        before = flow_of(self._rows[found.end_rows[agreement.end]], answering=True).tolist()
+        before = flow_of(rows_at(self._rows, found.end_rows[agreement.end]), answering=True).tolist()
         after = flow_of(self._rows[found.start_rows[agreement.start]], answering=True).tolist()
         return np.array(
             [
