@@ -177,3 +177,12 @@ def test_copies_of_generated_runs(tmp_path: Path, name: str, expected: set[str])
     generate_scenario(name, tmp_path / "run", packets=3000)
     analysis = analyze_run(load_run(tmp_path / "run"))
     assert {counter for counter, _ in counted(analysis) if counter.startswith("copies_")} == expected
+
+
+def test_one_ip_id_for_all_packets_is_no_number(tmp_path: Path) -> None:
+    """Identical packets whose sender gives them all one IP ID, 0.1 ms apart: what was lost of them is counted."""
+    data = udp(1, ip_id=77)
+    sent = [Record(START + number * MS // 10, data) for number in range(500)]
+    came = [Record(record.ts_ns + 20_000, data) for number, record in enumerate(sent) if number % 50]
+    analysis = analyzed(tmp_path, {"a": file_of(sent), "b": file_of(came)})
+    assert fates(analysis) == {("delivered", None): 490, ("lost", None): 10}

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 _CLOSE_NS = 1_000_000  # what is seen again within it, with one IP ID, no sender has sent twice (RFC 6864 4.2)
+_OFTEN = 8  # sightings with the same bytes
 _LEAST_DOUBLED = 8  # different packets that a point has to show twice before it is taken for one that shows all twice
 
 
@@ -121,7 +122,7 @@ def _neighbours(number: Array, seen: Array) -> Array:
 def maybe_copies(trajectories: Trajectories) -> Array:
     """bool per packet: the first point of its path saw it close behind one with the same bytes, which may be itself.
 
-    So it is where the IP ID is not 0, which no sender repeats so soon, and at points that show most packets twice (a
+    So it is where the IP ID is not 0, which few senders repeat so soon, and at points that show most packets twice (a
     port that mirrors both directions, an interface and what it is part of). One of such packets is certain: that which
     was seen furthest, the first of several.
     """
@@ -158,6 +159,7 @@ def maybe_copies(trajectories: Trajectories) -> Array:
     best = np.flatnonzero(reached == furthest[cluster])
     certain = np.zeros(len(some), bool)
     certain[best[np.unique(cluster[best], return_index=True)[1]]] = True
-    numbered = (rows["has"] & field.HAS_ID != 0) & (rows["ip_id"] != 0)
+    # An IP ID that comes with the same bytes again and again is no number: its sender gives it to all packets.
+    numbered = (rows["has"] & field.HAS_ID != 0) & (rows["ip_id"] != 0) & (np.bincount(group)[group] <= _OFTEN)
     found[some[(size[cluster] > 1) & ~certain & (numbered | twice[rows["point"]])]] = True
     return found
