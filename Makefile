@@ -80,7 +80,7 @@ docs: $(VENV)/installed-dev  ## Write the generated parts of the documents anew:
 
 .PHONY: corpus
 corpus: $(VENV)/installed-dev  ## Compare the decoder with tshark over the captures in PKTRACE_CORPUS; ARGS=--more makes further ones.
-	@[ -d "$$PKTRACE_CORPUS/decoder" ] || { echo 'PKTRACE_CORPUS names no folder that holds decoder/, with captures in it.' >&2; exit 2; }
+	@[ -d "$${PKTRACE_CORPUS:-}/decoder" ] || { echo 'PKTRACE_CORPUS names no folder that holds decoder/, with captures in it.' >&2; exit 2; }
 	@$(PY) -m tests.corpus "$$PKTRACE_CORPUS/decoder" $$(ls -d "$$PKTRACE_CORPUS/multipoint" 2>/dev/null) $(ARGS)
 
 .PHONY: bench
@@ -90,8 +90,8 @@ bench: $(VENV)/installed  ## Speed: start-up, and decoding beside capinfos, tsha
 	@$(PY) tests/bench/matching.py --packets $(BENCH_PACKETS)
 
 .PHONY: accuracy
-accuracy: $(VENV)/installed-dev  ## Hold the analysis against generated runs with known truth; writes docs/accuracy.md.
-	@$(PY) -m tests.accuracy --write docs/accuracy.md $(ARGS)
+accuracy: $(VENV)/installed-dev  ## Hold the analysis against generated runs with known truth; all of them: writes docs/accuracy.md; ARGS="tso gro --seed 2": some.
+	@$(PY) -m tests.accuracy $(if $(ARGS),$(ARGS),--write docs/accuracy.md)
 
 .PHONY: fuzz
 fuzz: $(VENV)/installed-fuzz  ## Hostile bytes: every cut and flip of small captures, then FUZZ_SECONDS (60) per target.

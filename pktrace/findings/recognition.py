@@ -27,6 +27,20 @@ _FEW_PAYLOAD_BYTES = 16
 
 def clocks(facts: Suitability) -> Iterator[Finding]:
     """Points on different clocks."""
+    run = facts.run
+    if facts.contradictions:
+        stages = [
+            f"{run.points[entry.to_point].name} before {run.points[entry.from_point].name} on path "
+            f"{run.paths[entry.path].name} (median {duration(entry.median_ns)})"
+            for entry in facts.contradictions
+        ]
+        yield Finding(
+            f"Nearly all packets come to {listed(stages)}: the order of the points is wrong, or their clocks are not "
+            f"one. So no latency is told between them{_offsets(facts)}.",
+            "If they are on different hosts, name their clocks in run.toml; swap them if packets go the other way.",
+            limits(PARTLY if any(stage.same_clock for _, stage in stages_of(facts)) else NO, LATENCY),
+            tuple(sorted({entry.path for entry in facts.contradictions})),
+        )
     apart: dict[str, dict[str, set[int]]] = {PARTLY: {}, NO: {}}
     for path, stage in stages_of(facts):
         if stage.same_clock:
@@ -55,22 +69,19 @@ def clocks(facts: Suitability) -> Iterator[Finding]:
             )
 
 
+def _offsets(facts: Suitability) -> str:
+    """Which clocks packets show to be far off, as part of a sentence."""
+    off = [
+        f"{point.name} by {duration(point.offset_ns)}"
+        for point in facts.points
+        if point.clock_known and abs(point.offset_ns) > EARLY_NS
+    ]
+    return f"; by their packets, clocks are off from that of {facts.points[0].name}: {listed(off)}" if off else ""
+
+
 def order(facts: Suitability) -> Iterator[Finding]:
     """Points that packets pass in another order than the path says, and time stamps that are too coarse."""
     run = facts.run
-    if facts.contradictions:
-        stages = [
-            f"{run.points[entry.to_point].name} before {run.points[entry.from_point].name} on path "
-            f"{run.paths[entry.path].name} (median {duration(entry.median_ns)})"
-            for entry in facts.contradictions
-        ]
-        yield Finding(
-            f"Nearly all packets come to {listed(stages)}: the order of the points is wrong, or their clocks are not "
-            "one. Points with this clock are treated as if each had its own.",
-            "Swap them if packets go the other way; if they are on different hosts, name their clocks in run.toml.",
-            limits(NO, LATENCY),
-            tuple(sorted({entry.path for entry in facts.contradictions})),
-        )
     coarse: dict[tuple[int, ...], str] = {}
     for path, stage in stages_of(facts):
         if not stage.same_clock or not stage.certain:

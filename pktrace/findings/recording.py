@@ -34,7 +34,7 @@ def paths(facts: Suitability) -> Iterator[Finding]:
                 limits(NO, LATENCY, LOSSES),
                 (facts_of_path.number,),
             )
-    if not run.rules:
+    if not run.rules and any(path.has_detour for path in run.paths):
         yield Finding(
             "run.toml has no [[rule]]: nothing says what the filter should do.",
             "Add the filter's rules, in its order, if rules are to be checked.",

@@ -87,7 +87,8 @@ def _grid(
     below, above, heading = 0.48, 0.28, 0.3
     whole = (width * columns, height * rows + heading)
     figure = Figure(figsize=whole)
-    figure.text(0.1 / whole[0], 1 - 0.1 / whole[1], title, va="top", fontsize=10, weight="bold", parse_math=False)
+    size = min(10.0, 115 * whole[0] / max(1, len(title)))  # a letter is about 0.086 inches wide at 10 points
+    figure.text(0.1 / whole[0], 1 - 0.1 / whole[1], title, va="top", fontsize=size, weight="bold", parse_math=False)
     axes = []
     for number in range(paths):
         row, column = divmod(number, columns)
@@ -111,7 +112,7 @@ def ecdf_figure(analysis: Analysis) -> Figure | None:
     if not paths:
         return None
     title = f"{analysis.run.name}: latency per stage (ECDF); a curve that ends below 1 lost the rest"
-    figure, axes = _grid(title, len(paths), 6.2, 3.2, 0.55, 1.75)
+    figure, axes = _grid(title, len(paths), 6.2, 3.2, 0.65, 1.75)
     for number, ax in zip(paths, axes, strict=True):
         draw_ecdf(ax, analysis, number)
     return figure

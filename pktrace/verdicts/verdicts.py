@@ -109,7 +109,7 @@ def _judge_parts(
     part = np.flatnonzero(arrived & (missing[np.arange(len(fate)), last_at] > 0))
     doubted = trust.incomplete[trajectories.path[part], last_at[part]]
     fate[part] = np.where(doubted, FATES.index("undetermined"), FATES.index("partial"))
-    reason[part[doubted]] = REASONS.index("capture_drops")
+    reason[part] = np.where(doubted, REASONS.index("capture_drops"), REASONS.index("part_lost"))
     for number, path in enumerate(trajectories.run.paths):
         mine = np.flatnonzero(trajectories.path == number)
         for stage in path.stage_numbers():
