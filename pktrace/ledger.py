@@ -97,7 +97,8 @@ _DECLARED = (
     Counter(
         "against_path",
         "data_loss",
-        "Packets that passed points in the opposite order: give the path a `match`, and add one for the other way.",
+        "Packets that passed points in the opposite order, by their stamps: give the path a `match` and add one for "
+        "the other way; or stamps were taken late, or a clock was stepped.",
     ),
     Counter(
         "clock_contradicted",

@@ -144,7 +144,7 @@ def test_a_retransmitted_superpacket_and_its_original_under_way_at_once(tmp_path
     ]
     files = {"a": file_of(sent), "b": file_of(split), "c": file_of([])}
     analysis = analyzed(tmp_path, files, [{"name": "p", "points": ["a", "b"]}])
-    assert fates(analysis) == {("partial", None): 1, ("delivered", None): 1}
+    assert fates(analysis) == {("partial", "part_lost"): 1, ("delivered", None): 1}
     ranges, rows = analysis.trajectories.ranges, analysis.trajectories.observations.rows
     expected = rows["ip_id"][analysis.trajectories.first_row[ranges.trajectory]] + ranges.first // 1000
     assert rows["ip_id"][ranges.row].tolist() == expected.tolist()

@@ -177,6 +177,17 @@ def test_one_path_for_both_directions_loses_nothing(tmp_path: Path) -> None:
     assert table["latency_ns"].null_count == 30
 
 
+def test_a_stamp_that_is_taken_late_makes_no_loss(tmp_path: Path) -> None:
+    """One packet of five got a stamp 5 ms late at the first point: it was lost once, and appeared once."""
+    files = {
+        name: file_of([Record(r.ts_ns + delay + late * (number == 2), r.data) for number, r in enumerate(sent(5))])
+        for name, delay, late in (("a", 0, 5 * MS), ("b", 100_000, 0), ("c", 200_000, 0))
+    }
+    analysis = analyzed(tmp_path, files, [{"name": "p", "points": ["a", "b", "c"]}])
+    assert fates(analysis) == {("delivered", None): 5}
+    assert analysis.ledger.total("against_path") == 1
+
+
 def test_what_came_the_other_way_in_part_is_not_judged(tmp_path: Path) -> None:
     """Seen at c and then at b of a path a, b, c: it may be lost on the way to a, which no stage of the path is."""
     there = [Record(START + n * MS, udp(n)) for n in range(30)]

@@ -1,8 +1,9 @@
 """The exact rung: observations with one key, at most one per visit of a point, are one packet.
 
 Rule: equal digests are the same packet if no point of its path saw the digest more often than the path visits it, and
-the points saw it in the order of the path, as far as their clocks can tell, or in the opposite one (it came the other
-way, on a path whose `match` does not say which way it means); two visits of one point lie within the loss threshold.
+the points saw it in the order of the path, as far as their clocks can tell, or all within the loss threshold (it came
+the other way, on a path whose `match` does not say which way it means, or a clock was stepped); two visits of one point
+lie within the threshold.
 Bound: wrong only where two packets with equal bytes were each missed by the captures of the other's points, or where
 two digests collide (n^2 / 2^65). Groups that a point saw more often are left to the order rung.
 
@@ -66,22 +67,18 @@ def group_path(members, first, last, paths):
 def _against_order(members, first, last, times, points, path, visits, clocks, threshold):
     """Whether some point saw it before a point that comes earlier on the path, or saw it again after the threshold.
 
-    Compared is with the furthest position so far, on one clock; EARLY_NS is how late a stamp may be taken. A packet
-    that passed the points in the opposite order, within the threshold, is one that came the other way.
+    Compared is with the furthest position so far, on one clock; EARLY_NS is how late a stamp may be taken. Within the
+    threshold it is one packet all the same: it came the other way, a stamp was taken late, or a clock was stepped.
     """
     furthest = np.int64(-1)
     at_furthest = np.int64(first)
-    before = np.int64(visits.shape[1])  # position of the sighting before
     against = False
-    opposite = times[members[last - 1]] - times[members[first]] <= threshold
     for index in range(first, last):
         row = members[index]
         position = visits[path, points[row], 0]
         if position < 0:
             continue
         second = visits[path, points[row], 1]
-        opposite &= second < 0 and position < before
-        before = position
         if second >= 0:
             for earlier in range(first, index):
                 again = points[members[earlier]] == points[row]
@@ -95,7 +92,7 @@ def _against_order(members, first, last, times, points, path, visits, clocks, th
         else:
             furthest = position
             at_furthest = np.int64(index)
-    return against and not opposite
+    return against and times[members[last - 1]] - times[members[first]] > threshold
 
 
 @inlined

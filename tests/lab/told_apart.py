@@ -312,9 +312,9 @@ class Truth:
             seen = by_frame[place]
             for trajectory, first, end in parts:
                 whole = origin[trajectory]
-                # Where fragments are concerned, bytes are counted behind the packet's own IP header.
+                # Where fragments are concerned, bytes are counted from the first of the datagram, UDP header and all.
                 fragments = any(isinstance(one.token, tuple) and one.token[0] == "fragment" for one in (seen, whole))
-                base = (whole.begin - (8 if fragments and whole.begin == 0 else 0)) + first
+                base = first - 8 if fragments else whole.begin + first
                 low, high = max(whole.begin, base), base + end - first
                 inside = seen.begin <= low <= high <= seen.end and whole.begin <= low <= high <= whole.end
                 if seen.key != whole.key or not inside or stamps(seen) != stamps(whole):

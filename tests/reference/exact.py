@@ -101,8 +101,7 @@ def is_one_packet(run: Run, path: Path_, members: Sequence[Sighting]) -> bool:
     as far as their clocks can tell; two visits of one point lie within the loss threshold.
 
     Whether it was in order is asked of the position that was furthest on the path so far, on one clock, and for more
-    than 1 ms. What passed the points in just the opposite order, within the threshold, is one packet that came the
-    other way.
+    than 1 ms. Within the threshold it is one packet all the same, that came the other way, or was stamped late.
     """
     for point in set(path.points):
         if sum(s.point == point for s in members) > path.points.count(point):
@@ -122,15 +121,7 @@ def is_one_packet(run: Run, path: Path_, members: Sequence[Sighting]) -> bool:
             furthest, at_furthest = position, sighting
         elif sighting.clock == at_furthest.clock and sighting.time - at_furthest.time > EARLY_NS:
             against = True
-    return not against or is_opposite(run, path, members)
-
-
-def is_opposite(run: Run, path: Path_, members: Sequence[Sighting]) -> bool:
-    """It passed the points in the opposite order, each once, within the loss threshold."""
-    places = [places_of(path, s.point) for s in members if s.point in path.points]
-    once = all(len(some) == 1 for some in places)
-    backwards = all(b[0] < a[0] for a, b in itertools.pairwise(places))
-    return once and backwards and members[-1].time - members[0].time <= run.threshold_ns
+    return not against or members[-1].time - members[0].time <= run.threshold_ns
 
 
 def places_of(path: Path_, point: str) -> list[int]:
