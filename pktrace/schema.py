@@ -386,7 +386,7 @@ RANGES = TableSpec(
         Column(
             "first_byte",
             INT64,
-            "First byte that the frame holds, from 0 of the payload, or of fragments behind the IP header.",
+            "First byte that the frame holds, from 0 of the payload; of fragments from 0 of the datagram's own.",
         ),
         Column("last_byte", INT64, "Last byte that the frame holds."),
     ),

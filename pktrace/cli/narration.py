@@ -107,7 +107,12 @@ def _compiling_the_rest() -> Iterator[None]:
     """Compile the kernels for following packets in a second process, meanwhile; they come back through the cache."""
     command = [sys.executable, "-m", "pktrace.trajectories.precompile"]
     quiet = subprocess.DEVNULL
-    with subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet) as process:
+    try:
+        other = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet)
+    except OSError:
+        yield  # this process compiles them itself
+        return
+    with other as process:
         try:
             yield
             process.wait(_LONGEST_COMPILATION_S)

@@ -127,7 +127,13 @@ def _parquet_options(names: Sequence[str]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _whole(path: Path) -> Iterator[Path]:
-    """A name to write to; renamed to `path` when all went well, removed otherwise."""
+    """A name to write to; renamed to `path` when all went well, removed otherwise.
+
+    Raises:
+        OutputError: there is something that is no file, such as a device, which a rename would replace.
+    """
+    if path.exists() and not path.is_file():
+        raise OutputError(f"{path}: is no file; results replace files only")
     partial = path.with_name(f".{path.name}.{os.getpid()}{_PARTIAL}")
     try:
         yield partial

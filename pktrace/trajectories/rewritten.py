@@ -41,6 +41,7 @@ _MOSTLY = 0.2  # share of a flow's packets that must end for it to be changed, w
 _BALANCED = 2  # or half of what ends and of what begins has to agree
 _MOST_ROUNDS = 8
 _WHOLE = 0.8  # share of a flow's packets that must end for its addresses, ports or IP IDs to be rewritten
+_KEPT_BY_HALF = 0.5
 _SOON = 4  # share of the time between packets in which packets that are all the same have to come
 _TCP, _UDP = 6, 17
 # What may stay where remains alone are of several flows; each is believed only of flows of which most packets agree.
@@ -134,7 +135,9 @@ class Keys:
             return self._learn_beginnings(every, run, times, comparable)
         open_again, found = found, found.only(self.doubtful)
         for kept in _KEPT:
-            pairs, _ = pairs_of(found, run, rows, times, comparable, kept)
+            pairs, fits = pairs_of(found, run, rows, times, comparable, kept)
+            if kept is remains_of.of_rewrite_with_id and fits.sum() < _KEPT_BY_HALF * len(fits):
+                continue  # IP IDs that few packets have kept are equal by chance
             finer = agreement_of(pairs, found, rows, times, window)
             eligible = self._mostly_begun(finer, found) & ((finer.single < finer.kinds) | _come_soon(finer))
             if self._learn_whole(finer, found, eligible, in_time, window):
