@@ -170,15 +170,15 @@ def test_datagrams_that_are_fragmented_where_they_are_translated(tmp_path: Path,
 
 
 def test_ip_ids_that_are_equal_by_chance_match_nothing(tmp_path: Path) -> None:
-    """A thousand hosts send one datagram each, all the same, through a gateway that gives IP IDs of its own: those few
-    whose new ID was the ID of another one were taken for that."""
+    """Twenty thousand hosts send one datagram each, all the same, through a gateway that gives IP IDs of its own: those
+    few whose new ID was the ID of another one were taken for that."""
     files: dict[str, list[Record]] = {"a": [], "b": []}
-    for number in range(1000):
-        at = START + number * MS // 100
+    for number in range(20_000):
+        at = START + number * MS // 500
         inside, outside = f"10.0.{number // 250}.{number % 250 + 1}", "198.51.100.1"
         for point, source, sport, ip_id, delay in (
             ("a", inside, 4000, number + 1, 0),
-            ("b", outside, 5000 + number, (7 * number + 3) % 2003 + 1, 30_000),
+            ("b", outside, 1024 + number, (7 * number + 3) % 65_536, 30_000),
         ):
             data = frame(Header(source, "192.0.2.1", 17, b"the same", sport=sport, dport=53, ip_id=ip_id))
             files[point].append(Record(at + delay, data))
