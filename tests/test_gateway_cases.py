@@ -186,3 +186,26 @@ def test_ip_ids_that_are_equal_by_chance_match_nothing(tmp_path: Path) -> None:
     analysis = analyzed(tmp_path, {point: file_of(records) for point, records in files.items()}, path)
     assert not (analysis.trajectories.seen[:, :2] >= 0).all(axis=1).any()
     assert not analysis.verdicts.packets_with("lost").any()
+
+
+def test_superpackets_of_equal_bytes_keep_their_segments(tmp_path: Path) -> None:
+    """Ten UDP superpackets of zeros, 1 ms apart, with IP IDs one apart, each split within a fraction of that: segment i
+    of one has the ID and the bytes that the next but i begins with, and was taken for its first one."""
+    whole, part = bytes(8 * 1000), bytes(1000)
+    sent, split = [], []
+    for number in range(10):
+        at = START + number * MS
+        header = Header("10.0.0.1", "192.0.2.1", 17, whole, sport=4000, dport=53, ip_id=100 + number)
+        sent.append(Record(at, frame(header)))
+        split += [
+            Record(at + 20_000 + 5_000 * index, frame(replace(header, payload=part, ip_id=100 + number + index)))
+            for index in range(8)
+        ]
+    path = [{"name": "p", "points": ["a", "b"]}]
+    analysis = analyzed(tmp_path, {"a": file_of(sent), "b": file_of(split)}, path)
+    assert fates(analysis) == {("delivered", None): 10}
+    ranges = analysis.trajectories.ranges
+    frames = analysis.trajectories.observations.rows["frame"][ranges.row]
+    assert sorted(zip(ranges.trajectory.tolist(), frames.tolist(), strict=True)) == [
+        (number // 8, number + 1) for number in range(80)
+    ]

@@ -48,9 +48,17 @@ def bursts(
     open_from = 0
     step = 0
     for segment in arrivals.tolist():
+        # Bursts may be under way at the same time: the one that this segment continues, with the fewest left out.
+        indices = [(ids[segment] - ids[order[burst[0]]]) & 0xFFFF for burst in under_way]
+        fitting = [
+            (index - burst[2], -number, burst)
+            for number, (index, burst) in enumerate(zip(indices, under_way, strict=True))
+            if index >= burst[2] and _fits(index, size[segment], burst[1], size[order[burst[0]]])
+        ]
         alike = begins.get((ids[segment], content[segment]), [])
-        # The last of these packets that was sent before and is longer.
-        last = bisect_right(alike, at[segment] + early, key=sent.__getitem__)
+        # The last of the packets that begin so that was sent before and is longer. What continues a burst begins none
+        # that was stamped later.
+        last = bisect_right(alike, at[segment] + (0 if fitting else early), key=sent.__getitem__)
         place = next(
             (
                 place
@@ -67,13 +75,6 @@ def bursts(
             under_way = [*under_way[1 - _AT_ONCE :], [place, step, 1]]
             found.append((order[place], segment, 0, step))
             continue
-        # Bursts may be under way at the same time: the one that this segment continues, with the fewest left out.
-        indices = [(ids[segment] - ids[order[burst[0]]]) & 0xFFFF for burst in under_way]
-        fitting = [
-            (index - burst[2], -number, burst)
-            for number, (index, burst) in enumerate(zip(indices, under_way, strict=True))
-            if index >= burst[2] and _fits(index, size[segment], burst[1], size[order[burst[0]]])
-        ]
         if len(fitting) > 1:  # the bytes themselves tell, where the capture has them
             holds = [
                 content_at(rows[order[burst[0]]], (burst[2] + gap) * burst[1], size[segment])
