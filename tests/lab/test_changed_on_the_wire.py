@@ -97,11 +97,14 @@ table ip mangle {
     truth = analyzed(tmp_path)
     assert_right(truth, {("there", 2): far["lost_there"], ("back", 0): far["lost_back"]})
     changed = truth.transforms()
-    # Flags are all that `tcp flags syn` asks for: SYN and SYN-ACK both lose bytes of their MSS.
-    for place, syns in ((("there", 0), counted["clamped"] - 10), (("back", 2), 10)):
+    # Flags are all that `tcp flags syn` asks for: SYN and SYN-ACK both lose bytes of their MSS. Either may be sent again.
+    clamped = []
+    for place in (("there", 0), ("back", 2)):
         (mss,) = changed[place] - {"ttl-1", "dscp"}
         assert mss in ("tcp-mss", "tcp-options")
-        assert truth.changed_packets(*place, mss) == syns
+        clamped.append(truth.changed_packets(*place, mss))
+    assert min(clamped) >= 10
+    assert sum(clamped) == counted["clamped"]
     assert changed["there", 2] == {"ttl-30"}
     assert changed["back", 0] == {"ttl-31"}
 
