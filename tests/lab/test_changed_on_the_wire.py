@@ -97,7 +97,8 @@ table ip mangle {
     truth = analyzed(tmp_path)
     assert_right(truth, {("there", 2): far["lost_there"], ("back", 0): far["lost_back"]})
     changed = truth.transforms()
-    # Flags are all that `tcp flags syn` asks for: SYN and SYN-ACK both lose bytes of their MSS. Either may be sent again.
+    # Flags are all that `tcp flags syn` asks for: SYN and SYN-ACK both lose bytes of their MSS.
+    # Either may be sent again.
     clamped = []
     for place in (("there", 0), ("back", 2)):
         (mss,) = changed[place] - {"ttl-1", "dscp"}
