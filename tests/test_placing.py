@@ -85,9 +85,7 @@ def placed(rows: list[tuple[int, int, int, int]], all_unclear: bool, shuffled: b
     order = stands[paths[stands] != NOT_FOLLOWED] if shuffled else np.zeros(0, np.int64)
     seen, path_of = np.empty((count, 5), np.int64), np.empty(count, np.int16)
     furthest, unclear = np.empty(count, np.int16), np.empty(count, bool)
-    begun = place_in_order(
-        order, owner, points, paths, times, VISITS, threshold, np.int64(0), seen, path_of, furthest, unclear
-    )
+    begun = place_in_order(order, owner, points, paths, times, VISITS, threshold, seen, path_of, furthest, unclear)
     assert begun == count
     if all_unclear:
         unclear[:] = True

@@ -111,20 +111,20 @@ def several(members, first, last, times, points, path, visits, clocks, threshold
 
 
 @kernel
-def place_in_order(order, group, points, paths, times, visits, threshold, begun, seen, path_of, furthest, unclear):
+def place_in_order(order, group, points, paths, times, visits, threshold, seen, path_of, furthest, unclear):
     """Give every row to the trajectory of its group, as far as the sightings come in the order of the path.
 
     Groups that do anything else are marked as unclear: `settle_unclear` looks at all their rows together.
 
     Args:
-        order: row numbers in order of time, or none: then rows are in that order, and these are rows [begun, ...);
-        group: int32 per row; points: int32, paths: int16, times: int64 per row; visits: of paths.visits;
-        threshold: ns; begun: groups that were seen before; seen: int64 (groups x positions); path_of, furthest: int16
-        per group; unclear: bool per group; the last four are filled for every group that is seen first here.
+        order: row numbers in order of time, or none: then rows are in that order; group: int32 per row; points: int32,
+        paths: int16, times: int64 per row; visits: of paths.visits; threshold: ns; seen: int64 (groups x positions);
+        path_of, furthest: int16 per group; unclear: bool per group; the last four are filled.
 
     Returns:
         How many groups have been seen.
     """
+    begun = np.int64(0)
     for index in range(len(order) if len(order) else len(group)):
         row = order[index] if len(order) else np.int64(index)
         number = np.int64(group[row])

@@ -15,6 +15,7 @@ from pktrace.run.model import Run
 from pktrace.trajectories.clock_model import Clocks
 from pktrace.trajectories.copies import maybe_copies
 from pktrace.trajectories.exact import EARLY_NS
+from pktrace.trajectories.numbering import further_rows
 from pktrace.trajectories.ranges import Ranges
 from pktrace.trajectories.reach import Reach
 
@@ -65,13 +66,7 @@ class Trajectories:
     @cached_property
     def further(self) -> np.ndarray[Any, Any]:
         """Rows of further sightings: copies of a packet at a position where it was seen already."""
-        # Without shared rows of ranges, every sighting is of one trajectory: as many rows owned, no further copies.
-        if not len(self.ranges) and self.sightings.sum() == np.count_nonzero(self.seen >= 0):
-            return np.zeros(0, np.int64)
-        is_sighting = np.zeros(len(self.owner), bool)
-        is_sighting[self.seen[self.seen >= 0]] = True
-        is_sighting[self.ranges.row] = True  # the parts of a split packet are no copies of it
-        return np.flatnonzero((self.owner >= 0) & ~is_sighting)
+        return further_rows(self.owner, self.seen, self.ranges)
 
     @cached_property
     def copied(self) -> np.ndarray[Any, Any]:

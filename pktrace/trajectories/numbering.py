@@ -66,6 +66,30 @@ def _order_of(first_row: Array, rows: int) -> Array:
     return order if len(order) == len(first_row) else np.argsort(first_row, kind="stable")
 
 
+def further_rows(owner: Array, seen: Array, ranges: Ranges) -> Array:
+    """Rows of further sightings: copies of a packet at a position where it was seen already, in order."""
+    at_positions = _positions_seen(seen)
+    rows = np.flatnonzero(owner >= 0)
+    if not len(ranges) and at_positions.sum() == len(rows):
+        return np.zeros(0, np.int64)  # every row owned is a sighting
+    # Copies are among the rows of those that own more rows than they were seen at positions, or are split.
+    more = np.bincount(owner[rows], minlength=len(seen)) > at_positions
+    more[ranges.trajectory] = True
+    rows = rows[more[owner[rows]]]
+    extra = ~(seen[owner[rows]] == rows[:, None]).any(axis=1)
+    extra &= ~np.isin(rows, ranges.row)  # the parts of a split packet are no copies of it
+    found: Array = rows[extra]
+    return found
+
+
+def _positions_seen(seen: Array) -> Array:
+    """int32 per packet."""
+    found = np.zeros(len(seen), np.int32)
+    for position in range(seen.shape[1]):
+        found += seen[:, position] >= 0
+    return found
+
+
 def owned(found: Followed, points: Array) -> tuple[Array, Array]:
     """(observations that each packet owns, further copies of it), int32.
 
@@ -74,22 +98,12 @@ def owned(found: Followed, points: Array) -> tuple[Array, Array]:
     Args:
         points: per row.
     """
-    at_positions = np.zeros(len(found), np.int32)
-    for position in range(found.seen.shape[1]):
-        at_positions += found.seen[:, position] >= 0
     duplicates = np.zeros(len(found), np.int32)
-    rows = np.flatnonzero(found.owner >= 0)
-    if not len(found.ranges) and at_positions.sum() == len(rows):
-        return at_positions, duplicates  # every row owned is a sighting
-    sightings = np.bincount(found.owner[rows], minlength=len(found)).astype(np.int32)
-    # Copies are among the rows of those that own more rows than they were seen at positions, or are split.
-    more = sightings > at_positions
-    more[found.ranges.trajectory] = True
-    rows = rows[more[found.owner[rows]]]
-    owner = found.owner[rows].astype(np.int64)
-    extra = ~(found.seen[owner] == rows[:, None]).any(axis=1)
-    extra &= ~np.isin(rows, found.ranges.row)  # the parts of a split packet are no copies of it
+    extra = further_rows(found.owner, found.seen, found.ranges)
+    if not len(extra) and not len(found.ranges):
+        return _positions_seen(found.seen), duplicates
+    sightings = np.bincount(found.owner[found.owner >= 0], minlength=len(found)).astype(np.int32)
     width = 1 + int(points.max(initial=0))
-    place, copies = np.unique(owner[extra] * width + points[rows[extra]], return_counts=True)
+    place, copies = np.unique(found.owner[extra].astype(np.int64) * width + points[extra], return_counts=True)
     np.maximum.at(duplicates, place // width, copies.astype(np.int32))
     return sightings, duplicates

@@ -55,8 +55,7 @@ def place(
     path_of, furthest = np.empty(count, np.int16), np.empty(count, np.int16)
     unclear = np.empty(count, bool)
     place_in_order(
-        order, owner, columns.points, columns.paths, times, table, threshold, np.int64(0), seen, path_of, furthest,
-        unclear,
+        order, owner, columns.points, columns.paths, times, table, threshold, seen, path_of, furthest, unclear,
     )  # fmt: skip
     members, repeated, no_path = np.zeros(0, np.int64), np.zeros(0, np.int64), 0
     if unclear.any():

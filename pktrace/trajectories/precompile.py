@@ -25,9 +25,7 @@ def compile_kernels() -> None:
     seen, pairs = np.zeros((0, 1), np.int64), np.zeros((1, 1, 1), np.int64)
     grouped(np.zeros(0, np.uint64), paths)
     owner = points
-    place_in_order(
-        numbers, owner, points, paths, numbers, visits, np.int64(0), np.int64(0), seen, paths, paths, flags[0, :0]
-    )
+    place_in_order(numbers, owner, points, paths, numbers, visits, np.int64(0), seen, paths, paths, flags[0, :0])
     settle_unclear(
         numbers, owner, flags[0, :0], points, paths, numbers, visits, numbers, np.int64(0), seen, paths, numbers
     )

@@ -115,18 +115,13 @@ class Keys:
         told = (agreement.single > 0) | ~agreement.numbered | agreement.ids_kept
 
         every = found
+        ends, starts = (
+            (self.flow[at], remains_of.of_rewrite(rows_at(rows, at)), times[at], comparable[rows["point"][at]])
+            for at in (found.end_rows, found.start_rows)
+        )
 
         def in_time(some: Agreement) -> Array:
             """bool per pair: time does not speak against it, or IP IDs speak for it."""
-            ends, starts = (
-                (
-                    self.flow[these],
-                    remains_of.of_rewrite(rows_at(rows, these)),
-                    times[these],
-                    comparable[rows["point"][these]],
-                )
-                for these in (every.end_rows, every.start_rows)
-            )
             return some.ids_kept | ~against_time(some.before, some.after, ends, starts, run.threshold_ns)
 
         if self._learn_whole(agreement, found, told, in_time, window):
