@@ -151,6 +151,8 @@ def read_changeable(data, base, rows, which, offsets, link_types, found):
         # One checksum in 65,536 equals the sum of its pseudo header, as if the interface were still to complete it.
         kind = row["protocol"]
         seems_partial = has & PARTIAL_CHECKSUM != 0 and (kind == 6 or kind == 17)
-        whole = start + np.int64(row["ip_end"]) <= limit and row["fragment_offset"] == 0 and not row["more_fragments"]
-        if seems_partial and whole and _adds_up(source, start, row):
+        # Nor does an interface complete that of a datagram which it gets in fragments.
+        fragment = row["fragment_offset"] > 0 or row["more_fragments"]
+        whole = start + np.int64(row["ip_end"]) <= limit
+        if seems_partial and (fragment or (whole and _adds_up(source, start, row))):
             into["known"] |= CHECKED

@@ -20,6 +20,7 @@ import numpy as np
 from pktrace.decode import rows as field
 from pktrace.decode.rows import rows_at
 from pktrace.trajectories.bursts import ContentAt, bursts
+from pktrace.trajectories.datagrams import datagrams
 from pktrace.trajectories.exact import EARLY_NS
 from pktrace.trajectories.hashing import mixed
 from pktrace.trajectories.range_kernel import match_bytes
@@ -114,11 +115,12 @@ def match_ranges(
     open_ended = np.flatnonzero((first == 0) & gaps)
     sent = seen[open_ended, 0]
     bursts_seen, doubtful = _in_bursts(rows, flows, times, sent, loose, content_at)
+    of_datagrams, doubtful_too = _in_datagrams(rows, flows, times, sent, loose, threshold, content_at)
     found = [
         _matched(
             rows, times, _in_sequence(rows, flows, times, sent, loose), open_ended, path_of, visits, seen, threshold
         ),
-        _matched(rows, times, _in_datagrams(rows, flows, sent, loose), open_ended, path_of, visits, seen, threshold),
+        _matched(rows, times, of_datagrams, open_ended, path_of, visits, seen, threshold),
         _matched(rows, times, bursts_seen, open_ended, path_of, visits, seen, threshold),
     ]
     together = np.concatenate(found)
@@ -127,7 +129,18 @@ def match_ranges(
     order = np.lexsort((together[:, 3], together[:, 2], together[:, 0]))
     together = together[order]
     ranges = Ranges(together[:, 0], together[:, 2], together[:, 1], together[:, 3], together[:, 4])
-    return ranges, open_ended[doubtful]
+    doubtful_too = open_ended[doubtful_too]
+    doubtful_too = doubtful_too[_not_whole(rows, ranges, doubtful_too, seen, lengths)]
+    return ranges, np.union1d(open_ended[doubtful], doubtful_too)
+
+
+def _not_whole(rows: Array, ranges: Ranges, which: Array, seen: Array, lengths: Array) -> Array:
+    """bool per datagram: some point of its path, of so many positions, has not seen all of its bytes."""
+    size = _segment(rows[seen[which, 0]])[:, None]
+    held = ranges.held(len(seen), seen.shape[1])[which]
+    there = (seen[which] >= 0) | (np.arange(seen.shape[1]) >= lengths[which][:, None])
+    found: Array = np.any(~there & (held < size), axis=1)
+    return found
 
 
 @dataclass(frozen=True)
@@ -221,25 +234,17 @@ def _in_sequence(rows: Array, flows: Array, times: Array, sent: Array, loose: Ar
     return _spans(group, sent, loose, begin, begin + chosen["payload_length"].astype(np.int64), wanted)
 
 
-def _in_datagrams(rows: Array, flows: Array, sent: Array, loose: Array) -> _Spans:
+def _in_datagrams(
+    rows: Array, flows: Array, times: Array, sent: Array, loose: Array, threshold: int, content_at: ContentAt
+) -> tuple[_Spans, Array]:
     """Fragments and whole packets by their place in the datagram.
 
-    Other fragments than the first have no ports: they are of the flow of the first one with their identification, so
-    that a flow that is rewritten where it is fragmented stays one.
+    Returns:
+        The spans, and numbers of the sent of which it cannot be told whether some fragment is theirs.
     """
     both = np.concatenate([sent, loose])
     chosen = rows_at(rows, both)
-    identity = mixed(
-        chosen["source_high"], chosen["source_low"], chosen["destination_high"], chosen["destination_low"],
-        chosen["protocol"], chosen["ip_id"],
-    )  # fmt: skip
-    named = chosen["has"] & field.HAS_PORTS != 0
-    group = np.where(named, mixed(flows[both], chosen["ip_id"]), identity)
-    known, first = np.unique(identity[named], return_index=True)
-    if len(known):
-        place = np.minimum(np.searchsorted(known, identity), len(known) - 1)
-        follows = ~named & (known[place] == identity)
-        group[follows] = group[np.flatnonzero(named)[first[place[follows]]]]
+    group, rivals = datagrams(both, chosen, flows[both], times[both], len(sent), threshold, content_at)
     begin = chosen["fragment_offset"].astype(np.int64)
     end = begin + chosen["ip_end"].astype(np.int64) - chosen["l4"]
     fragment = (chosen["fragment_offset"] > 0) | (chosen["more_fragments"] > 0)
@@ -247,7 +252,8 @@ def _in_datagrams(rows: Array, flows: Array, sent: Array, loose: Array) -> _Span
     # Whole packets count only where fragments share their identification.
     wanted &= fragment | np.isin(group, group[fragment])
     # A whole packet and a whole packet are no matter of fragments, nor is one that ends before a fragment does.
-    return _spans(group, sent, loose, begin, end, wanted, ~fragment)
+    in_doubt = np.flatnonzero(np.isin(group[: len(sent)], rivals))
+    return _spans(group, sent, loose, begin, end, wanted, ~fragment), in_doubt
 
 
 def _in_bursts(

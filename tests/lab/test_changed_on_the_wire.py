@@ -271,15 +271,15 @@ def test_a_clock_that_is_off(tmp_path: Path, point: str, seconds: str, offloads:
         net.nft("gw2", losing_frames("wan", 3))
         spec = {"udp": udp_flows(), "tcp": tcp_flows(4)}
         net.record(tmp_path, spec, paths_file(tmp_path), net.points())
-        far = net.counters("gw2")["frames"]
+        far, races = net.counters("gw2")["frames"], net.races_lost("gw1")
     put_on_another_clock(tmp_path / "run", point, seconds)
     truth = analyzed(tmp_path)
     if offloads:
-        assert_parts_right(truth, {"there": ("far", "server", far)})
+        assert_parts_right(truth, {"there": ("far", "server", far)}, races)
         assert truth.fates("back") == {"delivered": truth.counts["back"]["server"].total()}
     else:
         # editcap moves packets, and leaves the times at which interfaces began and ended: the file ends with its last.
-        assert_right(truth, {("there", 2): far}, at_the_end=2)
+        assert_right(truth, {("there", 0): races, ("there", 2): far}, at_the_end=2)
     # Nothing is said of latencies from one clock to another.
     for entry in truth.summary["latency"]:
         if entry["stage"] is not None:
@@ -371,11 +371,11 @@ def test_translated_on_an_unsteady_wire(tmp_path: Path) -> None:
         net.nft("gw1", masquerade("wan"))
         spec = {"udp": udp_flows(), "tcp": tcp_flows(4)}
         net.record(tmp_path, spec, paths_file(tmp_path), net.points())
-        counted = net.link_counts(log)
+        counted, races = net.link_counts(log), net.races_lost("gw1")
     truth = analyzed(tmp_path)
     doubled = counted["left"]["ip_duplicated"] + counted["right"]["ip_duplicated"]
     lost = {("there", 1): counted["left"]["ip_lost"], ("back", 1): counted["right"]["ip_lost"]}
-    assert_right(truth, lost, copies=doubled)
+    assert_right(truth, lost | {("there", 0): races}, copies=doubled)
     assert int(truth.trajectories["duplicates"].sum()) == doubled
 
 
@@ -389,7 +389,7 @@ def test_translated_superpackets(tmp_path: Path, pktrace: CommandLine, merging: 
         net.nft("gw1", masquerade("wan"))
         spec = {"udp": udp_flows(3, 100), "tcp": tcp_flows(3, 400_000, back=0, chunk=50_000)}
         net.record(tmp_path, spec, paths_file(tmp_path), net.points())
-        dropped = net.queue_drops("gw1", "wan")
+        dropped = net.queue_drops("gw1", "wan") + net.races_lost("gw1")
     truth = analyzed(tmp_path)
     fates, lost = truth.fates_by_segments("client", "near", "there", 1448)
     assert 10 < lost == dropped
@@ -440,9 +440,9 @@ def test_six(tmp_path: Path, kind: str) -> None:
         tcp = [{**flow, "from": ["fd81:1::2", 0], "to": ["fd81:3::2", 6001]} for flow in tcp_flows(3, 40_000)]
         paths = paths_file(tmp_path, client='"fd81:1::2"', server='"fd81:3::2"')
         net.record(tmp_path, {"udp": udp, "tcp": tcp}, paths, net.points())
-        far = net.counters("gw2")["frames"]
+        far, races = net.counters("gw2")["frames"], net.races_lost("gw1")
     truth = analyzed(tmp_path)
-    assert_parts_right(truth, {"there": ("far", "server", far)})
+    assert_parts_right(truth, {"there": ("far", "server", far)}, races)
     assert truth.fates("back") == {"delivered": truth.counts["back"]["server"].total()}
     assert ("nat-source" in truth.transforms()["there", 0]) == (kind == "masquerade")
 
@@ -457,9 +457,9 @@ def test_translated_fragments(tmp_path: Path, sizes: list[int]) -> None:
         net.nft("gw2", losing_frames("wan", 3))
         flows = udp_flows(6, 60, sizes=sizes, may_fragment=1, answers=[40])
         net.record(tmp_path, {"udp": flows}, paths_file(tmp_path), net.points())
-        far = net.counters("gw2")["frames"]
+        far, races = net.counters("gw2")["frames"], net.races_lost("gw1")
     truth = analyzed(tmp_path)
-    assert_parts_right(truth, {"there": ("far", "server", far)})
+    assert_parts_right(truth, {"there": ("far", "server", far)}, races)
     assert {"nat-source", "nat-source-port"} <= truth.transforms()["there", 0]
 
 
@@ -471,7 +471,7 @@ def test_translated_udp_superpackets(tmp_path: Path) -> None:
         net.nft("gw2", losing_frames("wan", 3))
         flows = udp_flows(4, 40, segment=1200, sizes=[9000, 24_000, 17_777], answers=[], gap_us=3000)
         net.record(tmp_path, {"udp": flows}, paths_file(tmp_path), net.points())
-        far = net.counters("gw2")["frames"]
+        far, races = net.counters("gw2")["frames"], net.races_lost("gw1")
     truth = analyzed(tmp_path)
-    assert_parts_right(truth, {"there": ("far", "server", far)})
+    assert_parts_right(truth, {"there": ("far", "server", far)}, races)
     assert "nat-source" in truth.transforms()["there", 0]

@@ -242,6 +242,23 @@ class Truth:
                 found[way, stage] = sum(left.values())
         return found
 
+    def vanished(self, direction: str, before: str, behind: str) -> list[Seen]:
+        """Frames of one point none of whose bytes were seen at another."""
+        parts: dict[Hashable, list[tuple[int, int]]] = defaultdict(list)
+        for seen in self.seen:
+            if seen.point == behind and seen.direction == direction:
+                parts[seen.key].append((seen.begin, seen.end))
+        return [
+            seen
+            for seen in self.seen
+            if (seen.point, seen.direction) == (before, direction) and seen.token is not None
+            if not (
+                any(begin < seen.end and seen.begin < end for begin, end in parts[seen.key])
+                if seen.key is not None
+                else self.counts[direction][behind][seen.token]
+            )
+        ]
+
     def verdicts(self, verdict: str = "lost") -> dict[tuple[str, int], int]:
         """By path and stage, how many packets the analysis gives a verdict."""
         told = self.stages.filter(pl.col("verdict").cast(pl.String) == verdict)

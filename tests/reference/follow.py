@@ -73,14 +73,16 @@ def follow(
         unplaced = [s for s in in_time(followable) if s not in owned]
         found = open_ends(trajectories, unplaced)
         ranges: Found = {}
+        doubtful_parts: list[Trajectory] = []
         if keys.learn_rewritten(found, clocks):
             continue
-        ranges = match_ranges(run, trajectories, unplaced, keys.flow_began_as)
+        ranges, doubtful_parts = match_ranges(run, trajectories, unplaced, keys.flow_began_as)
         left = without(found, ranges)
         if not keys.learn_changed(left, clocks, sightings_of(left, trajectories, unplaced)):
             break
     for packet in trajectories:
-        packet.ambiguous = packet in keys.doubtful
+        packet.ambiguous = packet in keys.doubtful or packet in doubtful_parts
+        packet.candidates = max(packet.candidates, 2) if packet in doubtful_parts else packet.candidates
         packet.basis = basis_of(run, packet, keys)
     if ranges:
         trajectories = put_ranges(trajectories, ranges)

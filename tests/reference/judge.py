@@ -254,6 +254,8 @@ class Judge:
             # Whether the capture missed the rest, or it did not come, only a whole capture tells.
             blind = self.coverage[path.points[path.last]].dropped
             fate, reason = ("undetermined", "capture_drops") if blind else ("partial", None)
+            if fate == "partial" and trajectory.ambiguous:
+                fate = "ambiguous"
         if late is not None:
             # RFC 7680 2.4: not within Tmax is lost, wherever it turned up afterwards.
             fate, reason, lost_stage = "lost", "late", late

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from tests.reference.datagrams import datagram_keys, is_fragment
 from tests.reference.run import Run
 from tests.reference.sightings import EARLY_NS, TCP, Key, Range, Sighting, Trajectory
 
@@ -32,18 +34,18 @@ def match_ranges(
     trajectories: Sequence[Trajectory],
     unplaced: Sequence[Sighting],
     first_flow: Callable[[Sighting], object],
-) -> Found:
-    """What begins nowhere on a path, and the packets whose bytes it holds.
+) -> tuple[Found, list[Trajectory]]:
+    """What begins nowhere on a path, and the packets whose bytes it holds; and packets that may have further parts.
 
     Asked are packets that were seen at the first point of their path and not everywhere on it.
     """
     senders = [p for p in trajectories if p.first == 0 and len(p.seen) < len(p.path.points)]
     loose = [s for p in trajectories if p.first > 0 for s in p.owned()] + list(unplaced)
     found: Found = {}
-    for space in (in_sequence(senders, loose, first_flow), in_datagrams(senders, loose, first_flow)):
-        for spans in space:
-            give_bytes(run, spans, found)
-    return found
+    fragments, doubtful = in_datagrams(run, senders, loose, first_flow)
+    for spans in (*in_sequence(senders, loose, first_flow), *fragments):
+        give_bytes(run, spans, found)
+    return found, [packet for packet in doubtful if is_short(packet, found)]
 
 
 def give_bytes(run: Run, spans: Sequence[Span], found: Found) -> None:
@@ -152,32 +154,30 @@ def in_sequence(
 
 
 def in_datagrams(
-    senders: Sequence[Trajectory], loose: Sequence[Sighting], first_flow: Callable[[Sighting], object]
-) -> list[list[Span]]:
-    """Fragments, and whole packets where fragments share their identification, by their place in the datagram of this
-    flow, as it began, and identification (RFC 791 3.2, RFC 8200 4.5).
+    run: Run, senders: Sequence[Trajectory], loose: Sequence[Sighting], first_flow: Callable[[Sighting], object]
+) -> tuple[list[list[Span]], list[Trajectory]]:
+    """Fragments, and whole packets where fragments share their identification, by their place in the datagram.
 
-    Other fragments than the first have no ports: they are of the flow of the first sighting that has some and their
-    addresses, protocol and identification, if there is one.
+    Returns also the senders of which it cannot be told whether some fragment is theirs.
     """
     both = [(p.sighting(0), p) for p in senders] + [(s, None) for s in loose]
-    named: dict[Key, Key] = {}
-    keys: list[tuple[Key, Key | None]] = []
-    for sighting, _ in both:
-        row = sighting.row
-        identity = (row["source"], row["destination"], row["protocol"], sighting.ip_id)
-        key = None if row["sport"] is None else ("flow", first_flow(sighting), sighting.ip_id)
-        keys.append((identity, key))
-        if key is not None:
-            named.setdefault(identity, key)
+    keys, rivals = datagram_keys([sighting for sighting, _ in both], first_flow, run.threshold_ns)
     spans = []
     fragmented = set()
-    for (sighting, packet), (identity, own) in zip(both, keys, strict=True):
-        row = sighting.row
-        key = own or named.get(identity, identity)
-        begin = row["fragment_offset"] or 0
-        whole = not (begin or row["more_fragments"])
-        if not whole:
+    for sighting, packet in both:
+        key, begin = keys[sighting], sighting.row["fragment_offset"] or 0
+        if is_fragment(sighting):
             fragmented.add(key)
-        spans.append((key, Span(sighting, begin, begin + row["_segment_length"], packet, whole)))
-    return grouped((key, span) for key, span in spans if key in fragmented and span.end > span.begin)
+        span = Span(sighting, begin, begin + sighting.row["_segment_length"], packet, not is_fragment(sighting))
+        spans.append((key, span))
+    together = grouped((key, span) for key, span in spans if key in fragmented and span.end > span.begin)
+    return together, [packet for packet in senders if keys[packet.sighting(0)] in rivals]
+
+
+def is_short(packet: Trajectory, found: Found) -> bool:
+    """Some point has not seen all of its bytes."""
+    size = packet.sighting(0).row["_segment_length"]
+    held = Counter[int]()
+    for part in found.get(packet, []):
+        held[part.position] += part.last - part.first + 1
+    return any(held[at] < size for at in range(len(packet.path.points)) if at not in packet.seen)

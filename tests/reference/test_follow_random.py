@@ -228,6 +228,21 @@ def test_both_say_the_same_of_rewritten_packets(options: Options) -> None:
     assert disagreements(random_run(options)) == ""
 
 
+@profile(EXAMPLES)
+@given(options=options(st.sampled_from(["split", "reassemble", "window"])), ip_id=st.sampled_from(["few", "shared"]),
+       begin=st.permutations(["nat-many", "fragment"]), stages=st.tuples(st.integers(0, 2), st.integers(0, 2)),
+       gap_ns=st.sampled_from([2_000, 100_000]),
+       threshold_ns=st.sampled_from([200_000, 1_000_000, 50_000_000]))  # fmt: skip
+def test_both_say_the_same_of_fragments_that_share_an_identification(
+    options: Options, ip_id: str, begin: list[str], stages: tuple[int, int], gap_ns: int, threshold_ns: int
+) -> None:
+    """Hosts behind one address whose datagrams become fragments, or arrive as such, with few different IP IDs."""
+    changes = (*zip(sorted(stages), begin, strict=True), *options.changes[:1])
+    times = {"gap_ns": gap_ns, "threshold_ns": threshold_ns}
+    chosen = replace(options, ip_id=ip_id, small=0.2, protocols=(UDP, *options.protocols), changes=changes, **times)
+    assert disagreements(random_run(chosen)) == ""
+
+
 @profile(EXAMPLES // 2)
 @given(options=options(st.sampled_from(["nat-source", "nat-destination", "nat-many", "nat-new-id", "window", "split",
                                          "fragment", "reassemble"])))  # fmt: skip

@@ -97,3 +97,40 @@ def test_rewritten_ip_ids_are_compared_packet_by_packet() -> None:
     found = analyzed(made(Options(points=2), seen))
     assert fates(found)[1:] == ["delivered", "delivered"]
     assert found.trajectories.candidates.tolist() == [1, 1, 1]
+
+
+def test_hosts_that_share_an_address_and_an_ip_id() -> None:
+    """Two hosts behind one gateway send datagrams of one IP ID, 1 ms apart; they become fragments there.
+
+    All but the first fragments were put to the flow of the first datagram with this identification of all the run, and
+    the other's called lost where they were translated. The room in each tells them apart, also where a first fragment
+    was lost later on.
+    """
+    hosts = [replace(datagram(0, 7), source=f"10.77.0.{number}", payload=bytes([number]) * 280) for number in (1, 2)]
+    seen: list[Seen] = []
+    for number, frame in enumerate(hosts):
+        seen.append(("p0", 1000 * number, frame))
+        outside = replace(frame, source="203.0.113.9", sport=20_000 + number)
+        for later, part in enumerate(parts := [part for _, part in fragment([(0, outside)])]):
+            seen.append(("p1", 1000 * number + 50 + later, part))
+            if (number, later) != (1, 0):
+                seen.append(("p2", 1000 * number + 100 + later, part))
+        assert len(parts) == 3
+    for number in range(8):  # of which it is learned who is who
+        frame = replace(hosts[number % 2], ip_id=20 + number, payload=b"")
+        outside = replace(frame, source="203.0.113.9", sport=20_000 + number % 2)
+        seen += [("p0", 5000 + 500 * number, frame), ("p1", 5100 + 500 * number, outside)]
+        seen.append(("p2", 5200 + 500 * number, outside))
+    found = analyzed(made(Options(points=3), seen))
+    assert fates(found) == ["delivered", "partial", *["delivered"] * 8]
+
+
+def test_an_ip_id_that_another_flow_used_long_ago() -> None:
+    """A counter wraps: fragments are of the flow whose first fragment came with them, not of the first in the run."""
+    hosts = [replace(datagram(0, 7), sport=4000 + number, payload=bytes([number]) * 280) for number in (1, 2)]
+    seen: list[Seen] = []
+    for number, frame in enumerate(hosts):
+        seen.append(("p0", 3_000_000 * number, frame))
+        for later, (_, part) in enumerate(fragment([(0, frame)])):
+            seen.append(("p1", 3_000_000 * number + 50 + later, part))
+    assert fates(analyzed(made(Options(points=2), seen))) == ["delivered", "delivered"]

@@ -1,0 +1,141 @@
+"""Which datagram a fragment is a part of (RFC 791 3.2, RFC 8200 4.5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from tests.reference.sightings import Key, Sighting
+
+
+@dataclass(eq=False)
+class Datagram:
+    """A first fragment, and what was put to it."""
+
+    first: Sighting
+    key: Key
+    parts: list[Sighting] = field(default_factory=list)
+
+    def has_room_for(self, part: Sighting) -> bool:
+        """None of its bytes are there yet, and nothing lies behind an end."""
+        held = [self.first, *self.parts]
+        if any(begin(one) < end(part) and begin(part) < end(one) for one in held):
+            return False
+        last = [one for one in held if is_last(one)]
+        if last and (is_last(part) or end(part) > end(last[0])):
+            return False
+        return not (is_last(part) and any(end(one) > begin(part) for one in held))
+
+
+def begin(part: Sighting) -> int:
+    return int(part.row["fragment_offset"] or 0)
+
+
+def end(part: Sighting) -> int:
+    return begin(part) + int(part.row["_segment_length"])
+
+
+def is_last(part: Sighting) -> bool:
+    return not part.row["more_fragments"]
+
+
+def is_fragment(sighting: Sighting) -> bool:
+    return bool(begin(sighting) or sighting.row["more_fragments"])
+
+
+def datagram_keys(
+    sightings: Sequence[Sighting], first_flow: Callable[[Sighting], object], threshold_ns: int
+) -> tuple[dict[Sighting, Key], set[Key]]:
+    """What each is a part of; and of which of these it cannot be told whether some fragment is theirs.
+
+    What has ports is of its flow, as that began, and identification. What has none is of the same as what has some and
+    its addresses, protocol and identification. Where there are several such, a fragment is of the one whose first
+    fragment passed its point and that has room for it; what later points saw of it is of the same. Failing that, it is
+    of the only one near it in time.
+    """
+    identities: dict[Key, list[Sighting]] = {}
+    for sighting in sorted(sightings, key=in_time):
+        row = sighting.row
+        identities.setdefault((row["source"], row["destination"], row["protocol"], sighting.ip_id), []).append(sighting)
+    keys: dict[Sighting, Key] = {}
+    open_: list[tuple[Key, list[Sighting], list[Sighting]]] = []
+    for identity, members in identities.items():
+        named = [s for s in members if s.row["sport"] is not None]
+        others = [s for s in members if s.row["sport"] is None]
+        for sighting in named:
+            keys[sighting] = ("flow", first_flow(sighting), sighting.ip_id)
+        known = {keys[sighting] for sighting in named}
+        if len(known) > 1:
+            points = {s.point for s in members}
+            for point in sorted(points):
+                keys |= by_room([s for s in members if s.point == point and is_fragment(s)], keys, threshold_ns)
+            open_.append((identity, named, others))
+        else:
+            keys |= {sighting: next(iter(known), identity) for sighting in others}
+    as_at_the_first_point([s for _, _, others in open_ for s in others], keys, threshold_ns)
+    rivals: set[Key] = set()
+    for identity, named, others in open_:
+        for sighting in others:
+            if sighting in keys:
+                continue
+            near = {keys[s] for s in named if abs(s.time - sighting.time) <= threshold_ns}
+            if len(near) > 1:
+                rivals |= near
+                keys[sighting] = ("unclear", sighting.number)
+            else:
+                keys[sighting] = next(iter(near), identity)
+    return keys, rivals
+
+
+def in_time(sighting: Sighting) -> tuple[int, int]:
+    return sighting.time, sighting.number
+
+
+def by_room(fragments: Sequence[Sighting], keys: dict[Sighting, Key], threshold_ns: int) -> dict[Sighting, Key]:
+    """The fragments of one point and identification that only one datagram has room for."""
+    started: list[Datagram] = []
+    waiting: list[Sighting] = []
+    home: dict[Sighting, Datagram] = {}
+    unclear: set[Sighting] = set()
+    for sighting in fragments:
+        if sighting in keys:
+            datagram = Datagram(sighting, keys[sighting])
+            started.append(datagram)
+            for part in waiting[::-1]:
+                if sighting.time - part.time <= threshold_ns and datagram.has_room_for(part):
+                    waiting.remove(part)
+                    home[part] = datagram
+                    datagram.parts.append(part)
+            continue
+        near = [d for d in started if sighting.time - d.first.time <= threshold_ns and d.has_room_for(sighting)]
+        if len({datagram.key for datagram in near}) > 1:
+            unclear.add(sighting)
+        elif near:
+            home[sighting] = near[-1]
+            near[-1].parts.append(sighting)
+        else:
+            waiting.append(sighting)
+    for part, datagram in home.items():
+        for other in started:
+            near = other.key != datagram.key and abs(other.first.time - part.time) <= threshold_ns
+            if near and other.has_room_for(part):
+                unclear.add(part)
+    return {part: datagram.key for part, datagram in home.items() if part not in unclear}
+
+
+def as_at_the_first_point(fragments: Sequence[Sighting], keys: dict[Sighting, Key], threshold_ns: int) -> None:
+    """What the first point to see some bytes tells of them, if it is one thing, goes for all points."""
+    alike: dict[Key, list[Sighting]] = {}
+    for sighting in sorted(fragments, key=in_time):
+        alike.setdefault(sighting.bytes_key, []).append(sighting)
+    for members in alike.values():
+        groups: list[list[Sighting]] = []
+        for sighting in members:
+            if not groups or sighting.time - groups[-1][-1].time > threshold_ns:
+                groups.append([])
+            groups[-1].append(sighting)
+        for group in groups:
+            told = {keys[s] for s in group if s.point == group[0].point and s in keys}
+            if len(told) == 1:
+                for sighting in group:
+                    keys[sighting] = next(iter(told))
