@@ -12,7 +12,7 @@ import json
 import struct
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -144,6 +144,25 @@ def stamps(seen: Seen) -> object:
     return seen.token[6] if isinstance(seen.token, tuple) and seen.token[0] == "tcp" else None
 
 
+def with_short_segments(frames: Sequence[Seen]) -> list[Seen]:
+    """The same frames; TCP segments too short to hold a mark are told by their place in the streams of the others."""
+    streams: dict[tuple[str, int], tuple[Hashable, int]] = {}  # direction and number of the first byte: key, end
+    for seen in frames:
+        if seen.key is not None and isinstance(seen.token, tuple) and seen.token[0] == "tcp":
+            first = seen.direction, (seen.token[1] - seen.begin) % (1 << 32)
+            streams[first] = seen.key, max(seen.end, streams.get(first, (None, 0))[1])
+    found = []
+    for seen in frames:
+        if seen.key is None and isinstance(seen.token, tuple) and seen.token[0] == "tcp" and seen.token[5]:
+            places = [(key, (seen.token[1] - first) % (1 << 32)) for (way, first), (key, end) in streams.items()
+                      if way == seen.direction and (seen.token[1] - first) % (1 << 32) <= end]  # fmt: skip
+            if len(places) == 1:
+                key, begin = places[0]
+                seen = replace(seen, key=key, begin=begin, end=begin + seen.token[5])
+        found.append(seen)
+    return found
+
+
 def segments(seen: Seen, mss: int) -> list[Hashable]:
     """What the frame's packet is split into: (sequence number, length, time stamps, IP ID if any) of TCP."""
     if not isinstance(seen.token, tuple) or seen.token[0] != "tcp":
@@ -166,6 +185,7 @@ class Truth:
             for capture in point["captures"]
             for seen in frames_of(folder, point["name"], capture)
         ]
+        self.seen = with_short_segments(self.seen)
         self.summary = json.loads((folder / results / "summary.json").read_text(encoding="utf-8"))
         self.results = folder / results
         self.trajectories = pl.read_parquet(self.results / "trajectories.parquet")
