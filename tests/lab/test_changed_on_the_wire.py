@@ -187,8 +187,10 @@ def test_superpackets(tmp_path: Path, merging: bool) -> None:
     assert max(seen.end - seen.begin for seen in truth.seen if seen.point == "client") > 10_000
     assert max(seen.end - seen.begin for seen in truth.seen if seen.point == ("near")) > 1448 or not merging
     assert_parts_right(truth, {"there": ("far", "server", far), "back": ("near", "client", near)})
-    # What is merged again is lost whole: the senders' own superpackets come out, where no segment was missing.
-    assert ("partial" in truth.fates()) == (not merging)
+    # What is merged again is lost whole: the senders' own superpackets come out, but where the segments of one came to
+    # the interface at different times.
+    partial = truth.fates().get("partial", 0)
+    assert partial <= truth.fates()["lost"] if merging else partial > 0
 
 
 @pytest.mark.parametrize("merging", [False, True])

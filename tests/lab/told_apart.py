@@ -146,19 +146,19 @@ def stamps(seen: Seen) -> object:
 
 def with_short_segments(frames: Sequence[Seen]) -> list[Seen]:
     """The same frames; TCP segments too short to hold a mark are told by their place in the streams of the others."""
-    streams: dict[tuple[str, int], tuple[Hashable, int]] = {}  # direction and number of the first byte: key, end
+    streams: dict[tuple[str, int], tuple[Seen, int]] = {}  # direction and number of the first byte: a frame, the end
     for seen in frames:
         if seen.key is not None and isinstance(seen.token, tuple) and seen.token[0] == "tcp":
             first = seen.direction, (seen.token[1] - seen.begin) % (1 << 32)
-            streams[first] = seen.key, max(seen.end, streams.get(first, (None, 0))[1])
+            streams[first] = seen, max(seen.end, streams.get(first, (seen, 0))[1])
     found = []
     for seen in frames:
         if seen.key is None and isinstance(seen.token, tuple) and seen.token[0] == "tcp" and seen.token[5]:
-            places = [(key, (seen.token[1] - first) % (1 << 32)) for (way, first), (key, end) in streams.items()
-                      if way == seen.direction and (seen.token[1] - first) % (1 << 32) <= end]  # fmt: skip
-            if len(places) == 1:
-                key, begin = places[0]
-                seen = replace(seen, key=key, begin=begin, end=begin + seen.token[5])
+            for (way, first), (other, end) in streams.items():
+                assert isinstance(other.token, tuple)
+                begin, acknowledged = (seen.token[1] - first) % (1 << 32), abs(seen.token[2] - other.token[2])
+                if way == seen.direction and begin <= end and min(acknowledged, (1 << 32) - acknowledged) < 1 << 20:
+                    seen = replace(seen, key=other.key, begin=begin, end=begin + seen.token[5])
         found.append(seen)
     return found
 
