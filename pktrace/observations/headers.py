@@ -10,7 +10,7 @@ import numpy as np
 from pktrace.decode import rows as field
 from pktrace.run.model import Condition, Network
 
-_PORTS_MEAN = (6, 17)
+PORTS_MEAN = (6, 17)
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
@@ -24,7 +24,7 @@ def fits(condition: Condition, rows: np.ndarray[Any, Any]) -> Mask:
     found: Mask = rows["has"] & field.HAS_IP != 0
     protocols = condition.protocols
     if protocols is None and (condition.sports is not None or condition.dports is not None):
-        protocols = _PORTS_MEAN
+        protocols = PORTS_MEAN
     if protocols is not None:
         found &= np.isin(rows["protocol"], protocols)
     for networks, name in ((condition.sources, "source"), (condition.destinations, "destination")):

@@ -17,7 +17,7 @@ from pktrace.decode.rows import rows_at
 from pktrace.run.model import Run
 from pktrace.trajectories.exact import EARLY_NS
 from pktrace.trajectories.hashing import mixed
-from pktrace.trajectories.paths import visits
+from pktrace.trajectories.paths import not_all_along, visits
 from pktrace.trajectories.reach import Reach
 from pktrace.trajectories.remains import Remains, flow_of, of_change, side_of, stays_on_its_link
 
@@ -62,13 +62,14 @@ class Open:
 
 def open_ends(run: Run, rows: Array, members: Array, owner: Array, seen: Array, path_of: Array) -> Open:
     """What ends before the end of its path, and what begins elsewhere than at the beginning of one."""
-    width = seen.shape[1]
-    lengths = np.array([len(path.points) for path in run.paths], np.int64)[path_of]
-    there = seen >= 0
-    last = width - 1 - np.argmax(there[:, ::-1], axis=1)
+    some = not_all_along(run, seen, path_of)
+    there = seen[some] >= 0
+    lengths = np.array([len(path.points) for path in run.paths], np.int64)[path_of[some]]
+    last = seen.shape[1] - 1 - np.argmax(there[:, ::-1], axis=1)
     first = np.argmax(there, axis=1)
-    ends = np.flatnonzero(last < lengths - 1)
-    begun = np.flatnonzero(first > 0)
+    ended, late = last < lengths - 1, first > 0
+    ends, last = some[ended], last[ended]
+    begun, first = some[late], first[late]
     unplaced = members[owner[members] < 0]
     # Where such bytes were seen first, each sighting begins a packet (members are in order of digest, then time).
     first_of = np.ones(len(unplaced), bool)
@@ -76,11 +77,11 @@ def open_ends(run: Run, rows: Array, members: Array, owner: Array, seen: Array, 
     point = rows["point"][unplaced]
     new = point == point[first_of][np.cumsum(first_of) - 1]
     return Open(
-        end_rows=seen[ends, last[ends]],
+        end_rows=seen[ends, last],
         end_trajectories=ends,
         end_path=path_of[ends].astype(np.int64),
-        end_position=last[ends],
-        start_rows=np.concatenate([seen[begun, first[begun]], unplaced[new]]),
+        end_position=last,
+        start_rows=np.concatenate([seen[begun, first], unplaced[new]]),
     )
 
 

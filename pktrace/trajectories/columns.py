@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from pktrace.run.model import Run
-from pktrace.trajectories.paths import path_of_rows
+from pktrace.trajectories.paths import path_of_rows, path_tests
 
 Array = np.ndarray[Any, Any]
 _TOGETHER = 1 << 14  # rows whose fields are looked at one after the other: so many stay in the processor's cache
 _PIECE = 1 << 18  # rows that one thread reads at a time
+_FEW = 1 << 17
 
 
 def in_pieces(count: int, action: Callable[[slice], None]) -> Iterator[tuple[int, int]]:
@@ -79,13 +80,23 @@ class Columns:
     def read(self, run: Run, rows: Array) -> Iterator[tuple[int, int]]:
         """Fill them; yields the spans of rows that are there, one after the other, while others are read."""
 
+        if len(rows) < _FEW:
+            self._has[:] = self._read_few(run, rows)
+            yield 0, len(rows)
+            return
+        from pktrace.trajectories.column_kernel import read_columns  # takes longer to load than few rows take without
+
+        tests = path_tests(run)
+
         def read_some(span: slice) -> None:
-            self._has[span.start // _PIECE] |= self._read_some(run, rows, span)
+            self._has[span.start // _PIECE] |= read_columns(
+                rows, span.start, span.stop, *tests, self.points, self.times, self.digests, self.paths
+            )
 
         yield from in_pieces(len(rows), read_some)
 
-    def _read_some(self, run: Run, rows: Array, span: slice) -> int:
-        some = rows[span]
+    def _read_few(self, run: Run, some: Array) -> int:
+        span = slice(None)
         self.points[span] = some["point"]
         self.times[span] = some["ts_ns"]
         self.digests[span] = some["digest"]

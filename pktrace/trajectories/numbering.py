@@ -68,10 +68,10 @@ def _order_of(first_row: Array, rows: int) -> Array:
 
 def further_rows(owner: Array, seen: Array, ranges: Ranges) -> Array:
     """Rows of further sightings: copies of a packet at a position where it was seen already, in order."""
+    if not len(ranges) and np.count_nonzero(seen >= 0) == np.count_nonzero(owner >= 0):
+        return np.zeros(0, np.int64)  # every row owned is a sighting
     at_positions = _positions_seen(seen)
     rows = np.flatnonzero(owner >= 0)
-    if not len(ranges) and at_positions.sum() == len(rows):
-        return np.zeros(0, np.int64)  # every row owned is a sighting
     # Copies are among the rows of those that own more rows than they were seen at positions, or are split.
     more = np.bincount(owner[rows], minlength=len(seen)) > at_positions
     more[ranges.trajectory] = True

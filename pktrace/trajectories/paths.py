@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode import rows as field
-from pktrace.observations.headers import fits
-from pktrace.run.model import Run
+from pktrace.observations.headers import PORTS_MEAN, fits
+from pktrace.run.model import Condition, Network, Run
 
 NO_PATH = -1
 NOT_FOLLOWED = -2
+# What a test asks for (`path_tests`).
+PROTOCOL, SOURCE, DESTINATION, SPORT, DPORT, ICMP_TYPE = range(6)
+_Test = tuple[int, int, int, int, int, int]
 
 
 def path_of_rows(run: Run, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -31,6 +34,47 @@ def path_of_rows(run: Run, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
             free &= fits(path.condition, rows)
             found[free] = number
     return found
+
+
+def path_tests(run: Run) -> tuple[np.ndarray[Any, Any], ...]:
+    """What `path_of_rows` asks, for `column_kernel`: the paths that visit each point, conditions, alternatives, tests.
+
+    The last row of the paths is that of points which no run.toml names.
+    """
+    candidates = np.full((len(run.points) + 1, len(run.paths) + 1), NO_PATH, np.int64)
+    conditions, alternatives = [0], [0]
+    tests: list[tuple[int, ...]] = []
+    for number, path in enumerate(run.paths):
+        for point in set(path.points):
+            row = candidates[point]
+            row[np.argmin(row)] = number
+        for alike in _conditions(path.condition):
+            tests += alike
+            alternatives.append(len(tests))
+        conditions.append(len(alternatives) - 1)
+    asked = np.array(tests, np.uint64).reshape(-1, 6)
+    return candidates, np.array(conditions, np.int64), np.array(alternatives, np.int64), asked
+
+
+def _conditions(asked: Condition) -> list[list[_Test]]:
+    """Tests of which one has to hold, for each field that is asked for: kind, version, halves or range, masks."""
+
+    def inside(kind: int, network: Network) -> _Test:
+        return kind, network.version, network.high, network.low, network.mask_high, network.mask_low
+
+    protocols = asked.protocols
+    if protocols is None and (asked.sports is not None or asked.dports is not None):
+        protocols = PORTS_MEAN
+    ranges = None if protocols is None else tuple((protocol, protocol) for protocol in protocols)
+    found = [
+        [inside(kind, network) for network in networks]
+        for kind, networks in ((SOURCE, asked.sources), (DESTINATION, asked.destinations))
+        if networks is not None
+    ]
+    spans = ((PROTOCOL, ranges), (SPORT, asked.sports), (DPORT, asked.dports), (ICMP_TYPE, asked.icmp_types))
+    return found + [
+        [(kind, 0, low, high, 0, 0) for low, high in several] for kind, several in spans if several is not None
+    ]
 
 
 def followed(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -61,3 +105,19 @@ def parts(run: Run) -> np.ndarray[Any, Any]:
         for path in run.paths:
             number[list(path.points)] = number[list(path.points)].min()
     return number
+
+
+def not_all_along(run: Run, seen: np.ndarray[Any, Any], path_of: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Packets that some position of their path has not seen, which most have not to be looked at for: in order.
+
+    Args:
+        seen: rows of packets by position, -1 where not seen; path_of: int16.
+    """
+    lengths = np.array([len(path.points) for path in run.paths], np.int16)
+    gap = np.zeros(len(seen), bool)
+    for position in range(seen.shape[1]):
+        unseen = seen[:, position] < 0
+        if (lengths <= position).any():
+            unseen &= lengths[path_of] > position
+        gap |= unseen
+    return np.flatnonzero(gap)

@@ -10,6 +10,7 @@ import numpy as np
 from pktrace.observations.coverage import Coverage
 from pktrace.run.model import Run
 from pktrace.trajectories.clock_model import Clocks
+from pktrace.trajectories.paths import not_all_along
 
 Array = np.ndarray[Any, Any]
 FOREVER = np.int64((1 << 62) - 1)
@@ -63,6 +64,8 @@ def with_proven_misses(reach: Reach, run: Run, times: Array, seen: Array, path_o
         times: int64 per row, aligned; seen: rows of certain packets by position, -1 where not seen; path_of: int16.
     """
     missed = np.zeros(len(run.points), np.int64)
+    some = not_all_along(run, seen, path_of)
+    seen, path_of = seen[some], path_of[some]
     for number, path in enumerate(run.paths):
         mine = seen[path_of == number][:, : len(path.points)]
         if len(mine) == 0:
