@@ -7,6 +7,7 @@ import numpy as np
 from pktrace.compiled import inlined, kernel
 
 _MOST_LOOKS = 4096  # packets that are looked at for one observation
+MOST_PARTS = 4096  # of a packet at one point: the largest, 512 KiB, has a thousand of the smallest usual size
 
 
 @inlined
@@ -87,12 +88,13 @@ def match_bytes(
         nothing, whole: bool, not divided into fragments; arrived, low, high, arrived_id, undivided, point: the same of
         each arrival; path_of, visits, seen: of the trajectories;
         pair: int64 n x 6, filled with (trajectory, arrival, position, first, last, first in the group's numbering);
-        heads: int64 senders x positions, -1; links: int64 n.
+        heads: int64 senders x positions, -1; links: int64 n. No packet is given more than MOST_PARTS at one point.
 
     Returns:
         Pairs found, or -1 where `pair` is too short.
     """
     count = np.int64(0)
+    parts = np.zeros(heads.shape, np.int32)
     for group in range(len(begins) - 1):
         first_sender = begins[group, 0]
         for arrival in range(begins[group, 1], begins[group + 1, 1]):
@@ -116,6 +118,8 @@ def match_bytes(
                     trajectory = senders[sender]
                     position = visits[path_of[trajectory], point[arrival], 0]
                     if at >= stop or position < 1 or seen[trajectory, position] >= 0:
+                        continue
+                    if parts[sender, position] >= MOST_PARTS:
                         continue
                     # Fragments are compared with fragments, or with a whole packet that does not end before them.
                     if whole[sender] and (undivided[arrival] or high[arrival] > end[sender]):
@@ -143,6 +147,7 @@ def match_bytes(
                         pair[count, 5] = at
                         links[count] = link
                         heads[sender, position] = count
+                        parts[sender, position] += 1
                         count += 1
                         left -= until - at
                         at = until

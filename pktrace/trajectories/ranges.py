@@ -23,7 +23,7 @@ from pktrace.trajectories.bursts import ContentAt, bursts
 from pktrace.trajectories.datagrams import datagrams
 from pktrace.trajectories.exact import EARLY_NS
 from pktrace.trajectories.hashing import mixed
-from pktrace.trajectories.range_kernel import match_bytes
+from pktrace.trajectories.range_kernel import MOST_PARTS, match_bytes
 
 Array = np.ndarray[Any, Any]
 _TCP, _UDP = 6, 17
@@ -131,7 +131,10 @@ def match_ranges(
     ranges = Ranges(together[:, 0], together[:, 2], together[:, 1], together[:, 3], together[:, 4])
     doubtful_too = open_ended[doubtful_too]
     doubtful_too = doubtful_too[_not_whole(rows, ranges, doubtful_too, seen, lengths)]
-    return ranges, np.union1d(open_ended[doubtful], doubtful_too)
+    # Where the bound is reached, there may be further parts.
+    place, many = np.unique(ranges.trajectory * seen.shape[1] + ranges.position, return_counts=True)
+    crowded = place[many >= MOST_PARTS] // seen.shape[1]
+    return ranges, np.concatenate([open_ended[doubtful], doubtful_too, crowded])
 
 
 def _not_whole(rows: Array, ranges: Ranges, which: Array, seen: Array, lengths: Array) -> Array:

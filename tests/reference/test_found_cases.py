@@ -9,6 +9,7 @@ import pytest
 from pktrace.findings.analysis import Analysis, analyze_observations
 from pktrace.run import model
 from pktrace.schema import FATES, RULE_VERDICTS
+from pktrace.trajectories.range_kernel import MOST_PARTS
 from tests.reference.random_runs import RandomRun
 from tests.reference.random_traffic import Frame, Options, fragment
 from tests.reference.test_follow_random import disagreements
@@ -134,3 +135,12 @@ def test_an_ip_id_that_another_flow_used_long_ago() -> None:
         for later, (_, part) in enumerate(fragment([(0, frame)])):
             seen.append(("p1", 3_000_000 * number + 50 + later, part))
     assert fates(analyzed(made(Options(points=2), seen))) == ["delivered", "delivered"]
+
+
+def test_a_packet_in_more_parts_than_any_network_makes() -> None:
+    """Every part was compared with all that came before it; now with a few thousand, and the rest is not judged."""
+    many = MOST_PARTS + 10
+    whole = replace(segment(1000, 5, size=300), payload=bytes(many))
+    seen: list[Seen] = [("p0", 0, whole)]
+    seen += [("p1", 50 + n, replace(whole, payload=b"\0", seq=1000 + n, ip_id=6 + n)) for n in range(many)]
+    assert fates(analyze_observations(made(Options(points=2), seen).observations()))[0] == "ambiguous"
