@@ -1,7 +1,8 @@
 """Which datagram a fragment is a part of.
 
 Rule: fragments with the same addresses, protocol and identification are of one datagram (RFC 791 3.2, RFC 8200 4.5).
-Only the first has ports: the others are of its flow, so that a flow that is rewritten where it is fragmented stays one.
+Only the first has ports, or an ICMP identifier: the others are of its flow, so that a flow that is rewritten where it
+is fragmented stays one.
 Where several flows share an identification (each host behind one gateway counts on its own, counters wrap), a fragment
 belongs to the one datagram of its point that has room for its bytes: begun at most the loss threshold before it, or the
 next to begin if it came before its first fragment. Where two of different flows have room for it, its bytes tell, if
@@ -44,7 +45,7 @@ def datagrams(
         chosen["source_high"], chosen["source_low"], chosen["destination_high"], chosen["destination_low"],
         chosen["protocol"], chosen["ip_id"],
     )  # fmt: skip
-    named = chosen["has"] & field.HAS_PORTS != 0
+    named = chosen["has"] & (field.HAS_PORTS | field.HAS_ECHO) != 0
     group = np.where(named, mixed(flows, chosen["ip_id"]), identity)
     places = np.flatnonzero(named)
     known, first, which = np.unique(identity[places], return_index=True, return_inverse=True)

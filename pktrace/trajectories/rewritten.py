@@ -159,7 +159,8 @@ class Keys:
         rows = self._rows
         pairs, _ = pairs_of(found, run, rows, times, comparable, remains_of.of_beginning)
         whole, part = rows_at(rows, found.end_rows[pairs.end]), rows_at(rows, found.start_rows[pairs.start])
-        fits = (whole["protocol"] == _UDP) & (whole["ip_id"] != 0) & (whole["fragment_offset"] == 0)
+        fits = (whole["protocol"] == _UDP) | (whole["has"] & field.HAS_ECHO != 0)
+        fits &= (whole["ip_id"] != 0) & (whole["fragment_offset"] == 0)
         fits &= part["payload_length"] < whole["payload_length"]
         if not fits.any():
             return False

@@ -39,6 +39,11 @@ def is_last(part: Sighting) -> bool:
     return not part.row["more_fragments"]
 
 
+def shows_its_flow(sighting: Sighting) -> bool:
+    """It has ports, or the identifier of an ICMP query."""
+    return sighting.row["sport"] is not None or sighting.row["icmp_id"] is not None
+
+
 def is_fragment(sighting: Sighting) -> bool:
     return bool(begin(sighting) or sighting.row["more_fragments"])
 
@@ -48,10 +53,10 @@ def datagram_keys(
 ) -> tuple[dict[Sighting, Key], set[Key]]:
     """What each is a part of; and of which of these it cannot be told whether some fragment is theirs.
 
-    What has ports is of its flow, as that began, and identification. What has none is of the same as what has some and
-    its addresses, protocol and identification. Where there are several such, a fragment is of the one whose first
-    fragment passed its point and that has room for it; what later points saw of it is of the same. Failing that, it is
-    of the only one near it in time.
+    What shows its flow is of that, as it began, and of its identification. Other fragments are of the same as what
+    shows one and has their addresses, protocol and identification. Where there are several such, a fragment is of the
+    one whose first fragment passed its point and that has room for it; what later points saw of it is of the same.
+    Failing that, it is of the only one near it in time.
     """
     identities: dict[Key, list[Sighting]] = {}
     for sighting in sorted(sightings, key=in_time):
@@ -60,8 +65,8 @@ def datagram_keys(
     keys: dict[Sighting, Key] = {}
     open_: list[tuple[Key, list[Sighting], list[Sighting]]] = []
     for identity, members in identities.items():
-        named = [s for s in members if s.row["sport"] is not None]
-        others = [s for s in members if s.row["sport"] is None]
+        named = [s for s in members if shows_its_flow(s)]
+        others = [s for s in members if not shows_its_flow(s)]
         for sighting in named:
             keys[sighting] = ("flow", first_flow(sighting), sighting.ip_id)
         known = {keys[sighting] for sighting in named}
