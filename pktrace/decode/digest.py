@@ -178,3 +178,11 @@ def content_again(data, base, rows, payload_bytes):
 def content_of(data, size):
     """The hash that `content` of a row is, of the first `size` bytes, at most PAYLOAD_BYTES; SLACK more are there."""
     return _payload(memory(data), np.int64(0), size)
+
+
+@kernel
+def contents_of(data, begins, sizes, found):
+    """The same of several places of one file; SLACK bytes more are behind each."""
+    source = memory(data)
+    for number in range(len(begins)):
+        found[number] = _payload(source, begins[number], begins[number] + sizes[number])

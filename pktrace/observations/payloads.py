@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from pktrace.decode.digest import PAYLOAD_BYTES, content_of
+from pktrace.decode.digest import PAYLOAD_BYTES, content_of, contents_of
 from pktrace.observations.observe import Observations
 from pktrace.wire import SLACK
 
+Array = np.ndarray[Any, Any]
 _COMPRESSED = (b"\x1f\x8b", b"\x28\xb5", b"\x04\x22")
 
 
@@ -18,7 +19,7 @@ class Payloads:
 
     def __init__(self, observations: Observations) -> None:
         self._observations = observations
-        self._files: dict[int, np.ndarray[Any, Any] | None] = {}
+        self._files: dict[int, Array | None] = {}
 
     def content(self, row: Any, begin: int, length: int) -> int | None:
         """The hash, as in `content` of a row, of what a packet holds from payload byte `begin` on.
@@ -41,7 +42,28 @@ class Payloads:
         found[:size] = data[at : at + size]
         return int(content_of(found, np.int64(size)))
 
-    def _file(self, capture: int) -> np.ndarray[Any, Any] | None:
+    def contents(self, rows: Array, begins: Array, lengths: Array) -> tuple[Array, Array]:
+        """`content` of many rows: (uint64, bool: whether the capture has these bytes)."""
+        most = min(PAYLOAD_BYTES, self._observations.digest_payload_bytes)
+        sizes = np.minimum(lengths, most).astype(np.int64)
+        starts = rows["payload"].astype(np.int64) + begins
+        there = starts + sizes <= rows["captured_length"]
+        found = np.zeros(len(rows), np.uint64)
+        for capture in np.unique(rows["capture"][there]).tolist():
+            data = self._file(capture)
+            mine = np.flatnonzero(there & (rows["capture"] == capture))
+            at = rows["byte_offset"][mine] + starts[mine]
+            whole = np.zeros(len(mine), bool) if data is None else at + sizes[mine] + SLACK <= len(data)
+            if data is not None and whole.any():
+                hashes = np.zeros(int(whole.sum()), np.uint64)
+                contents_of(data, at[whole], sizes[mine[whole]], hashes)
+                found[mine[whole]] = hashes
+            for one in mine[~whole].tolist():  # the last packets of a file, which a kernel would read beyond
+                content = self.content(rows[one], int(begins[one]), int(lengths[one]))
+                there[one], found[one] = content is not None, content or 0
+        return found, there
+
+    def _file(self, capture: int) -> Array | None:
         if capture not in self._files:
             run = self._observations.run
             found = None

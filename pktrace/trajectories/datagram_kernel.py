@@ -8,6 +8,7 @@ from pktrace.compiled import inlined, kernel
 
 _MOST_LOOKS = 512  # fragments with one identification, around one of them, that are looked at
 _NONE, _UNCLEAR = -1, -2
+MOST_SENDERS = 8  # whose bytes one fragment is compared with
 
 
 @inlined
@@ -35,8 +36,8 @@ def take_fragments(cell, group, begin, end, first, last, time, threshold, home):
 
     Args:
         cell: int64, point and identification, by which the fragments are sorted, and in each cell by time;
-        group: uint64, the flow of a first fragment; begin, end: the bytes held, first, last: bool, of first fragments
-        and of such as end their datagram; time: int64;
+        group: uint64, the flow of a first fragment, and of another if it is known, else 0; begin, end: the bytes held,
+        first, last: bool, of first fragments and of such as end their datagram; time: int64;
         home: int64, filled: the first fragment; -1 where there is none, -2 where it cannot be told.
     """
     count = len(cell)
@@ -51,9 +52,12 @@ def take_fragments(cell, group, begin, end, first, last, time, threshold, home):
                 break
             if first[one]:  # the latest of those that came before it
                 waits = home[other] == _NONE and not first[other]
+                waits = waits and (group[other] == 0 or group[other] == group[one])
                 if waits and _has_room(one, other, begin, end, last, newest, previous):
                     home[other], previous[other], newest[one] = one, newest[one], other
-            elif first[other] and _has_room(other, one, begin, end, last, newest, previous):
+            elif not first[other] or (group[one] != 0 and group[other] != group[one]):
+                continue
+            elif _has_room(other, one, begin, end, last, newest, previous):
                 if found == _NONE:
                     found = other
                 elif group[found] != group[other]:
@@ -63,7 +67,7 @@ def take_fragments(cell, group, begin, end, first, last, time, threshold, home):
     # What another datagram near it has room for at the end, may be of either.
     for one in range(count):
         datagram = home[one]
-        if datagram < 0 or first[one]:
+        if datagram < 0 or first[one] or group[one] != 0:
             continue
         for step in (-1, 1):
             other = one + step
@@ -106,3 +110,33 @@ def only_group_near(wanted, asked, cell, group, time, threshold, found, rivals):
                 marked = max(marked, low)
                 rivals[marked:high] = True
                 marked = high
+
+
+@kernel
+def senders_near(
+    wanted, asked, begin, end, last, cell, sent, first, behind, divided, early, threshold, found
+):  # fmt: skip
+    """The packets in which a fragment may have been sent.
+
+    Args:
+        wanted, asked: identification and time of each fragment; begin, end: its bytes; last: bool, it is the last;
+        cell, sent, first, behind: the same of packets, divided: bool, further fragments follow; both are sorted by
+        identification, then by time; found: int64 fragments x MOST_SENDERS, -1, filled with the last ones before it.
+    """
+    low, high = 0, 0
+    for one in range(len(wanted)):
+        while low < len(cell) and (
+            cell[low] < wanted[one] or (cell[low] == wanted[one] and asked[one] - sent[low] > threshold)
+        ):
+            low += 1
+        high = max(high, low)
+        while high < len(cell) and cell[high] == wanted[one] and sent[high] - asked[one] <= early:
+            high += 1
+        count = 0
+        for packet in range(high - 1, max(low, high - _MOST_LOOKS) - 1, -1):
+            if begin[one] < first[packet] or begin[one] >= behind[packet] or count == found.shape[1]:
+                continue
+            if not divided[packet] and (end[one] != behind[packet] if last[one] else end[one] > behind[packet]):
+                continue
+            found[one, count] = packet
+            count += 1

@@ -3,39 +3,38 @@
 Rule: fragments with the same addresses, protocol and identification are of one datagram (RFC 791 3.2, RFC 8200 4.5).
 Only the first has ports, or an ICMP identifier: the others are of its flow, so that a flow that is rewritten where it
 is fragmented stays one.
-Where several flows share an identification (each host behind one gateway counts on its own, counters wrap), a fragment
-belongs to the one datagram of its point that has room for its bytes: begun at most the loss threshold before it, or the
-next to begin if it came before its first fragment. Where two of different flows have room for it, its bytes tell, if
-just one of the packets that were sent has them; else it cannot be told. What the first point that saw it tells of a
-fragment goes for all points that saw the same bytes.
-Bound: a datagram that lost its first fragment before the first point with these addresses, while another with the same
-identification, within the threshold, lost just what the one still has: the parts of both are taken for one datagram.
+Several flows may share an identification (each host behind one gateway counts on its own, counters wrap). So a fragment
+belongs to what was sent with its bytes (fragment_bytes.py). Where these do not tell, it belongs to the one datagram of
+its point that has room for it: begun at most the loss threshold before it, or the next to begin if it came before its
+first fragment. Where two of different flows have room for it, it cannot be told. What the first point that saw it tells
+of a fragment goes for all points that saw the same bytes.
+Bound: where the bytes do not tell (cut off, changed, the same in all), and a datagram lost its first fragment before
+the first point with these addresses, while another with the same identification, within the threshold, lost just what
+the one still has, the parts of both are taken for one datagram; so are parts that change places on the way there.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 from typing import Any
 
 import numpy as np
 
 from pktrace.decode import rows as field
-from pktrace.trajectories.bursts import ContentAt
-from pktrace.trajectories.exact import EARLY_NS
+from pktrace.observations.payloads import Payloads
+from pktrace.trajectories.fragment_bytes import told_by_bytes
 from pktrace.trajectories.hashing import mixed
 
 Array = np.ndarray[Any, Any]
-_MOST_COMPARED = 4096  # fragments whose bytes are looked at, and packets that each is compared with
 
 
 def datagrams(
-    rows: Array, chosen: Array, flows: Array, times: Array, sent: int, threshold: int, content_at: ContentAt
+    rows: Array, chosen: Array, flows: Array, times: Array, sent: int, threshold: int, payloads: Payloads
 ) -> tuple[Array, Array]:
     """The datagrams of packets and fragments.
 
     Args:
         rows: their numbers; chosen: rows; flows, times: of each; sent: how many of them, the first ones, are packets
-        as they were sent; threshold: loss threshold in ns; content_at: of `bursts`.
+        as they were sent; threshold: loss threshold in ns.
 
     Returns:
         uint64 per row, the same for all of one datagram; those numbers of which it cannot be told whether some
@@ -48,40 +47,40 @@ def datagrams(
     named = chosen["has"] & (field.HAS_PORTS | field.HAS_ECHO) != 0
     group = np.where(named, mixed(flows, chosen["ip_id"]), identity)
     places = np.flatnonzero(named)
-    known, first, which = np.unique(identity[places], return_index=True, return_inverse=True)
-    if not len(known):
-        return group, np.zeros(0, np.uint64)
-    several = np.zeros(len(known), bool)
-    several[which[group[places] != group[places[first[which]]]]] = True
-    at = np.minimum(np.searchsorted(known, identity), len(known) - 1)
-    shared = known[at] == identity
-    follows = shared & ~named & ~several[at]
-    group[follows] = group[places[first[at[follows]]]]
-    contested = shared & several[at]
-    followers = np.flatnonzero(contested & ~named)
+    known = np.unique(identity[places])
+    at = np.searchsorted(known, identity)
+    shared = np.append(known, 0)[at] == identity if len(known) else np.zeros(len(chosen), bool)
+    is_part = ((chosen["fragment_offset"] > 0) | (chosen["more_fragments"] > 0)) & ~named
+    followers = np.flatnonzero(shared & ~named)
+    group[followers] = 0
+
+    some = np.flatnonzero(shared & (is_part | named))
+    _by_room(rows, chosen, group, at, times, named, some[some < sent], threshold)
+    asking = is_part & (shared | ~np.isin(identity, identity[:sent]))
+    asking[:sent] = False
+    asked = np.flatnonzero(asking)
+    told = told_by_bytes(chosen, group, times, sent, asked, threshold, payloads)
+    group[asked[told != 0]] = told[told != 0]
     if not len(followers):
         return group, np.zeros(0, np.uint64)
-    group[followers] = 0
-    _by_room(rows, chosen, group, at, times, named, np.flatnonzero(contested), threshold)
+    _by_room(rows, chosen, group, at, times, named, some, threshold)
     _as_at_the_first_point(rows, chosen, group, times, followers, threshold)
-    if _by_content(chosen, group, at, times, np.flatnonzero(contested & named), followers, sent, threshold, content_at):
-        _as_at_the_first_point(rows, chosen, group, times, followers, threshold)
     homeless = followers[group[followers] == 0]
     group[homeless] = identity[homeless]
-    rivals = _by_time(group, at, times, np.flatnonzero(contested & named), homeless, threshold)
+    rivals = _by_time(group, at, times, np.flatnonzero(shared & named), homeless, threshold)
     unclear = homeless[group[homeless] == 0]
     group[unclear] = mixed(unclear, np.full(len(unclear), -1))  # of no datagram that is known
     return group, rivals
 
 
 def _by_room(
-    rows: Array, chosen: Array, group: Array, at: Array, times: Array, named: Array, contested: Array, threshold: int
+    rows: Array, chosen: Array, group: Array, at: Array, times: Array, named: Array, some: Array, threshold: int
 ) -> None:
     """Fill in the groups of fragments that one datagram at their point has room for."""
     from pktrace.trajectories.datagram_kernel import take_fragments  # seldom needed, and slow to load
 
     fragment = (chosen["fragment_offset"] > 0) | (chosen["more_fragments"] > 0)
-    mine = contested[fragment[contested]]
+    mine = some[fragment[some]]
     cells = at[mine] * (int(chosen["point"].max()) + 1) + chosen["point"][mine].astype(np.int64)
     order = np.lexsort((rows[mine], times[mine], cells))
     mine = mine[order]
@@ -93,51 +92,6 @@ def _by_room(
         parts["more_fragments"] == 0, times[mine], np.int64(threshold), home,
     )  # fmt: skip
     group[mine[home >= 0]] = group[mine[home[home >= 0]]]
-
-
-def _by_content(
-    chosen: Array, group: Array, at: Array, times: Array, named: Array, followers: Array, sent: int, threshold: int,
-    content_at: ContentAt,
-) -> bool:  # fmt: skip
-    """Fill in the groups of fragments whose bytes just one packet near them was sent with; whether there are any."""
-    homeless = followers[group[followers] == 0][:_MOST_COMPARED]
-    if not len(homeless):
-        return False
-    near: dict[int, list[tuple[int, int]]] = {}
-    for which, time, number in zip(at[named].tolist(), times[named].tolist(), group[named].tolist(), strict=True):
-        insort(near.setdefault(which, []), (time, number))
-    senders: dict[int, list[int]] = {}
-    for sender in np.flatnonzero(np.isin(group[:sent], group[named])).tolist():
-        senders.setdefault(int(group[sender]), []).append(sender)
-    told = False
-    for one in homeless.tolist():
-        here, time = near[int(at[one])], int(times[one])
-        low = bisect_left(here, (time - threshold, 0))
-        close = here[low : bisect_left(here, (time + threshold + 1, 0))][:_MOST_COMPARED]
-        fitting: dict[int, bool] = {}
-        for number in {number for _, number in close}:
-            for sender in senders.get(number, [])[:_MOST_COMPARED]:
-                if -EARLY_NS <= time - int(times[sender]) <= threshold:
-                    has = _has_bytes(chosen[sender], chosen[one], content_at)
-                    if has is not False:
-                        fitting[number] = bool(has) or fitting.get(number, False)
-        # What was not captured may be what was sent, but does not show it.
-        if len(fitting) == 1 and all(fitting.values()):
-            group[one], told = next(iter(fitting)), True
-    return told
-
-
-def _has_bytes(sent: Any, part: Any, content_at: ContentAt) -> bool | None:
-    """Whether a packet was sent with the bytes of a fragment; None if they were not captured."""
-    size, header = int(part["payload_length"]), int(sent["payload"]) - int(sent["l4"])
-    place = int(part["fragment_offset"]) - int(sent["fragment_offset"]) - header
-    left = int(sent["payload_length"]) - place - size
-    if place < 0 or place >= int(sent["payload_length"]):
-        return False
-    if not sent["more_fragments"] and (left < 0 if part["more_fragments"] else left != 0):
-        return False
-    held, sought = content_at(part, 0, size), content_at(sent, place, size)
-    return None if held is None or sought is None else held == sought
 
 
 def _by_time(group: Array, at: Array, times: Array, named: Array, which: Array, threshold: int) -> Array:

@@ -75,7 +75,7 @@ def follow_packets(observations: Observations) -> Trajectories:
             break
         loose = np.concatenate([unplaced, _begun_late(owner, seen)])
         ranges, doubtful_parts = match_ranges(
-            rows, times, keys.first_flow, loose, owner, seen, path_of, visits(run), run.threshold_ns, payloads.content
+            rows, times, keys.first_flow, loose, owner, seen, path_of, visits(run), run.threshold_ns, payloads
         )
         unexplained = found.without(ranges.trajectory, ranges.row)
         if not len(unexplained.end_rows):

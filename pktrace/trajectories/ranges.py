@@ -19,6 +19,7 @@ import numpy as np
 
 from pktrace.decode import rows as field
 from pktrace.decode.rows import rows_at
+from pktrace.observations.payloads import Payloads
 from pktrace.trajectories.bursts import ContentAt, bursts
 from pktrace.trajectories.datagrams import datagrams
 from pktrace.trajectories.exact import EARLY_NS
@@ -93,13 +94,13 @@ NO_RANGES = Ranges(*(np.zeros(0, np.int64) for _ in range(5)))
 
 def match_ranges(
     rows: Array, times: Array, flows: Array, members: Array, owner: Array, seen: Array, path_of: Array, visits: Array,
-    threshold: int, content_at: ContentAt,
+    threshold: int, payloads: Payloads,
 ) -> tuple[Ranges, Array]:  # fmt: skip
     """Match what begins nowhere with the packets whose bytes it holds.
 
     Args:
         flows: uint64 per row, the flow that each row's began as; members: rows that are followed;
-        owner, seen, path_of: of the trajectories so far; visits: of paths.visits; content_at: of `bursts`.
+        owner, seen, path_of: of the trajectories so far; visits: of paths.visits.
 
     Returns:
         Ranges in order of trajectory, position and first byte; trajectories of which it cannot be told whether some
@@ -114,8 +115,8 @@ def match_ranges(
     gaps = (seen >= 0).sum(axis=1) < lengths
     open_ended = np.flatnonzero((first == 0) & gaps)
     sent = seen[open_ended, 0]
-    bursts_seen, doubtful = _in_bursts(rows, flows, times, sent, loose, content_at)
-    of_datagrams, doubtful_too = _in_datagrams(rows, flows, times, sent, loose, threshold, content_at)
+    bursts_seen, doubtful = _in_bursts(rows, flows, times, sent, loose, payloads.content)
+    of_datagrams, doubtful_too = _in_datagrams(rows, flows, times, sent, loose, threshold, payloads)
     found = [
         _matched(
             rows, times, _in_sequence(rows, flows, times, sent, loose), open_ended, path_of, visits, seen, threshold
@@ -238,7 +239,7 @@ def _in_sequence(rows: Array, flows: Array, times: Array, sent: Array, loose: Ar
 
 
 def _in_datagrams(
-    rows: Array, flows: Array, times: Array, sent: Array, loose: Array, threshold: int, content_at: ContentAt
+    rows: Array, flows: Array, times: Array, sent: Array, loose: Array, threshold: int, payloads: Payloads
 ) -> tuple[_Spans, Array]:
     """Fragments and whole packets by their place in the datagram.
 
@@ -247,7 +248,7 @@ def _in_datagrams(
     """
     both = np.concatenate([sent, loose])
     chosen = rows_at(rows, both)
-    group, rivals = datagrams(both, chosen, flows[both], times[both], len(sent), threshold, content_at)
+    group, rivals = datagrams(both, chosen, flows[both], times[both], len(sent), threshold, payloads)
     begin = chosen["fragment_offset"].astype(np.int64)
     end = begin + chosen["ip_end"].astype(np.int64) - chosen["l4"]
     fragment = (chosen["fragment_offset"] > 0) | (chosen["more_fragments"] > 0)

@@ -49,17 +49,18 @@ def is_fragment(sighting: Sighting) -> bool:
 
 
 def datagram_keys(
-    sightings: Sequence[Sighting], first_flow: Callable[[Sighting], object], threshold_ns: int
+    sent: Sequence[Sighting], loose: Sequence[Sighting], first_flow: Callable[[Sighting], object], threshold_ns: int
 ) -> tuple[dict[Sighting, Key], set[Key]]:
     """What each is a part of; and of which of these it cannot be told whether some fragment is theirs.
 
     What shows its flow is of that, as it began, and of its identification. Other fragments are of the same as what
-    shows one and has their addresses, protocol and identification. Where there are several such, a fragment is of the
-    one whose first fragment passed its point and that has room for it; what later points saw of it is of the same.
-    Failing that, it is of the only one near it in time.
+    shows one, has their addresses, protocol and identification, whose first fragment passed their point, and that has
+    room for them; what later points saw of them is of the same. Failing that, of the only one near them in time.
+    (What the bytes themselves tell is not asked here: random runs have no captures.)
     """
     identities: dict[Key, list[Sighting]] = {}
-    for sighting in sorted(sightings, key=in_time):
+    as_sent = set(sent)
+    for sighting in sorted([*sent, *loose], key=in_time):
         row = sighting.row
         identities.setdefault((row["source"], row["destination"], row["protocol"], sighting.ip_id), []).append(sighting)
     keys: dict[Sighting, Key] = {}
@@ -69,14 +70,13 @@ def datagram_keys(
         others = [s for s in members if not shows_its_flow(s)]
         for sighting in named:
             keys[sighting] = ("flow", first_flow(sighting), sighting.ip_id)
-        known = {keys[sighting] for sighting in named}
-        if len(known) > 1:
-            points = {s.point for s in members}
-            for point in sorted(points):
-                keys |= by_room([s for s in members if s.point == point and is_fragment(s)], keys, threshold_ns)
-            open_.append((identity, named, others))
-        else:
-            keys |= {sighting: next(iter(known), identity) for sighting in others}
+        if not named:
+            keys |= dict.fromkeys(others, identity)
+            continue
+        for some in ([s for s in members if s in as_sent], members):  # what was sent is told without the rest
+            for point in sorted({s.point for s in some}):
+                keys |= by_room([s for s in some if s.point == point and is_fragment(s)], keys, threshold_ns)
+        open_.append((identity, named, others))
     as_at_the_first_point([s for _, _, others in open_ for s in others], keys, threshold_ns)
     rivals: set[Key] = set()
     for identity, named, others in open_:
@@ -97,22 +97,26 @@ def in_time(sighting: Sighting) -> tuple[int, int]:
 
 
 def by_room(fragments: Sequence[Sighting], keys: dict[Sighting, Key], threshold_ns: int) -> dict[Sighting, Key]:
-    """The fragments of one point and identification that only one datagram has room for."""
+    """The fragments of one point and identification that only one datagram has room for; what is known stays so."""
     started: list[Datagram] = []
     waiting: list[Sighting] = []
     home: dict[Sighting, Datagram] = {}
     unclear: set[Sighting] = set()
+
+    def may_be_of(part: Sighting, datagram: Datagram) -> bool:
+        return keys.get(part, datagram.key) == datagram.key and datagram.has_room_for(part)
+
     for sighting in fragments:
-        if sighting in keys:
+        if shows_its_flow(sighting):
             datagram = Datagram(sighting, keys[sighting])
             started.append(datagram)
             for part in waiting[::-1]:
-                if sighting.time - part.time <= threshold_ns and datagram.has_room_for(part):
+                if sighting.time - part.time <= threshold_ns and may_be_of(part, datagram):
                     waiting.remove(part)
                     home[part] = datagram
                     datagram.parts.append(part)
             continue
-        near = [d for d in started if sighting.time - d.first.time <= threshold_ns and d.has_room_for(sighting)]
+        near = [d for d in started if sighting.time - d.first.time <= threshold_ns and may_be_of(sighting, d)]
         if len({datagram.key for datagram in near}) > 1:
             unclear.add(sighting)
         elif near:
@@ -122,8 +126,8 @@ def by_room(fragments: Sequence[Sighting], keys: dict[Sighting, Key], threshold_
             waiting.append(sighting)
     for part, datagram in home.items():
         for other in started:
-            near = other.key != datagram.key and abs(other.first.time - part.time) <= threshold_ns
-            if near and other.has_room_for(part):
+            near_it = other.key != datagram.key and abs(other.first.time - part.time) <= threshold_ns
+            if near_it and part not in keys and other.has_room_for(part):
                 unclear.add(part)
     return {part: datagram.key for part, datagram in home.items() if part not in unclear}
 

@@ -161,7 +161,7 @@ def in_datagrams(
     Returns also the senders of which it cannot be told whether some fragment is theirs.
     """
     both = [(p.sighting(0), p) for p in senders] + [(s, None) for s in loose]
-    keys, rivals = datagram_keys([sighting for sighting, _ in both], first_flow, run.threshold_ns)
+    keys, rivals = datagram_keys([packet.sighting(0) for packet in senders], loose, first_flow, run.threshold_ns)
     spans = []
     fragmented = set()
     for sighting, packet in both:
