@@ -27,7 +27,7 @@ from pktrace.trajectories.numbering import Followed, in_order, owned
 from pktrace.trajectories.packet_id import keys_by_number, numbered_packets
 from pktrace.trajectories.paths import NO_PATH, NOT_FOLLOWED, parts, visits
 from pktrace.trajectories.placing import place
-from pktrace.trajectories.ranges import NO_RANGES, match_ranges
+from pktrace.trajectories.ranges import NO_RANGES, copies_of_parts, match_ranges
 from pktrace.trajectories.reach import reach_of, with_proven_misses
 from pktrace.trajectories.remains import flow_of
 from pktrace.trajectories.rewritten import Keys
@@ -93,11 +93,15 @@ def follow_packets(observations: Observations) -> Trajectories:
     basis = _basis(rows, keys, seen, candidates)
     if numbers is not None:
         basis[_all_numbered(seen, numbers) & (candidates == 1)] = BASES.index("packet_id")
-    by_ranges = ranges.row[(owner[ranges.row] < 0) & (columns.paths[ranges.row] == NO_PATH)]
+    copies = (
+        copies_of_parts(rows, times, ranges, loose, run.threshold_ns) if len(ranges) else (np.zeros(0, np.int64),) * 2
+    )
+    parts_seen = np.union1d(ranges.row, copies[0])
+    by_ranges = parts_seen[(owner[parts_seen] < 0) & (columns.paths[parts_seen] == NO_PATH)]
     followed = Followed(owner, path_of, seen, candidates, basis, ambiguous, ranges)
     reach = placed.reach
     if len(ranges):
-        followed = _with_ranges(followed, rows, times)
+        followed = _with_ranges(followed, rows, times, copies)
         # What was not seen whole was not missed where its parts were seen.
         certain = followed.candidates == 1
         reach = with_proven_misses(covered, run, times, followed.seen[certain], followed.path[certain])
@@ -161,7 +165,7 @@ def _left_over(owner: Array, columns: Columns, no_path: int, by_ranges: Array) -
     """
     ledger = Ledger()
     left = int(np.count_nonzero((owner < 0) & (columns.paths != NOT_FOLLOWED)))
-    no_path = min(left, no_path - len(np.unique(by_ranges)))
+    no_path = min(left, no_path - len(by_ranges))
     ledger.add("no_path", no_path)
     ledger.add("off_path", left - no_path)
     return ledger
@@ -183,17 +187,18 @@ def _all_numbered(seen: Array, numbers: Array) -> Array:
     return found
 
 
-def _with_ranges(found: Followed, rows: Array, times: Array) -> Followed:
+def _with_ranges(found: Followed, rows: Array, times: Array, copies: tuple[Array, Array]) -> Followed:
     """Split and merged packets with their parts entered; trajectories that began as parts of these are left out."""
     ranges, owner, seen, basis = found.ranges, found.owner, found.seen, found.basis
     keep = np.ones(len(found), bool)
-    parts = owner[ranges.row]
+    parts = owner[np.concatenate([ranges.row, copies[0]])]
     keep[parts[parts >= 0]] = False
     # Of the parts of a packet at a point, the one with its first byte counts; the earliest where that is missing.
     order = np.lexsort((times[ranges.row], ranges.first, ranges.position, ranges.trajectory))[::-1]
     seen[ranges.trajectory[order], ranges.position[order]] = ranges.row[order]
     owner[owner >= 0] = np.where(keep[owner[owner >= 0]], owner[owner >= 0], -1)
     owner[ranges.row[order]] = ranges.trajectory[order]
+    owner[copies[0]] = copies[1]
     whole = ranges.whole(rows, seen[:, 0])
     alone = ranges.chosen(whole)
     sent, held = rows[seen[alone.trajectory, 0]], rows[alone.row]

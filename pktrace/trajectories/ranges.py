@@ -138,6 +138,28 @@ def match_ranges(
     return ranges, np.concatenate([open_ended[doubtful], doubtful_too, crowded])
 
 
+def copies_of_parts(rows: Array, times: Array, ranges: Ranges, loose: Array, threshold: int) -> tuple[Array, Array]:
+    """Which loose rows are copies of parts, and of which trajectories: their point saw the same bytes as a part at most
+    the loss threshold before. What was sent again has been given to what was sent (`match_ranges`).
+    """
+    part, first = np.unique(ranges.row, return_index=True)
+    loose = loose[~np.isin(loose, part)]
+    loose = loose[np.isin(rows["digest"][loose], rows["digest"][part])]
+    both = np.concatenate([part, loose])
+    found = np.concatenate([ranges.trajectory[first], np.full(len(loose), -1, np.int64)])
+    chosen = rows_at(rows, both)
+    order = np.lexsort((both, times[both], chosen["point"], chosen["digest"]))
+    both, found, chosen = both[order], found[order], chosen[order]
+    begins = np.append(
+        True, (chosen["digest"][1:] != chosen["digest"][:-1]) | (chosen["point"][1:] != chosen["point"][:-1])
+    )
+    # The last part before each, if it is of the same bytes at the same point.
+    before = np.maximum.accumulate(np.where(begins | (found >= 0), np.arange(len(both)), 0))
+    again = (found < 0) & (found[before] >= 0)
+    again[again] = times[both[again]] - times[both[before[again]]] <= threshold
+    return both[again], found[before[again]]
+
+
 def _not_whole(rows: Array, ranges: Ranges, which: Array, seen: Array, lengths: Array) -> Array:
     """bool per datagram: some point of its path, of so many positions, has not seen all of its bytes."""
     size = _segment(rows[seen[which, 0]])[:, None]
