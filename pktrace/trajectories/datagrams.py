@@ -59,7 +59,7 @@ def datagrams(
     asking = is_part & (shared | ~np.isin(identity, identity[:sent]))
     asking[:sent] = False
     asked = np.flatnonzero(asking)
-    told = told_by_bytes(chosen, group, times, sent, asked, threshold, payloads)
+    told = told_by_bytes(chosen, group, flows, places, times, sent, asked, threshold, payloads)
     group[asked[told != 0]] = told[told != 0]
     if not len(followers):
         return group, np.zeros(0, np.uint64)

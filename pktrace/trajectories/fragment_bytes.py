@@ -1,8 +1,8 @@
 """Which packet a fragment's bytes were sent in, as far as captures have them.
 
-Rule: of the packets that were sent with the fragment's protocol and identification, from or to its addresses, at most
-the loss threshold before it, and that are long enough, just one flow's has its first bytes in that place. If others may
-have them, for they were not captured or are the same, this does not tell.
+Rule: of the packets that were sent with the fragment's protocol and identification, at most the loss threshold before
+it, that are long enough, and of flows that are known to have the fragment's addresses there, just one has its first
+bytes in that place. If others may have them, for they were not captured or are the same, this does not tell.
 """
 
 from __future__ import annotations
@@ -20,15 +20,17 @@ Array = np.ndarray[Any, Any]
 
 
 def told_by_bytes(
-    chosen: Array, group: Array, times: Array, sent: int, asking: Array, threshold: int, payloads: Payloads
-) -> Array:
+    chosen: Array, group: Array, flows: Array, named: Array, times: Array, sent: int, asking: Array, threshold: int,
+    payloads: Payloads,
+) -> Array:  # fmt: skip
     """uint64 per fragment that is `asking`: the group of what was sent with its bytes, 0 where that is not told.
 
     Args:
-        chosen: rows, group, times: of each; sent: how many of them, the first ones, are packets as they were sent.
+        chosen: rows, group, flows, times: of each; named: those that show their flow; sent: how many of them, the first
+        ones, are packets as they were sent.
     """
     told = np.zeros(len(asking), np.uint64)
-    if not len(asking) or not sent:
+    if not len(asking) or not sent or not len(named):
         return told
     from pktrace.trajectories.datagram_kernel import MOST_SENDERS, senders_near  # seldom needed, and slow to load
 
@@ -47,22 +49,24 @@ def told_by_bytes(
     )  # fmt: skip
     part, _ = np.nonzero(found >= 0)
     sender = found[found >= 0]
-    alike = np.zeros(len(part), bool)
-    for side in ("source", "destination"):
-        high, low = f"{side}_high", f"{side}_low"
-        here, there = chosen[parts[part]], whole[sender]
-        alike |= (here[high] == there[high]) & (here[low] == there[low])
-    part, sender = part[alike], sender[alike]
+    addresses = mixed(
+        chosen["source_high"], chosen["source_low"], chosen["destination_high"], chosen["destination_low"]
+    )
+    groups, first = np.unique(group[named], return_index=True)
+    place = np.minimum(np.searchsorted(groups, group[senders[sender]]), len(groups) - 1)
+    became = mixed(addresses[parts[part]], flows[named[first[place]]])
+    fits = np.isin(became, mixed(addresses[named], flows[named])) & (groups[place] == group[senders[sender]])
+    part, sender = part[fits], sender[fits]
     held, held_known = payloads.contents(chosen[parts[part]], np.zeros(len(part), np.int64), sizes[part])
     had, had_known = payloads.contents(whole[sender], places[part] - begins[sender], sizes[part])
     known = held_known & had_known
     may = ~known | (held == had)
-    part, known, groups = part[may], known[may], group[senders[sender[may]]]
+    part, known, of = part[may], known[may], group[senders[sender[may]]]
     if not len(part):
         return told
     starts = np.flatnonzero(np.append(True, part[1:] != part[:-1]))
-    one = np.minimum.reduceat(groups, starts) == np.maximum.reduceat(groups, starts)
+    one = np.minimum.reduceat(of, starts) == np.maximum.reduceat(of, starts)
     one &= np.logical_or.reduceat(known, starts)
     one &= found[part[starts], -1] < 0  # with more of them than were looked at, it may be of yet another
-    told[order[part[starts[one]]]] = groups[starts[one]]
+    told[order[part[starts[one]]]] = of[starts[one]]
     return told

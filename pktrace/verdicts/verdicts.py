@@ -12,7 +12,7 @@ from pktrace.run.model import Run
 from pktrace.schema import FATES, REASONS, RULE_VERDICTS, TREATMENTS, VERDICTS
 from pktrace.trajectories.model import Trajectories
 from pktrace.verdicts.coverage import Trust, trust_in_captures
-from pktrace.verdicts.judge import NONE, judge_packets
+from pktrace.verdicts.judge import NONE, R_NONE, judge_packets
 
 Array = np.ndarray[Any, Any]
 
@@ -143,7 +143,8 @@ def _doubt_the_rewritten(
     It is not shown to be lost; nor, where it may have become something, that the filter dropped it or the service kept
     it as its rule says. What arrived in part is `ambiguous`, too, where other parts may be of several packets.
     """
-    fate[trajectories.ambiguous & (fate == FATES.index("partial"))] = FATES.index("ambiguous")
+    part = trajectories.ambiguous & (fate == FATES.index("partial"))
+    fate[part], reason[part] = FATES.index("ambiguous"), R_NONE
     late = reason == REASONS.index("late")
     lost = fate == FATES.index("lost")
     ended = lost | np.isin(fate, [FATES.index(name) for name in ("dropped", "absorbed")])

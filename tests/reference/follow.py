@@ -85,7 +85,7 @@ def follow(
         packet.candidates = max(packet.candidates, 2) if packet in doubtful_parts else packet.candidates
         packet.basis = basis_of(run, packet, keys)
     if ranges:
-        trajectories = put_ranges(trajectories, ranges)
+        trajectories = put_ranges(run, trajectories, unplaced, ranges)
         # What was not seen whole was not missed where its parts were seen.
         reach = reach_with([packet for packet in trajectories if packet.candidates == 1])
     trajectories.sort(key=lambda packet: packet.sighting(packet.first).number)
@@ -94,7 +94,7 @@ def follow(
     # What belongs to none fitted no path, or lay off that of its packet; parts of packets that fitted none are placed.
     parted = {part.sighting for packet in ranges for part in ranges[packet]} if ranges else set()
     placed_at_last = parted | {s for packet in trajectories for s in packet.owned()}
-    no_path = placed.no_path - sum(s in parted and s.path is None for s in unplaced)
+    no_path = placed.no_path - sum(s in placed_at_last and s.path is None for s in unplaced)
     off_path = sum(s not in placed_at_last for s in followable) - no_path
     return Followed(trajectories, clocks, reach, delays, no_path, off_path, hinges_on)
 
@@ -152,14 +152,21 @@ def basis_of(run: Run, packet: Trajectory, keys: Keys) -> str:
     return "packet_id" if is_numbered(run, packet) else basis
 
 
-def put_ranges(trajectories: list[Trajectory], ranges: Found) -> list[Trajectory]:
-    """Enter split and merged packets. Packets that began as parts of others are none.
+def put_ranges(
+    run: Run, trajectories: list[Trajectory], unplaced: Sequence[Sighting], ranges: Found
+) -> list[Trajectory]:
+    """Enter split and merged packets. Packets that began as parts of others, or as copies of such, are none.
 
     Of the parts of a packet at a point, the one with its first byte counts as the sighting there; of several with the
     same byte the earliest. A frame that holds just one packet, and all of it, was not split: only its content changed.
     """
-    parts = {part.sighting for of_packet in ranges.values() for part in of_packet}
-    kept = [packet for packet in trajectories if packet in ranges or not parts.intersection(packet.owned())]
+    parts = {part.sighting: packet for packet, of_packet in ranges.items() for part in of_packet}
+    loose = [s for p in trajectories if p.first > 0 for s in p.owned()] + list(unplaced)
+    copies = copies_of_parts(run, parts, loose)
+    for sighting, packet in copies.items():
+        packet.copies.append(sighting)
+    used = parts.keys() | copies.keys()
+    kept = [packet for packet in trajectories if packet in ranges or not used & set(packet.owned())]
     for packet, found in ranges.items():
         first = packet.sighting(0)
         found.sort(key=lambda r: (r.position, r.first, r.sighting.time, r.sighting.number))
@@ -174,6 +181,25 @@ def put_ranges(trajectories: list[Trajectory], ranges: Found) -> list[Trajectory
             packet.basis = "rewritten" if header else "modified"
             packet.copies += [part.sighting for part in found]
     return kept
+
+
+def copies_of_parts(
+    run: Run, parts: dict[Sighting, Trajectory], loose: Sequence[Sighting]
+) -> dict[Sighting, Trajectory]:
+    """What a point saw again, at most the loss threshold after a part with the same bytes: it was not sent again."""
+    found = {}
+    for sighting in loose:
+        alike = [
+            part
+            for part in parts
+            if part.point == sighting.point
+            and part.bytes_key == sighting.bytes_key
+            and (part.time, part.number) < (sighting.time, sighting.number)
+        ]
+        last = max(alike, key=lambda part: (part.time, part.number), default=None)
+        if sighting not in parts and last is not None and sighting.time - last.time <= run.threshold_ns:
+            found[sighting] = parts[last]
+    return found
 
 
 def is_whole(first: Sighting, part: Range) -> bool:
