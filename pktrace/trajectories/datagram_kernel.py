@@ -8,7 +8,6 @@ from pktrace.compiled import inlined, kernel
 
 _MOST_LOOKS = 512  # fragments with one identification, around one of them, that are looked at
 _NONE, _UNCLEAR = -1, -2
-MOST_SENDERS = 8  # whose bytes one fragment is compared with
 
 
 @inlined
@@ -110,33 +109,3 @@ def only_group_near(wanted, asked, cell, group, time, threshold, found, rivals):
                 marked = max(marked, low)
                 rivals[marked:high] = True
                 marked = high
-
-
-@kernel
-def senders_near(
-    wanted, asked, begin, end, last, cell, sent, first, behind, divided, early, threshold, found
-):  # fmt: skip
-    """The packets in which a fragment may have been sent.
-
-    Args:
-        wanted, asked: identification and time of each fragment; begin, end: its bytes; last: bool, it is the last;
-        cell, sent, first, behind: the same of packets, divided: bool, further fragments follow; both are sorted by
-        identification, then by time; found: int64 fragments x MOST_SENDERS, -1, filled with the last ones before it.
-    """
-    low, high = 0, 0
-    for one in range(len(wanted)):
-        while low < len(cell) and (
-            cell[low] < wanted[one] or (cell[low] == wanted[one] and asked[one] - sent[low] > threshold)
-        ):
-            low += 1
-        high = max(high, low)
-        while high < len(cell) and cell[high] == wanted[one] and sent[high] - asked[one] <= early:
-            high += 1
-        count = 0
-        for packet in range(high - 1, max(low, high - _MOST_LOOKS) - 1, -1):
-            if begin[one] < first[packet] or begin[one] >= behind[packet] or count == found.shape[1]:
-                continue
-            if not divided[packet] and (end[one] != behind[packet] if last[one] else end[one] > behind[packet]):
-                continue
-            found[one, count] = packet
-            count += 1

@@ -4,7 +4,7 @@ Rule: fragments with the same addresses, protocol and identification are of one 
 Only the first has ports, or an ICMP identifier: the others are of its flow, so that a flow that is rewritten where it
 is fragmented stays one.
 Several flows may share an identification (each host behind one gateway counts on its own, counters wrap). So a fragment
-belongs to what was sent with its bytes (fragment_bytes.py). Where these do not tell, it belongs to the one datagram of
+belongs to what was sent with its bytes (part_bytes.py). Where these do not tell, it belongs to the one datagram of
 its point that has room for it: begun at most the loss threshold before it, or the next to begin if it came before its
 first fragment. Where two of different flows have room for it, it cannot be told. What the first point that saw it tells
 of a fragment goes for all points that saw the same bytes.
@@ -21,8 +21,8 @@ import numpy as np
 
 from pktrace.decode import rows as field
 from pktrace.observations.payloads import Payloads
-from pktrace.trajectories.fragment_bytes import told_by_bytes
 from pktrace.trajectories.hashing import mixed
+from pktrace.trajectories.part_bytes import datagrams_of_fragments
 
 Array = np.ndarray[Any, Any]
 
@@ -59,7 +59,7 @@ def datagrams(
     asking = is_part & (shared | ~np.isin(identity, identity[:sent]))
     asking[:sent] = False
     asked = np.flatnonzero(asking)
-    told = told_by_bytes(chosen, group, flows, places, times, sent, asked, threshold, payloads)
+    told = datagrams_of_fragments(chosen, group, flows, places, times, sent, asked, threshold, payloads)
     group[asked[told != 0]] = told[told != 0]
     if not len(followers):
         return group, np.zeros(0, np.uint64)

@@ -20,14 +20,16 @@ import numpy as np
 from pktrace.decode import rows as field
 from pktrace.decode.rows import rows_at
 from pktrace.observations.payloads import Payloads
-from pktrace.trajectories.bursts import ContentAt, bursts
+from pktrace.trajectories.bursts import bursts
 from pktrace.trajectories.datagrams import datagrams
 from pktrace.trajectories.exact import EARLY_NS
 from pktrace.trajectories.hashing import mixed
+from pktrace.trajectories.part_bytes import packets_of_segments
 from pktrace.trajectories.range_kernel import MOST_PARTS, match_bytes
 
 Array = np.ndarray[Any, Any]
 _TCP, _UDP = 6, 17
+_Placed = tuple[int, int, int, int]  # packet, segment, first byte and the one behind the last
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def match_ranges(
     gaps = (seen >= 0).sum(axis=1) < lengths
     open_ended = np.flatnonzero((first == 0) & gaps)
     sent = seen[open_ended, 0]
-    bursts_seen, doubtful = _in_bursts(rows, flows, times, sent, loose, payloads.content)
+    bursts_seen, doubtful = _in_bursts(rows, flows, times, sent, loose, threshold, payloads)
     of_datagrams, doubtful_too = _in_datagrams(rows, flows, times, sent, loose, threshold, payloads)
     found = [
         _matched(
@@ -283,13 +285,14 @@ def _in_datagrams(
 
 
 def _in_bursts(
-    rows: Array, flows: Array, times: Array, sent: Array, loose: Array, content_at: ContentAt
+    rows: Array, flows: Array, times: Array, sent: Array, loose: Array, threshold: int, payloads: Payloads
 ) -> tuple[_Spans, Array]:
     """Segments of UDP packets that an offload split: IDs from the packet's own on, in one burst at one point.
 
     The first segment of a burst has the ID and the first bytes of its packet; segment i the ID + i, and the bytes from
     i times the size of the first on. Where the first is missing, the burst belongs to the packet sent last before it
-    among those between the packets of the bursts before and behind it, if sizes and IDs fit.
+    among those between the packets of the bursts before and behind it, if sizes and IDs fit. So it is told where the
+    bytes do not (part_bytes.py).
 
     Returns:
         The spans, and numbers of the sent of which it cannot be told whether some segment is theirs.
@@ -311,9 +314,14 @@ def _in_bursts(
     chosen_flows = flows[both]
     ordered = np.flatnonzero(udp & np.isin(chosen_flows, split))
     ordered = ordered[np.lexsort((times[both[ordered]], chosen_flows[ordered]))]
+    packet, place, open_to = packets_of_segments(
+        chosen, chosen_flows, times[both], len(sent), ordered, threshold, payloads
+    )
     for mine in np.split(ordered, np.flatnonzero(np.diff(chosen_flows[ordered])) + 1):
         of_flow, times_of_flow = chosen[mine], times[both[mine]]
         senders, loose_here = np.flatnonzero(is_sender[mine]), np.flatnonzero(~is_sender[mine])
+        at_of = {number: at for at, number in enumerate(mine.tolist())}
+        sizes = of_flow["payload_length"].astype(np.int64)
         points, first_place = np.unique(of_flow["point"][loose_here], return_index=True)
         # Where a point has seen a segment that one before had placed, the bytes are the same: so is its packet.
         known_segments: dict[int, tuple[int, int, int]] = {}
@@ -328,7 +336,14 @@ def _in_bursts(
             left = arrivals[
                 np.array([not whose and one not in nobodys for whose, one in zip(placed, digests, strict=True)], bool)
             ]
-            fresh, doubts, undecided = bursts(of_flow, times_of_flow, senders, left, content_at)
+            told = [
+                (at_of[int(packet[mine[at]])], int(at), int(place[mine[at]]), int(place[mine[at]] + sizes[at]))
+                for at in left[packet[mine[left]] >= 0]
+            ]
+            fresh, doubts, undecided = told, set[int](), list[int]()
+            if (open_to[mine[left]] & (packet[mine[left]] < 0)).any():
+                guessed, doubts, undecided = bursts(of_flow, times_of_flow, senders, left, payloads.content)
+                fresh = _beside(told, guessed)
             doubtful.update(int(mine[sender]) for sender in doubts)
             nobodys.update(of_flow["digest"][undecided].tolist())
             if all(begin == 0 for *_, begin, _ in fresh):
@@ -351,3 +366,10 @@ def _in_bursts(
         sender=np.concatenate([number[unique], np.full(len(segments), -1)]),
         whole=np.zeros(len(unique) + len(segments), bool),
     ), senders_in_doubt
+
+
+def _beside(told: list[_Placed], guessed: list[_Placed]) -> list[_Placed]:
+    """What the bytes tell of segments, and of others what bursts do, unless these bytes came in one of the first."""
+    segments = {segment for _, segment, _, _ in told}
+    bytes_seen = {(sender, begin) for sender, _, begin, _ in told}
+    return told + [one for one in guessed if one[1] not in segments and (one[0], one[2]) not in bytes_seen]
