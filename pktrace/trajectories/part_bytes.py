@@ -22,7 +22,7 @@ from pktrace.trajectories.exact import EARLY_NS
 from pktrace.trajectories.hashing import mixed
 
 Array = np.ndarray[Any, Any]
-_AT_ONCE = 1 << 16  # segments, for each of which there is a line of packets
+_AT_ONCE = 1 << 13  # segments, for each of which there is a line of packets
 
 
 def datagrams_of_fragments(
