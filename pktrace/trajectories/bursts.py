@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,24 +10,22 @@ import numpy as np
 from pktrace.trajectories.exact import EARLY_NS
 
 Array = np.ndarray[Any, Any]
-ContentAt = Callable[[Any, int, int], int | None]
 _AT_ONCE = 8  # bursts of one flow that may be under way at the same time
 _MOST_LOOKS = 256  # packets sent before a burst among which its own is looked for
 
 
 def bursts(
-    rows: Array, times: Array, senders: Array, arrivals: Array, content_at: ContentAt
+    rows: Array, times: Array, senders: Array, arrivals: Array
 ) -> tuple[list[tuple[int, int, int, int]], set[int], list[int]]:
     """Which segments belong to which packets.
 
     Args:
-        content_at: the hash of so many payload bytes of a row from some byte on, or None where it is not known;
         rows, times: of one flow, for all of them are looked at; senders: packets that were sent, arrivals: what one
         point saw, both in order of time.
 
     Returns:
         (sender, segment, first byte, end) of every segment that belongs to one; senders of which it cannot be told
-        whether a segment is theirs, and these segments: they fit several, whose bytes the capture does not have.
+        whether a segment is theirs, and these segments: they fit several.
     """
     size = rows["payload_length"].astype(np.int64).tolist()
     ids = rows["ip_id"].astype(np.int64).tolist()
@@ -75,18 +72,10 @@ def bursts(
             under_way = [*under_way[1 - _AT_ONCE :], [place, step, 1]]
             found.append((order[place], segment, 0, step))
             continue
-        if len(fitting) > 1:  # the bytes themselves tell, where the capture has them
-            holds = [
-                content_at(rows[order[burst[0]]], (burst[2] + gap) * burst[1], size[segment])
-                for gap, _, burst in fitting
-            ]
-            told = [one for one, held in zip(fitting, holds, strict=True) if held == content[segment]]
-            unknown = [one for one, held in zip(fitting, holds, strict=True) if held is None]
-            if not told and len(unknown) > 1:
-                doubtful.update(order[burst[0]] for _, _, burst in unknown)
-                undecided.append(segment)
-                continue
-            fitting = told or unknown or fitting
+        if len(fitting) > 1:
+            doubtful.update(order[burst[0]] for _, _, burst in fitting)
+            undecided.append(segment)
+            continue
         gap, _, best = min(fitting, default=(0, 0, None))
         continues = bool(waiting) and 1 <= (ids[segment] - ids[waiting[-1][-1]]) & 0xFFFF < 64
         if best is not None and not (gap and continues):

@@ -342,7 +342,7 @@ def _in_bursts(
             ]
             fresh, doubts, undecided = told, set[int](), list[int]()
             if (open_to[mine[left]] & (packet[mine[left]] < 0)).any():
-                guessed, doubts, undecided = bursts(of_flow, times_of_flow, senders, left, payloads.content)
+                guessed, doubts, undecided = bursts(of_flow, times_of_flow, senders, left)
                 fresh = _beside(told, guessed)
             doubtful.update(int(mine[sender]) for sender in doubts)
             nobodys.update(of_flow["digest"][undecided].tolist())
