@@ -22,7 +22,7 @@ from pktrace.trajectories.exact import EARLY_NS
 from pktrace.trajectories.hashing import mixed
 
 Array = np.ndarray[Any, Any]
-_AT_ONCE = 1 << 13  # segments, for each of which there is a line of packets
+_AT_ONCE = 1 << 13  # parts, for each of which there is a line of packets
 
 
 def datagrams_of_fragments(
@@ -47,26 +47,29 @@ def datagrams_of_fragments(
     parts, whole = asking[order], chosen[senders]
     begins = whole["fragment_offset"] + whole["payload"].astype(np.int64) - whole["l4"]
     places, sizes = (chosen[name][parts].astype(np.int64) for name in ("fragment_offset", "payload_length"))
-    found = np.full((len(parts), MOST_SENDERS), -1, np.int64)
-    senders_near(
-        key[parts], times[parts], places, places + sizes, chosen["more_fragments"][parts] == 0, key[senders],
-        times[senders], begins, begins + whole["payload_length"], whole["more_fragments"] != 0, EARLY_NS,
-        np.int64(threshold), found,
-    )  # fmt: skip
-    part, _ = np.nonzero(found >= 0)
-    sender = found[found >= 0]
     addresses = mixed(
         chosen["source_high"], chosen["source_low"], chosen["destination_high"], chosen["destination_low"]
     )
+    known_there = np.unique(mixed(addresses[named], flows[named]))
     groups, first = np.unique(group[named], return_index=True)
-    place = np.minimum(np.searchsorted(groups, group[senders[sender]]), len(groups) - 1)
-    became = mixed(addresses[parts[part]], flows[named[first[place]]])
-    fits = np.isin(became, mixed(addresses[named], flows[named])) & (groups[place] == group[senders[sender]])
-    part, sender = part[fits], sender[fits]
-    may, known = _compared(payloads, chosen[parts[part]], whole[sender], places[part] - begins[sender])
-    part, of = part[may], group[senders[sender[may]]]
-    which, told_of = _only_one(part, of, known[may], found[:, -1] >= 0)
-    told[order[which]] = told_of
+    for low in range(0, len(parts), _AT_ONCE):
+        now = slice(low, low + _AT_ONCE)
+        found = np.full((len(parts[now]), MOST_SENDERS), -1, np.int64)
+        senders_near(
+            key[parts[now]], times[parts[now]], places[now], places[now] + sizes[now],
+            chosen["more_fragments"][parts[now]] == 0, key[senders], times[senders], begins,
+            begins + whole["payload_length"], whole["more_fragments"] != 0, EARLY_NS, np.int64(threshold), found,
+        )  # fmt: skip
+        part, _ = np.nonzero(found >= 0)
+        sender = found[found >= 0]
+        place = np.minimum(np.searchsorted(groups, group[senders[sender]]), len(groups) - 1)
+        became = mixed(addresses[parts[now][part]], flows[named[first[place]]])
+        fits = np.isin(became, known_there) & (groups[place] == group[senders[sender]])
+        part, sender = part[fits], sender[fits]
+        may, known = _compared(payloads, chosen[parts[now][part]], whole[sender], places[now][part] - begins[sender])
+        part, of = part[may], group[senders[sender[may]]]
+        which, told_of = _only_one(part, of, known[may], found[:, -1] >= 0)
+        told[order[now][which]] = told_of
     return told
 
 
