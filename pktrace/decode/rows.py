@@ -68,6 +68,12 @@ def rows_at(rows: np.ndarray[Any, Any], which: np.ndarray[Any, Any]) -> np.ndarr
     return found
 
 
+def is_fragment(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """bool per row: an IP fragment, the first one of its datagram or another."""
+    found: np.ndarray[Any, Any] = (rows["fragment_offset"] > 0) | (rows["more_fragments"] > 0)
+    return found
+
+
 # Bits of `has`: the groups of fields that a packet has, and how far it could be decoded.
 HAS_TIME = 1
 HAS_IP = 2

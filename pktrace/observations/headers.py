@@ -10,8 +10,15 @@ import numpy as np
 from pktrace.decode import rows as field
 from pktrace.run.model import Condition, Network
 
-PORTS_MEAN = (6, 17)
+_PORTS_MEAN = (6, 17)
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
+
+
+def protocols_of(condition: Condition) -> tuple[int, ...] | None:
+    """The protocols that fit a condition; None if it does not ask for one."""
+    if condition.protocols is None and (condition.sports is not None or condition.dports is not None):
+        return _PORTS_MEAN
+    return condition.protocols
 
 
 def fits(condition: Condition, rows: np.ndarray[Any, Any]) -> Mask:
@@ -22,9 +29,7 @@ def fits(condition: Condition, rows: np.ndarray[Any, Any]) -> Mask:
     way round, though the decoder does); non-IP never fits.
     """
     found: Mask = rows["has"] & field.HAS_IP != 0
-    protocols = condition.protocols
-    if protocols is None and (condition.sports is not None or condition.dports is not None):
-        protocols = PORTS_MEAN
+    protocols = protocols_of(condition)
     if protocols is not None:
         found &= np.isin(rows["protocol"], protocols)
     for networks, name in ((condition.sources, "source"), (condition.destinations, "destination")):

@@ -52,12 +52,14 @@ class Payloads:
         for capture in np.unique(rows["capture"][there]).tolist():
             data = self._file(capture)
             mine = np.flatnonzero(there & (rows["capture"] == capture))
+            if data is None:
+                there[mine] = False
+                continue
             at = rows["byte_offset"][mine] + starts[mine]
-            whole = np.zeros(len(mine), bool) if data is None else at + sizes[mine] + SLACK <= len(data)
-            if data is not None and whole.any():
-                hashes = np.zeros(int(whole.sum()), np.uint64)
-                contents_of(data, at[whole], sizes[mine[whole]], hashes)
-                found[mine[whole]] = hashes
+            whole = at + sizes[mine] + SLACK <= len(data)
+            hashes = np.zeros(int(whole.sum()), np.uint64)
+            contents_of(data, at[whole], sizes[mine[whole]], hashes)
+            found[mine[whole]] = hashes
             for one in mine[~whole].tolist():  # the last packets of a file, which a kernel would read beyond
                 content = self.content(rows[one], int(begins[one]), int(lengths[one]))
                 there[one], found[one] = content is not None, content or 0

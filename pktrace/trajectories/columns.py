@@ -79,7 +79,6 @@ class Columns:
 
     def read(self, run: Run, rows: Array) -> Iterator[tuple[int, int]]:
         """Fill them; yields the spans of rows that are there, one after the other, while others are read."""
-
         if len(rows) < _FEW:
             self._has[:] = self._read_few(run, rows)
             yield 0, len(rows)
@@ -96,9 +95,8 @@ class Columns:
         yield from in_pieces(len(rows), read_some)
 
     def _read_few(self, run: Run, some: Array) -> int:
-        span = slice(None)
-        self.points[span] = some["point"]
-        self.times[span] = some["ts_ns"]
-        self.digests[span] = some["digest"]
-        self.paths[span] = path_of_rows(run, some)
+        self.points[:] = some["point"]
+        self.times[:] = some["ts_ns"]
+        self.digests[:] = some["digest"]
+        self.paths[:] = path_of_rows(run, some)
         return int(np.bitwise_or.reduce(some["has"]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pktrace.compiled import inlined, kernel
+from pktrace.trajectories.part_kernel import near
 
 _MOST_LOOKS = 512  # fragments with one identification, around one of them, that are looked at
 _NONE, _UNCLEAR = -1, -2
@@ -94,13 +95,7 @@ def only_group_near(wanted, asked, cell, group, time, threshold, found, rivals):
     for one in range(1, len(cell)):
         changes[one] = changes[one - 1] + (group[one] != group[one - 1])
     for one in range(len(wanted)):
-        while low < len(cell) and (
-            cell[low] < wanted[one] or (cell[low] == wanted[one] and asked[one] - time[low] > threshold)
-        ):
-            low += 1
-        high = max(high, low)
-        while high < len(cell) and cell[high] == wanted[one] and time[high] - asked[one] <= threshold:
-            high += 1
+        low, high = near(low, high, wanted[one], asked[one], cell, time, threshold, threshold)
         if high > low:
             several = changes[high - 1] > changes[low]
             found[one] = group[low]

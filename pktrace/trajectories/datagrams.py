@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode import rows as field
+from pktrace.decode.rows import is_fragment
 from pktrace.observations.payloads import Payloads
 from pktrace.trajectories.hashing import mixed
 from pktrace.trajectories.part_bytes import datagrams_of_fragments
@@ -50,7 +51,7 @@ def datagrams(
     known = np.unique(identity[places])
     at = np.searchsorted(known, identity)
     shared = np.append(known, 0)[at] == identity if len(known) else np.zeros(len(chosen), bool)
-    is_part = ((chosen["fragment_offset"] > 0) | (chosen["more_fragments"] > 0)) & ~named
+    is_part = is_fragment(chosen) & ~named
     followers = np.flatnonzero(shared & ~named)
     group[followers] = 0
 
@@ -79,8 +80,7 @@ def _by_room(
     """Fill in the groups of fragments that one datagram at their point has room for."""
     from pktrace.trajectories.datagram_kernel import take_fragments  # seldom needed, and slow to load
 
-    fragment = (chosen["fragment_offset"] > 0) | (chosen["more_fragments"] > 0)
-    mine = some[fragment[some]]
+    mine = some[is_fragment(chosen)[some]]
     cells = at[mine] * (int(chosen["point"].max()) + 1) + chosen["point"][mine].astype(np.int64)
     order = np.lexsort((rows[mine], times[mine], cells))
     mine = mine[order]

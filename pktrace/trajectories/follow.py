@@ -75,7 +75,7 @@ def follow_packets(observations: Observations) -> Trajectories:
             break
         loose = np.concatenate([unplaced, _begun_late(owner, seen)])
         ranges, doubtful_parts = match_ranges(
-            rows, times, keys.first_flow, loose, owner, seen, path_of, visits(run), run.threshold_ns, payloads
+            rows, times, keys.first_flow, loose, seen, path_of, visits(run), run.threshold_ns, payloads
         )
         unexplained = found.without(ranges.trajectory, ranges.row)
         if not len(unexplained.end_rows):
@@ -93,19 +93,17 @@ def follow_packets(observations: Observations) -> Trajectories:
     basis = _basis(rows, keys, seen, candidates)
     if numbers is not None:
         basis[_all_numbered(seen, numbers) & (candidates == 1)] = BASES.index("packet_id")
-    copies = (
-        copies_of_parts(rows, times, ranges, loose, run.threshold_ns) if len(ranges) else (np.zeros(0, np.int64),) * 2
-    )
-    parts_seen = np.union1d(ranges.row, copies[0])
-    by_ranges = parts_seen[(owner[parts_seen] < 0) & (columns.paths[parts_seen] == NO_PATH)]
     followed = Followed(owner, path_of, seen, candidates, basis, ambiguous, ranges)
-    reach = placed.reach
+    reach, no_path = placed.reach, placed.no_path
     if len(ranges):
+        copies = copies_of_parts(rows, times, ranges, loose, run.threshold_ns)
+        now = np.union1d(ranges.row, copies[0])
+        no_path -= int(np.count_nonzero((owner[now] < 0) & (columns.paths[now] == NO_PATH)))
         followed = _with_ranges(followed, rows, times, copies)
         # What was not seen whole was not missed where its parts were seen.
         certain = followed.candidates == 1
         reach = with_proven_misses(covered, run, times, followed.seen[certain], followed.path[certain])
-    ledger = _left_over(followed.owner, columns, placed.no_path, by_ranges)
+    ledger = _left_over(followed.owner, columns, no_path)
     for point in np.flatnonzero(reach.missed):
         ledger.add("capture_missed", int(reach.missed[point]), point=run.points[point].name)
     for entry in clocks.contradictions:
@@ -157,15 +155,11 @@ def _unplaced(owner: Array, columns: Columns, times: Array) -> Array:
     return in_order
 
 
-def _left_over(owner: Array, columns: Columns, no_path: int, by_ranges: Array) -> Ledger:
-    """A ledger of what belongs to no trajectory: on no path, or off its own.
-
-    Args:
-        no_path: how many rows fitted no path; by_ranges: rows of these that turned out to be parts of packets.
-    """
+def _left_over(owner: Array, columns: Columns, no_path: int) -> Ledger:
+    """A ledger of what belongs to no trajectory: on no path, so many at most, or off its own."""
     ledger = Ledger()
     left = int(np.count_nonzero((owner < 0) & (columns.paths != NOT_FOLLOWED)))
-    no_path = min(left, no_path - len(by_ranges))
+    no_path = min(left, no_path)
     ledger.add("no_path", no_path)
     ledger.add("off_path", left - no_path)
     return ledger

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pktrace.decode.rows import rows_at
+from pktrace.decode.rows import is_fragment, rows_at
 from pktrace.ledger import Ledger
 from pktrace.observations.observe import Observations
 from pktrace.run.model import Run
@@ -56,9 +56,9 @@ class Trajectories:
         """int64 n x longest path: bytes of a split packet not seen at a position where others of it were."""
         held = self.ranges.held(len(self), self.seen.shape[1])
         rows, parts = self.first_rows, self.observations.rows[self.ranges.row]
-        fragment = _is_fragment(rows)
+        fragment = is_fragment(rows)
         # Where a whole datagram became fragments, its bytes are counted from the transport header on.
-        fragment[self.ranges.trajectory[_is_fragment(parts)]] = True
+        fragment[self.ranges.trajectory[is_fragment(parts)]] = True
         whole = np.where(fragment, rows["ip_end"] - rows["l4"], rows["payload_length"]).astype(np.int64)
         missing: np.ndarray[Any, Any] = np.where(held >= 0, np.maximum(0, whole[:, None] - held), 0)
         return missing
@@ -109,8 +109,3 @@ class Trajectories:
         """The decoded rows of the first sightings."""
         found: np.ndarray[Any, Any] = rows_at(self.observations.rows, self.first_row)
         return found
-
-
-def _is_fragment(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    found: np.ndarray[Any, Any] = (rows["fragment_offset"] > 0) | (rows["more_fragments"] > 0)
-    return found

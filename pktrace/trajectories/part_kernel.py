@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from pktrace.compiled import kernel
+from pktrace.compiled import inlined, kernel
 
 MOST_SENDERS = 8  # whose bytes one fragment is compared with
 MOST_SUPERPACKETS = 64  # whose bytes one segment is compared with: IP IDs count on from all that are under way
 _MOST_LOOKS = 512  # packets that are looked at for one part
 _MOST_SEGMENTS = 128  # of a UDP packet: UDP_MAX_SEGMENTS of Linux
+
+
+@inlined
+def near(low, high, cell, time, cells, times, before, behind):
+    """The places [low, high) in `cells` of what has this cell, from `before` ns before this time to `behind` after it.
+
+    Args:
+        low, high: what was found for the one before; it and `cells` are sorted by cell, then by time.
+    """
+    while low < len(cells) and (cells[low] < cell or (cells[low] == cell and time - times[low] > before)):
+        low += 1
+    high = max(high, low)
+    while high < len(cells) and cells[high] == cell and times[high] - time <= behind:
+        high += 1
+    return low, high
 
 
 @kernel
@@ -23,13 +38,7 @@ def senders_near(
     """
     low, high = 0, 0
     for one in range(len(wanted)):
-        while low < len(cell) and (
-            cell[low] < wanted[one] or (cell[low] == wanted[one] and asked[one] - sent[low] > threshold)
-        ):
-            low += 1
-        high = max(high, low)
-        while high < len(cell) and cell[high] == wanted[one] and sent[high] - asked[one] <= early:
-            high += 1
+        low, high = near(low, high, wanted[one], asked[one], cell, sent, threshold, early)
         count = 0
         for packet in range(high - 1, max(low, high - _MOST_LOOKS) - 1, -1):
             if begin[one] < first[packet] or begin[one] >= behind[packet] or count == found.shape[1]:
@@ -51,13 +60,7 @@ def packets_near(wanted, asked, part_id, size, flow, sent, packet_id, length, ea
     """
     low, high = 0, 0
     for one in range(len(wanted)):
-        while low < len(flow) and (
-            flow[low] < wanted[one] or (flow[low] == wanted[one] and asked[one] - sent[low] > threshold)
-        ):
-            low += 1
-        high = max(high, low)
-        while high < len(flow) and flow[high] == wanted[one] and sent[high] - asked[one] <= early:
-            high += 1
+        low, high = near(low, high, wanted[one], asked[one], flow, sent, threshold, early)
         count = 0
         for packet in range(high - 1, max(low, high - _MOST_LOOKS) - 1, -1):
             index = (part_id[one] - packet_id[packet]) & 0xFFFF

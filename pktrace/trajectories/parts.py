@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from pktrace.decode.rows import is_fragment
 from pktrace.trajectories.model import UNSEEN, Trajectories
 from pktrace.trajectories.transform_kernel import FRAGMENTATION, MERGE, REASSEMBLY, SPLIT
 
@@ -85,7 +86,7 @@ def parts_of(trajectories: Trajectories) -> Parts:
     trajectory = np.concatenate([ranges.trajectory, some[at]])
     row = np.concatenate([ranges.row, trajectories.seen[some[at], position]])
     held = rows[row]
-    fragment = (held["fragment_offset"] > 0) | (held["more_fragments"] > 0)
+    fragment = is_fragment(held)
     # Bytes of what is a fragment anywhere are counted in the datagram, all others in the payload.
     of_datagram = np.zeros(count, bool)
     of_datagram[trajectory[fragment]] = True

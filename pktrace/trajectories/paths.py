@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode import rows as field
-from pktrace.observations.headers import PORTS_MEAN, fits
+from pktrace.observations.headers import fits, protocols_of
 from pktrace.run.model import Condition, Network, Run
 
 NO_PATH = -1
@@ -62,9 +62,7 @@ def _conditions(asked: Condition) -> list[list[_Test]]:
     def inside(kind: int, network: Network) -> _Test:
         return kind, network.version, network.high, network.low, network.mask_high, network.mask_low
 
-    protocols = asked.protocols
-    if protocols is None and (asked.sports is not None or asked.dports is not None):
-        protocols = PORTS_MEAN
+    protocols = protocols_of(asked)
     ranges = None if protocols is None else tuple((protocol, protocol) for protocol in protocols)
     found = [
         [inside(kind, network) for network in networks]

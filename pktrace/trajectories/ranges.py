@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode import rows as field
-from pktrace.decode.rows import rows_at
+from pktrace.decode.rows import is_fragment, rows_at
 from pktrace.observations.payloads import Payloads
 from pktrace.trajectories.bursts import bursts
 from pktrace.trajectories.datagrams import datagrams
@@ -63,10 +63,10 @@ class Ranges:
             first_row: of each trajectory.
         """
         sent, held = rows[first_row[self.trajectory]], rows[self.row]
-        same = self.last - self.first + 1 == np.where(_is_fragment(sent), _segment(sent), sent["payload_length"])
+        same = self.last - self.first + 1 == np.where(is_fragment(sent), _segment(sent), sent["payload_length"])
         for name in ("fragment_offset", "more_fragments", "payload_length"):
             same &= sent[name] == held[name]
-        found: Array = same & (~_is_fragment(sent) | (_segment(sent) == _segment(held)))
+        found: Array = same & (~is_fragment(sent) | (_segment(sent) == _segment(held)))
         return found
 
     def chosen(self, which: Array) -> Ranges:
@@ -80,11 +80,6 @@ class Ranges:
         return Ranges(*(column[order] for column in columns))
 
 
-def _is_fragment(rows: Array) -> Array:
-    found: Array = (rows["fragment_offset"] > 0) | (rows["more_fragments"] > 0)
-    return found
-
-
 def _segment(rows: Array) -> Array:
     """Bytes behind the IP header."""
     found: Array = rows["ip_end"].astype(np.int64) - rows["l4"]
@@ -95,14 +90,14 @@ NO_RANGES = Ranges(*(np.zeros(0, np.int64) for _ in range(5)))
 
 
 def match_ranges(
-    rows: Array, times: Array, flows: Array, members: Array, owner: Array, seen: Array, path_of: Array, visits: Array,
-    threshold: int, payloads: Payloads,
+    rows: Array, times: Array, flows: Array, loose: Array, seen: Array, path_of: Array, visits: Array, threshold: int,
+    payloads: Payloads,
 ) -> tuple[Ranges, Array]:  # fmt: skip
     """Match what begins nowhere with the packets whose bytes it holds.
 
     Args:
-        flows: uint64 per row, the flow that each row's began as; members: rows that are followed;
-        owner, seen, path_of: of the trajectories so far; visits: of paths.visits.
+        flows: uint64 per row, the flow that each row's began as; loose: rows that are of no trajectory, or of one that
+        begins behind the beginning of its path; seen, path_of: of the trajectories so far; visits: of paths.visits.
 
     Returns:
         Ranges in order of trajectory, position and first byte; trajectories of which it cannot be told whether some
@@ -112,16 +107,16 @@ def match_ranges(
     if not count:
         return NO_RANGES, np.zeros(0, np.int64)
     first = np.argmax(seen >= 0, axis=1)
-    loose = members[(owner[members] < 0) | (first[np.maximum(owner[members], 0)] > 0)]
     lengths = (visits[:, :, :].max(axis=(1, 2)) + 1)[path_of]
     gaps = (seen >= 0).sum(axis=1) < lengths
     open_ended = np.flatnonzero((first == 0) & gaps)
     sent = seen[open_ended, 0]
-    bursts_seen, doubtful = _in_bursts(rows, flows, times, sent, loose, threshold, payloads)
-    of_datagrams, doubtful_too = _in_datagrams(rows, flows, times, sent, loose, threshold, payloads)
+    chosen = rows_at(rows, np.concatenate([sent, loose]))
+    bursts_seen, doubtful = _in_bursts(chosen, flows, times, sent, loose, threshold, payloads)
+    of_datagrams, doubtful_too = _in_datagrams(chosen, flows, times, sent, loose, threshold, payloads)
     found = [
         _matched(
-            rows, times, _in_sequence(rows, flows, times, sent, loose), open_ended, path_of, visits, seen, threshold
+            rows, times, _in_sequence(chosen, flows, times, sent, loose), open_ended, path_of, visits, seen, threshold
         ),
         _matched(rows, times, of_datagrams, open_ended, path_of, visits, seen, threshold),
         _matched(rows, times, bursts_seen, open_ended, path_of, visits, seen, threshold),
@@ -183,6 +178,9 @@ class _Spans:
     whole: Array  # not divided into fragments: no match for another such
 
 
+_NO_SPANS = _Spans(np.zeros(0, np.uint64), *(np.zeros(0, np.int64),) * 4, np.zeros(0, bool))
+
+
 def _matched(
     rows: Array, times: Array, spans: _Spans, open_ended: Array, path_of: Array, visits: Array, seen: Array,
     threshold: int,
@@ -239,13 +237,12 @@ def _spans(
     return _Spans(group[wanted], row[wanted], begin[wanted], end[wanted], sender[wanted], whole[wanted])
 
 
-def _in_sequence(rows: Array, flows: Array, times: Array, sent: Array, loose: Array) -> _Spans:
+def _in_sequence(chosen: Array, flows: Array, times: Array, sent: Array, loose: Array) -> _Spans:
     """TCP data by its place in the flow's sequence space, which is unrolled where it wraps.
 
     A fragment, the first one too, has its place in its datagram: with one in both, its bytes would count twice.
     """
     both = np.concatenate([sent, loose])
-    chosen = rows_at(rows, both)
     wanted = (chosen["protocol"] == _TCP) & (chosen["payload_length"] > 0)
     wanted &= (chosen["fragment_offset"] == 0) & (chosen["more_fragments"] == 0)
     group = flows[both]
@@ -263,7 +260,7 @@ def _in_sequence(rows: Array, flows: Array, times: Array, sent: Array, loose: Ar
 
 
 def _in_datagrams(
-    rows: Array, flows: Array, times: Array, sent: Array, loose: Array, threshold: int, payloads: Payloads
+    chosen: Array, flows: Array, times: Array, sent: Array, loose: Array, threshold: int, payloads: Payloads
 ) -> tuple[_Spans, Array]:
     """Fragments and whole packets by their place in the datagram.
 
@@ -271,11 +268,12 @@ def _in_datagrams(
         The spans, and numbers of the sent of which it cannot be told whether some fragment is theirs.
     """
     both = np.concatenate([sent, loose])
-    chosen = rows_at(rows, both)
+    fragment = is_fragment(chosen)
+    if not fragment.any():
+        return _NO_SPANS, np.zeros(0, np.int64)
     group, rivals = datagrams(both, chosen, flows[both], times[both], len(sent), threshold, payloads)
     begin = chosen["fragment_offset"].astype(np.int64)
     end = begin + chosen["ip_end"].astype(np.int64) - chosen["l4"]
-    fragment = (chosen["fragment_offset"] > 0) | (chosen["more_fragments"] > 0)
     wanted = (chosen["has"] & field.HAS_IP != 0) & (chosen["l4"] > 0) & (end > begin)
     # Whole packets count only where fragments share their identification.
     wanted &= fragment | np.isin(group, group[fragment])
@@ -285,7 +283,7 @@ def _in_datagrams(
 
 
 def _in_bursts(
-    rows: Array, flows: Array, times: Array, sent: Array, loose: Array, threshold: int, payloads: Payloads
+    chosen: Array, flows: Array, times: Array, sent: Array, loose: Array, threshold: int, payloads: Payloads
 ) -> tuple[_Spans, Array]:
     """Segments of UDP packets that an offload split: IDs from the packet's own on, in one burst at one point.
 
@@ -298,11 +296,8 @@ def _in_bursts(
         The spans, and numbers of the sent of which it cannot be told whether some segment is theirs.
     """
     both = np.concatenate([sent, loose])
-    chosen = rows_at(rows, both)
-    udp = (chosen["protocol"] == _UDP) & (chosen["has"] & field.HAS_ID != 0) & (chosen["fragment_offset"] == 0)
-    udp &= (chosen["more_fragments"] == 0) & (chosen["payload_length"] > 0)
-    spans = _spans(mixed(np.arange(len(both))), sent, loose, np.zeros(len(both), np.int64),
-                   chosen["payload_length"].astype(np.int64), np.zeros(len(both), bool))  # fmt: skip
+    udp = (chosen["protocol"] == _UDP) & (chosen["has"] & field.HAS_ID != 0) & ~is_fragment(chosen)
+    udp &= chosen["payload_length"] > 0
     is_sender = np.arange(len(both)) < len(sent)
     first_bytes = mixed(flows[both], chosen["ip_id"], chosen["content"])
     # Only flows in which some loose packet begins as one that was sent, and is shorter.
@@ -314,6 +309,8 @@ def _in_bursts(
     chosen_flows = flows[both]
     ordered = np.flatnonzero(udp & np.isin(chosen_flows, split))
     ordered = ordered[np.lexsort((times[both[ordered]], chosen_flows[ordered]))]
+    if not len(ordered):
+        return _NO_SPANS, np.zeros(0, np.int64)
     packet, place, open_to = packets_of_segments(
         chosen, chosen_flows, times[both], len(sent), ordered, threshold, payloads
     )
@@ -354,7 +351,7 @@ def _in_bursts(
                 known_segments[int(of_flow["digest"][segment])] = (sender, begin, end)
     senders_in_doubt = np.array(sorted(doubtful), np.int64)
     if not found:
-        return spans, senders_in_doubt
+        return _NO_SPANS, senders_in_doubt
     owner, segments, begins, ends = (np.array(column, np.int64) for column in zip(*found, strict=True))
     unique = np.unique(owner)
     number = np.concatenate([np.arange(len(sent)), np.full(len(loose), -1)])
