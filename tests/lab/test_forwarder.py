@@ -298,6 +298,17 @@ def transfer(lab: Lab, size: int, port: int = 5201) -> None:
         client.close()
         thread.join(8)
     assert b"".join(received) == content
+    # A connection whose last acknowledgement got lost, as when the service is swapped next, would go on sending its
+    # FIN for minutes: packets that no later test has sent, and some count them all.
+    deadline = time.monotonic() + 3
+    while lab.run_in("pvm1", ["ss", "-Htn", "sport", "=", f":{port}"]) and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def arrived_at_the_forwarder(lab: Lab) -> int:
+    """Packets, by the kernel's counters of the device that it reads."""
+    (link,) = json.loads(lab.run_in("svm", ["ip", "-j", "-s", "link", "show", "dev", AGENT1.service_in]))
+    return int(link["stats64"]["rx"]["packets"])
 
 
 class TestInTheLab:
@@ -441,7 +452,7 @@ class TestInTheLab:
 
     def test_what_the_kernel_had_no_room_for_is_counted(self, lab: Lab, at_work: Impairments) -> None:
         pid = lab.service(AGENT1).described()["pid"]
-        before = lab.service(AGENT1).counts()
+        before, at_first = lab.service(AGENT1).counts(), arrived_at_the_forwarder(lab)
         payload = bytes(1400)
         with closing(Tap(lab, "punt1")), closing(Flow(lab)) as flow:
             os.kill(pid, signal.SIGSTOP)
@@ -450,12 +461,13 @@ class TestInTheLab:
             finally:
                 os.kill(pid, signal.SIGCONT)
         received = dropped = 0
+        arrived = arrived_at_the_forwarder(lab) - at_first
         deadline = time.monotonic() + 5
-        while received + dropped < 75_000 and time.monotonic() < deadline:  # it still takes what had room
+        while received + dropped < arrived and time.monotonic() < deadline:  # it still takes what had room
             counts = lab.service(AGENT1).counts()
             received, dropped = (counts[key] - before[key] for key in ("received", "kernel_dropped"))
         assert dropped > 1000
-        assert received + dropped == 75_000
+        assert received + dropped == arrived >= 75_000
 
     def test_a_forwarder_that_died_is_named(self, lab: Lab, at_work: Impairments) -> None:
         service = lab.service(AGENT1)
