@@ -52,7 +52,7 @@ def datagrams(
     at = np.searchsorted(known, identity)
     shared = np.append(known, 0)[at] == identity if len(known) else np.zeros(len(chosen), bool)
     is_part = is_fragment(chosen) & ~named
-    followers = np.flatnonzero(shared & ~named)
+    followers = np.flatnonzero(shared & is_part)  # whole packets, as ICMP errors are, are no part of another
     group[followers] = 0
 
     some = np.flatnonzero(shared & (is_part | named))

@@ -34,6 +34,7 @@ from pktrace.trajectories.crowds import Crowd, crowds_of
 from pktrace.trajectories.exact import EARLY_NS
 from pktrace.trajectories.gateways import ENOUGH, ENOUGH_ALONE, Gateways
 from pktrace.trajectories.hashing import mixed
+from pktrace.trajectories.paths import visits
 from pktrace.trajectories.remains import flow_of, flows_of
 
 Array = np.ndarray[Any, Any]
@@ -124,7 +125,7 @@ class Keys:
             """bool per pair: time does not speak against it, or IP IDs speak for it."""
             return some.ids_kept | ~against_time(some.before, some.after, ends, starts, run.threshold_ns)
 
-        if self._learn_whole(agreement, found, told, in_time, window):
+        if self._learn_whole(agreement, found, run, told, in_time, window):
             return True
         if not self.doubtful.any():
             return self._learn_beginnings(every, run, times, comparable)
@@ -135,9 +136,9 @@ class Keys:
                 continue  # IP IDs that few packets have kept are equal by chance
             finer = agreement_of(pairs, found, rows, times, window)
             eligible = self._mostly_begun(finer, found) & ((finer.single < finer.kinds) | _come_soon(finer))
-            if self._learn_whole(finer, found, eligible, in_time, window):
+            if self._learn_whole(finer, found, run, eligible, in_time, window):
                 return True
-        if self._learn_whole(agreement, open_again, np.ones(len(agreement), bool), in_time, window):
+        if self._learn_whole(agreement, open_again, run, np.ones(len(agreement), bool), in_time, window):
             return True
         for kept in _SIDE_KEPT:
             pairs, _ = pairs_of(found, run, rows, times, comparable, kept)
@@ -171,15 +172,16 @@ class Keys:
             return False
         agreement = agreement_of(pairs, found, rows, times, window_of(run, times))
         enough = (agreement.by_id >= ENOUGH) | (agreement.packets >= ENOUGH_ALONE)
-        ended = self._share_of_ends(agreement.before, found) >= _WHOLE
+        ended = self._end_whole(agreement, found, run)
         if self._take(agreement.chosen(agreement.agreed & enough & ended), by_header=False):
             return True
         self.doubtful[pairs.end] = True
         return False
 
     def _learn_whole(
-        self, agreement: Agreement, found: Open, eligible: Array, in_time: Callable[[Agreement], Array], window: int
-    ) -> bool:
+        self, agreement: Agreement, found: Open, run: Run, eligible: Array, in_time: Callable[[Agreement], Array],
+        window: int,
+    ) -> bool:  # fmt: skip
         """Learn flows that end as a whole: what replaces addresses, ports or IP IDs does so in all of their packets.
 
         Options change in some: where the flow and IP IDs stay, packets may go on unchanged.
@@ -188,9 +190,8 @@ class Keys:
             eligible: bool per pair of flows, those that may be learned; in_time: bool per pair, those that time allows;
             window: ns, of `window_of`.
         """
-        whole = ((agreement.before == agreement.after) & agreement.ids_kept) | (
-            self._share_of_ends(agreement.before, found) >= _WHOLE
-        )
+        whole = (agreement.before == agreement.after) & agreement.ids_kept
+        whole |= self._end_whole(agreement, found, run)
         agreement = agreement.chosen(whole)
         eligible = eligible[whole] & agreement.agreed
         # Several remains, one side that stays, packets that come soon: two of these, for strangers send the same, too.
@@ -284,6 +285,25 @@ class Keys:
         flows = self.flow[found.end_rows]
         self.doubtful_changes = found.end_trajectories[fits & np.isin(flows, agreement.before)]
         return False
+
+    def _end_whole(self, agreement: Agreement, found: Open, run: Run) -> Array:
+        """bool per pair: most packets of the flow before end, and hardly any go on as they are where it is the other.
+
+        So where a path's last point saw nothing, and all packets end, a few that were lost further up are no rewrite.
+        """
+        rows = self._rows
+        unique, flow = np.unique(agreement.before, return_inverse=True)
+        mine = np.flatnonzero(np.isin(self.flow, unique))
+        points = len(run.points)
+        place = np.searchsorted(unique, self.flow[mine]) * points + rows["point"][mine]
+        seen = np.bincount(place, minlength=len(unique) * points).reshape(len(unique), points)[flow]
+        positions = visits(run)[found.end_path[agreement.end]]
+        last, at = (column[:, None, None] for column in (found.end_position[agreement.end], agreement.at))
+        behind = (positions >= at).any(axis=2) & ~((positions >= 0) & (positions <= last)).any(axis=2)
+        goes_on = np.max(seen * behind, axis=1, initial=0)
+        here = seen[np.arange(len(flow)), rows["point"][found.end_rows[agreement.end]]]
+        whole: Array = (self._share_of_ends(agreement.before, found) >= _WHOLE) & (goes_on <= (1 - _WHOLE) * here)
+        return whole
 
     def _share_of_ends(self, flows: Array, found: Open) -> Array:
         """Which share of the packets of each flow ends, of those that the points saw where some end."""

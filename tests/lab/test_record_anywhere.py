@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -278,13 +279,25 @@ def test_where_no_inflow_can_be_shut(
 
     monkeypatch.setattr(socket_filters, "attach", refuse)
     out = tmp_path / "run"
-    pings = wire.ping(5000, "-i", "0.002") if busy else wire.ping(20)
-    background = subprocess.Popen(pings, stdout=subprocess.DEVNULL)
+
+    def send() -> None:
+        if busy:
+            command = wire.ping(5000, "-i", "0.002")
+        else:
+            wait_for(out / "context" / "ruleset-before.nft")  # every point records by then
+            command = wire.ping(20)
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as pings:
+            recorded.wait(10)
+            pings.terminate()
+
+    recorded = threading.Event()
+    sender = threading.Thread(target=send)
+    sender.start()
     try:
         assert recorder.main([str(out), *wire.points(), "--duration", "1.3", "--threshold", "0.1"]) == 0
     finally:
-        background.terminate()
-        background.wait()
+        recorded.set()
+        sender.join()
     assert "note: near (eth0): its inflow could not be shut" in capsys.readouterr().err
     notes = (out / "context" / "notes.txt").read_text()
     ends = []

@@ -67,9 +67,10 @@ def datagram_keys(
     open_: list[tuple[Key, list[Sighting], list[Sighting]]] = []
     for identity, members in identities.items():
         named = [s for s in members if shows_its_flow(s)]
-        others = [s for s in members if not shows_its_flow(s)]
+        others = [s for s in members if not shows_its_flow(s) and is_fragment(s)]
         for sighting in named:
             keys[sighting] = ("flow", first_flow(sighting), sighting.ip_id)
+        keys |= dict.fromkeys((s for s in members if not shows_its_flow(s) and not is_fragment(s)), identity)
         if not named:
             keys |= dict.fromkeys(others, identity)
             continue

@@ -31,6 +31,7 @@ class Options:
     ip_id: str = "host"  # "zero", "shared" by all flows, "few" different ones, by "host"
     identical: float = 0.0  # repeat an earlier packet byte for byte
     small: float = 0.5  # without or with equal payload
+    errors: float = 0.0  # share of ICMP that reports errors: whole packets without an identifier
     gap_ns: int = 100_000
     delay_ns: int = 30_000
     threshold_ns: int = 50_000_000
@@ -161,7 +162,7 @@ def sent(options: Options, inward: bool, rng: random.Random) -> Flight:
         if flow.protocol == TCP:
             frame = replace(frame, seq=sequence[which], ack=acknowledged[which] + rng.randrange(2), window=500)
             sequence[which] = (sequence[which] + len(payload)) % 2**32
-        elif flow.protocol in (ICMP, ICMPV6):
+        elif flow.icmp_id is not None:
             frame = replace(frame, icmp_seq=number if rng.random() < 0.9 else 1)
         found.append((now, frame))
     return found
@@ -176,6 +177,8 @@ def new_flow(options: Options, number: int, inward: bool, rng: random.Random) ->
     source, destination = (there, here) if inward else (here, there)
     flow = Frame(protocol, source, destination, None, None, None, b"", punted=rng.random() < 0.6)
     if protocol == ICMP:
+        if options.errors and rng.random() < options.errors:
+            return replace(flow, protocol=ICMPV6 if six else ICMP, icmp_type=1 if six else 3)
         kind = 128 if six else 8
         return replace(flow, protocol=ICMPV6 if six else ICMP, icmp_type=kind, icmp_id=100 + number)
     ports = (40_000 + number, 443) if inward else (443, 40_000 + number)

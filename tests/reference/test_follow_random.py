@@ -196,6 +196,7 @@ def options(changes: st.SearchStrategy[str]) -> st.SearchStrategy[Options]:
         ip_id=st.sampled_from(["host", "zero", "shared", "few"]),
         identical=SHARES,
         small=st.sampled_from([0.0, 0.5, 1.0]),
+        errors=SHARES,
         gap_ns=st.sampled_from([10_000, 300_000, 20_000_000]),
         delay_ns=st.sampled_from([30_000, 2_000_000]),
         threshold_ns=st.sampled_from([10_000_000, 200_000_000]),

@@ -8,7 +8,7 @@ import pytest
 
 from pktrace.findings.analysis import Analysis, analyze_observations
 from pktrace.run import model
-from pktrace.schema import FATES, RULE_VERDICTS
+from pktrace.schema import BASES, FATES, RULE_VERDICTS
 from pktrace.trajectories.range_kernel import MOST_PARTS
 from tests.reference.random_runs import RandomRun
 from tests.reference.random_traffic import Frame, Options, fragment
@@ -68,6 +68,39 @@ def test_a_whole_packet_is_no_part_of_a_whole_one() -> None:
     seen += [("p0", 200 + number, part) for number, part in enumerate(parts)]
     found = analyzed(made(Options(points=2), seen))
     assert not len(found.trajectories.ranges)
+
+
+def test_what_goes_on_as_it_was_is_not_rewritten() -> None:
+    """Behind the last point that saw something, all packets end; a few of them ended before it.
+
+    Others begin there, on a way of their own, with the same payload and some of the same IP IDs. Of all ends in the
+    run, there were enough to take these flows for one.
+    """
+    seen: list[Seen] = []
+    for number in range(12):
+        frame = datagram(0, 30 + number)
+        seen.append(("p0", 1000 * number, frame))
+        if number % 3:
+            seen.append(("p1", 1000 * number + 50, frame))
+        else:
+            stranger = replace(datagram(0, 30 + number), source="198.51.100.7", destination="198.51.100.8")
+            seen.append(("p1", 1000 * number + 60, stranger))
+    found = analyzed(made(Options(points=3), seen))
+    assert "rewritten" not in {BASES[code] for code in found.trajectories.basis}
+    assert len(found.trajectories) == 16
+
+
+def test_an_icmp_error_is_no_part_of_a_ping() -> None:
+    """It is whole, and has no identifier; it shares IP ID and addresses with a ping and with a ping in fragments.
+
+    It asked which of these it was part of, was put to the one that was lost, and that became `ambiguous`.
+    """
+    ping = replace(datagram(0, 7), protocol=1, sport=None, dport=None, icmp_type=8, icmp_id=5, icmp_seq=1)
+    longer = replace(ping, icmp_id=6, payload=b"p" * 280)
+    error = replace(ping, icmp_type=3, icmp_id=None, icmp_seq=None, payload=b"e" * 40)
+    seen: list[Seen] = [("p0", 0, ping), ("p0", 1000, longer), ("p1", 1900, error)]
+    seen += [("p1", 1050 + number, part) for number, (_, part) in enumerate(fragment([(0, longer)]))]
+    assert fates(analyzed(made(Options(points=2), seen))) == ["lost", "delivered", "delivered"]
 
 
 def test_points_visited_twice_contradict_no_clock() -> None:
