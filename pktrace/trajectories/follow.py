@@ -197,7 +197,8 @@ def _with_ranges(found: Followed, rows: Array, times: Array, copies: tuple[Array
     alone = ranges.chosen(whole)
     sent, held = rows[seen[alone.trajectory, 0]], rows[alone.row]
     header = (flow_of(sent) != flow_of(held)) | (sent["ip_id"] != held["ip_id"])
-    basis[alone.trajectory] = np.where(header, BASES.index("rewritten"), BASES.index("modified"))
+    basis[alone.trajectory] = BASES.index("modified")
+    basis[alone.trajectory[header]] = BASES.index("rewritten")  # at any of its points
     ranges = ranges.chosen(~whole)
     basis[ranges.trajectory] = BASES.index("range")
     return replace(found, ranges=ranges).chosen(np.flatnonzero(keep))

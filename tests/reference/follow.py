@@ -76,6 +76,8 @@ def follow(
         doubtful_parts: list[Trajectory] = []
         if keys.learn_rewritten(found, clocks):
             continue
+        if not found.starts:
+            break  # nothing is left that could be a part
         ranges, doubtful_parts = match_ranges(run, trajectories, unplaced, keys.flow_began_as)
         left = without(found, ranges)
         if not keys.learn_changed(left, clocks, sightings_of(left, trajectories, unplaced)):
