@@ -1,4 +1,11 @@
-"""Bursts: the segments into which an offload split the UDP packets of one flow, as one point saw them."""
+"""Bursts: the segments into which an offload split UDP packets, as one point saw them.
+
+Rule: the first segment of a burst has the ID and the first bytes of its packet; segment i the ID + i, and the bytes
+from i times the size of the first on. Whose segment one is, its bytes tell (part_bytes.py). Where they do not, and the
+first of a burst is missing, it belongs to the packet sent last before it among those between the packets of the bursts
+before and behind it, if sizes and IDs fit.
+Bound: segments of equal bytes of several packets, under way at once, one of which was lost, may be taken for another's.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +14,112 @@ from typing import Any
 
 import numpy as np
 
+from pktrace.decode import rows as field
+from pktrace.decode.rows import is_fragment
+from pktrace.observations.payloads import Payloads
 from pktrace.trajectories.exact import EARLY_NS
+from pktrace.trajectories.hashing import mixed
+from pktrace.trajectories.part_bytes import packets_of_segments
 
 Array = np.ndarray[Any, Any]
+_UDP = 17
 _AT_ONCE = 8  # bursts of one flow that may be under way at the same time
 _MOST_LOOKS = 256  # packets sent before a burst among which its own is looked for
 
 
-def bursts(
-    rows: Array, times: Array, senders: Array, arrivals: Array
-) -> tuple[list[tuple[int, int, int, int]], set[int], list[int]]:
+_Placed = tuple[int, int, int, int]  # packet, segment, first byte and the one behind the last
+
+
+def segments_of_packets(
+    chosen: Array, flows: Array, times: Array, sent: int, threshold: int, payloads: Payloads
+) -> tuple[Array, Array]:
     """Which segments belong to which packets.
+
+    Args:
+        chosen: rows; flows, times: of each; sent: how many of them, the first ones, are packets
+        as they were sent; threshold: loss threshold in ns.
+
+    Returns:
+        int64 n x 4: packet, segment, first byte and the one behind the last; packets of which it cannot be told whether
+        some segment is theirs.
+    """
+    is_sender = np.arange(len(chosen)) < sent
+    ordered = _of_split_flows(chosen, flows, times, is_sender)
+    nothing = np.zeros((0, 4), np.int64)
+    if not len(ordered):
+        return nothing, np.zeros(0, np.int64)
+    told = packets_of_segments(chosen, flows, times, sent, ordered, threshold, payloads)
+    found: list[_Placed] = []
+    doubtful: set[int] = set()
+    for mine in np.split(ordered, np.flatnonzero(np.diff(flows[ordered])) + 1):
+        found += _in_flow(chosen, times, mine, is_sender, told, doubtful)
+    return np.array(found, np.int64) if found else nothing, np.array(sorted(doubtful), np.int64)
+
+
+def _of_split_flows(chosen: Array, flows: Array, times: Array, is_sender: Array) -> Array:
+    """UDP packets of flows in which something begins as one that was sent, and is no fragment; flow by flow in time."""
+    udp = (chosen["protocol"] == _UDP) & (chosen["has"] & field.HAS_ID != 0) & ~is_fragment(chosen)
+    udp &= chosen["payload_length"] > 0
+    first_bytes = mixed(flows, chosen["ip_id"], chosen["content"])
+    known = np.unique(first_bytes[udp & is_sender])
+    split = np.unique(flows[udp & ~is_sender & np.isin(first_bytes, known)])
+    ordered = np.flatnonzero(udp & np.isin(flows, split))
+    found: Array = ordered[np.lexsort((times[ordered], flows[ordered]))]
+    return found
+
+
+def _in_flow(
+    chosen: Array, times: Array, mine: Array, is_sender: Array, told: tuple[Array, Array, Array], doubtful: set[int]
+) -> list[_Placed]:
+    """Segments of one flow, point by point; packets in doubt are added to `doubtful`.
+
+    Args:
+        mine: the packets of the flow, in order of time; told: of `packets_of_segments`.
+    """
+    packet, place, open_to = told
+    rows, sizes = chosen[mine], chosen["payload_length"][mine].astype(np.int64)
+    senders, others = np.flatnonzero(is_sender[mine]), np.flatnonzero(~is_sender[mine])
+    at_of = {number: at for at, number in enumerate(mine.tolist())}
+    points, first_place = np.unique(rows["point"][others], return_index=True)
+    found: list[_Placed] = []
+    # Where a point has seen a segment that one before had placed, the bytes are the same: so is its packet.
+    known_segments: dict[int, tuple[int, int, int]] = {}
+    nobodys: set[int] = set()  # and where it could not be told there, it cannot be told here
+    for point in points[np.argsort(first_place)]:
+        arrivals = others[rows["point"][others] == point]
+        digests = rows["digest"][arrivals].tolist()
+        known = [known_segments.get(digest) for digest in digests]
+        again = [(whose[0], at, *whose[1:]) for at, whose in zip(arrivals.tolist(), known, strict=True) if whose]
+        new = [not whose and one not in nobodys for whose, one in zip(known, digests, strict=True)]
+        left = arrivals[np.array(new, bool)]
+        whose = packet[mine[left]]
+        fresh: list[_Placed] = [
+            (at_of[int(packet[mine[at]])], int(at), int(place[mine[at]]), int(place[mine[at]] + sizes[at]))
+            for at in left[whose >= 0]
+        ]
+        if (open_to[mine[left]] & (whose < 0)).any():
+            guessed, doubts, undecided = _bursts(rows, times[mine], senders, left)
+            fresh = _beside(fresh, guessed)
+            doubtful.update(int(mine[sender]) for sender in doubts)
+            nobodys.update(rows["digest"][undecided].tolist())
+        if all(begin == 0 for *_, begin, _ in fresh):
+            # Never a second segment: equal first bytes alone, where ID 0 identifies nothing, may be chance.
+            fresh = [one for one in fresh if rows["ip_id"][one[0]] != 0]
+        found += again + fresh
+        for sender, segment, begin, end in fresh:
+            known_segments[int(rows["digest"][segment])] = (sender, begin, end)
+    return [(int(mine[sender]), int(mine[at]), begin, end) for sender, at, begin, end in found]
+
+
+def _beside(told: list[_Placed], guessed: list[_Placed]) -> list[_Placed]:
+    """What the bytes tell of segments, and of others what bursts do, unless these bytes came in one of the first."""
+    segments = {segment for _, segment, _, _ in told}
+    bytes_seen = {(sender, begin) for sender, _, begin, _ in told}
+    return told + [one for one in guessed if one[1] not in segments and (one[0], one[2]) not in bytes_seen]
+
+
+def _bursts(rows: Array, times: Array, senders: Array, arrivals: Array) -> tuple[list[_Placed], set[int], list[int]]:
+    """Which segments belong to which packets, by IDs, sizes and order.
 
     Args:
         rows, times: of one flow, for all of them are looked at; senders: packets that were sent, arrivals: what one
@@ -37,7 +139,7 @@ def bursts(
         begins.setdefault((ids[sender], content[sender]), []).append(place)
     order = senders.tolist()
     sent = [at[sender] for sender in order]
-    found: list[tuple[int, int, int, int]] = []
+    found: list[_Placed] = []
     doubtful: set[int] = set()
     undecided: list[int] = []
     waiting: list[list[int]] = []  # bursts without their first segment
@@ -97,7 +199,7 @@ def _fits(index: int, length: int, step: int, whole: int) -> bool:
 
 def _place_waiting(
     waiting: list[list[int]], low: int, high: int, order: list[int], sent: list[int], ids: list[int], size: list[int],
-    at: list[int], step: int, found: list[tuple[int, int, int, int]],
+    at: list[int], step: int, found: list[_Placed],
 ) -> None:  # fmt: skip
     """Give bursts without their first segment to packets of order[low:high]: each to the last one before that fits."""
     for burst in waiting:
