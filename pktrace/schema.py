@@ -296,8 +296,8 @@ STAGES = TableSpec(
         Column(
             "latency_ns",
             INT64,
-            "Time between the two first sightings (of a split packet its first byte); null unless seen at both on one "
-            "clock.",
+            "Time between the two first sightings, of a split packet those of its first byte; null unless seen at both "
+            "on one clock.",
         ),
         Column("error_ns", INT64, "Bound of the error of that time: the sum of both resolutions on one clock."),
         Column(

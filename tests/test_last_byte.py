@@ -12,6 +12,7 @@ from fixtures.scenarios import generate_scenario
 from fixtures.scenarios.catalogue import SCENARIOS
 from pktrace.findings.analysis import Analysis, analyze_run
 from pktrace.findings.tables import all_tables, latency_table, stages_table
+from pktrace.findings.tallies import stage_losses
 from pktrace.report.explain import explain_packet
 from pktrace.report.terminal import print_latency
 from pktrace.run.runfile import load_run
@@ -114,3 +115,55 @@ def test_the_last_byte_is_that_of_the_truth(tmp_path: Path, name: str) -> None:
     assert (stages["last_byte_ns"] != stages["latency_ns"]).any() != only_merged
     wrong = stages.filter(pl.col("last_byte_ns").ne_missing(pl.col("came") - pl.col("left")))
     assert len(wrong) == 0, wrong.select("packet", "stage_name", "latency_ns", "last_byte_ns", "left", "came").head()
+
+
+def test_latency_is_of_one_byte(tmp_path: Path) -> None:
+    """First fragments that are lost at the last stage, and came late to it: no other fragment's time stands for theirs.
+
+    The time of the second fragment did, behind that stage: packets seemed to have come before they left.
+    """
+    name = "nat-fragmentation-loss-duplication-reordering"
+    generate_scenario(name, tmp_path / "run", packets=4000)
+    analysis = analyze_run(load_run(tmp_path / "run"))
+    tables = all_tables(analysis)
+    observations = as_frame(tables["observations"]).select(
+        pl.col("point").cast(pl.String), "frame", "ts_ns", "trajectory"
+    )
+    _, seen = read_truth(tmp_path / "run")
+    first = seen.filter((pl.col("kind") == "sighting") & (pl.col("first_byte") == 0) & pl.col("position").is_not_null())
+    times = first.join(observations, on=["point", "frame"]).select("packet", "point", "position", "ts_ns", "trajectory")
+    known = times.filter(pl.col("position") == 0).select("packet", "trajectory")
+    stages = as_frame(tables["stages"]).with_columns(pl.col("from_point", "to_point").cast(pl.String))
+    stages = stages.filter(pl.col("verdict") == "crossed").join(known, on="trajectory")
+    for end, column in (("from_point", "left"), ("to_point", "came")):
+        at = times.select("packet", pl.col("point").alias(end), pl.col("ts_ns").alias(column))
+        stages = stages.join(at, on=["packet", end], how="left")
+    wrong = stages.filter(pl.col("latency_ns").ne_missing(pl.col("came") - pl.col("left")))
+    assert len(wrong) == 0, wrong.head()
+    without = stages.filter(pl.col("latency_ns").is_null())
+    assert len(without) > 10
+    assert (without["reason"] == "part_lost").any()
+    assert analysis.ledger.total("against_path") == 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["nat-tso", "tso-then-gro", "udp-gso", "fragmentation-loss", "nat-fragmentation-loss-duplication-reordering"],
+)
+def test_bytes_are_lost_at_their_stage(tmp_path: Path, name: str) -> None:
+    """Of packets that arrived in part, `losses` tells at which stages some of their bytes were lost."""
+    generate_scenario(name, tmp_path / "run", packets=SCENARIOS[name].small)
+    analysis = analyze_run(load_run(tmp_path / "run"))
+    packets, seen = read_truth(tmp_path / "run")
+    some = packets.filter(pl.col("fate") == "partial")
+    held = (
+        seen.filter((pl.col("kind") == "sighting") & pl.col("position").is_not_null())
+        .group_by("packet", "position")
+        .agg(held=(pl.col("last_byte") - pl.col("first_byte") + 1).sum())
+    )
+    behind = held.with_columns(pl.col("position") - 1)
+    stages = held.join(behind, on=["packet", "position"], suffix="_behind").join(some, on="packet")
+    lost = stages.filter(pl.col("held_behind") < pl.col("held")).group_by("position").len()
+    told = {loss.stage: loss.partial for loss in stage_losses(analysis.verdicts) if loss.partial}
+    assert told == dict(lost.iter_rows())
+    assert told

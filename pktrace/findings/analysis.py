@@ -113,7 +113,7 @@ def stage_latencies(verdicts: Verdicts, parts: Parts, complete: np.ndarray[Any, 
             same = bool(verdicts.trust.same_clock[number, stage])
             crossed = verdicts.crossed(number, stage)
             crossed = crossed[~trajectories.backwards[crossed]]
-            values = differences(trajectories.raw_times, crossed, a, b) if same else nothing
+            values = differences(trajectories.raw_first_bytes, crossed, a, b) if same else nothing
             last_bytes = differences(complete, crossed, a, b) if same else nothing
             found.append(
                 StageLatency(
@@ -143,11 +143,11 @@ def _end_to_end(verdicts: Verdicts, number: int, parts: Parts, complete: np.ndar
     clocks = [trajectories.clocks.clock[path.points[at]] for at in (0, last)]
     mine = trajectories.path == number
     delivered = np.flatnonzero(mine & verdicts.packets_with("delivered") & ~trajectories.backwards)
-    delivered = delivered[trajectories.raw_times[delivered, 0] != UNSEEN]
+    delivered = delivered[trajectories.raw_first_bytes[delivered, 0] != UNSEEN]
     values = last_bytes = np.zeros(0, np.int64)
     error = None
     if clocks[0] == clocks[1]:
-        values = differences(trajectories.raw_times, delivered, 0, last)
+        values = differences(trajectories.raw_first_bytes, delivered, 0, last)
         last_bytes = differences(complete, delivered, 0, last)
         error = cover[0].resolution_ns + cover[1].resolution_ns
     lost = int((mine & verdicts.packets_with("lost")).sum())

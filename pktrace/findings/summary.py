@@ -39,6 +39,8 @@ def summary(analysis: Analysis, exit_code: int) -> dict[str, Any]:
                     "stage_name": path.stage_name(loss.stage),
                     "lost": loss.lost,
                     "late": loss.late,
+                    "partial": loss.partial,
+                    "ambiguous": loss.ambiguous,
                     "undetermined": loss.undetermined,
                     "unobserved": loss.unobserved,
                 }

@@ -128,7 +128,7 @@ def stages_table(analysis: Analysis) -> pa.Table:
             if way.stage_name(index) not in names:
                 names.append(way.stage_name(index))
             name[number, index] = names.index(way.stage_name(index))
-    times = trajectories.raw_times
+    times = trajectories.raw_first_bytes
     at_begin, at_end = times[packet, begins[path, stage]], times[packet, ends[path, stage]]
     known = (at_begin != UNSEEN) & (at_end != UNSEEN) & verdicts.trust.same_clock[path, stage]
     known &= ~trajectories.backwards[packet]

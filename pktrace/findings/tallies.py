@@ -30,12 +30,14 @@ class RuleTally:
 
 @dataclass(frozen=True)
 class StageLoss:
-    """Losses of one stage of one path."""
+    """Losses of one stage of one path. `partial`: packets that arrived in part, and of which bytes were lost here."""
 
     path: int
     stage: int
     lost: int
     late: int
+    partial: int
+    ambiguous: int
     undetermined: int
     unobserved: int
     crossed: int
@@ -51,6 +53,7 @@ def stage_losses(verdicts: Verdicts) -> list[StageLoss]:
     """What happened at every stage of every path."""
     found = []
     came_late = verdicts.reason == REASONS.index("late")
+    in_part, part_lost = verdicts.packets_with("partial"), REASONS.index("part_lost")
     for number, path in enumerate(verdicts.trajectories.run.paths):
         mine = verdicts.trajectories.path == number
         for stage in path.stage_numbers():
@@ -63,6 +66,8 @@ def stage_losses(verdicts: Verdicts) -> list[StageLoss]:
                     stage,
                     lost=int(lost.sum()),
                     late=int((lost & came_late).sum()),
+                    partial=int((mine & in_part & (verdicts.stage_reason[:, stage] == part_lost)).sum()),
+                    ambiguous=counts["ambiguous"],
                     undetermined=counts["undetermined"],
                     unobserved=counts["unobserved"],
                     crossed=counts["crossed"],

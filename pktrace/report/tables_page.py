@@ -142,8 +142,8 @@ first of them alone. They open unchanged in polars, pandas, DuckDB and Spark.
 """
 _TIMES = """
 After these follows one column `<point>_ns` (int64) per point of the run: the time stamp of the packet's
-first sighting there, of a split packet that of its first byte, null if it was not seen. Where a path visits a point
-twice, `<point>_2_ns` is the second visit.
+first sighting there, of a split packet that of the first of its bytes that was seen, null if it was not
+seen. Where a path visits a point twice, `<point>_2_ns` is the second visit.
 """
 
 

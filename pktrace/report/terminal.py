@@ -135,10 +135,13 @@ def losses_table(analysis: Analysis, wide: bool) -> Table:
     """Every stage in which a packet was lost, or where that cannot be told; three numbers kept apart."""
     columns = [("path", "left"), ("stage", "left")]
     columns += [("from", "left"), ("to", "left")] if wide else []
-    columns += [(name, "right") for name in ("entered", "lost", "ratio", "unobserved", "undetermined")]
+    losses = stage_losses(analysis.verdicts)
+    # What few runs have is shown in these.
+    seldom = [name for name in ("partial", "ambiguous") if any(getattr(loss, name) for loss in losses)]
+    columns += [(name, "right") for name in ("entered", "lost", "ratio", *seldom, "unobserved", "undetermined")]
     table = plain_table("Losses and their stage", columns)
-    for loss in stage_losses(analysis.verdicts):
-        if not loss.lost and not loss.undetermined and not loss.unobserved:
+    for loss in losses:
+        if not (loss.lost or loss.partial or loss.ambiguous or loss.undetermined or loss.unobserved):
             continue
         path = analysis.run.paths[loss.path]
         ends = [analysis.run.points[path.points[at]].name for at in path.ends_of(loss.stage)]
@@ -150,6 +153,7 @@ def losses_table(analysis: Analysis, wide: bool) -> Table:
             count(entered),
             Text(count(loss.lost), style="bold red" if loss.lost else ""),
             percent(loss.lost / entered if entered else None),
+            *(_zero_as_dot(getattr(loss, name)) for name in seldom),
             _zero_as_dot(loss.unobserved),
             _zero_as_dot(loss.undetermined),
         )

@@ -85,10 +85,30 @@ class Trajectories:
         return self._times(rows["ts_ns"] - self.clocks.offset_ns[rows["point"]])
 
     @cached_property
+    def headless(self) -> np.ndarray[Any, Any]:
+        """bool n x longest path: of a split packet, parts were seen there, but not the one with its first byte."""
+        found, ranges = np.zeros(self.seen.shape, bool), self.ranges
+        found[ranges.trajectory, ranges.position] = True
+        first = np.where(is_fragment(self.first_rows), self.first_rows["fragment_offset"], 0)
+        begins = ranges.first == first[ranges.trajectory]
+        found[ranges.trajectory[begins], ranges.position[begins]] = False
+        return found
+
+    @cached_property
+    def raw_first_bytes(self) -> np.ndarray[Any, Any]:
+        """As `raw_times`, UNSEEN where the first byte of a split packet was not seen: latency is of one byte."""
+        return self._with_head(self.raw_times)
+
+    @cached_property
+    def first_bytes(self) -> np.ndarray[Any, Any]:
+        """As `times`, UNSEEN where the first byte of a split packet was not seen."""
+        return self._with_head(self.times)
+
+    @cached_property
     def backwards(self) -> np.ndarray[Any, Any]:
         """bool n: it passed points of its path in the opposite order, as far as points of one clock show that."""
         clock = self.clocks.clock
-        times, found = self.raw_times, np.zeros(len(self), bool)
+        times, found = self.raw_first_bytes, np.zeros(len(self), bool)
         for number, path in enumerate(self.run.paths):
             mine = self.path == number
             for a in range(len(path.points)):
@@ -97,6 +117,9 @@ class Trajectories:
                         both = mine & (times[:, a] != UNSEEN) & (times[:, b] != UNSEEN)
                         found |= both & (times[:, b] - np.where(both, times[:, a], 0) < -EARLY_NS)
         return found
+
+    def _with_head(self, times: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        return np.where(self.headless, UNSEEN, times) if len(self.ranges) else times
 
     def _times(self, of_row: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         if not len(of_row):

@@ -71,14 +71,14 @@ def trust_in_captures(trajectories: Trajectories) -> Trust:
 
 
 def _both(trajectories: Trajectories, mine: np.ndarray[Any, Any], a: int, b: int) -> np.ndarray[Any, Any]:
-    times = trajectories.times[mine]
+    times = trajectories.first_bytes[mine]
     found: np.ndarray[Any, Any] = (times[:, a] != UNSEEN) & (times[:, b] != UNSEEN)
     return found
 
 
 def certain_delays(trajectories: Trajectories, mine: np.ndarray[Any, Any], a: int, b: int) -> np.ndarray[Any, Any]:
-    """Delays between positions a and b of the chosen packets seen at both, offsets of the clocks removed."""
-    times = trajectories.times[mine]
+    """Delays between positions a and b of the chosen packets whose first byte both saw, offsets of clocks removed."""
+    times = trajectories.first_bytes[mine]
     both = _both(trajectories, mine, a, b)
     delays: np.ndarray[Any, Any] = times[both, b] - times[both, a]
     return delays

@@ -152,7 +152,7 @@ class Judge:
         """One row of stages.parquet; a latency needs both sightings and one clock (else it is null)."""
         path = trajectory.path
         latency = error = None
-        if origin in trajectory.seen and target in trajectory.seen:
+        if origin in trajectory.first_bytes and target in trajectory.first_bytes:
             a, b = trajectory.sighting(origin), trajectory.sighting(target)
             if a.clock == b.clock:
                 latency, error = b.ts_ns - a.ts_ns, a.resolution_ns + b.resolution_ns

@@ -25,11 +25,12 @@ class Delays:
         self.known: dict[tuple[str, int, int], list[int]] = {}
         for packet in certain:
             path = packet.path
-            for a in packet.seen:
-                for b in packet.seen:
+            seen = packet.first_bytes
+            for a in seen:
+                for b in seen:
                     over_bypass = (a, b) == (path.filter_input, path.after_detour)
                     if a < b and not (over_bypass and packet.in_detour):
-                        delay = packet.seen[b].time - packet.seen[a].time
+                        delay = seen[b].time - seen[a].time
                         self.known.setdefault((path.name, a, b), []).append(delay)
         for (name, a, b), delays in self.known.items():
             points = next(path.points for path in run.paths if path.name == name)

@@ -109,10 +109,20 @@ class Trajectory:
         return path.enter is not None and any(path.enter <= p <= (path.leave or 0) for p in self.seen)
 
     @property
+    def first_bytes(self) -> dict[int, Sighting]:
+        """The sightings by position, but for those where parts were seen and not the one with the first byte."""
+        first = self.seen.get(0)
+        begin = first.row["fragment_offset"] or 0 if first is not None else 0
+        parts: dict[int, list[int]] = {}
+        for part in self.ranges:
+            parts.setdefault(part.position, []).append(part.first)
+        return {at: one for at, one in self.seen.items() if at not in parts or begin in parts[at]}
+
+    @property
     def backwards(self) -> bool:
         """It passed points of its path in the opposite order, as far as points of one clock show that."""
         return any(
             a < b and one.clock == other.clock and other.ts_ns - one.ts_ns < -EARLY_NS
-            for a, one in self.seen.items()
-            for b, other in self.seen.items()
+            for a, one in self.first_bytes.items()
+            for b, other in self.first_bytes.items()
         )
