@@ -144,6 +144,13 @@ def test_latency_is_of_one_byte(tmp_path: Path) -> None:
     assert len(without) > 10
     assert (without["reason"] == "part_lost").any()
     assert analysis.ledger.total("against_path") == 0
+    packet = int(without.filter(pl.col("reason") == "part_lost")["trajectory"][0])
+    sightings = [one for one in explain_packet(analysis, packet).sightings if "duplicate" not in "".join(one.changes)]
+    # Parts stand at their point, from the first byte on; what is told of the second fragment is no latency.
+    assert [one.point for one in sightings] == sorted(one.point for one in sightings)
+    (last,) = [one for one in sightings if one.reason == "part_lost"]
+    assert last.since_previous_ns is None
+    assert "first ones were not seen" in last.changes[0]
 
 
 @pytest.mark.parametrize(

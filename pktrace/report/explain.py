@@ -221,14 +221,21 @@ def _sightings(analysis: Analysis, trajectory: int) -> list[Sighting]:
         if verdicts.stage_verdict[trajectory, stage] != NONE:
             arriving[path.ends_of(stage)[1]] = stage
     found: list[Sighting] = []
-    previous = -1
+    previous = previous_position = -1
     clock = trajectories.clocks.clock
-    ranges = trajectories.ranges
-    mine = (ranges.trajectory == trajectory).nonzero()[0].tolist()
+    ranges, headless = trajectories.ranges, trajectories.headless[trajectory]
+    mine = (ranges.trajectory == trajectory).nonzero()[0].tolist()  # in order of position and first byte
     wanted = np.zeros(len(rows), bool)
     wanted[trajectories.seen[trajectory][trajectories.seen[trajectory] >= 0]] = True
     unkept = changeable_of(analysis.observations, wanted)
     parts = {int(ranges.row[at]): f"bytes {ranges.first[at]:,} to {ranges.last[at]:,}" for at in mine}
+
+    def further(row_number: int, note: str) -> Sighting:
+        row = rows[row_number]
+        where = run.points[row["point"]].name, int(row["ts_ns"]), None
+        file = analysis.observations.captures[row["capture"]]
+        return Sighting(None, *where, file, int(row["frame"]), (note,), None, None, None)
+
     for position, point in enumerate(path.points):
         row_number = int(trajectories.seen[trajectory, position])
         stage_here = arriving.get(position)
@@ -236,10 +243,12 @@ def _sightings(analysis: Analysis, trajectory: int) -> list[Sighting]:
             continue
         row = rows[row_number] if row_number >= 0 else None
         same = previous < 0 or clock[rows["point"][previous]] == clock[point]
+        same &= not headless[position] and (previous < 0 or not headless[previous_position])  # times of one byte
         since = int(row["ts_ns"] - rows["ts_ns"][previous]) if row is not None and previous >= 0 and same else None
         changes: tuple[str, ...] = ()
         if row_number in parts:
-            changes = (parts[row_number],)  # of a part of the packet just which bytes it holds
+            # Of a part of the packet just which bytes it holds.
+            changes = (parts[row_number] + (", the first ones were not seen" if headless[position] else ""),)
         elif row is not None and previous >= 0:
             changes = _changes(rows[previous], row, tunnels) + _unkept_changes(unkept[previous], unkept[row_number])
         found.append(
@@ -256,17 +265,13 @@ def _sightings(analysis: Analysis, trajectory: int) -> list[Sighting]:
                 REASONS[int(verdicts.stage_reason[trajectory, stage_here])] if stage_here is not None else None,
             )
         )
-        previous = row_number if row is not None else previous
+        here = [int(ranges.row[at]) for at in mine if ranges.position[at] == position]
+        found += [further(part, parts[part]) for part in here if part != row_number]
+        if row is not None:
+            previous, previous_position = row_number, position
     owned = set((trajectories.owner == trajectory).nonzero()[0].tolist())
-    for extra in sorted((owned | set(parts)) - set(trajectories.seen[trajectory].tolist())):
-        row = rows[extra]
-        capture = analysis.observations.captures[row["capture"]]
-        point_name = run.points[row["point"]].name
-        note = (parts.get(extra, "a further copy (duplicate)"),)
-        found.append(
-            Sighting(None, point_name, int(row["ts_ns"]), None, capture, int(row["frame"]), note, None, None, None)
-        )
-    return found
+    copies = sorted(owned - set(parts) - set(trajectories.seen[trajectory].tolist()))
+    return found + [further(copy, "a further copy (duplicate)") for copy in copies]
 
 
 def _address(row: Any, side: str) -> str:
