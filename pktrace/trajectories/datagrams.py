@@ -26,6 +26,7 @@ from pktrace.trajectories.hashing import mixed
 from pktrace.trajectories.part_bytes import datagrams_of_fragments
 
 Array = np.ndarray[Any, Any]
+_WITH_PORTS = (1, 6, 17, 58, 132, 136)  # or an identifier: ICMP, TCP, UDP, ICMPv6, SCTP, UDP-Lite
 
 
 def datagrams(
@@ -46,6 +47,8 @@ def datagrams(
         chosen["protocol"], chosen["ip_id"],
     )  # fmt: skip
     named = chosen["has"] & (field.HAS_PORTS | field.HAS_ECHO) != 0
+    # Of protocols without ports all fragments show their flow: it is their addresses.
+    named |= ~np.isin(chosen["protocol"], _WITH_PORTS)
     group = np.where(named, mixed(flows, chosen["ip_id"]), identity)
     places = np.flatnonzero(named)
     known = np.unique(identity[places])

@@ -13,6 +13,7 @@ from pktrace.trajectories.hashing import mixed
 Array = np.ndarray[Any, Any]
 Remains = Callable[[Array], Array]
 _ICMP, _ICMPV6 = 1, 58
+_ECHO_REQUEST, _ECHO_REPLY, _ECHO_REQUEST_6, _ECHO_REPLY_6 = 8, 0, 128, 129
 
 
 def flows_of(rows: Array) -> Array:
@@ -58,9 +59,14 @@ def stays_on_its_link(rows: Array) -> Array:
 def numbers(rows: Array) -> tuple[Array, ...]:
     """The columns that neither a rewrite of headers nor a change of the payload touches."""
     kind = rows["protocol"].astype(np.uint64)
-    kind[kind == _ICMPV6] = _ICMP
+    six = kind == _ICMPV6
+    kind[six] = _ICMP
+    icmp_type = rows["icmp_type"].astype(np.uint64)
+    # What translates IPv6 to IPv4 makes an echo of an echo (RFC 7915 4.2 and 5.2).
+    icmp_type[six & (icmp_type == _ECHO_REQUEST_6)] = _ECHO_REQUEST
+    icmp_type[six & (icmp_type == _ECHO_REPLY_6)] = _ECHO_REPLY
     return (
-        kind, rows["tcp_seq"], rows["tcp_ack"], rows["tcp_flags"], rows["icmp_type"], rows["icmp_code"],
+        kind, rows["tcp_seq"], rows["tcp_ack"], rows["tcp_flags"], icmp_type, rows["icmp_code"],
         rows["icmp_seq"], rows["fragment_offset"], rows["more_fragments"],
     )  # fmt: skip
 

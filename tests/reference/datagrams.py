@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from tests.reference.sightings import Key, Sighting
 
+WITH_PORTS = (1, 6, 17, 58, 132, 136)
+
 
 @dataclass(eq=False)
 class Datagram:
@@ -40,7 +42,9 @@ def is_last(part: Sighting) -> bool:
 
 
 def shows_its_flow(sighting: Sighting) -> bool:
-    """It has ports, or the identifier of an ICMP query."""
+    """It has ports, or the identifier of an ICMP query, or is of a protocol in which addresses are all."""
+    if sighting.row["protocol"] not in WITH_PORTS:
+        return True
     return sighting.row["sport"] is not None or sighting.row["icmp_id"] is not None
 
 

@@ -55,8 +55,17 @@ def numbers(s: Sighting) -> Key:
     """What neither a rewrite of the headers nor a change of the payload touches."""
     row = s.row
     protocol = ICMP if row["protocol"] == ICMPV6 else row["protocol"]
-    names = ("tcp_seq", "tcp_ack", "tcp_flags", "icmp_type", "icmp_code", "icmp_seq")
-    return (protocol, *(row[name] for name in names), row["fragment_offset"] or 0, bool(row["more_fragments"]))
+    icmp_type = row["icmp_type"]
+    if row["protocol"] == ICMPV6:
+        icmp_type = {128: 8, 129: 0}.get(icmp_type, icmp_type)  # an echo stays one (RFC 7915 4.2 and 5.2)
+    names = ("tcp_seq", "tcp_ack", "tcp_flags", "icmp_code", "icmp_seq")
+    return (
+        protocol,
+        icmp_type,
+        *(row[name] for name in names),
+        row["fragment_offset"] or 0,
+        bool(row["more_fragments"]),
+    )
 
 
 def remains_of_rewrite(s: Sighting) -> Key:

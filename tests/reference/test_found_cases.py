@@ -159,6 +159,24 @@ def test_hosts_that_share_an_address_and_an_ip_id() -> None:
     assert fates(found) == ["delivered", "partial", *["delivered"] * 8]
 
 
+def test_fragments_of_a_protocol_without_ports() -> None:
+    """ESP behind a gateway, where datagrams become fragments: all of these show their flow, which is addresses.
+
+    They were of a datagram of the addresses behind the gateway, and what was sent was called lost.
+    """
+    sender = replace(datagram(), protocol=50, sport=None, dport=None)
+    seen: list[Seen] = []
+    for number in range(12):
+        size = 40 if number < 6 else 280
+        frame = replace(sender, ip_id=100 + number, payload=bytes([number]) * size)
+        outside = replace(frame, source="203.0.113.9")
+        seen.append(("p0", 1000 * number, frame))
+        for later, (_, part) in enumerate(fragment([(0, outside)])):
+            if (number, later) != (11, 2):
+                seen.append(("p1", 1000 * number + 50 + later, part))
+    assert fates(analyzed(made(Options(points=2), seen))) == ["delivered"] * 11 + ["partial"]
+
+
 def test_an_ip_id_that_another_flow_used_long_ago() -> None:
     """A counter wraps: fragments are of the flow whose first fragment came with them, not of the first in the run."""
     hosts = [replace(datagram(0, 7), sport=4000 + number, payload=bytes([number]) * 280) for number in (1, 2)]
