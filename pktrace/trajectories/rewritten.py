@@ -302,6 +302,7 @@ class Keys:
         behind = (positions >= at).any(axis=2) & ~((positions >= 0) & (positions <= last)).any(axis=2)
         goes_on = np.max(seen * behind, axis=1, initial=0)
         here = seen[np.arange(len(flow)), rows["point"][found.end_rows[agreement.end]]]
+        goes_on[agreement.before == agreement.after] = 0  # what has other IP IDs only is the same flow behind
         whole: Array = (self._share_of_ends(agreement.before, found) >= _WHOLE) & (goes_on <= (1 - _WHOLE) * here)
         return whole
 

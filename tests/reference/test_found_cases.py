@@ -90,6 +90,19 @@ def test_what_goes_on_as_it_was_is_not_rewritten() -> None:
     assert len(found.trajectories) == 16
 
 
+def test_other_ip_ids_of_the_same_flow() -> None:
+    """Nothing but IP IDs is rewritten: what goes on is that flow, and no sign of packets that were not rewritten."""
+    seen: list[Seen] = []
+    for number in range(12):
+        frame = datagram(number, 30 + number)
+        seen.append(("p0", 1000 * number, frame))
+        if number != 5:
+            seen.append(("p1", 1000 * number + 50, replace(frame, ip_id=7000 + number)))
+            seen.append(("p2", 1000 * number + 100, replace(frame, ip_id=7000 + number)))
+    found = analyzed(made(Options(points=3), seen))
+    assert fates(found) == [*["delivered"] * 5, "lost", *["delivered"] * 6]
+
+
 def test_an_icmp_error_is_no_part_of_a_ping() -> None:
     """It is whole, and has no identifier; it shares IP ID and addresses with a ping and with a ping in fragments.
 
