@@ -80,7 +80,8 @@ def match_bytes(
     """Give arrivals to senders, group by group: each byte to the last that was sent with it before.
 
     Of the packets that were sent with its bytes, those go first whose IP ID fits the arrival's: a retransmission has
-    the bytes of its original, and another ID.
+    the bytes of its original, and another ID. Of these, those that were stamped before it: `early` allows for stamps
+    that are taken late.
 
     Args:
         begins: int64 (groups + 1) x 2, where the senders and the arrivals of each group begin, both in order of time;
@@ -109,7 +110,8 @@ def match_bytes(
                     top = middle
             left = high[arrival] - low[arrival]
             given = count
-            for fitting in (True, False):
+            for choice in range(4):
+                fitting, ahead = choice < 2, choice % 2 == 1
                 for sender in range(bottom - 1, max(first_sender, bottom - _MOST_LOOKS) - 1, -1):
                     if left <= 0 or time - sent[sender] > threshold:
                         break
@@ -118,6 +120,8 @@ def match_bytes(
                     trajectory = senders[sender]
                     position = visits[path_of[trajectory], point[arrival], 0]
                     if at >= stop or position < 1 or seen[trajectory, position] >= 0:
+                        continue
+                    if (sent[sender] > time) != ahead:
                         continue
                     if parts[sender, position] >= MOST_PARTS:
                         continue

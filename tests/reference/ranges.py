@@ -69,8 +69,9 @@ def give_bytes(run: Run, spans: Sequence[Span], found: Found) -> None:
         ]
         holders = [(s, packet, at) for s, packet, at in holders if at > 0 and at not in packet.seen]
         holders = [entry for entry in holders if may_hold(entry[0], arrival)]
-        # A retransmission has the bytes of its original, and another IP ID: those whose ID fits go first.
-        holders.sort(key=lambda entry: not ids_fit(entry[0], arrival))  # stable: among those that fit, the last first
+        # A retransmission has the bytes of its original, and another IP ID: those whose ID fits go first. Of these,
+        # what was stamped before it: stamps may be taken late. The sort is stable: then the last goes first.
+        holders.sort(key=lambda entry: (not ids_fit(entry[0], arrival), entry[0].sighting.time > arrival.sighting.time))
         given: list[tuple[Span, Trajectory, int, int]] = []
         for byte in range(arrival.begin, arrival.end):
             for span, packet, position in holders:

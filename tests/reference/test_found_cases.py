@@ -172,6 +172,24 @@ def test_hosts_that_share_an_address_and_an_ip_id() -> None:
     assert fates(found) == ["delivered", "partial", *["delivered"] * 8]
 
 
+def test_what_is_sent_again_soon_takes_no_earlier_segments() -> None:
+    """A superpacket without IP IDs, sent again 0.6 ms later: its segments were seen before that.
+
+    Stamps may be taken late, by 1 ms: so the second one was taken for the sender of the first one's segments.
+    """
+    seen: list[Seen] = []
+    for at in (0, 600):
+        whole = replace(segment(1000, 0, size=300), ip_id=None, source="2001:db8::1", destination="fd77::1")
+        seen.append(("p0", at, whole))
+        for number in range(3):
+            part = replace(whole, seq=1000 + 100 * number, payload=whole.payload[100 * number : 100 * number + 100])
+            seen.append(("p1", at + 50 + number, part))
+    found = analyzed(made(Options(points=2), seen))
+    trajectories = found.trajectories
+    assert fates(found) == ["delivered", "delivered"]
+    assert (trajectories.times[:, 1] - trajectories.times[:, 0]).tolist() == [50_000, 50_000]
+
+
 def test_fragments_of_a_protocol_without_ports() -> None:
     """ESP behind a gateway, where datagrams become fragments: all of these show their flow, which is addresses.
 
