@@ -2,7 +2,7 @@
 
 Rule: fragments with the same addresses, protocol and identification are of one datagram (RFC 791 3.2, RFC 8200 4.5).
 Only the first has ports, or an ICMP identifier: the others are of its flow, so that a flow that is rewritten where it
-is fragmented stays one.
+is fragmented stays one. Whole IPv6 packets have no identification: what their first bytes are tells.
 Several flows may share an identification (each host behind one gateway counts on its own, counters wrap). So a fragment
 belongs to what was sent with its bytes (part_bytes.py). Where these do not tell, it belongs to the one datagram of
 its point that has room for it: begun at most the loss threshold before it, or the next to begin if it came before its
@@ -50,6 +50,7 @@ def datagrams(
     # Of protocols without ports all fragments show their flow: it is their addresses.
     named |= ~np.isin(chosen["protocol"], _WITH_PORTS)
     group = np.where(named, mixed(flows, chosen["ip_id"]), identity)
+    unclear_wholes = _wholes_by_beginning(chosen, group, flows, times, named, threshold)
     places = np.flatnonzero(named)
     known = np.unique(identity[places])
     at = np.searchsorted(known, identity)
@@ -66,7 +67,7 @@ def datagrams(
     told = datagrams_of_fragments(chosen, group, flows, places, times, sent, asked, threshold, payloads)
     group[asked[told != 0]] = told[told != 0]
     if not len(followers):
-        return group, np.zeros(0, np.uint64)
+        return group, unclear_wholes
     _by_room(rows, chosen, group, at, times, named, some, threshold)
     _as_at_the_first_point(rows, chosen, group, times, followers, threshold)
     homeless = followers[group[followers] == 0]
@@ -74,7 +75,32 @@ def datagrams(
     rivals = _by_time(group, at, times, np.flatnonzero(shared & named), homeless, threshold)
     unclear = homeless[group[homeless] == 0]
     group[unclear] = mixed(unclear, np.full(len(unclear), -1))  # of no datagram that is known
-    return group, rivals
+    return group, np.concatenate([rivals, unclear_wholes])
+
+
+def _wholes_by_beginning(
+    chosen: Array, group: Array, flows: Array, times: Array, named: Array, threshold: int
+) -> Array:
+    """Fill in the groups of whole IPv6 packets, which have no identification: that of the one datagram of their flow
+    near them in time whose first fragment begins with the same bytes.
+
+    Returns:
+        The groups of all that have several such.
+    """
+    six = named & (chosen["ip_version"] == 6)
+    fragment = is_fragment(chosen)
+    first = np.flatnonzero(six & fragment & (chosen["fragment_offset"] == 0))
+    if not len(first):
+        return np.zeros(0, np.uint64)
+    key = mixed(flows, chosen["content"])
+    known = np.unique(key[first])
+    at = np.searchsorted(known, key)
+    whole = np.flatnonzero(six & ~fragment & (np.append(known, 0)[at] == key))
+    own = group[whole]
+    rivals = _by_time(group, at, times, first, whole, threshold)
+    several = group[whole] == 0
+    group[whole[several]] = own[several]
+    return np.concatenate([rivals, own[several]])
 
 
 def _by_room(

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode import rows as field
-from pktrace.decode.rows import rows_at
+from pktrace.decode.rows import is_fragment, rows_at
 from pktrace.run.model import Run
 from pktrace.trajectories import remains as remains_of
 from pktrace.trajectories.agreement import Agreement, Open, agreement_of, pairs_of, window_of
@@ -45,6 +45,7 @@ _WHOLE = 0.8  # share of a flow's packets that must end for its addresses, ports
 _KEPT_BY_HALF = 0.5
 _SOON = 4  # share of the time between packets in which packets that are all the same have to come
 _TCP, _UDP = 6, 17
+_DATAGRAM = ("source_high", "source_low", "destination_high", "destination_low", "protocol", "ip_id")
 # What may stay where remains alone are of several flows; each is believed only of flows of which most packets agree.
 _KEPT = (
     remains_of.of_rewrite_with_id,
@@ -156,13 +157,16 @@ class Keys:
         return self._learn_beginnings(every, run, times, comparable)
 
     def _learn_beginnings(self, found: Open, run: Run, times: Array, comparable: Array) -> bool:
-        """Learn flows whose datagrams became fragments or segments where they were rewritten: their beginnings tell."""
+        """Learn flows whose datagrams became fragments or segments where they were rewritten, or were put together
+        there: their beginnings tell.
+        """
         rows = self._rows
         pairs, _ = pairs_of(found, run, rows, times, comparable, remains_of.of_beginning)
-        whole, part = rows_at(rows, found.end_rows[pairs.end]), rows_at(rows, found.start_rows[pairs.start])
-        fits = (whole["protocol"] == _UDP) | (whole["has"] & field.HAS_ECHO != 0)
-        fits &= (whole["ip_id"] != 0) & (whole["fragment_offset"] == 0)
-        fits &= part["payload_length"] < whole["payload_length"]
+        ended, begun = rows_at(rows, found.end_rows[pairs.end]), rows_at(rows, found.start_rows[pairs.start])
+        fits = (ended["protocol"] == _UDP) | (ended["has"] & field.HAS_ECHO != 0)
+        fits &= (ended["ip_id"] != 0) & (ended["fragment_offset"] == 0)
+        split = begun["payload_length"] < ended["payload_length"]
+        fits &= split | ((ended["more_fragments"] != 0) & (begun["payload_length"] > ended["payload_length"]))
         if not fits.any():
             return False
         first = self.first_flow
@@ -176,6 +180,10 @@ class Keys:
         if self._take(agreement.chosen(agreement.agreed & enough & ended), by_header=False):
             return True
         self.doubtful[pairs.end] = True
+        # Nor is it known of the other fragments of these datagrams.
+        parts = rows_at(rows, found.end_rows)
+        datagram = mixed(*(parts[name] for name in _DATAGRAM))
+        self.doubtful |= is_fragment(parts) & np.isin(datagram, datagram[pairs.end])
         return False
 
     def _learn_whole(

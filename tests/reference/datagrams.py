@@ -68,12 +68,14 @@ def datagram_keys(
         row = sighting.row
         identities.setdefault((row["source"], row["destination"], row["protocol"], sighting.ip_id), []).append(sighting)
     keys: dict[Sighting, Key] = {}
+    for sighting in (*sent, *loose):
+        if shows_its_flow(sighting):
+            keys[sighting] = ("flow", first_flow(sighting), sighting.ip_id)
+    rivals = wholes_by_beginning([*sent, *loose], keys, first_flow, threshold_ns)
     open_: list[tuple[Key, list[Sighting], list[Sighting]]] = []
     for identity, members in identities.items():
         named = [s for s in members if shows_its_flow(s)]
         others = [s for s in members if not shows_its_flow(s) and is_fragment(s)]
-        for sighting in named:
-            keys[sighting] = ("flow", first_flow(sighting), sighting.ip_id)
         keys |= dict.fromkeys((s for s in members if not shows_its_flow(s) and not is_fragment(s)), identity)
         if not named:
             keys |= dict.fromkeys(others, identity)
@@ -83,7 +85,6 @@ def datagram_keys(
                 keys |= by_room([s for s in some if s.point == point and is_fragment(s)], keys, threshold_ns)
         open_.append((identity, named, others))
     as_at_the_first_point([s for _, _, others in open_ for s in others], keys, threshold_ns)
-    rivals: set[Key] = set()
     for identity, named, others in open_:
         for sighting in others:
             if sighting in keys:
@@ -95,6 +96,38 @@ def datagram_keys(
             else:
                 keys[sighting] = next(iter(near), identity)
     return keys, rivals
+
+
+def wholes_by_beginning(
+    sightings: Sequence[Sighting],
+    keys: dict[Sighting, Key],
+    first_flow: Callable[[Sighting], object],
+    threshold_ns: int,
+) -> set[Key]:
+    """Whole IPv6 packets have no identification: they are of the one datagram of their flow near them in time that
+    begins with the same bytes. Returns what is told of where there are several.
+    """
+    six = [s for s in sightings if s.row["ip_version"] == 6 and shows_its_flow(s)]
+    rivals: set[Key] = set()
+    found: dict[Sighting, Key] = {}
+    for whole in six:
+        if is_fragment(whole):
+            continue
+        firsts = [
+            s
+            for s in six
+            if is_fragment(s)
+            and begin(s) == 0
+            and (first_flow(s), s.content) == (first_flow(whole), whole.content)
+            and abs(s.time - whole.time) <= threshold_ns
+        ]
+        near = {keys[s] for s in firsts}
+        if len(near) > 1:
+            rivals |= {*near, keys[whole]}
+        elif near:
+            found[whole] = next(iter(near))
+    keys.update(found)
+    return rivals
 
 
 def in_time(sighting: Sighting) -> tuple[int, int]:

@@ -190,6 +190,26 @@ def test_what_is_sent_again_soon_takes_no_earlier_segments() -> None:
     assert (trajectories.times[:, 1] - trajectories.times[:, 0]).tolist() == [50_000, 50_000]
 
 
+@pytest.mark.parametrize("together", [False, True])
+def test_whole_ipv6_packets_have_no_identification(together: bool) -> None:
+    """Datagrams that become fragments, or are put together: what they begin with tells which is which."""
+    sender = replace(datagram(), source="2001:db8::1", destination="fd77::1", ip_id=None)
+    seen: list[Seen] = []
+    for number in range(4):
+        whole = replace(sender, payload=bytes([number]) * 280, origin=number)
+        parts = [part for _, part in fragment([(0, whole)])]
+        points = ("p1", "p0") if together else ("p0", "p1")
+        wait = (50, 0) if together else (0, 50)
+        seen.append((points[0], 1000 * number + wait[0], whole))
+        seen += [
+            (points[1], 1000 * number + wait[1] + later, replace(part, ip_id=70 + number))
+            for later, part in enumerate(parts)
+            if together or (number, later) != (3, 1)
+        ]
+    expected = ["delivered"] * 12 if together else [*["delivered"] * 3, "partial"]
+    assert fates(analyzed(made(Options(points=2), seen))) == expected
+
+
 def test_fragments_of_a_protocol_without_ports() -> None:
     """ESP behind a gateway, where datagrams become fragments: all of these show their flow, which is addresses.
 
