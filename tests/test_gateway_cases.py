@@ -209,3 +209,40 @@ def test_superpackets_of_equal_bytes_keep_their_segments(tmp_path: Path) -> None
     assert sorted(zip(ranges.trajectory.tolist(), frames.tolist(), strict=True)) == [
         (number // 8, number + 1) for number in range(80)
     ]
+
+
+def error_about(quoted: Header, router: str, ip_id: int) -> bytes:
+    """An ICMP error as the sender of that packet gets it: the packet's header and first bytes are in it."""
+    six = quoted.version == 6
+    header = Header(router, quoted.source, 58 if six else 1, frame(quoted)[14:], ip_id=ip_id)
+    return frame(replace(header, icmp_type=1 if six else 3, icmp_code=4 if six else 3))
+
+
+@pytest.mark.parametrize("six", [False, True])
+def test_icmp_errors_behind_a_gateway(tmp_path: Path, six: bool) -> None:
+    """Datagrams to a closed port, each from a port of its own; two hosts behind one address.
+
+    An error quotes the packet that it is about: where this was rewritten, so are the addresses and ports in the quote.
+    All errors were called lost at the gateway. One of them is.
+    """
+    outside, server = ("2001:db8::9", "2001:db8:7::1") if six else ("203.0.113.9", "192.0.2.1")
+    hosts = ("fd00::1", "fd00::2") if six else ("10.0.0.1", "10.0.0.2")
+    files: dict[str, list[Record]] = {"far": [], "near": []}
+    for number in range(30):
+        sent = Header(hosts[number % 2], server, 17, b"packet %02d" % number * 4, sport=5000 + number, dport=9)
+        sent = replace(sent, ip_id=0 if six else 300 + number)
+        behind = replace(sent, source=outside, sport=20_000 + 7 * number)
+        at = START + number * MS
+        files["near"].append(Record(at, frame(sent)))
+        files["far"].append(Record(at + STEP, frame(behind)))
+        files["far"].append(Record(at + 10 * STEP, error_about(behind, server, 900 + number)))
+        if number != 13:
+            files["near"].append(Record(at + 11 * STEP, error_about(sent, server, 900 + number)))
+    paths = [
+        {"name": "there", "points": ["near", "far"], "match": {"source": list(hosts)}},
+        {"name": "back", "points": ["far", "near"], "match": {"source": server}},
+    ]
+    analysis = analyzed(tmp_path, {point: file_of(records) for point, records in files.items()}, paths)
+    assert fates(analysis) == {("delivered", None): 59, ("lost", None): 1}
+    changed = set(analysis.transforms.kinds)
+    assert changed == {"nat-source", "nat-source-port", "nat-destination"}

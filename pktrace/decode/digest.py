@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from pktrace.compiled import inlined, kernel
-from pktrace.decode.rows import HAS_IP
+from pktrace.decode.rows import HAS_ICMP, HAS_IP
 from pktrace.wire import little_double, memory
 
 PAYLOAD_BYTES = 64
@@ -160,9 +160,88 @@ def digest_again(data, base, rows, kept):
             digest_of(source, rows[number]["byte_offset"] - base, rows[number], kept[number])
 
 
+@inlined
+def is_icmp_error(protocol, has, icmp_type):
+    """Whether it quotes another packet: unreachable, too big, quench, redirect, time exceeded, parameter problem."""
+    if has & HAS_ICMP == 0:
+        return False
+    if protocol == 58:
+        return 1 <= icmp_type <= 4
+    return 3 <= icmp_type <= 5 or icmp_type == 11 or icmp_type == 12
+
+
+@inlined
+def _left_of_quote(first, protocol, number):
+    """What a rewrite leaves of word `number` of a packet that an ICMP error quotes: bits set in a little-endian word.
+
+    Left out are addresses, ports or identifiers, and checksums (RFC 792, RFC 4443 3; RFC 5508 4.2).
+
+    Args:
+        first: the first byte of the quoted packet; protocol: what is in it. With IPv4 options nothing is left out.
+    """
+    every = np.uint64(0xFFFFFFFFFFFFFFFF)
+    if first == 0x45:
+        if number == 1:
+            return np.uint64(0x000000000000FFFF)
+        if number == 2:
+            return np.uint64(0)
+        if number == 3 and protocol == 17:
+            return np.uint64(0xFFFFFFFF0000FFFF)
+        if number == 3 and protocol == 1:
+            return np.uint64(0xFFFFFFFFFFFF0000)
+        if number == 4 and protocol == 6:
+            return np.uint64(0xFFFF0000FFFFFFFF)
+    elif first >> 4 == 6:
+        if 1 <= number <= 4:
+            return np.uint64(0)
+        if number == 5 and protocol == 6:
+            return np.uint64(0xFFFFFFFF00000000)
+        if number == 5 and protocol == 17:
+            return np.uint64(0x0000FFFF00000000)
+        if number == 5 and protocol == 58:
+            return np.uint64(0xFFFF000000000000)
+        if number == 7 and protocol == 6:
+            return np.uint64(0xFFFFFFFFFFFF0000)
+    return every
+
+
+@inlined
+def _quoted(data, at, stop):
+    """Hash of what a rewrite leaves of the bytes data[at:stop], a quoted packet."""
+    first, protocol = np.int64(0), np.int64(-1)
+    if stop - at >= 10:
+        first = np.int64(little_double(data, at) & np.uint64(0xFF))
+        of_four, of_six = little_double(data, at + 2) >> np.uint64(56), little_double(data, at) >> np.uint64(48)
+        protocol = np.int64(of_four if first >> 4 == 4 else of_six & np.uint64(0xFF))
+    state, number = _P3, 0
+    while at + 8 <= stop:
+        state = mix_word(state, little_double(data, at) & _left_of_quote(first, protocol, number))
+        number += 1
+        at += 8
+    return mix_word(state, _rest(data, at, stop) & _left_of_quote(first, protocol, number))
+
+
+@inlined
+def _quoted_ports(data, at, stop):
+    """A hash of the ports, or of the identifier, in a quoted packet; 0 if they were not captured."""
+    six = stop - at > 0 and (little_double(data, at) & np.uint64(0xF0)) == 0x60
+    place = at + (40 if six else 20)
+    if place + 6 > stop:
+        return np.uint16(0)
+    # Of ICMP these are type, code, checksum and identifier: the checksum is of this packet alone.
+    found = little_double(data, place)
+    protocol = little_double(data, at + (6 if six else 9)) & np.uint64(0xFF)
+    found = (found >> np.uint64(32)) & np.uint64(0xFFFF) if protocol == 1 or protocol == 58 else found
+    return np.uint16((mix_word(_P3, found & np.uint64(0xFFFFFFFF)) >> np.uint64(40)) & np.uint64(0xFFFF))
+
+
 @kernel
 def content_again(data, base, rows, payload_bytes):
-    """Hash the first payload bytes of rows anew, at most `payload_bytes` of them; data and base as above."""
+    """Hash the first payload bytes of rows anew, at most `payload_bytes` of them; data and base as above.
+
+    Of what ICMP errors quote, only what a rewrite leaves alone; the rest of it tells whose error it is: a hash of the
+    quoted ports stands in `icmp_id` then, as part of the flow. There is no HAS_ECHO beside it: it is not shown.
+    """
     source = memory(data)
     for number in range(len(rows)):
         row = rows[number]
@@ -171,7 +250,11 @@ def content_again(data, base, rows, payload_bytes):
             payload = np.int64(row["payload"])
             stop = min(payload + payload_bytes, np.int64(row["ip_end"]))
             stop = min(stop, np.int64(row["captured_length"]))
-            row["content"] = _payload(source, start + min(payload, stop), start + stop)
+            if is_icmp_error(row["protocol"], row["has"], row["icmp_type"]) and row["fragment_offset"] == 0:
+                row["content"] = _quoted(source, start + min(payload, stop), start + stop)
+                row["icmp_id"] = _quoted_ports(source, start + min(payload, stop), start + stop)
+            else:
+                row["content"] = _payload(source, start + min(payload, stop), start + stop)
 
 
 @kernel

@@ -1,10 +1,13 @@
-"""Makes the hashes of first payload bytes comparable where some capture kept fewer of them than others."""
+"""Makes the hashes of first payload bytes comparable between packets whose headers were rewritten."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
 from pktrace.capture.files import CaptureReader
+from pktrace.decode import rows as field
 from pktrace.decode.digest import PAYLOAD_BYTES, content_again
 from pktrace.decode.rows import rows_at
 from pktrace.observations.observe import Observations
@@ -15,16 +18,32 @@ def make_contents_comparable(observations: Observations) -> None:
     """Hash anew the payload bytes that every capture kept: the files are read once more.
 
     Digests are comparable between packets with equal network headers, and bounded for these alone; the contents serve
-    to compare packets whose headers were rewritten, and need one bound for all.
+    to compare packets whose headers were rewritten, and need one bound for all. ICMP errors quote the packets that they
+    are about, and what rewrites their headers rewrites those, too (RFC 5508 4.2): of them only the rest is hashed.
     """
-    if observations.digest_payload_bytes >= PAYLOAD_BYTES or observations.run is None:
+    if observations.run is None:
         return
     rows = observations.rows
+    wanted = _quotes_another(rows) if observations.digest_payload_bytes >= PAYLOAD_BYTES else None
+    if wanted is not None and not wanted.any():
+        return
     for number, name in enumerate(observations.captures):
-        mine = np.flatnonzero(rows["capture"] == number)
+        of_file = rows["capture"] == number
+        mine = np.flatnonzero(of_file if wanted is None else of_file & wanted)
+        if not len(mine):
+            continue
         mine = mine[np.argsort(rows["byte_offset"][mine])]
         again = rows_at(rows, mine)
         reader = CaptureReader(observations.run.folder / name, name)
         for batch, some in rows_beside_bytes(reader, np.ascontiguousarray(again["byte_offset"])):
             content_again(batch.data, batch.base, again[some], observations.digest_payload_bytes)
-        rows["content"][mine] = again["content"]
+        for column in ("content", "icmp_id"):
+            rows[column][mine] = again[column]
+
+
+def _quotes_another(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """bool per row: an ICMP error."""
+    found: np.ndarray[Any, Any] = (rows["has"] & (field.HAS_ICMP | field.HAS_ECHO)) == field.HAS_ICMP
+    six, kind = rows["ip_version"] == 6, rows["icmp_type"]
+    found &= np.where(six, (kind >= 1) & (kind <= 4), np.isin(kind, (3, 4, 5, 11, 12)))
+    return found
