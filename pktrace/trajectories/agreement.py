@@ -149,7 +149,15 @@ def pairs_of(
     # Every end with the next few starts of its remains.
     many = np.clip(high - low, 0, most)
     left = np.repeat(ends, many)
-    right = starts[np.repeat(low, many) + (np.arange(many.sum()) - np.repeat(np.cumsum(many) - many, many))]
+    right = np.repeat(low, many) + (np.arange(many.sum()) - np.repeat(np.cumsum(many) - many, many))
+    crowded = np.flatnonzero(high - low > most)
+    if len(crowded):
+        at = _with_the_same_id(crowded, low + many, high, ends, starts, end_rows["ip_id"], start_rows["ip_id"])
+        found_one = at >= 0
+        left, right = (np.concatenate(both) for both in ((left, ends[crowded[found_one]]), (right, at[found_one])))
+        order = np.lexsort((right, left))
+        left, right = left[order], right[order]
+    right = starts[right]
     end_row, start_row = found.end_rows[left], found.start_rows[right]
     at = visits(run)[found.end_path[left], rows["point"][start_row]].max(axis=1)
     fits = at > found.end_position[left]
@@ -181,6 +189,27 @@ def pairs_of(
         left, right, group, at, flows_before[left], flows_behind[right], after[fits][near], one_clock[fits][near]
     )
     return pairs.chosen(order), doubtful
+
+
+def _with_the_same_id(
+    which: Array, low: Array, high: Array, ends: Array, starts: Array, end_ids: Array, start_ids: Array
+) -> Array:
+    """Per end of `which`, the place of the first of starts[low:high] with its IP ID, if that is not 0; else -1.
+
+    An end that so many others overtook, with the same remains, meets its own start there.
+    """
+    first, last = int(low[which].min()), int(high[which].max())
+    codes = start_ids[starts[first:last]].astype(np.int64)
+    order = np.argsort(codes, kind="stable")
+    key = codes[order] * (last - first) + order
+    wanted = end_ids[ends[which]].astype(np.int64)
+    place = np.searchsorted(key, wanted * (last - first) + (low[which] - first))
+    place = np.minimum(place, len(key) - 1)
+    found = order[place] + first
+    fits = (codes[order[place]] == wanted) & (found < high[which]) & (found >= low[which])
+    fits &= wanted != 0
+    chosen: Array = np.where(fits, found, -1)
+    return chosen
 
 
 def _not_before(end_times: Array, end_groups: Array, start_times: Array, start_groups: Array) -> Array:
