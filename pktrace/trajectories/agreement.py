@@ -24,6 +24,7 @@ from pktrace.trajectories.remains import Remains, flow_of, of_change, side_of, s
 Array = np.ndarray[Any, Any]
 DISAGREE = 10  # so many packets have to agree for each that does not
 CONCENTRATED = 10  # what is of one flow takes times within such a part of those that strangers could take
+_TCP = 6
 _MANY_KINDS = 8  # or comes in order, with as many different remains
 _MOST_STARTS = 8
 _MOST_EARLY = 2  # of these, starts that were stamped before the end
@@ -167,6 +168,9 @@ def pairs_of(
     if remains is of_change:
         # The same first bytes and another length: that is a part of the packet, and a matter of ranges.
         fits &= rows["content"][end_row] != rows["content"][start_row]
+        # Without an IP ID of its own, a segment of another length is another segment.
+        unnumbered = (end_rows["protocol"] == _TCP) & ~has_its_own_id(end_rows)
+        fits &= ~unnumbered[left] | (rows["payload_length"][end_row] == rows["payload_length"][start_row])
     fits &= ~(stays_on_its_link(end_rows)[left] | stays_on_its_link(start_rows)[right])
     # What echoes a packet back answers it, and is no rewritten form of it.
     flows_before, flows_behind = flow_of(end_rows), flow_of(start_rows)
@@ -210,6 +214,14 @@ def _with_the_same_id(
     fits &= wanted != 0
     chosen: Array = np.where(fits, found, -1)
     return chosen
+
+
+def has_its_own_id(rows: Array) -> Array:
+    """bool per row: its IP ID is not 0, and no other of these rows of its flow has it."""
+    key = mixed(flow_of(rows), rows["ip_id"], rows["fragment_offset"])
+    _, of, many = np.unique(key, return_inverse=True, return_counts=True)
+    found: Array = (rows["ip_id"] != 0) & (many[of.ravel()] == 1)
+    return found
 
 
 def _not_before(end_times: Array, end_groups: Array, start_times: Array, start_groups: Array) -> Array:

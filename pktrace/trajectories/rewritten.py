@@ -28,7 +28,7 @@ from pktrace.decode import rows as field
 from pktrace.decode.rows import is_fragment, rows_at
 from pktrace.run.model import Run
 from pktrace.trajectories import remains as remains_of
-from pktrace.trajectories.agreement import Agreement, Open, agreement_of, pairs_of, window_of
+from pktrace.trajectories.agreement import Agreement, Open, agreement_of, has_its_own_id, pairs_of, window_of
 from pktrace.trajectories.causality import against_time
 from pktrace.trajectories.crowds import Crowd, crowds_of
 from pktrace.trajectories.exact import EARLY_NS
@@ -275,7 +275,7 @@ class Keys:
         # Where neither IP IDs nor numbers tell packets apart, any two of a flow fit: a good part of it has to end, or
         # as many have to begin as end. What begins because nothing was there to see it before tells nothing then.
         ended = rows[found.end_rows]
-        alike = (ended["ip_id"] == 0) & (ended["protocol"] != _TCP) & (ended["has"] & field.HAS_ECHO == 0)
+        alike = ~has_its_own_id(ended) & (ended["protocol"] != _TCP) & (ended["has"] & field.HAS_ECHO == 0)
         pairs = pairs.chosen(~(alike[pairs.end] & unseen[pairs.start]))
         fits = np.zeros(len(found.end_rows), bool)
         fits[pairs.end] = True

@@ -210,6 +210,20 @@ def test_whole_ipv6_packets_have_no_identification(together: bool) -> None:
     assert fates(analyzed(made(Options(points=2), seen))) == expected
 
 
+def test_a_segment_of_another_length_is_another_segment() -> None:
+    """An acknowledgment is lost, and data with its numbers were missed by the first point; no IP IDs tell them apart.
+
+    The data were taken for the acknowledgment, with another payload, and nothing for lost.
+    """
+    seen: list[Seen] = []
+    for number in range(12):
+        frame = replace(segment(1000, 0, size=0), ack=1000 + number)
+        seen.append(("p0", 1000 * number, frame))
+        seen.append(("p1", 1000 * number + 50, frame if number != 7 else replace(frame, payload=b"d" * 100)))
+    found = analyzed(made(Options(points=2), seen))
+    assert sorted(fates(found)) == [*["delivered"] * 12, "lost"]
+
+
 def test_fragments_of_a_protocol_without_ports() -> None:
     """ESP behind a gateway, where datagrams become fragments: all of these show their flow, which is addresses.
 
