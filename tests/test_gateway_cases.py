@@ -267,3 +267,21 @@ def test_what_many_overtake_meets_its_own_start(tmp_path: Path) -> None:
     paths = [{"name": "there", "points": list(passed)}]
     analysis = analyzed(tmp_path, {point: file_of(records) for point, records in files.items()}, paths)
     assert ids(analysis) == [[ip_id] * 3 for ip_id in passed["near"]]
+
+
+def test_headers_cut_behind_a_gateway_are_no_loss(tmp_path: Path) -> None:
+    """Twelve bytes of the TCP header were captured behind the gateway: what a packet became cannot be told.
+
+    All were called lost there.
+    """
+    files: dict[str, list[Record]] = {"near": [], "far": []}
+    for number in range(20):
+        sent = Header("10.0.0.1", "192.0.2.1", 6, b"%04d" % number * 9, sport=1000, dport=80, ip_id=70 + number)
+        sent = replace(sent, seq=36 * number)
+        behind = frame(replace(sent, source="203.0.113.9"))
+        files["near"].append(Record(START + number * MS, frame(sent)))
+        files["far"].append(Record(START + number * MS + STEP, behind[: 14 + 20 + 12], length=len(behind)))
+    paths = [{"name": "there", "points": ["near", "far"]}]
+    analysis = analyzed(tmp_path, {point: file_of(records) for point, records in files.items()}, paths)
+    assert fates(analysis)[("ambiguous", None)] == 20
+    assert not any(fate == "lost" for fate, _ in fates(analysis))

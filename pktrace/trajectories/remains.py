@@ -106,6 +106,12 @@ def of_beginning(rows: Array) -> Array:
     return mixed(rows["protocol"], rows["ip_id"], rows["fragment_offset"], rows["content"])
 
 
+def of_cut(rows: Array) -> Array:
+    """What a rewrite leaves alone of a packet whose transport header the capture has cut."""
+    length = rows["ip_end"].astype(np.int64) - rows["l4"]
+    return mixed(rows["protocol"], length, rows["ip_id"], rows["fragment_offset"], rows["more_fragments"])
+
+
 def side_of(rows: Array, side: str) -> tuple[Array, Array, Array]:
     """Address and port of the source or the destination."""
     return rows[f"{side}_high"], rows[f"{side}_low"], rows["sport" if side == "source" else "dport"]

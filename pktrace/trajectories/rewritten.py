@@ -129,7 +129,7 @@ class Keys:
         if self._learn_whole(agreement, found, run, told, in_time, window):
             return True
         if not self.doubtful.any():
-            return self._learn_beginnings(every, run, times, comparable)
+            return self._learn_parts(every, run, times, comparable)
         open_again, found = found, found.only(self.doubtful)
         for kept in _KEPT:
             pairs, fits = pairs_of(found, run, rows, times, comparable, kept)
@@ -154,7 +154,18 @@ class Keys:
             )  # fmt: skip
             if self._take_crowds(crowds):
                 return True
-        return self._learn_beginnings(every, run, times, comparable)
+        return self._learn_parts(every, run, times, comparable)
+
+    def _learn_parts(self, found: Open, run: Run, times: Array, comparable: Array) -> bool:
+        """Learn flows from what is left of packets that were split; what was cut off too soon to tell is doubtful."""
+        if self._learn_beginnings(found, run, times, comparable):
+            return True
+        rows = self._rows
+        cut = [rows["has"][some] & field.CUT_HEADER != 0 for some in (found.end_rows, found.start_rows)]
+        if cut[0].any() or cut[1].any():
+            pairs, _ = pairs_of(found, run, rows, times, comparable, remains_of.of_cut)
+            self.doubtful[pairs.end[cut[0][pairs.end] | cut[1][pairs.start]]] = True
+        return False
 
     def _learn_beginnings(self, found: Open, run: Run, times: Array, comparable: Array) -> bool:
         """Learn flows whose datagrams became fragments or segments where they were rewritten, or were put together
