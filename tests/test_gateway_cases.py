@@ -285,3 +285,22 @@ def test_headers_cut_behind_a_gateway_are_no_loss(tmp_path: Path) -> None:
     analysis = analyzed(tmp_path, {point: file_of(records) for point, records in files.items()}, paths)
     assert fates(analysis)[("ambiguous", None)] == 20
     assert not any(fate == "lost" for fate, _ in fates(analysis))
+
+
+def test_ports_that_the_first_point_has_cut_off(tmp_path: Path) -> None:
+    """Of datagrams that become fragments behind the second point, the first one captured no ports: the second did.
+
+    Without ports nothing told what the fragments were parts of: the datagrams were called lost.
+    """
+    files: dict[str, list[Record]] = {"near": [], "gate": [], "far": []}
+    for number in range(10):
+        sent = Header("10.0.0.1", "192.0.2.1", 17, bytes([number]) * 1200, sport=1000, dport=53, ip_id=70 + number)
+        whole, at = frame(sent), START + number * MS
+        files["near"].append(Record(at, whole[: 14 + 20 + 2], length=len(whole)))
+        files["gate"].append(Record(at + STEP, whole))
+        for later, part in enumerate(((0, 600), (600, 1208))):
+            files["far"].append(Record(at + 2 * STEP + later, frame(sent, fragment=part)))
+    paths = [{"name": "there", "points": ["near", "gate", "far"]}]
+    analysis = analyzed(tmp_path, {point: file_of(records) for point, records in files.items()}, paths)
+    assert fates(analysis) == {("delivered", None): 10}
+    assert {BASES[code] for code in analysis.trajectories.basis} == {"range"}

@@ -106,7 +106,7 @@ def match_ranges(
     lengths = (visits[:, :, :].max(axis=(1, 2)) + 1)[path_of]
     gaps = (seen >= 0).sum(axis=1) < lengths
     open_ended = np.flatnonzero((first == 0) & gaps)
-    sent = seen[open_ended, 0]
+    sent = _readable(rows, seen[open_ended])
     both = np.concatenate([sent, loose])
     compared = both, rows_at(rows, both), flows[both], times[both], len(sent)
     segments, doubtful = spans_of_segments(*compared, threshold, payloads)
@@ -127,6 +127,20 @@ def match_ranges(
     place, many = np.unique(ranges.trajectory * seen.shape[1] + ranges.position, return_counts=True)
     crowded = place[many >= MOST_PARTS] // seen.shape[1]
     return ranges, np.concatenate([open_ended[doubtful], doubtful_too, crowded])
+
+
+def _readable(rows: Array, seen: Array) -> Array:
+    """The first sighting of each whose transport header was captured, for its ports tell of what it is a part; the
+    first of all where there is none.
+    """
+    found = seen[:, 0].copy()
+    left = np.flatnonzero(rows["has"][found] & field.CUT_HEADER != 0)
+    for position in range(1, seen.shape[1]):
+        here = seen[left, position]
+        good = (here >= 0) & (rows["has"][np.maximum(here, 0)] & field.CUT_HEADER == 0)
+        found[left[good]] = here[good]
+        left = left[~good]
+    return found
 
 
 def copies_of_parts(rows: Array, times: Array, ranges: Ranges, loose: Array, threshold: int) -> tuple[Array, Array]:
