@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pktrace.findings.analysis import Analysis
+from pktrace.report.explain import explain_packet
 from pktrace.schema import BASES
 from tests.kit.packets import Header, frame
 from tests.kit.pcap_files import Record
@@ -209,3 +210,68 @@ def test_superpackets_of_equal_bytes_keep_their_segments(tmp_path: Path) -> None
     assert sorted(zip(ranges.trajectory.tolist(), frames.tolist(), strict=True)) == [
         (number // 8, number + 1) for number in range(80)
     ]
+
+
+BOTH_SIDES = [{"name": "p", "points": ["a", "gateway", "c"], "match": {"source": "10.0.0.1"}}]
+
+
+def at_both_sides(sources: Sequence[tuple[str, str]], gone: set[int], count: int = 12) -> dict[str, bytes]:
+    """Packets of sources that one point shows as they come and as they leave with another source; the `gone` ones are
+    lost behind it, every other of them in it."""
+    files: dict[str, list[Record]] = {"a": [], "gateway": [], "c": []}
+    for number in range(count):
+        inside, outside = sources[number % len(sources)]
+        payload = b"packet %04d" % number
+        came, left = (
+            frame(Header(source, "192.0.2.1", 17, payload, sport=1000, dport=53, ip_id=number + 1))
+            for source in (inside, outside)
+        )
+        seen = [("a", came), ("gateway", came), ("gateway", left), ("c", left)]
+        if number in gone:
+            seen = seen[: 2 + number % 2]
+        for step, (point, data) in enumerate(seen):
+            files[point].append(Record(START + number * MS + step * STEP, data))
+    return {point: file_of(records) for point, records in files.items()}
+
+
+def test_one_point_that_shows_both_sides_of_a_gateway(tmp_path: Path) -> None:
+    """`tcpdump -i any` on the box: a packet ended at a point, and began at the same one with another source. Only
+    points further on were looked at, and everything was lost."""
+    analysis = analyzed(tmp_path, at_both_sides([("10.0.0.1", "192.0.2.9")], {4, 7}), BOTH_SIDES)
+    assert fates(analysis) == {("delivered", None): 10, ("lost", None): 2}
+    trajectories = analysis.trajectories
+    assert (trajectories.seen[:, :2] >= 0).all()
+    assert trajectories.sightings.tolist() == [{4: 2, 7: 3}.get(number, 4) for number in range(12)]
+    # The second form is no copy, and the point is no place where copies are made.
+    assert not trajectories.duplicates.any()
+    assert len(trajectories.further) == 0
+    copies = {name: analysis.ledger.total(name) for name in ("copies_network", "copies_here", "copies_last")}
+    assert not any(copies.values())
+    assert analysis.ledger.total("copies_rewritten") == 11
+    assert analysis.ledger.total("no_path") == 0
+    # The change shows from the first sighting there to the next point.
+    assert [row[1:] for row in analysis.transforms.table] == [(1, "nat-source", "10.0.0.1", "192.0.2.9", 10)]
+    assert set(trajectories.basis.tolist()) == {BASES.index("exact"), BASES.index("rewritten")}
+    told = explain_packet(analysis, 0).sightings
+    assert [(sighting.point, sighting.position) for sighting in told] == [
+        ("a", 0), ("gateway", 1), ("gateway", None), ("c", 2),
+    ]  # fmt: skip
+    assert told[2].changes == ("as it left; source 10.0.0.1 to 192.0.2.9",)
+
+
+def test_a_stranger_at_the_point_where_packets_are_lost_explains_none(tmp_path: Path) -> None:
+    """It begins there with other bytes, or in the flow that ends there: what is lost is lost."""
+    files = at_both_sides([("10.0.0.1", "10.0.0.1")], set())
+    other = frame(Header("192.0.2.7", "192.0.2.1", 17, b"another one", sport=1000, dport=53, ip_id=77))
+    sent = [
+        frame(Header("10.0.0.1", "192.0.2.1", 17, b"lost %04d" % number, sport=1000, dport=53, ip_id=900 + number))
+        for number in range(3)
+    ]
+    lost = [Record(START + 20 * MS + number * MS, data) for number, data in enumerate(sent)]
+    files = {
+        "a": [files["a"], file_of(lost)],
+        "gateway": [files["gateway"], file_of([*lost, Record(START + 24 * MS, other)])],
+        "c": [files["c"], file_of([Record(START + 24 * MS + STEP, other)])],
+    }
+    analysis = analyzed(tmp_path, files, BOTH_SIDES)
+    assert fates(analysis) == {("delivered", None): 12, ("lost", None): 3}

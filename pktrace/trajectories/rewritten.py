@@ -32,6 +32,7 @@ from pktrace.trajectories.agreement import Agreement, Open, agreement_of, pairs_
 from pktrace.trajectories.causality import against_time
 from pktrace.trajectories.crowds import Crowd, crowds_of
 from pktrace.trajectories.exact import EARLY_NS
+from pktrace.trajectories.forms import NO_FORMS, Forms, forms_of
 from pktrace.trajectories.gateways import ENOUGH, ENOUGH_ALONE, Gateways
 from pktrace.trajectories.hashing import mixed
 from pktrace.trajectories.paths import visits
@@ -73,6 +74,7 @@ class Keys:
         self._rewritten_at: set[int] = set()
         self._without_id: set[int] = set()
         self._by_header: set[int] = set()
+        self.behind_here: set[int] = set()  # hashes of flow and point where other flows became it
         self._open = np.zeros(len(rows), bool)
 
     @property
@@ -91,6 +93,16 @@ class Keys:
             place = np.minimum(np.searchsorted(flows, found), len(flows) - 1)
             found = np.where(flows[place] == found, first[place], found)
         return found
+
+    def forms(self, points: Array, times: Array, threshold: int) -> Forms:
+        """Second forms of packets at points that show both sides of what rewrites them.
+
+        Args:
+            points: int32 per row; times: int64, as captured; threshold: ns.
+        """
+        if not self.behind_here:
+            return NO_FORMS
+        return forms_of(self.keys, self.flow, points, times, self.behind_here, threshold)
 
     def _origins(self) -> tuple[Array, Array]:
         """Rewritten flows, in order, and what each began as."""
@@ -204,7 +216,14 @@ class Keys:
         accepted = accepted.chosen(in_time(accepted))
         self._gateways.remember(accepted, found, self._rows)
         self._rewritten_at.update(self._stages(found)[accepted.end].tolist())
+        self._note_here(accepted.after, accepted.at, accepted.end, found)
         return self._take(accepted, by_header=False)
+
+    def _note_here(self, behind: Array, at: Array, end: Array, found: Open) -> None:
+        """Remember flows behind that begin at the very point where what they were ends."""
+        here = at == found.end_position[end]
+        if here.any():
+            self.behind_here.update(mixed(behind[here], self._rows["point"][found.end_rows[end[here]]]).tolist())
 
     def _stages(self, found: Open) -> Array:
         """A hash per end of its flow and where it ends."""
@@ -243,6 +262,9 @@ class Keys:
                 self._canonical[flow] = first
             if not crowd.ids_kept:
                 self._without_id.add(first)
+            if crowd.here is not None:
+                here = np.full(len(crowd.behind), crowd.here)
+                self.behind_here.update(mixed(crowd.behind, here).tolist())
         if crowds:
             self.learned = True
             self._assign()

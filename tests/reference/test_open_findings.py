@@ -87,7 +87,7 @@ def test_equal_starts() -> None:
 def test_ninth_start() -> None:
     """An end that a start fits is not lost, however many come before that start and do not fit."""
     seen: list[Seen] = [("p0", 0, datagram()), ("p1", 10, datagram())]
-    seen += [("p1", 20 + number, datagram(source=f"192.0.2.{100 + number}")) for number in range(8)]
+    seen += [("p1", 20 + number, datagram(source=f"169.254.0.{100 + number}")) for number in range(8)]
     seen.append(("p2", 100, datagram(source="203.0.113.9")))
     assert fates(made(Options(points=3), seen))[0] == "ambiguous"
 
