@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pktrace.findings.analysis import Analysis
 from pktrace.report.explain import explain_packet
-from pktrace.schema import BASES
+from pktrace.schema import BASES, FATES
 from tests.kit.packets import Header, frame
 from tests.kit.pcap_files import Record
 from tests.test_named_cases import MS, START, analyzed, fates, file_of
@@ -275,3 +276,105 @@ def test_a_stranger_at_the_point_where_packets_are_lost_explains_none(tmp_path: 
     }
     analysis = analyzed(tmp_path, files, BOTH_SIDES)
     assert fates(analysis) == {("delivered", None): 12, ("lost", None): 3}
+
+
+def renumbered(
+    packets: Sequence[tuple[int, bytes]],
+    gone: set[int],
+    added: Sequence[int],
+    source: str = "10.0.0.1",
+    first_id: int = 100,
+) -> dict[str, bytes]:
+    """(sequence number, payload) of TCP packets to whose sequence and acknowledgment numbers a firewall adds something,
+    to each of them the next of `added` in turn; the `gone` end before it."""
+    server = "192.0.2.1" if ":" not in source else "fd02::1"
+    files: dict[str, list[Record]] = {point: [] for point in POINTS}
+    for number, (seq, payload) in enumerate(packets):
+        for position, point in enumerate(POINTS):
+            if position > 1 and number in gone:
+                continue
+            more = added[number % len(added)] if position > 1 else 0
+            header = Header(
+                source, server, 6, payload, sport=1000, dport=80, ip_id=first_id + number if first_id else 0
+            )
+            header = replace(header, seq=(seq + more) % 2**32, ack=(7 - more) % 2**32, flags=16)
+            files[point].append(Record(START + number * MS + position * STEP, frame(header)))
+    return {point: file_of(records) for point, records in files.items()}
+
+
+SEGMENTS = [(2**32 - 500 + 100 * number, b"packet %04d" % number) for number in range(20)]
+EMPTY = [(9000 + 100 * number, b"") for number in range(20)]
+BOTH = [{"name": "there", "points": list(POINTS)}]
+
+
+@pytest.mark.parametrize(
+    ("packets", "source", "first_id"),
+    [(SEGMENTS, "10.0.0.1", 100), (EMPTY, "10.0.0.1", 100), (SEGMENTS, "fd01::1", 0), (SEGMENTS, "10.0.0.1", 0)],
+)
+def test_tcp_numbers_that_a_firewall_translates(
+    tmp_path: Path, packets: list[tuple[int, bytes]], source: str, first_id: int
+) -> None:
+    """SYN proxies and firewalls that choose initial sequence numbers anew: the same flow, IP ID and payload at all
+    points, and everything was lost where the numbers changed."""
+    files = renumbered(packets, {5, 11}, [0x9000_0001], source, first_id)
+    analysis = analyzed(tmp_path, files, BOTH)
+    assert fates(analysis) == {("delivered", None): 18, ("lost", None): 2}
+    seen = analysis.trajectories.seen
+    assert np.flatnonzero(seen[:, 2] < 0).tolist() == [5, 11]
+    assert (np.diff(analysis.trajectories.observations.rows["ip_id"][seen[seen[:, 2] >= 0]].astype(int)) == 0).all()
+    kept = np.flatnonzero(seen[:, 2] >= 0)
+    assert {BASES[basis] for basis in analysis.trajectories.basis[kept]} == {"modified"}
+    kinds = [(stage, kind, count) for _, stage, kind, _, _, count in analysis.transforms.table]
+    assert kinds == [(1, "tcp-acknowledgment", 18), (1, "tcp-sequence", 18)]
+
+
+def test_numbers_that_differ_by_no_constant_are_no_translation(tmp_path: Path) -> None:
+    """What ends and what begins has one IP ID and one payload, and may be another packet all the same."""
+    analysis = analyzed(tmp_path, renumbered(SEGMENTS, {5, 11}, [17, 170, 1700, 17000, 170000]), BOTH)
+    assert "rewritten" not in {BASES[basis] for basis in analysis.trajectories.basis}
+    assert (analysis.trajectories.seen[:, 1:3] >= 0).sum(axis=1).max() == 1
+    ended = analysis.trajectories.seen[:, 0] >= 0
+    told = [FATES[fate] for fate in analysis.verdicts.fate[ended]]
+    assert [number for number, fate in enumerate(told) if fate == "lost"] == [5, 11]
+    assert set(told) == {"lost", "ambiguous"}
+
+
+def test_what_came_through_as_it_was_stays_together(tmp_path: Path) -> None:
+    """A packet of a flow whose numbers are translated passes untranslated, and is lost behind: in the last stage."""
+    files = renumbered(SEGMENTS, {5, 11}, [0x9000_0001])
+    header = Header("10.0.0.1", "192.0.2.1", 6, b"as it was", sport=1000, dport=80, ip_id=900, seq=77, ack=7, flags=16)
+    sent = START + len(SEGMENTS) * MS
+    more = {
+        point: [data, file_of([Record(sent + at * STEP, frame(header))] if point != "server" else [])]
+        for at, (point, data) in enumerate(files.items())
+    }
+    analysis = analyzed(tmp_path, more, BOTH)
+    assert fates(analysis) == {("delivered", None): 18, ("lost", None): 3}
+    assert (analysis.trajectories.seen[-1] >= 0).tolist() == [True, True, True, False]
+
+
+def test_one_renumbered_packet_is_not_enough(tmp_path: Path) -> None:
+    """One number tells of no constant: it is not matched, and not lost."""
+    analysis = analyzed(tmp_path, renumbered(SEGMENTS[:1], set(), [0x9000_0001]), BOTH)
+    assert {fate for fate, _ in fates(analysis)} == {"ambiguous", "delivered"}
+
+
+def test_what_a_syn_proxy_answers_itself_is_not_translated(tmp_path: Path) -> None:
+    """It makes a SYN of its own, with another IP ID and window; the client's has ended there."""
+    files: dict[str, list[Record]] = {point: [] for point in POINTS}
+    for number, (seq, payload) in enumerate([(499, b""), *[(500 + 100 * at, b"packet %04d" % at) for at in range(12)]]):
+        for position, point in enumerate(POINTS):
+            behind = position > 1
+            header = Header("10.0.0.1", "192.0.2.1", 6, payload, sport=1000, dport=80, ip_id=number + 1, seq=seq)
+            header = replace(header, ack=9 + behind * 77_000, flags=16)
+            if number == 0:
+                header = replace(header, ip_id=(1 - behind) * 60, flags=2)
+            late = 100 * STEP if number == 0 and behind else 0
+            data = frame(header)
+            if number == 0:
+                data = data[:48] + (63 if behind else 64240).to_bytes(2, "big") + data[50:]
+            files[point].append(Record(START + number * MS + position * STEP + late, data))
+    analysis = analyzed(tmp_path, {point: file_of(records) for point, records in files.items()}, BOTH)
+    assert fates(analysis)["lost", None] == 1
+    first = analysis.trajectories.seen[0]
+    assert (first >= 0).tolist() == [True, True, False, False]
