@@ -351,6 +351,7 @@ def test_what_came_through_as_it_was_stays_together(tmp_path: Path) -> None:
     analysis = analyzed(tmp_path, more, BOTH)
     assert fates(analysis) == {("delivered", None): 18, ("lost", None): 3}
     assert (analysis.trajectories.seen[-1] >= 0).tolist() == [True, True, True, False]
+    assert BASES[analysis.trajectories.basis[-1]] == "exact"
 
 
 def test_one_renumbered_packet_is_not_enough(tmp_path: Path) -> None:
