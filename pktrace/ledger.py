@@ -88,6 +88,12 @@ _DECLARED = (
         "Further sightings that are 802.11 frames with the retry bit: sent again on the link, not by the sender.",
     ),
     Counter(
+        "copies_rewritten",
+        "info",
+        "Further sightings of packets in the form in which they left a point that saw them arrive, too: it shows both "
+        "sides of what rewrites them. They are no duplicates.",
+    ),
+    Counter(
         "copies_first",
         "data_loss",
         "Packets that went no further, and that the first point of their path saw within 1 ms of one with the same "

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pktrace.findings.analysis import Analysis
-from pktrace.schema import BASES
+from pktrace.report.explain import explain_packet
+from pktrace.schema import BASES, FATES
 from tests.kit.packets import Header, frame
 from tests.kit.pcap_files import Record
 from tests.test_named_cases import MS, START, analyzed, fates, file_of
@@ -304,3 +306,171 @@ def test_ports_that_the_first_point_has_cut_off(tmp_path: Path) -> None:
     analysis = analyzed(tmp_path, {point: file_of(records) for point, records in files.items()}, paths)
     assert fates(analysis) == {("delivered", None): 10}
     assert {BASES[code] for code in analysis.trajectories.basis} == {"range"}
+
+
+BOTH_SIDES = [{"name": "p", "points": ["a", "gateway", "c"], "match": {"source": "10.0.0.1"}}]
+
+
+def at_both_sides(sources: Sequence[tuple[str, str]], gone: set[int], count: int = 12) -> dict[str, bytes]:
+    """Packets of sources that one point shows as they come and as they leave with another source; the `gone` ones are
+    lost behind it, every other of them in it."""
+    files: dict[str, list[Record]] = {"a": [], "gateway": [], "c": []}
+    for number in range(count):
+        inside, outside = sources[number % len(sources)]
+        payload = b"packet %04d" % number
+        came, left = (
+            frame(Header(source, "192.0.2.1", 17, payload, sport=1000, dport=53, ip_id=number + 1))
+            for source in (inside, outside)
+        )
+        seen = [("a", came), ("gateway", came), ("gateway", left), ("c", left)]
+        if number in gone:
+            seen = seen[: 2 + number % 2]
+        for step, (point, data) in enumerate(seen):
+            files[point].append(Record(START + number * MS + step * STEP, data))
+    return {point: file_of(records) for point, records in files.items()}
+
+
+def test_one_point_that_shows_both_sides_of_a_gateway(tmp_path: Path) -> None:
+    """`tcpdump -i any` on the box: a packet ended at a point, and began at the same one with another source. Only
+    points further on were looked at, and everything was lost."""
+    analysis = analyzed(tmp_path, at_both_sides([("10.0.0.1", "192.0.2.9")], {4, 7}), BOTH_SIDES)
+    assert fates(analysis) == {("delivered", None): 10, ("lost", None): 2}
+    trajectories = analysis.trajectories
+    assert (trajectories.seen[:, :2] >= 0).all()
+    assert trajectories.sightings.tolist() == [{4: 2, 7: 3}.get(number, 4) for number in range(12)]
+    # The second form is no copy, and the point is no place where copies are made.
+    assert not trajectories.duplicates.any()
+    assert len(trajectories.further) == 0
+    copies = {name: analysis.ledger.total(name) for name in ("copies_network", "copies_here", "copies_last")}
+    assert not any(copies.values())
+    assert analysis.ledger.total("copies_rewritten") == 11
+    assert analysis.ledger.total("no_path") == 0
+    # The change shows from the first sighting there to the next point.
+    assert [row[1:] for row in analysis.transforms.table] == [(1, "nat-source", "10.0.0.1", "192.0.2.9", 10)]
+    assert set(trajectories.basis.tolist()) == {BASES.index("exact"), BASES.index("rewritten")}
+    told = explain_packet(analysis, 0).sightings
+    assert [(sighting.point, sighting.position) for sighting in told] == [
+        ("a", 0), ("gateway", 1), ("gateway", None), ("c", 2),
+    ]  # fmt: skip
+    assert told[2].changes == ("as it left; source 10.0.0.1 to 192.0.2.9",)
+
+
+def test_a_stranger_at_the_point_where_packets_are_lost_explains_none(tmp_path: Path) -> None:
+    """It begins there with other bytes, or in the flow that ends there: what is lost is lost."""
+    files = at_both_sides([("10.0.0.1", "10.0.0.1")], set())
+    other = frame(Header("192.0.2.7", "192.0.2.1", 17, b"another one", sport=1000, dport=53, ip_id=77))
+    sent = [
+        frame(Header("10.0.0.1", "192.0.2.1", 17, b"lost %04d" % number, sport=1000, dport=53, ip_id=900 + number))
+        for number in range(3)
+    ]
+    lost = [Record(START + 20 * MS + number * MS, data) for number, data in enumerate(sent)]
+    files = {
+        "a": [files["a"], file_of(lost)],
+        "gateway": [files["gateway"], file_of([*lost, Record(START + 24 * MS, other)])],
+        "c": [files["c"], file_of([Record(START + 24 * MS + STEP, other)])],
+    }
+    analysis = analyzed(tmp_path, files, BOTH_SIDES)
+    assert fates(analysis) == {("delivered", None): 12, ("lost", None): 3}
+
+
+def renumbered(
+    packets: Sequence[tuple[int, bytes]],
+    gone: set[int],
+    added: Sequence[int],
+    source: str = "10.0.0.1",
+    first_id: int = 100,
+) -> dict[str, bytes]:
+    """(sequence number, payload) of TCP packets to whose sequence and acknowledgment numbers a firewall adds something,
+    to each of them the next of `added` in turn; the `gone` end before it."""
+    server = "192.0.2.1" if ":" not in source else "fd02::1"
+    files: dict[str, list[Record]] = {point: [] for point in POINTS}
+    for number, (seq, payload) in enumerate(packets):
+        for position, point in enumerate(POINTS):
+            if position > 1 and number in gone:
+                continue
+            more = added[number % len(added)] if position > 1 else 0
+            header = Header(
+                source, server, 6, payload, sport=1000, dport=80, ip_id=first_id + number if first_id else 0
+            )
+            header = replace(header, seq=(seq + more) % 2**32, ack=(7 - more) % 2**32, flags=16)
+            files[point].append(Record(START + number * MS + position * STEP, frame(header)))
+    return {point: file_of(records) for point, records in files.items()}
+
+
+SEGMENTS = [(2**32 - 500 + 100 * number, b"packet %04d" % number) for number in range(20)]
+EMPTY = [(9000 + 100 * number, b"") for number in range(20)]
+BOTH = [{"name": "there", "points": list(POINTS)}]
+
+
+@pytest.mark.parametrize(
+    ("packets", "source", "first_id"),
+    [(SEGMENTS, "10.0.0.1", 100), (EMPTY, "10.0.0.1", 100), (SEGMENTS, "fd01::1", 0), (SEGMENTS, "10.0.0.1", 0)],
+)
+def test_tcp_numbers_that_a_firewall_translates(
+    tmp_path: Path, packets: list[tuple[int, bytes]], source: str, first_id: int
+) -> None:
+    """SYN proxies and firewalls that choose initial sequence numbers anew: the same flow, IP ID and payload at all
+    points, and everything was lost where the numbers changed."""
+    files = renumbered(packets, {5, 11}, [0x9000_0001], source, first_id)
+    analysis = analyzed(tmp_path, files, BOTH)
+    assert fates(analysis) == {("delivered", None): 18, ("lost", None): 2}
+    seen = analysis.trajectories.seen
+    assert np.flatnonzero(seen[:, 2] < 0).tolist() == [5, 11]
+    assert (np.diff(analysis.trajectories.observations.rows["ip_id"][seen[seen[:, 2] >= 0]].astype(int)) == 0).all()
+    kept = np.flatnonzero(seen[:, 2] >= 0)
+    assert {BASES[basis] for basis in analysis.trajectories.basis[kept]} == {"modified"}
+    kinds = [(stage, kind, count) for _, stage, kind, _, _, count in analysis.transforms.table]
+    assert kinds == [(1, "tcp-acknowledgment", 18), (1, "tcp-sequence", 18)]
+
+
+def test_numbers_that_differ_by_no_constant_are_no_translation(tmp_path: Path) -> None:
+    """What ends and what begins has one IP ID and one payload, and may be another packet all the same."""
+    analysis = analyzed(tmp_path, renumbered(SEGMENTS, {5, 11}, [17, 170, 1700, 17000, 170000]), BOTH)
+    assert "rewritten" not in {BASES[basis] for basis in analysis.trajectories.basis}
+    assert (analysis.trajectories.seen[:, 1:3] >= 0).sum(axis=1).max() == 1
+    ended = analysis.trajectories.seen[:, 0] >= 0
+    told = [FATES[fate] for fate in analysis.verdicts.fate[ended]]
+    assert [number for number, fate in enumerate(told) if fate == "lost"] == [5, 11]
+    assert set(told) == {"lost", "ambiguous"}
+
+
+def test_what_came_through_as_it_was_stays_together(tmp_path: Path) -> None:
+    """A packet of a flow whose numbers are translated passes untranslated, and is lost behind: in the last stage."""
+    files = renumbered(SEGMENTS, {5, 11}, [0x9000_0001])
+    header = Header("10.0.0.1", "192.0.2.1", 6, b"as it was", sport=1000, dport=80, ip_id=900, seq=77, ack=7, flags=16)
+    sent = START + len(SEGMENTS) * MS
+    more = {
+        point: [data, file_of([Record(sent + at * STEP, frame(header))] if point != "server" else [])]
+        for at, (point, data) in enumerate(files.items())
+    }
+    analysis = analyzed(tmp_path, more, BOTH)
+    assert fates(analysis) == {("delivered", None): 18, ("lost", None): 3}
+    assert (analysis.trajectories.seen[-1] >= 0).tolist() == [True, True, True, False]
+    assert BASES[analysis.trajectories.basis[-1]] == "exact"
+
+
+def test_one_renumbered_packet_is_not_enough(tmp_path: Path) -> None:
+    """One number tells of no constant: it is not matched, and not lost."""
+    analysis = analyzed(tmp_path, renumbered(SEGMENTS[:1], set(), [0x9000_0001]), BOTH)
+    assert {fate for fate, _ in fates(analysis)} == {"ambiguous", "delivered"}
+
+
+def test_what_a_syn_proxy_answers_itself_is_not_translated(tmp_path: Path) -> None:
+    """It makes a SYN of its own, with another IP ID and window; the client's has ended there."""
+    files: dict[str, list[Record]] = {point: [] for point in POINTS}
+    for number, (seq, payload) in enumerate([(499, b""), *[(500 + 100 * at, b"packet %04d" % at) for at in range(12)]]):
+        for position, point in enumerate(POINTS):
+            behind = position > 1
+            header = Header("10.0.0.1", "192.0.2.1", 6, payload, sport=1000, dport=80, ip_id=number + 1, seq=seq)
+            header = replace(header, ack=9 + behind * 77_000, flags=16)
+            if number == 0:
+                header = replace(header, ip_id=(1 - behind) * 60, flags=2)
+            late = 100 * STEP if number == 0 and behind else 0
+            data = frame(header)
+            if number == 0:
+                data = data[:48] + (63 if behind else 64240).to_bytes(2, "big") + data[50:]
+            files[point].append(Record(START + number * MS + position * STEP + late, data))
+    analysis = analyzed(tmp_path, {point: file_of(records) for point, records in files.items()}, BOTH)
+    assert fates(analysis)["lost", None] == 1
+    first = analysis.trajectories.seen[0]
+    assert (first >= 0).tolist() == [True, True, False, False]

@@ -88,7 +88,7 @@ def analyze_trajectories(trajectories: Trajectories) -> Analysis:
     for number, point in enumerate(run.points):
         for counter, counts in (
             ("copies_network", copies.network), ("copies_here", copies.here), ("copies_last", copies.last),
-            ("copies_retried", copies.retried), ("copies_first", first),
+            ("copies_retried", copies.retried), ("copies_rewritten", copies.rewritten), ("copies_first", first),
         ):  # fmt: skip
             ledger.add(counter, int(counts[number]), point=point.name)
     ledger.add("recording_incomplete", int(marked_incomplete(run.folder)))

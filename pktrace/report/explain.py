@@ -236,6 +236,7 @@ def _sightings(analysis: Analysis, trajectory: int) -> list[Sighting]:
         file = analysis.observations.captures[row["capture"]]
         return Sighting(None, *where, file, int(row["frame"]), (note,), None, None, None)
 
+    forms = trajectories.forms[trajectories.owner[trajectories.forms] == trajectory].tolist()
     for position, point in enumerate(path.points):
         row_number = int(trajectories.seen[trajectory, position])
         stage_here = arriving.get(position)
@@ -267,10 +268,12 @@ def _sightings(analysis: Analysis, trajectory: int) -> list[Sighting]:
         )
         here = [int(ranges.row[at]) for at in mine if ranges.position[at] == position]
         found += [further(part, parts[part]) for part in here if part != row_number]
+        leaving = [form for form in forms if rows["point"][form] == point]
+        found += [further(form, "; ".join(("as it left", *_changes(row, rows[form], tunnels)))) for form in leaving]
         if row is not None:
             previous, previous_position = row_number, position
     owned = set((trajectories.owner == trajectory).nonzero()[0].tolist())
-    copies = sorted(owned - set(parts) - set(trajectories.seen[trajectory].tolist()))
+    copies = sorted(owned - set(parts) - set(forms) - set(trajectories.seen[trajectory].tolist()))
     return found + [further(copy, "a further copy (duplicate)") for copy in copies]
 
 

@@ -25,6 +25,7 @@ _COPIES = (
     ("copies_here", "at one point only"),
     ("copies_last", "where last seen"),
     ("copies_retried", "802.11 retries"),
+    ("copies_rewritten", "rewritten at that point"),
 )
 _SEVERITY_STYLE = {"error": "bold red", "data_loss": "yellow"}
 

@@ -2,7 +2,8 @@
 
 Rule: what ends somewhere on its path (an *end*: a packet not seen further) and what begins behind it (a *start*: seen
 first there, or fitting no path) may be one packet if their remains are equal and the start comes within the loss
-threshold, at the nearest position where one does. Remains speak for a pair of flows if, at that stage, they end in
+threshold, at the nearest position where one does: at the very point where it ends only if its headers are others
+(forms.py). Remains speak for a pair of flows if, at that stage, they end in
 this flow only and begin in that flow only.
 """
 
@@ -19,7 +20,7 @@ from pktrace.trajectories.exact import EARLY_NS
 from pktrace.trajectories.hashing import mixed
 from pktrace.trajectories.paths import not_all_along, visits
 from pktrace.trajectories.reach import Reach
-from pktrace.trajectories.remains import Remains, flow_of, of_change, side_of, stays_on_its_link
+from pktrace.trajectories.remains import Remains, flow_of, of_beginning, of_change, side_of, stays_on_its_link
 
 Array = np.ndarray[Any, Any]
 DISAGREE = 10  # so many packets have to agree for each that does not
@@ -161,7 +162,11 @@ def pairs_of(
     right = starts[right]
     end_row, start_row = found.end_rows[left], found.start_rows[right]
     at = visits(run)[found.end_path[left], rows["point"][start_row]].max(axis=1)
+    flows_before, flows_behind = flow_of(end_rows), flow_of(start_rows)
     fits = at > found.end_position[left]
+    if remains is not of_change and remains is not of_beginning:
+        # What shows both sides of a gateway sees a packet end in one form and begin in another.
+        fits |= (at == found.end_position[left]) & (flows_before[left] != flows_behind[right])
     after = times[start_row] - times[end_row]
     one_clock = comparable[rows["point"][start_row]] == comparable[rows["point"][end_row]]
     fits &= ~one_clock | ((after >= -EARLY_NS) & (after <= run.threshold_ns))
@@ -173,7 +178,6 @@ def pairs_of(
         fits &= ~unnumbered[left] | (rows["payload_length"][end_row] == rows["payload_length"][start_row])
     fits &= ~(stays_on_its_link(end_rows)[left] | stays_on_its_link(start_rows)[right])
     # What echoes a packet back answers it, and is no rewritten form of it.
-    flows_before, flows_behind = flow_of(end_rows), flow_of(start_rows)
     fits &= flow_of(end_rows, answering=True)[left] != flows_behind[right]
     left, right, at = left[fits], right[fits], at[fits]
     doubtful = np.zeros(len(found.end_rows), bool)

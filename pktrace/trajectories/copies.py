@@ -36,13 +36,14 @@ class Copies:
 
     `network`: the point before or behind on the path has further ones, too; `here`: it has none, and the packet came
     on once; `last`: nothing shows, for this was where the packet was seen last; `retried`: 802.11 frames with the retry
-    bit, whatever else holds for them.
+    bit, whatever else holds for them; `rewritten`: no copies, but second forms of packets that are rewritten there.
     """
 
     network: Array
     here: Array
     last: Array
     retried: Array
+    rewritten: Array
 
 
 def copies_of(trajectories: Trajectories) -> Copies:
@@ -50,6 +51,7 @@ def copies_of(trajectories: Trajectories) -> Copies:
     observations, run = trajectories.observations, trajectories.run
     rows = observations.rows
     counts = {name: np.zeros(len(run.points), np.int64) for name in ("network", "here", "last", "retried")}
+    counts["rewritten"] = np.bincount(rows["point"][trajectories.forms], minlength=len(run.points))
     which = trajectories.further
     if not len(which):
         return Copies(**counts)

@@ -42,11 +42,12 @@ _GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, are spread evenly wha
 
 @dataclass(frozen=True)
 class Crowd:
-    """Flows (hashes) that became others; and whether they kept their IP IDs."""
+    """Flows (hashes) that became others; whether they kept their IP IDs; the point, if both are at one."""
 
     before: Array
     behind: Array
     ids_kept: bool
+    here: int | None
 
 
 def crowds_of(
@@ -60,7 +61,9 @@ def crowds_of(
             flows ends.
     """
     protocol = rows["protocol"][found.end_rows[pairs.end]]
-    pairs = pairs.chosen((protocol != _TCP) & pairs.timed)
+    # At a point that shows both sides, what is lost behind it ends where it began.
+    begun_here = (pairs.at == found.end_position[pairs.end]) & np.isin(found.end_rows, found.start_rows)[pairs.end]
+    pairs = pairs.chosen((protocol != _TCP) & pairs.timed & ~begun_here)
     if len(pairs) < _FEWEST:
         return
     label = _components(pairs)
@@ -91,7 +94,8 @@ def crowds_of(
             times[end_rows], group[: len(end_rows)], times[start_rows], group[len(end_rows) :], run.threshold_ns,
             centred=clocks[0] != clocks[1],
         ):  # fmt: skip
-            yield Crowd(before, behind, _keeps_ids(end_rows, start_rows, rows, remains))
+            here = int(point[first]) if pairs.at[first] == position[first] else None
+            yield Crowd(before, behind, _keeps_ids(end_rows, start_rows, rows, remains), here)
 
 
 def _components(pairs: Pairs) -> Array:

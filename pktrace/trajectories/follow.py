@@ -20,6 +20,7 @@ from pktrace.schema import BASES
 from pktrace.trajectories.agreement import begins_unseen, open_ends
 from pktrace.trajectories.clock_model import align_clocks
 from pktrace.trajectories.columns import Columns
+from pktrace.trajectories.forms import NO_FORMS, Forms
 from pktrace.trajectories.grouping import Groups, grouped
 from pktrace.trajectories.hashing import mixed
 from pktrace.trajectories.model import Trajectories
@@ -52,6 +53,7 @@ def follow_packets(observations: Observations) -> Trajectories:
     rows = observations.rows
     columns, numbers, keys, groups = _begin(observations, run)
     payloads = Payloads(observations)
+    every, forms = columns, NO_FORMS
     for round_number in range(_MOST_ROUNDS):
         keys.closed = round_number == _MOST_ROUNDS - 1
         clocks = align_clocks(run, columns, groups)
@@ -69,7 +71,7 @@ def follow_packets(observations: Observations) -> Trajectories:
         if round_number == 0 and len(found.start_rows) and len(found.end_rows):
             make_contents_comparable(observations)
         if keys.learn_rewritten(found, run, times, clocks.group):
-            groups = grouped(keys.keys, columns.paths)
+            columns, forms, groups = _with_keys(keys, every, run)
             continue
         if not len(found.start_rows):
             break
@@ -84,7 +86,7 @@ def follow_packets(observations: Observations) -> Trajectories:
         unseen = begins_unseen(unexplained, run, rows, times, columns.paths, placed.reach)
         if not keys.learn_changed(unexplained, run, times, clocks.group, open_rows, unseen):
             break
-        groups = grouped(keys.keys, columns.paths)
+        columns, forms, groups = _with_keys(keys, every, run)
     ambiguous = np.zeros(len(path_of), bool)
     ambiguous[found.end_trajectories[keys.doubtful]] = True
     ambiguous[keys.doubtful_changes] = True
@@ -103,15 +105,18 @@ def follow_packets(observations: Observations) -> Trajectories:
         # What was not seen whole was not missed where its parts were seen.
         certain = followed.candidates == 1
         reach = with_proven_misses(covered, run, times, followed.seen[certain], followed.path[certain])
-    ledger = _left_over(followed.owner, columns, no_path)
+    followed = in_order(followed)
+    sightings, duplicates = owned(followed, columns.points)
+    forms = forms.chosen(followed.owner[forms.first] >= 0)
+    followed.owner[forms.second] = followed.owner[forms.first]
+    sightings += np.bincount(followed.owner[forms.second], minlength=len(followed)).astype(np.int32)
+    ledger = _left_over(followed.owner, every, no_path)
     for point in np.flatnonzero(reach.missed):
         ledger.add("capture_missed", int(reach.missed[point]), point=run.points[point].name)
     for entry in clocks.contradictions:
         ledger.add("clock_contradicted", entry.backwards, point=run.points[entry.to_point].name)
     for point in np.flatnonzero(clocks.group != clocks.group[0]):
         ledger.add("clock_unknown", point=run.points[point].name)
-    followed = in_order(followed)
-    sightings, duplicates = owned(followed, columns.points)
     return Trajectories(
         observations=observations,
         run=run,
@@ -123,6 +128,7 @@ def follow_packets(observations: Observations) -> Trajectories:
         sightings=sightings,
         duplicates=duplicates,
         owner=followed.owner,
+        forms=forms.second,
         ambiguous=followed.ambiguous,
         ranges=followed.ranges,
         clocks=clocks,
@@ -145,6 +151,17 @@ def _begin(observations: Observations, run: Run) -> tuple[Columns, Array | None,
     if first_keys is not columns.digests:
         groups = grouped(first_keys, columns.paths)
     return columns, numbers, Keys(rows, first_keys, part), groups
+
+
+def _with_keys(keys: Keys, every: Columns, run: Run) -> tuple[Columns, Forms, Groups]:
+    """What is followed by the keys as they are, second forms, which are not, and the groups."""
+    forms = keys.forms(every.points, every.times, run.threshold_ns)
+    columns = every
+    if len(forms):
+        paths = every.paths.copy()
+        paths[forms.second] = NOT_FOLLOWED
+        columns = replace(every, paths=paths)
+    return columns, forms, grouped(keys.keys, columns.paths)
 
 
 def _unplaced(owner: Array, columns: Columns, times: Array) -> Array:

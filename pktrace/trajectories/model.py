@@ -29,7 +29,8 @@ class Trajectories:
     Arrays of n packets: `path` (index into the run's paths), `seen` (n x longest path: row of the first sighting at
     each position, -1 where not seen), `first_row`, `candidates`, `basis` (code of schema.BASES), `sightings`,
     `duplicates`, `ambiguous` (it ends where something begins that it may have become). `owner` has one entry per
-    observation row: its trajectory or -1.
+    observation row: its trajectory or -1. `forms` are rows of second forms (forms.py): packets as they
+    leave a point that saw them arrive, too.
     """
 
     observations: Observations
@@ -42,6 +43,7 @@ class Trajectories:
     sightings: np.ndarray[Any, Any]
     duplicates: np.ndarray[Any, Any]
     owner: np.ndarray[Any, Any]
+    forms: np.ndarray[Any, Any]
     ambiguous: np.ndarray[Any, Any]
     ranges: Ranges
     clocks: Clocks
@@ -66,7 +68,8 @@ class Trajectories:
     @cached_property
     def further(self) -> np.ndarray[Any, Any]:
         """Rows of further sightings: copies of a packet at a position where it was seen already."""
-        return further_rows(self.owner, self.seen, self.ranges)
+        found = further_rows(self.owner, self.seen, self.ranges)
+        return found[~np.isin(found, self.forms)] if len(self.forms) else found
 
     @cached_property
     def copied(self) -> np.ndarray[Any, Any]:

@@ -101,6 +101,14 @@ def of_change(rows: Array) -> Array:
     return mixed(*numbers(rows), flow_of(rows), rows["ip_id"])
 
 
+def of_renumbered(rows: Array) -> Array:
+    """What a translation of TCP sequence and acknowledgment numbers leaves alone."""
+    return mixed(
+        rows["protocol"], flow_of(rows), rows["ip_id"], rows["tcp_flags"], rows["fragment_offset"],
+        rows["more_fragments"], rows["payload_length"], rows["content"],
+    )  # fmt: skip
+
+
 def of_beginning(rows: Array) -> Array:
     """What a datagram has in common with its first fragment or segment, behind a rewrite, too."""
     return mixed(rows["protocol"], rows["ip_id"], rows["fragment_offset"], rows["content"])

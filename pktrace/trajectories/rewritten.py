@@ -8,7 +8,8 @@ others are: exactly where the key is unique, by order where it is not.
 - rewritten: the remains are protocol, TCP numbers and flags or ICMP type and sequence, payload length and first payload
   bytes; addresses, ports, IP ID and options may have changed (RFC 3022, RFC 6864 5.3.1). Where several flows have the
   same remains, it is tried whether they differ in what the rewrite keeps: IP IDs, one side, ports.
-- modified: the remains are addresses, ports, IP ID and the numbers above; the payload may have changed.
+- modified: the remains are addresses, ports, IP ID and the numbers above; the payload may have changed. Or what was
+  added to TCP numbers is known, and all else stays (renumbered.py).
 
 Bound: a flow is taken for another only on ENOUGH agreeing packets, or one whose remains hold TCP numbers, of which at
 most one in DISAGREE disagrees; on one, if a known gateway (gateways.py) would make the one of the other, or if the
@@ -32,10 +33,12 @@ from pktrace.trajectories.agreement import Agreement, Open, agreement_of, has_it
 from pktrace.trajectories.causality import against_time
 from pktrace.trajectories.crowds import Crowd, crowds_of
 from pktrace.trajectories.exact import EARLY_NS
+from pktrace.trajectories.forms import NO_FORMS, Forms, forms_of
 from pktrace.trajectories.gateways import ENOUGH, ENOUGH_ALONE, Gateways
 from pktrace.trajectories.hashing import mixed
 from pktrace.trajectories.paths import visits
 from pktrace.trajectories.remains import flow_of, flows_of
+from pktrace.trajectories.renumbered import Shift, renumberings, without_shifts
 
 Array = np.ndarray[Any, Any]
 _MOSTLY = 0.2  # share of a flow's packets that must end for it to be changed, where headers do not identify packets
@@ -68,12 +71,15 @@ class Keys:
         self.closed = False  # nothing more is learned: what was is applied
         self.doubtful = np.zeros(0, bool)
         self.doubtful_changes = np.zeros(0, np.int64)
+        self.doubtful_numbers = np.zeros(0, bool)
         self._flow: Array | None = None
         self._canonical: dict[int, int] = {}
         self._gateways = Gateways()
         self._rewritten_at: set[int] = set()
         self._without_id: set[int] = set()
         self._by_header: set[int] = set()
+        self._shifts: dict[tuple[int, int], Shift] = {}  # by flow and point
+        self.behind_here: set[int] = set()  # hashes of flow and point where other flows became it
         self._open = np.zeros(len(rows), bool)
 
     @property
@@ -92,6 +98,16 @@ class Keys:
             place = np.minimum(np.searchsorted(flows, found), len(flows) - 1)
             found = np.where(flows[place] == found, first[place], found)
         return found
+
+    def forms(self, points: Array, times: Array, threshold: int) -> Forms:
+        """Second forms of packets at points that show both sides of what rewrites them.
+
+        Args:
+            points: int32 per row; times: int64, as captured; threshold: ns.
+        """
+        if not self.behind_here:
+            return NO_FORMS
+        return forms_of(self.keys, self.flow, points, times, self.behind_here, threshold)
 
     def _origins(self) -> tuple[Array, Array]:
         """Rewritten flows, in order, and what each began as."""
@@ -223,7 +239,14 @@ class Keys:
         accepted = accepted.chosen(in_time(accepted))
         self._gateways.remember(accepted, found, self._rows)
         self._rewritten_at.update(self._stages(found)[accepted.end].tolist())
+        self._note_here(accepted.after, accepted.at, accepted.end, found)
         return self._take(accepted, by_header=False)
+
+    def _note_here(self, behind: Array, at: Array, end: Array, found: Open) -> None:
+        """Remember flows behind that begin at the very point where what they were ends."""
+        here = at == found.end_position[end]
+        if here.any():
+            self.behind_here.update(mixed(behind[here], self._rows["point"][found.end_rows[end[here]]]).tolist())
 
     def _stages(self, found: Open) -> Array:
         """A hash per end of its flow and where it ends."""
@@ -262,6 +285,9 @@ class Keys:
                 self._canonical[flow] = first
             if not crowd.ids_kept:
                 self._without_id.add(first)
+            if crowd.here is not None:
+                here = np.full(len(crowd.behind), crowd.here)
+                self.behind_here.update(mixed(crowd.behind, here).tolist())
         if crowds:
             self.learned = True
             self._assign()
@@ -302,8 +328,30 @@ class Keys:
         if self._take(agreement.chosen(agreement.agreed & enough), by_header=True):
             return True
         flows = self.flow[found.end_rows]
-        self.doubtful_changes = found.end_trajectories[fits & np.isin(flows, agreement.before)]
+        doubtful = fits & np.isin(flows, agreement.before)
+        some = np.flatnonzero((ended["protocol"] == _TCP) & np.isin(flows, self.flow[found.start_rows]))
+        if len(some) and self._learn_renumbered(found.only(some), run, times, comparable):
+            return True
+        if len(some):
+            doubtful[some] |= self.doubtful_numbers
+        self.doubtful_changes = found.end_trajectories[doubtful]
         return False
+
+    def _learn_renumbered(self, found: Open, run: Run, times: Array, comparable: Array) -> bool:
+        """Learn TCP flows whose numbers are translated; returns whether keys changed.
+
+        Else `doubtful_numbers` tells of each end whether some start fits it all the same.
+        """
+        pairs, _ = pairs_of(found, run, self._rows, times, comparable, remains_of.of_renumbered)
+        shifts, self.doubtful_numbers = renumberings(
+            pairs, found, run, self._rows, self.flow, self._shifts, lambda flows: self._share_of_ends(flows, found)
+        )
+        if not shifts or self.closed:
+            return False
+        self._shifts |= shifts
+        self.learned = True
+        self._assign()
+        return True
 
     def _end_whole(self, agreement: Agreement, found: Open, run: Run) -> Array:
         """bool per pair: most packets of the flow before end, and hardly any go on as they are where it is the other.
@@ -392,6 +440,20 @@ class Keys:
     def _assign(self) -> None:
         """New keys for all packets of rewritten flows."""
         rows = self._rows
+        # Not in place: these may be the digests, by which the order rung tells rewritten packets apart.
+        self.keys = self.keys.copy()
+        if self._canonical:
+            self._assign_rewritten()
+        if self._shifts:
+            mine = np.flatnonzero(
+                self._open & np.isin(self.flow, np.array([flow for flow, _ in self._shifts], np.uint64))
+            )
+            chosen = rows[mine]
+            kept, told = without_shifts(chosen, self.flow[mine], self.first_flow[mine], self._shifts)
+            self.keys[mine[told]] = mixed(kept, self._part[chosen["point"]])[told]
+
+    def _assign_rewritten(self) -> None:
+        rows = self._rows
         flows, first = self._origins()
         place = np.minimum(np.searchsorted(flows, self.flow), len(flows) - 1)
         mine = (flows[place] == self.flow) & (rows["has"] & field.HAS_IP != 0)
@@ -402,8 +464,6 @@ class Keys:
         identification = np.where(keep_id, chosen["ip_id"], 0)
         by_header = np.isin(began, np.array(list(self._by_header), np.uint64))
         remains = np.where(by_header, mixed(*remains_of.numbers(chosen)), remains_of.of_rewrite(chosen))
-        # Not in place: these may be the digests, by which the order rung tells rewritten packets apart.
-        self.keys = self.keys.copy()
         self.keys[mine] = mixed(began, remains, identification, self._part[chosen["point"]])
 
 

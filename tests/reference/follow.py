@@ -57,11 +57,14 @@ def follow(
     own = first_keys(run, followable)
     keys = Keys(run, followable, own) if taught is None else taught.of(run, followable, own)
     hinges_on: set[str] = set()
+    every = followable
     for _ in range(MOST_ROUNDS):
+        forms = keys.second_forms()
+        followable = [s for s in every if s not in forms]
         clocks = Clocks(run, grouped(followable, keys))
         if clocks.contradicted:
             hinges_on.add("clock contradicted")
-        for sighting in followable:
+        for sighting in every:
             sighting.time = clocks.common(sighting)
 
         def reach_with(certain: Sequence[Trajectory], clocks: Clocks = clocks) -> Reach:
@@ -93,11 +96,16 @@ def follow(
     trajectories.sort(key=lambda packet: packet.sighting(packet.first).number)
     certain = [packet for packet in trajectories if packet.candidates == 1 and not packet.backwards]
     delays = Delays(run, certain).known
+    owner = {s: packet for packet in trajectories for s in packet.owned()}
+    for second, first in forms.items():
+        if first in owner:
+            owner[first].forms.append(second)
     # What belongs to none fitted no path, or lay off that of its packet; parts of packets that fitted none are placed.
     parted = {part.sighting for packet in ranges for part in ranges[packet]} if ranges else set()
     placed_at_last = parted | {s for packet in trajectories for s in packet.owned()}
     no_path = placed.no_path - sum(s in placed_at_last and s.path is None for s in unplaced)
-    off_path = sum(s not in placed_at_last for s in followable) - no_path
+    placed_at_last |= {s for packet in trajectories for s in packet.forms}
+    off_path = sum(s not in placed_at_last for s in every) - no_path
     return Followed(trajectories, clocks, reach, delays, no_path, off_path, hinges_on)
 
 

@@ -86,13 +86,16 @@ def stays_on_its_link(s: Sighting) -> bool:
 
 @dataclass(frozen=True)
 class Agreement:
-    """A pair of flows: how many packets agree, and how many of them with equal IP IDs, with equal ones but 0."""
+    """A pair of flows: how many packets agree, and how many of them with equal IP IDs, with equal ones but 0; the
+    point that shows both, if it is one and the same.
+    """
 
     before: Key
     after: Key
     packets: int
     same_id: int
     by_id: int
+    here: str | None = None
 
     @property
     def ids_kept(self) -> bool:
@@ -127,10 +130,13 @@ class Comparison:
         return [s for s in starts if s.time >= left - EARLY_NS]
 
     def fits(self, end: Trajectory, start: Sighting) -> bool:
-        """Whether the end may have become the start: further along its path, within the loss threshold."""
+        """Whether the end may have become the start: further along its path, within the loss threshold; with other
+        headers also at the very point where it ends, which may show both sides of what rewrites it.
+        """
         last = end.sighting(end.last)
         places = [p for p, point in enumerate(end.path.points) if point == start.point]
-        if not places or max(places) <= end.last:
+        here = self.remains is not remains_of_change and start.flow != last.flow
+        if not places or max(places) < end.last + (not here):
             return False
         after = self.clocks.between(last, start)
         if after is not None and not -EARLY_NS <= after <= self.run.threshold_ns:
@@ -149,6 +155,7 @@ class Comparison:
         packets: Counter[tuple[Key, Key]] = Counter()
         same_id: Counter[tuple[Key, Key]] = Counter()
         by_id: Counter[tuple[Key, Key]] = Counter()
+        here: dict[tuple[Key, Key], str] = {}
         for pairs in filter(None, self.fitting.values()):
             flows = {(end.sighting(end.last).flow, start.flow) for end, start in pairs}
             if len(flows) > 1:
@@ -158,9 +165,12 @@ class Comparison:
             same = [(e, s) for e, s in pairs if e.sighting(e.last).row["ip_id"] == s.row["ip_id"]]
             told = [(e, s) for e, s in same if s.ip_id]
             packets[pair] += agree
+            for end, start in pairs:
+                if start.point == end.sighting(end.last).point:
+                    here[pair] = start.point
             same_id[pair] += min(agree, len({e for e, _ in same}), len({s for _, s in same}))
             by_id[pair] += min(agree, len({e for e, _ in told}), len({s for _, s in told}))
-        return [Agreement(*pair, packets[pair], same_id[pair], by_id[pair]) for pair in packets]
+        return [Agreement(*pair, packets[pair], same_id[pair], by_id[pair], here.get(pair)) for pair in packets]
 
 
 def accepted(agreements: Sequence[Agreement], sure: Callable[[Agreement], bool]) -> list[Agreement]:
@@ -188,6 +198,31 @@ class Keys:
         self.open: set[Sighting] = set()
         # Ends that fit a start of which it cannot be shown that they became it.
         self.doubtful: set[Trajectory] = set()
+        # Flows and points where other flows became them: these points show packets as they come and as they leave.
+        self.behind_here: set[tuple[Key, str]] = set()
+
+    def second_forms(self) -> dict[Sighting, Sighting]:
+        """Sightings of packets as they leave a point that saw them come, and how they came: the last with their key
+        within the loss threshold, or one that was stamped a little later. They are not followed.
+        """
+        found = {}
+        for second in self.sightings:
+            if (second.flow, second.point) not in self.behind_here:
+                continue
+            firsts = [
+                s
+                for s in self.sightings
+                if s.point == second.point
+                and (s.flow, s.point) not in self.behind_here
+                and self.keys[s] == self.keys[second]
+            ]
+            before = [s for s in firsts if 0 <= second.ts_ns - s.ts_ns <= self.run.threshold_ns]
+            behind = [s for s in firsts if 0 < s.ts_ns - second.ts_ns <= EARLY_NS]
+            if before:
+                found[second] = max(before, key=lambda s: (s.ts_ns, s.number))
+            elif behind:
+                found[second] = min(behind, key=lambda s: (s.ts_ns, s.number))
+        return found
 
     def first_flow(self, flow: Key) -> Key:
         """The flow that a flow began as."""
@@ -218,7 +253,9 @@ class Keys:
             for a in comparison.agreements()
             if (a.before == a.after and a.ids_kept) or self.share_of_ends(found, a.before) >= WHOLE
         ]
-        return self.take(accepted(agreements, lambda a: a.before[0] == TCP), by_header=False)
+        found_ones = accepted(agreements, lambda a: a.before[0] == TCP)
+        self.behind_here |= {(a.after, a.here) for a in found_ones if a.here is not None}
+        return self.take(found_ones, by_header=False)
 
     def learn_changed(self, found: Open, clocks: Clocks, open_sightings: set[Sighting]) -> bool:
         """Flows whose payload is changed; returns whether keys changed.
@@ -284,12 +321,14 @@ class Keys:
 
 @dataclass(frozen=True)
 class Taught:
-    """Keys that another follower has learned: by point and frame the key, and what the flow began as.
+    """Keys that another follower has learned: by point and frame the key, and what the flow began as; points and
+    frames of packets in a flow that other flows become at that very point.
 
     None where it has learned nothing. With them everything but learning can be compared.
     """
 
     keys: dict[tuple[str, int], tuple[int, int]] | None
+    behind_here: frozenset[tuple[str, int]] = frozenset()
 
     def of(self, run: Run, sightings: Sequence[Sighting], first_keys: dict[Sighting, Key]) -> Keys:
         """The same as keys that learn nothing more."""
@@ -305,6 +344,7 @@ class _TaughtKeys(Keys):
         if self._told is not None:
             self.keys = {s: (self._told[s.point, s.row["frame"]][0],) for s in sightings}
             self.began_as = {("something",): ("something",)}
+        self.behind_here = {(s.flow, s.point) for s in sightings if (s.point, s.row["frame"]) in taught.behind_here}
 
     def flow_began_as(self, sighting: Sighting) -> object:
         return sighting.flow if self._told is None else self._told[sighting.point, sighting.row["frame"]][1]

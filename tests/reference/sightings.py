@@ -74,7 +74,8 @@ class Trajectory:
     """One packet: its first sighting at each position of the path, and the further copies of it.
 
     ``candidates`` counts the packets that it may be confused with, itself included; ``ambiguous`` says that it ends
-    where something begins that it may have become. Of a split or merged packet ``ranges`` has the parts.
+    where something begins that it may have become. Of a split or merged packet ``ranges`` has the parts. ``forms``
+    are sightings of it as it left a point that saw it come, with other headers.
     """
 
     path: Path_
@@ -84,6 +85,7 @@ class Trajectory:
     candidates: int = 1
     ambiguous: bool = False
     ranges: list[Range] = field(default_factory=list)
+    forms: list[Sighting] = field(default_factory=list)
 
     @property
     def first(self) -> int:
@@ -99,7 +101,7 @@ class Trajectory:
 
     def owned(self) -> list[Sighting]:
         """Everything that belongs to it, each sighting once."""
-        everything = [*self.seen.values(), *self.copies, *(part.sighting for part in self.ranges)]
+        everything = [*self.seen.values(), *self.copies, *(part.sighting for part in self.ranges), *self.forms]
         return list(dict.fromkeys(everything))
 
     @property

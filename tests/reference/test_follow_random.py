@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ from pktrace.findings.analysis import analyze_trajectories
 from pktrace.schema import BASES, FATES
 from pktrace.trajectories import follow as fast_follow
 from pktrace.trajectories.follow import follow_packets
+from pktrace.trajectories.hashing import mixed
 from pktrace.trajectories.model import Trajectories
 from pktrace.trajectories.rewritten import Keys
 from tests.reference.follow import Followed, follow
@@ -121,7 +123,11 @@ def followed_by_both(made: RandomRun) -> tuple[Trajectories, Followed]:
         rows, points = fast.observations.rows, fast.observations.points
         names = [(points[row["point"]], int(row["frame"])) for row in rows]
         pairs = zip(learned[0].keys.tolist(), learned[0].first_flow.tolist(), strict=True)
-        taught = Taught(dict(zip(names, pairs, strict=True)))
+        behind = np.isin(mixed(learned[0].flow, rows["point"]), np.array(sorted(learned[0].behind_here), np.uint64))
+        taught = Taught(
+            dict(zip(names, pairs, strict=True)),
+            frozenset(name for name, here in zip(names, behind.tolist(), strict=True) if here),
+        )
     slow = follow(made.sightings(), made.run, made.coverage, taught)
     if not learned[0].settled:
         slow.hinges_on.add("rounds")

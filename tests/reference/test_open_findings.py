@@ -96,7 +96,7 @@ def test_equal_starts() -> None:
 def test_ninth_start(ip_id: int) -> None:
     """An end that a start fits is not lost, however many come before that start and do not fit."""
     seen: list[Seen] = [("p0", 0, datagram(0, 5)), ("p1", 10, datagram(0, 5))]
-    seen += [("p1", 20 + number, datagram(0, 4, source=f"192.0.2.{100 + number}")) for number in range(8)]
+    seen += [("p1", 20 + number, datagram(0, 4, source=f"169.254.0.{100 + number}")) for number in range(8)]
     seen.append(("p2", 100, datagram(0, ip_id, source="203.0.113.9")))
     assert fates(made(Options(points=3), seen))[0] == "ambiguous"
 
