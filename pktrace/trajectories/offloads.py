@@ -74,13 +74,15 @@ class _Pieces:
 
 @dataclass(frozen=True)
 class _Found:
-    """Packets, frames, the first byte in either, how many bytes; whether chance is no explanation."""
+    """Packets, frames, the first byte in either, how many bytes; whether just this packet has them; whether chance
+    is no explanation."""
 
     packet: Array
     frame: Array
     begin: Array
     at: Array
     size: Array
+    alone: Array
     evident: Array
 
     def __len__(self) -> int:
@@ -88,10 +90,10 @@ class _Found:
 
     @classmethod
     def none(cls) -> _Found:
-        return cls(*(_NOTHING,) * 5, np.zeros(0, bool))
+        return cls(*(_NOTHING,) * 5, *(np.zeros(0, bool),) * 2)
 
     def _columns(self) -> tuple[Array, ...]:
-        return self.packet, self.frame, self.begin, self.at, self.size, self.evident
+        return self.packet, self.frame, self.begin, self.at, self.size, self.alone, self.evident
 
     def chosen(self, which: Array) -> _Found:
         return _Found(*(column[which] for column in self._columns()))
@@ -122,12 +124,13 @@ def packets_in_frames(
         given: bool per row, frames that are parts of a packet already; threshold: loss threshold in ns.
     """
     udp = (chosen["protocol"] == _UDP) & (chosen["payload_length"] > 0) & (chosen["payload_length"] <= _LONGEST)
-    udp &= ~is_fragment(chosen) & ~given
+    udp &= ~is_fragment(chosen)
     some = _of_divided_flows(chosen, flows, np.flatnonzero(udp), sent)
     if not len(some):
         return NOT_PLACED
+    sizes = _sizes(chosen, np.unique(flows[some], return_inverse=True)[1], some)
+    some, sizes = some[~given[some]], sizes[~given[some]]
     flow = np.unique(flows[some], return_inverse=True)[1]
-    sizes = _sizes(chosen, flow, some)
     length = chosen["payload_length"][some].astype(np.int64)
     pieces = 1 + np.where(sizes > 0, -(-length[:, None] // np.maximum(sizes, 1)), 0).sum(axis=1)
     turns, too_many = _in_turn(flow, pieces)
@@ -242,6 +245,11 @@ class _Flows:
                 if of_frame:
                     decided.append(may)
                     here = here.chosen(~np.isin(here.of, may))
+            # Merged datagrams may have equal IP IDs, also where others count on: then the bytes tell if they are alone.
+            asked = senders.chosen(senders.known & self.numbered[senders.of])
+            asking = here.chosen(here.known & np.isin(here.of, parts.frame))
+            new, _, _ = self._given(_left(asked, parts, False), _left(asking, parts, True), True, False)
+            parts = parts.joined(new.chosen(new.alone))
             found = found.joined(parts)
         # Captures lack the bytes of the packets, or of the frames. Only flows are looked at of which something is told.
         begun = np.unique(self.flows[found.packet[(found.begin == 0) & (found.at == 0)]])
@@ -299,16 +307,20 @@ class _Flows:
             content[now], known[now] = self.payloads.contents(self.chosen[of[now]], place[now], piece[now])
         return _Pieces(of, number, place, piece, content, known, piece == self.length[of])
 
-    def _given(self, senders: _Pieces, arrivals: _Pieces, by_bytes: bool) -> tuple[_Found, Array, Array]:
+    def _given(
+        self, senders: _Pieces, arrivals: _Pieces, by_bytes: bool, by_id: bool = True
+    ) -> tuple[_Found, Array, Array]:
         """What is found, packets in doubt, frames that hold something of some packet, or may."""
         from pktrace.trajectories.offload_kernel import give_in_order  # seldom needed, and slow to load
 
-        of_sender, of_arrival = (self._keys(part, by_bytes) for part in (senders, arrivals))
+        of_sender, of_arrival = (self._keys(part, by_bytes, by_id) for part in (senders, arrivals))
         shared = np.intersect1d(of_sender, of_arrival)
         if not len(shared):
             return _Found.none(), _NOTHING, _NOTHING
         senders, arrivals = senders.chosen(np.isin(of_sender, shared)), arrivals.chosen(np.isin(of_arrival, shared))
-        of_sender, of_arrival = (np.searchsorted(shared, self._keys(part, by_bytes)) for part in (senders, arrivals))
+        of_sender, of_arrival = (
+            np.searchsorted(shared, self._keys(part, by_bytes, by_id)) for part in (senders, arrivals)
+        )
         order = np.lexsort((senders.place, senders.of, self.times[senders.of], of_sender))
         senders, of_sender = senders.chosen(order), of_sender[order]
         point = self.chosen["point"][arrivals.of].astype(np.int64)
@@ -331,17 +343,18 @@ class _Flows:
         told = np.flatnonzero((given >= 0) & ~alike)
         pair = given[told]
         rivals = (lasts - firsts)[np.cumsum(starts) - 1][told]
-        evident = by_bytes & (rivals == 1) & ((senders.number[pair] > 0) | (arrivals.number[told] > 0))
+        alone = by_bytes & (rivals == 1)
+        evident = alone & ((senders.number[pair] > 0) | (arrivals.number[told] > 0))
         found = _Found(
             senders.of[pair], arrivals.of[told], senders.place[pair], arrivals.place[told], senders.length[pair],
-            evident,
+            alone, evident,
         )  # fmt: skip
         return found, senders.of[doubted], arrivals.of[may & ~alike]
 
-    def _keys(self, pieces: _Pieces, by_bytes: bool) -> Array:
+    def _keys(self, pieces: _Pieces, by_bytes: bool, by_id: bool) -> Array:
         """uint64 per piece: equal for those that may have the same bytes."""
         number = (self.chosen["ip_id"][pieces.of].astype(np.int64) + pieces.number) & 0xFFFF
-        number[~self.numbered[pieces.of]] = -1
+        number[~self.numbered[pieces.of] | (not by_id)] = -1
         content = pieces.content if by_bytes else np.zeros(len(pieces.of), np.uint64)
         return mixed(self.flows[pieces.of], pieces.length, number, content)
 

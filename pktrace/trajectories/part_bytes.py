@@ -84,7 +84,7 @@ def packets_of_segments(
 
     Returns:
         int64 per row: the packet that was sent with its bytes, and the first of these, -1 where that is not told; bool
-        per row: some packet may have been sent with them.
+        per row: some packet may have been sent with them, as far as captures have them.
     """
     from pktrace.trajectories.part_kernel import MOST_SUPERPACKETS, packets_near  # seldom needed, and slow to load
 
@@ -101,10 +101,11 @@ def packets_of_segments(
             flows[now], times[now], ids[now], sizes[now], flows[senders], times[senders], ids[senders], sizes[senders],
             EARLY_NS, np.int64(threshold), found, places,
         )  # fmt: skip
-        open_to[now] = found[:, 0] >= 0
         part, _ = np.nonzero(found >= 0)
         sender, begin = senders[found[found >= 0]], places[found >= 0]
         may, known = _compared(payloads, chosen[now[part]], chosen[sender], begin)
+        open_to[now[part[may]]] = True
+        open_to[now[found[:, -1] >= 0]] = True  # there are more than were looked at
         part, of = part[may], (sender[may] << 32) + begin[may]
         which, told = _only_one(part, of, known[may], found[:, -1] >= 0)
         packet[now[which]], place[now[which]] = told >> 32, told & 0xFFFFFFFF
