@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from pktrace.decode.digest import PAYLOAD_BYTES
 from pktrace.decode.rows import is_fragment
 from pktrace.observations.payloads import Payloads
 from pktrace.trajectories.exact import EARLY_NS
@@ -27,7 +28,7 @@ Array = np.ndarray[Any, Any]
 _UDP = 17
 _LONGEST = 0xFFFF  # bytes of a UDP packet
 _MOST_PIECES = 128  # of one packet: UDP_MAX_SEGMENTS of Linux
-_USUAL = 3  # sizes of a flow that are tried where the first piece is missing
+_USUAL = 2  # sizes of a flow that are tried, too
 _AT_ONCE = 1 << 16  # pieces whose bytes are read
 _MOST = 1 << 23  # pieces that are compared at a time
 
@@ -53,7 +54,8 @@ NOT_PLACED = Placed(np.zeros((0, 4), np.int64), _NOTHING, _NOTHING)
 @dataclass(frozen=True)
 class _Pieces:
     """Pieces of packets or of frames: in which, which of its pieces, where, how long; hash of their first bytes, and
-    whether it is known; whether it is all of it."""
+    whether it is known; whether it is all of it; whether its size is
+    no more than usual."""
 
     of: Array
     number: Array
@@ -62,13 +64,14 @@ class _Pieces:
     content: Array
     known: Array
     whole: Array
+    usual: Array
 
     def __len__(self) -> int:
         return len(self.of)
 
     def chosen(self, which: Array) -> _Pieces:
         """Some of them."""
-        columns = (self.of, self.number, self.place, self.length, self.content, self.known, self.whole)
+        columns = (self.of, self.number, self.place, self.length, self.content, self.known, self.whole, self.usual)
         return _Pieces(*(column[which] for column in columns))
 
 
@@ -102,16 +105,20 @@ class _Found:
         return _Found(*(np.concatenate(pair) for pair in zip(self._columns(), other._columns(), strict=True)))
 
     def together(self) -> Array:
-        """As `Placed.found`: neighbouring parts of one packet in one frame are one."""
+        """As `Placed.found`: parts of one packet in one frame that overlap or are neighbours are one."""
         some = self.chosen(np.lexsort((self.begin, self.at - self.begin, self.frame, self.packet)))
-        starts = np.ones(len(some), bool)
+        if not len(some):
+            return NOT_PLACED.found
+        new = np.ones(len(some), bool)
         for column in (some.packet, some.frame, some.at - some.begin):
-            starts[1:] &= column[1:] == column[:-1]
-        starts[1:] &= some.begin[1:] == (some.begin + some.size)[:-1]
-        starts[1:] = ~starts[1:]
-        first = np.flatnonzero(starts)
-        last = np.append(first[1:], len(some))[: len(first)] - 1
-        return np.stack([some.packet[first], some.frame[first], some.begin[first], (some.begin + some.size)[last]], 1)
+            new[1:] &= column[1:] == column[:-1]
+        new[1:] = ~new[1:]
+        group = np.cumsum(new) << 20
+        furthest = np.maximum.accumulate(group + some.begin + some.size)
+        new[1:] |= (group + some.begin)[1:] > furthest[:-1]
+        first = np.flatnonzero(new)
+        end = (furthest - group)[np.append(first[1:], len(some)) - 1]
+        return np.stack([some.packet[first], some.frame[first], some.begin[first], end], axis=1)
 
 
 def packets_in_frames(
@@ -165,8 +172,8 @@ def _of_divided_flows(chosen: Array, flows: Array, udp: Array, sent: int) -> Arr
 def _sizes(chosen: Array, flow: Array, some: Array) -> Array:
     """int64 rows x (1 + _USUAL): sizes of pieces of each, 0 for none.
 
-    The first is that of something shorter with the same first bytes, which is most usual in the flow; where there is
-    none, what is most usual in the flow.
+    The first is that of something shorter with the same first bytes, which is most usual in the flow, the others are
+    what is most usual in the flow.
     """
     length = chosen["payload_length"][some].astype(np.int64)
     kind, which, many = np.unique(flow << 16 | length, return_inverse=True, return_counts=True)
@@ -180,7 +187,7 @@ def _sizes(chosen: Array, flow: Array, some: Array) -> Array:
     order = np.lexsort((length, beginning))
     found = np.zeros((len(some), 1 + _USUAL), np.int64)
     found[:, 0] = _most_usual_before(beginning[order], length[order], many[which][order], np.argsort(order))
-    found[found[:, 0] == 0, 1:] = usual[flow[found[:, 0] == 0]]
+    found[:, 1:] = usual[flow]
     found[found >= length[:, None]] = 0
     found[-(-length[:, None] // np.maximum(found, 1)) > _MOST_PIECES] = 0
     return found
@@ -236,8 +243,8 @@ class _Flows:
             here, parts = arrivals.chosen(points == point), _Found.none()
             # The least changed goes first: frames that are one piece, then packets that are.
             for of_packet, of_frame in ((False, True), (True, False), (False, False)):
-                asked = senders.chosen(senders.known & (senders.whole == of_packet))
-                asking = here.chosen(here.known & (here.whole == of_frame))
+                asked = senders.chosen(senders.known & (senders.whole == of_packet) & ~senders.usual)
+                asking = here.chosen(here.known & (here.whole == of_frame) & ~here.usual)
                 new, doubts, may = self._given(_left(asked, parts, False), _left(asking, parts, True), True)
                 parts = parts.joined(new)
                 doubtful.append(doubts)
@@ -245,15 +252,15 @@ class _Flows:
                 if of_frame:
                     decided.append(may)
                     here = here.chosen(~np.isin(here.of, may))
-            # Merged datagrams may have equal IP IDs, also where others count on: then the bytes tell if they are alone.
-            asked = senders.chosen(senders.known & self.numbered[senders.of])
-            asking = here.chosen(here.known & np.isin(here.of, parts.frame))
-            new, _, _ = self._given(_left(asked, parts, False), _left(asking, parts, True), True, False)
-            parts = parts.joined(new.chosen(new.alone))
+            # Other sizes, and IP IDs that are equal in merged datagrams where others count on: if just one fits.
+            for by_id in (True, False):
+                asked, asking = senders.chosen(senders.known), here.chosen(here.known)
+                new, _, may = self._given(_left(asked, parts, False), _left(asking, parts, True), True, by_id)
+                parts = parts.joined(new.chosen(new.alone))
             found = found.joined(parts)
         # Captures lack the bytes of the packets, or of the frames. Only flows are looked at of which something is told.
         begun = np.unique(self.flows[found.packet[(found.begin == 0) & (found.at == 0)]])
-        senders = senders.chosen(np.isin(self.flows[senders.of], begun))
+        senders = senders.chosen(np.isin(self.flows[senders.of], begun) & ~senders.usual)
         arrivals = arrivals.chosen(
             np.isin(self.flows[arrivals.of], begun) & ~np.isin(arrivals.of, np.concatenate(decided))
         )
@@ -266,9 +273,11 @@ class _Flows:
                 parts = found.chosen(there)
                 left = _left(asked, parts, False), _left(asking.chosen(points == point), parts, True)
                 new, doubts, may = self._given(*left, False)
-                # Nothing but lengths and the order speaks for it, unless IP IDs do.
-                certain = self._complete(parts.joined(new))[len(parts) :] | self.numbered[new.packet]
-                doubtful += [doubts, new.packet[~certain]]
+                # Nothing but lengths and the order speaks for it, unless IP IDs do: then nothing may be missing.
+                pieces_left = _left(left[0], new, False)
+                missing = np.append(self.flows[pieces_left.of], self.flows[doubts])
+                certain = self.numbered[new.packet] | ~np.isin(self.flows[new.packet], missing)
+                doubtful += [doubts, new.packet[~certain], pieces_left.of[np.isin(pieces_left.of, doubts)]]
                 explained.append(may)
                 found = found.joined(new.chosen(certain))
         believed = self._believed(found)
@@ -292,26 +301,36 @@ class _Flows:
         """All pieces of all rows, and each row as one."""
         length = self.length[self.some]
         codes = [np.arange(len(length)) << 39 | length]
+        many = [len(length)]
         for size in sizes.T:
             cut = np.flatnonzero(size)
             count = -(-length[cut] // size[cut])
             of = np.repeat(cut, count)
             number = np.arange(len(of)) - np.repeat(np.cumsum(count) - count, count)
             place = number * size[of]
+            number[~self.numbered[self.some[of]]] = 0  # the same piece, also where it is of several sizes
             codes.append(of << 39 | number << 32 | place << 16 | np.minimum(size[of], length[of] - place))
-        code = np.unique(np.concatenate(codes))
+            many.append(len(of))
+        code, first = np.unique(np.concatenate(codes), return_index=True)
+        usual = first >= many[0] + many[1]
         of, number, place, piece = self.some[code >> 39], code >> 32 & 0x7F, code >> 16 & _LONGEST, code & _LONGEST
         content, known = np.zeros(len(code), np.uint64), np.zeros(len(code), bool)
-        for first in range(0, len(code), _AT_ONCE):
-            now = slice(first, first + _AT_ONCE)
-            content[now], known[now] = self.payloads.contents(self.chosen[of[now]], place[now], piece[now])
-        return _Pieces(of, number, place, piece, content, known, piece == self.length[of])
+        last, all_known = np.zeros(len(code), np.uint64), np.zeros(len(code), bool)
+        skipped = np.maximum(piece - PAYLOAD_BYTES, 0)
+        for low in range(0, len(code), _AT_ONCE):
+            now = slice(low, low + _AT_ONCE)
+            rows = self.chosen[of[now]]
+            content[now], known[now] = self.payloads.contents(rows, place[now], piece[now])
+            last[now], all_known[now] = self.payloads.contents(rows, (place + skipped)[now], (piece - skipped)[now])
+        cut_off = np.isin(self.flows[of], self.flows[of[~(known & all_known)]])
+        content = np.where(cut_off, content, mixed(content, last))
+        return _Pieces(of, number, place, piece, content, known, piece == self.length[of], usual)
 
     def _given(
         self, senders: _Pieces, arrivals: _Pieces, by_bytes: bool, by_id: bool = True
     ) -> tuple[_Found, Array, Array]:
         """What is found, packets in doubt, frames that hold something of some packet, or may."""
-        from pktrace.trajectories.offload_kernel import give_in_order  # seldom needed, and slow to load
+        from pktrace.trajectories.offload_kernel import OF_ONE, give_in_order  # seldom needed, and slow to load
 
         of_sender, of_arrival = (self._keys(part, by_bytes, by_id) for part in (senders, arrivals))
         shared = np.intersect1d(of_sender, of_arrival)
@@ -340,16 +359,19 @@ class _Flows:
         # What is all of a packet and all of a frame is no matter of parts.
         alike = given >= 0
         alike[alike] = senders.whole[given[alike]] & arrivals.whole[alike]
-        told = np.flatnonzero((given >= 0) & ~alike)
+        # Of one packet it is, but which of its parts is lost only the bytes could say, where they are not the same.
+        unsure = (sure == OF_ONE) & (not by_bytes)
+        told = np.flatnonzero((given >= 0) & ~alike & ~unsure)
         pair = given[told]
         rivals = (lasts - firsts)[np.cumsum(starts) - 1][told]
         alone = by_bytes & (rivals == 1)
-        evident = alone & ((senders.number[pair] > 0) | (arrivals.number[told] > 0))
+        evident = alone & ((senders.place[pair] > 0) | (arrivals.place[told] > 0))
         found = _Found(
             senders.of[pair], arrivals.of[told], senders.place[pair], arrivals.place[told], senders.length[pair],
             alone, evident,
         )  # fmt: skip
-        return found, senders.of[doubted], arrivals.of[may & ~alike]
+        doubts = np.append(senders.of[doubted], senders.of[given[unsure]])
+        return found, doubts, arrivals.of[may & ~alike]
 
     def _keys(self, pieces: _Pieces, by_bytes: bool, by_id: bool) -> Array:
         """uint64 per piece: equal for those that may have the same bytes."""
