@@ -28,7 +28,7 @@ Array = np.ndarray[Any, Any]
 _UDP = 17
 _LONGEST = 0xFFFF  # bytes of a UDP packet
 _MOST_PIECES = 128  # of one packet: UDP_MAX_SEGMENTS of Linux
-_USUAL = 2  # sizes of a flow that are tried, too
+_USUAL = 6  # sizes of a flow that are tried, too
 _AT_ONCE = 1 << 16  # pieces whose bytes are read
 _MOST = 1 << 23  # pieces that are compared at a time
 
@@ -136,7 +136,10 @@ def packets_in_frames(
     if not len(some):
         return NOT_PLACED
     sizes = _sizes(chosen, np.unique(flows[some], return_inverse=True)[1], some)
-    some, sizes = some[~given[some]], sizes[~given[some]]
+    asked = ~given[some] & _asked_for(flows, times, some, given, sent, threshold)
+    some, sizes = some[asked], sizes[asked]
+    if not len(some):
+        return NOT_PLACED
     flow = np.unique(flows[some], return_inverse=True)[1]
     length = chosen["payload_length"][some].astype(np.int64)
     pieces = 1 + np.where(sizes > 0, -(-length[:, None] // np.maximum(sizes, 1)), 0).sum(axis=1)
@@ -166,6 +169,23 @@ def _of_divided_flows(chosen: Array, flows: Array, udp: Array, sent: int) -> Arr
     np.minimum.at(shortest, which, length)
     np.maximum.at(longest, which, length)
     found: Array = udp[np.isin(flows[udp], flows[udp[(shortest < longest)[which]]])]
+    return found
+
+
+def _asked_for(flows: Array, times: Array, some: Array, given: Array, sent: int, threshold: int) -> Array:
+    """bool per row: a frame, or a packet that was sent at most the threshold before one that is no part yet."""
+    frame = (some >= sent) & ~given[some]
+    time = np.where(some < sent, times[some] - EARLY_NS, times[some])
+    order = np.lexsort((frame, time, flows[some]))
+    # The place of the next frame in this order, behind the last where there is none.
+    following = np.where(frame[order], np.arange(len(order)), len(order))
+    following = np.minimum.accumulate(following[::-1])[::-1]
+    there = following < len(order)
+    next_one = some[order][np.minimum(following, len(order) - 1)]
+    packet = some[order]
+    near = there & (flows[next_one] == flows[packet]) & (times[next_one] - times[packet] <= threshold)
+    found = np.empty(len(some), bool)
+    found[order] = near | (packet >= sent)
     return found
 
 
@@ -280,6 +300,9 @@ class _Flows:
                 doubtful += [doubts, new.packet[~certain], pieces_left.of[np.isin(pieces_left.of, doubts)]]
                 explained.append(may)
                 found = found.joined(new.chosen(certain))
+        # Two packets of a flow that is divided, and shows no IP IDs, are not one that was changed.
+        divided = np.isin(self.flows[self.some], self.flows[found.packet[found.evident]])
+        explained.append(self.some[divided & ~self.numbered[self.some] & (self.some >= self.sent)])
         believed = self._believed(found)
         doubtful.append(found.packet[~believed])
         return Placed(

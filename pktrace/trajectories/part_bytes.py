@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode import rows as field
+from pktrace.decode.digest import PAYLOAD_BYTES
 from pktrace.observations.payloads import Payloads
 from pktrace.trajectories.exact import EARLY_NS
 from pktrace.trajectories.hashing import mixed
@@ -113,12 +114,18 @@ def packets_of_segments(
 
 
 def _compared(payloads: Payloads, parts: Array, whole: Array, places: Array) -> tuple[Array, Array]:
-    """bool per pair of rows: the part's bytes may be in the whole from there on; and that is known."""
+    """bool per pair of rows: the part's bytes may be in the whole from there on; and that is known.
+
+    Compared are the first ones, and the last ones where captures have them: parts that were merged begin alike.
+    """
     sizes = parts["payload_length"].astype(np.int64)
-    held, held_known = payloads.contents(parts, np.zeros(len(parts), np.int64), sizes)
-    had, had_known = payloads.contents(whole, places, sizes)
-    known = held_known & had_known
-    return ~known | (held == had), known
+    may, known = np.ones(len(parts), bool), np.zeros(len(parts), bool)
+    for skipped in (np.maximum(sizes - PAYLOAD_BYTES, 0), np.zeros(len(parts), np.int64)):
+        held, held_known = payloads.contents(parts, skipped, sizes - skipped)
+        had, had_known = payloads.contents(whole, places + skipped, sizes - skipped)
+        known = held_known & had_known  # of the first ones, at the end
+        may &= ~known | (held == had)
+    return may, known
 
 
 def _only_one(part: Array, of: Array, known: Array, more: Array) -> tuple[Array, Array]:
