@@ -29,6 +29,7 @@ _UDP = 17
 _LONGEST = 0xFFFF  # bytes of a UDP packet
 _MOST_PIECES = 128  # of one packet: UDP_MAX_SEGMENTS of Linux
 _USUAL = 6  # sizes of a flow that are tried, too
+_TELLING = 16  # bytes that are hardly equal by chance
 _AT_ONCE = 1 << 16  # pieces whose bytes are read
 _MOST = 1 << 23  # pieces that are compared at a time
 
@@ -388,7 +389,8 @@ class _Flows:
         pair = given[told]
         rivals = (lasts - firsts)[np.cumsum(starts) - 1][told]
         alone = by_bytes & (rivals == 1)
-        evident = alone & ((senders.place[pair] > 0) | (arrivals.place[told] > 0))
+        alone &= by_id | (senders.length[pair] >= _TELLING)
+        evident = alone & (senders.length[pair] >= _TELLING) & ((senders.place[pair] > 0) | (arrivals.place[told] > 0))
         found = _Found(
             senders.of[pair], arrivals.of[told], senders.place[pair], arrivals.place[told], senders.length[pair],
             alone, evident,

@@ -1,10 +1,10 @@
 """The rung range: one packet became several or several one, matched by the bytes that each of them holds.
 
 Rule: TCP packets of one flow hold ranges of its sequence space (RFC 9293 3.4), fragments and whole packets with the
-same addresses, protocol and identification hold ranges of one datagram (RFC 791 3.2, RFC 8200 4.5), the segments of a
-UDP packet that an offload split follow each other with IP IDs from its own on. What begins nowhere on a path belongs,
-with each byte, to the packet that was sent with that byte last before it, at most the loss threshold before, and that
-has not been seen with it at that point yet.
+same addresses, protocol and identification hold ranges of one datagram (RFC 791 3.2, RFC 8200 4.5), what became of a
+UDP packet that an offload split or merged has its bytes at multiples of one size (bursts.py, offloads.py). What begins
+nowhere on a path belongs, with each byte, to the packet that was sent with that byte last before it, at most the loss
+threshold before, and that has not been seen with it at that point yet.
 Bound: a retransmission and its original with equal bytes, both under way at once, are told apart by IP IDs that count
 on (`range_kernel`). Where there are none (IPv6), or a gateway gives others, the wrong one may be taken; the number of
 bytes seen at a point is right.
