@@ -273,10 +273,12 @@ class _Flows:
                 if of_frame:
                     decided.append(may)
                     here = here.chosen(~np.isin(here.of, may))
-            # Other sizes, and IP IDs that are equal in merged datagrams where others count on: if just one fits.
+            # Other sizes, if just one packet fits. And IP IDs may be equal in merged datagrams where others count on:
+            # of a frame of which something is told by them, the bytes tell the rest.
             for by_id in (True, False):
-                asked, asking = senders.chosen(senders.known), here.chosen(here.known)
-                new, _, may = self._given(_left(asked, parts, False), _left(asking, parts, True), True, by_id)
+                asked = senders.chosen(senders.known & (by_id | self.numbered[senders.of]))
+                asking = here.chosen(here.known & (by_id | np.isin(here.of, parts.frame)))
+                new, _, _ = self._given(_left(asked, parts, False), _left(asking, parts, True), True, by_id)
                 parts = parts.joined(new.chosen(new.alone))
             found = found.joined(parts)
         # Captures lack the bytes of the packets, or of the frames. Only flows are looked at of which something is told.
