@@ -3,12 +3,15 @@
 Rule: an offload cuts and joins at multiples of one size, which all parts have but the last, and that one is not longer
 (UDP GSO and GRO). So packets as they were sent, and frames that begin nowhere, are looked at in *pieces* of this size;
 a frame holds of a packet what is equal piece by piece: flow, length, first bytes, and the IP ID where that counts on
-from piece to piece. The size is that of what begins with the same bytes and is shorter, or is usual in the flow.
-Pieces that are the same in several places are given in the order in which they were sent, if as many arrived. Where
-one is missing, they are their packet's if that is one only, else it cannot be told.
-Bound: pieces are compared by their first 64 bytes. Where nothing but the first piece of something longer is equal, in
-all of a flow, it may be chance, and cannot be told either, nor can what is left of frames that captures have cut off
-unless IP IDs tell it, or all of the packet or the frame is accounted for in order.
+from piece to piece. The size is that of what begins with the same bytes and is shorter; others that are usual in the
+flow count where just one packet fits. Pieces that are the same in several places are given in the order in which they
+were sent, if as many arrived. Where one is missing, they are their packet's if that is one only, else it cannot be
+told.
+Bound: pieces are compared by their first 64 bytes, and by their last where captures have these of all of the flow.
+Where nothing but the first piece of something longer is equal, in all of a flow, it may be chance, and cannot be told
+either. What is left of frames that captures have cut off is told by IP IDs, else by order where nothing of the flow is
+missing; datagrams that change places before they are merged are mixed up then. A frame that was merged from what is
+left of a packet, without one of its parts, looks like its beginning where its bytes are cut off.
 """
 
 from __future__ import annotations
