@@ -99,6 +99,8 @@ def _in_flow(
         ]
         if (open_to[mine[left]] & (whose < 0)).any():
             guessed, doubts, undecided = _bursts(rows, times[mine], senders, left)
+            # What has other bytes is no segment of these, though IP ID and size may fit: it may be merged from others.
+            guessed = [one for one in guessed if open_to[mine[one[1]]]]
             fresh = _beside(fresh, guessed)
             doubtful.update(int(mine[sender]) for sender in doubts)
             nobodys.update(rows["digest"][undecided].tolist())

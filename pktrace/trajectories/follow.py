@@ -76,10 +76,10 @@ def follow_packets(observations: Observations) -> Trajectories:
         if not len(found.start_rows):
             break
         loose = np.concatenate([unplaced, _begun_late(owner, seen)])
-        ranges, doubtful_parts = match_ranges(
+        ranges, doubtful_parts, explained = match_ranges(
             rows, times, keys.first_flow, loose, seen, path_of, visits(run), run.threshold_ns, payloads
         )
-        unexplained = found.without(ranges.trajectory, ranges.row)
+        unexplained = found.without(ranges.trajectory, np.append(ranges.row, explained))
         if not len(unexplained.end_rows):
             break
         open_rows = unexplained.rows_of(owner, unplaced)

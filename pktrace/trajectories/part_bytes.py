@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode import rows as field
+from pktrace.decode.digest import PAYLOAD_BYTES
 from pktrace.observations.payloads import Payloads
 from pktrace.trajectories.exact import EARLY_NS
 from pktrace.trajectories.hashing import mixed
@@ -84,7 +85,7 @@ def packets_of_segments(
 
     Returns:
         int64 per row: the packet that was sent with its bytes, and the first of these, -1 where that is not told; bool
-        per row: some packet may have been sent with them.
+        per row: some packet may have been sent with them, as far as captures have them.
     """
     from pktrace.trajectories.part_kernel import MOST_SUPERPACKETS, packets_near  # seldom needed, and slow to load
 
@@ -101,10 +102,11 @@ def packets_of_segments(
             flows[now], times[now], ids[now], sizes[now], flows[senders], times[senders], ids[senders], sizes[senders],
             EARLY_NS, np.int64(threshold), found, places,
         )  # fmt: skip
-        open_to[now] = found[:, 0] >= 0
         part, _ = np.nonzero(found >= 0)
         sender, begin = senders[found[found >= 0]], places[found >= 0]
         may, known = _compared(payloads, chosen[now[part]], chosen[sender], begin)
+        open_to[now[part[may]]] = True
+        open_to[now[found[:, -1] >= 0]] = True  # there are more than were looked at
         part, of = part[may], (sender[may] << 32) + begin[may]
         which, told = _only_one(part, of, known[may], found[:, -1] >= 0)
         packet[now[which]], place[now[which]] = told >> 32, told & 0xFFFFFFFF
@@ -112,12 +114,18 @@ def packets_of_segments(
 
 
 def _compared(payloads: Payloads, parts: Array, whole: Array, places: Array) -> tuple[Array, Array]:
-    """bool per pair of rows: the part's bytes may be in the whole from there on; and that is known."""
+    """bool per pair of rows: the part's bytes may be in the whole from there on; and that is known.
+
+    Compared are the first ones, and the last ones where captures have them: parts that were merged begin alike.
+    """
     sizes = parts["payload_length"].astype(np.int64)
-    held, held_known = payloads.contents(parts, np.zeros(len(parts), np.int64), sizes)
-    had, had_known = payloads.contents(whole, places, sizes)
-    known = held_known & had_known
-    return ~known | (held == had), known
+    may, known = np.ones(len(parts), bool), np.zeros(len(parts), bool)
+    for skipped in (np.maximum(sizes - PAYLOAD_BYTES, 0), np.zeros(len(parts), np.int64)):
+        held, held_known = payloads.contents(parts, skipped, sizes - skipped)
+        had, had_known = payloads.contents(whole, places + skipped, sizes - skipped)
+        known = held_known & had_known  # of the first ones, at the end
+        may &= ~known | (held == had)
+    return may, known
 
 
 def _only_one(part: Array, of: Array, known: Array, more: Array) -> tuple[Array, Array]:

@@ -1,10 +1,10 @@
 """The rung range: one packet became several or several one, matched by the bytes that each of them holds.
 
 Rule: TCP packets of one flow hold ranges of its sequence space (RFC 9293 3.4), fragments and whole packets with the
-same addresses, protocol and identification hold ranges of one datagram (RFC 791 3.2, RFC 8200 4.5), the segments of a
-UDP packet that an offload split follow each other with IP IDs from its own on. What begins nowhere on a path belongs,
-with each byte, to the packet that was sent with that byte last before it, at most the loss threshold before, and that
-has not been seen with it at that point yet.
+same addresses, protocol and identification hold ranges of one datagram (RFC 791 3.2, RFC 8200 4.5), what became of a
+UDP packet that an offload split or merged has its bytes at multiples of one size (bursts.py, offloads.py). What begins
+nowhere on a path belongs, with each byte, to the packet that was sent with that byte last before it, at most the loss
+threshold before, and that has not been seen with it at that point yet.
 Bound: a retransmission and its original with equal bytes, both under way at once, are told apart by IP IDs that count
 on (`range_kernel`). Where there are none (IPv6), or a gateway gives others, the wrong one may be taken; the number of
 bytes seen at a point is right.
@@ -88,7 +88,7 @@ NO_RANGES = Ranges(*(np.zeros(0, np.int64) for _ in range(5)))
 def match_ranges(
     rows: Array, times: Array, flows: Array, loose: Array, seen: Array, path_of: Array, visits: Array, threshold: int,
     payloads: Payloads,
-) -> tuple[Ranges, Array]:  # fmt: skip
+) -> tuple[Ranges, Array, Array]:  # fmt: skip
     """Match what begins nowhere with the packets whose bytes it holds.
 
     Args:
@@ -97,11 +97,11 @@ def match_ranges(
 
     Returns:
         Ranges in order of trajectory, position and first byte; trajectories of which it cannot be told whether some
-        segment is theirs.
+        segment is theirs; rows that are no matter of other rungs, since they are parts, or copies of such, or may be.
     """
     count = len(path_of)
     if not count:
-        return NO_RANGES, np.zeros(0, np.int64)
+        return NO_RANGES, np.zeros(0, np.int64), np.zeros(0, np.int64)
     first = np.argmax(seen >= 0, axis=1)
     lengths = (visits[:, :, :].max(axis=(1, 2)) + 1)[path_of]
     gaps = (seen >= 0).sum(axis=1) < lengths
@@ -109,7 +109,7 @@ def match_ranges(
     sent = _readable(rows, seen[open_ended])
     both = np.concatenate([sent, loose])
     compared = both, rows_at(rows, both), flows[both], times[both], len(sent)
-    segments, doubtful = spans_of_segments(*compared, threshold, payloads)
+    segments, doubtful, explained = spans_of_segments(*compared, threshold, payloads)
     fragments, doubtful_too = spans_of_fragments(*compared, threshold, payloads)
     found = [
         _matched(rows, times, spans, open_ended, path_of, visits, seen, threshold)
@@ -126,7 +126,7 @@ def match_ranges(
     # Where the bound is reached, there may be further parts.
     place, many = np.unique(ranges.trajectory * seen.shape[1] + ranges.position, return_counts=True)
     crowded = place[many >= MOST_PARTS] // seen.shape[1]
-    return ranges, np.concatenate([open_ended[doubtful], doubtful_too, crowded])
+    return ranges, np.concatenate([open_ended[doubtful], doubtful_too, crowded]), explained
 
 
 def _readable(rows: Array, seen: Array) -> Array:

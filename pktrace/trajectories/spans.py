@@ -1,8 +1,8 @@
 """Spans: which bytes of what each packet and each part of one holds.
 
 TCP packets hold ranges of their flow's sequence space (RFC 9293 3.4), fragments and whole packets with the same
-addresses, protocol and identification ranges of one datagram (RFC 791 3.2, RFC 8200 4.5), the segments of a UDP packet
-that an offload split ranges of its payload.
+addresses, protocol and identification ranges of one datagram (RFC 791 3.2, RFC 8200 4.5), what a UDP packet became
+that an offload split or merged ranges of its payload.
 
 All functions take the same: `rows`, numbers, and `chosen`, the rows; `flows`, the flow that each row's began as, and
 `times` of each; `sent`, how many of them, the first ones, are packets as they were sent. The others begin nowhere.
@@ -20,6 +20,7 @@ from pktrace.decode.rows import is_fragment
 from pktrace.observations.payloads import Payloads
 from pktrace.trajectories.bursts import segments_of_packets
 from pktrace.trajectories.datagrams import datagrams
+from pktrace.trajectories.offloads import packets_in_frames
 
 Array = np.ndarray[Any, Any]
 _TCP = 6
@@ -88,25 +89,36 @@ def spans_of_fragments(
 
 def spans_of_segments(
     rows: Array, chosen: Array, flows: Array, times: Array, sent: int, threshold: int, payloads: Payloads
-) -> tuple[Spans, Array]:
-    """UDP packets that an offload split, and their segments, each by its place in the payload (bursts.py).
+) -> tuple[Spans, Array, Array]:
+    """UDP packets that an offload split or merged, and what holds bytes of them, each by its place in the payload.
+
+    By IP IDs that count on in bursts (bursts.py), or by bytes alone (offloads.py).
 
     Returns:
-        The spans, and numbers of what was sent of which it cannot be told whether some segment is theirs.
+        The spans, numbers of what was sent of which it cannot be told whether some part is theirs, and row numbers of
+        what holds bytes of something that was sent, or may, or a copy of them.
     """
     found, in_doubt = segments_of_packets(chosen, flows, times, sent, threshold, payloads)
+    given = np.zeros(len(rows), bool)
+    given[found[:, 1]] = True
+    placed = packets_in_frames(chosen, flows, times, sent, given, threshold, payloads)
+    found, in_doubt = np.concatenate([found, placed.found]), np.union1d(in_doubt, placed.doubtful)
     if not len(found):
-        return NO_SPANS, in_doubt
+        return NO_SPANS, in_doubt, rows[placed.explained]
     owner, segments, begins, ends = found.T
     packets = np.unique(owner)
-    return Spans(
-        group=np.concatenate([packets, owner]).astype(np.uint64),
-        row=rows[np.concatenate([packets, segments])],
-        begin=np.concatenate([np.zeros(len(packets), np.int64), begins]),
-        end=np.concatenate([chosen["payload_length"][packets].astype(np.int64), ends]),
-        sender=np.concatenate([packets, np.full(len(segments), -1)]),
-        whole=np.zeros(len(packets) + len(segments), bool),
-    ), in_doubt
+    return (
+        Spans(
+            group=np.concatenate([packets, owner]).astype(np.uint64),
+            row=rows[np.concatenate([packets, segments])],
+            begin=np.concatenate([np.zeros(len(packets), np.int64), begins]),
+            end=np.concatenate([chosen["payload_length"][packets].astype(np.int64), ends]),
+            sender=np.concatenate([packets, np.full(len(segments), -1)]),
+            whole=np.zeros(len(packets) + len(segments), bool),
+        ),
+        in_doubt,
+        rows[placed.explained],
+    )
 
 
 def _chosen(group: Array, rows: Array, begin: Array, end: Array, sent: int, whole: Array, wanted: Array) -> Spans:
