@@ -474,3 +474,23 @@ def test_what_a_syn_proxy_answers_itself_is_not_translated(tmp_path: Path) -> No
     assert fates(analysis)["lost", None] == 1
     first = analysis.trajectories.seen[0]
     assert (first >= 0).tolist() == [True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("group", "forwarded"),
+    [("239.1.2.3", True), ("239.255.255.250", False), ("224.0.0.251", False), ("ff1e::5", True), ("ff02::fb", False)],
+)
+def test_multicast_behind_a_gateway(tmp_path: Path, group: str, forwarded: bool) -> None:
+    """What is sent to groups beyond the link may be translated; what two hosts say on their links is no one packet."""
+    six = ":" in group
+    sources = ("fd00::1", "2001:db8::9") if six else ("10.0.0.1", "203.0.113.9")
+    files: dict[str, list[Record]] = {"near": [], "far": []}
+    for number in range(20):
+        for place, (point, source) in enumerate(zip(files, sources, strict=True)):
+            sent = Header(source, group, 17, b"packet %02d" % number, sport=5353, dport=5353)
+            sent = replace(sent, ip_id=0 if six else 40 + number)
+            files[point].append(Record(START + number * MS + place * STEP, frame(sent)))
+    paths = [{"name": "there", "points": ["near", "far"]}]
+    analysis = analyzed(tmp_path, {point: file_of(records) for point, records in files.items()}, paths)
+    assert fates(analysis)[("delivered", None)] == 20
+    assert len(analysis.trajectories) == (20 if forwarded else 40)

@@ -58,8 +58,8 @@ NOT_PLACED = Placed(np.zeros((0, 4), np.int64), _NOTHING, _NOTHING)
 @dataclass(frozen=True)
 class _Pieces:
     """Pieces of packets or of frames: in which, which of its pieces, where, how long; hash of their first bytes, and
-    whether it is known; whether it is all of it; whether its size is
-    no more than usual."""
+    whether it is known; whether it is all of it; whether its size is no more than usual.
+    """
 
     of: Array
     number: Array

@@ -44,15 +44,21 @@ def flow_of(rows: Array, answering: bool = False) -> Array:
 
 
 def stays_on_its_link(rows: Array) -> Array:
-    """bool per row: link-local or multicast, which no router forwards with other addresses (RFC 4291 2.5.6, 3927 7)."""
+    """bool per row: link-local, which no router forwards (RFC 3927 7, RFC 4291 2.5.6), also of multicast.
+
+    That is 224.0.0.0/24 (RFC 5771 4), 239.255.0.0/16 (RFC 2365 6.1), and of IPv6 the scopes up to 3 (RFC 4291 2.7, RFC
+    7346 2). What other groups are sent may be translated as anything else.
+    """
     six = rows["ip_version"] == 6
     found = np.zeros(len(rows), bool)
     for side in ("source", "destination"):
         high, low = rows[f"{side}_high"], rows[f"{side}_low"]
         found |= six & ((high >> np.uint64(54)) == np.uint64(0xFE80 >> 6))
         found |= ~six & ((low >> np.uint64(16)) == np.uint64(0xA9FE))
-    found |= six & ((rows["destination_high"] >> np.uint64(56)) == np.uint64(0xFF))
-    found |= ~six & ((rows["destination_low"] >> np.uint64(28)) == np.uint64(0xE))
+    group = rows["destination_high"] >> np.uint64(48)
+    found |= six & (group >> np.uint64(8) == np.uint64(0xFF)) & (group & np.uint64(0xF) <= np.uint64(3))
+    low = rows["destination_low"]
+    found |= ~six & ((low >> np.uint64(8) == np.uint64(0xE00000)) | (low >> np.uint64(16) == np.uint64(0xEFFF)))
     return found
 
 

@@ -79,9 +79,13 @@ def remains_of_change(s: Sighting) -> Key:
 
 
 def stays_on_its_link(s: Sighting) -> bool:
-    """Link-local or multicast, which no router forwards with other addresses (RFC 4291 2.5.6, RFC 3927 7)."""
+    """Link-local, also of multicast: no router forwards it (RFC 3927 7, RFC 4291 2.5.6 and 2.7, 5771 4, 2365 6.1)."""
     source, destination = (ipaddress.ip_address(s.row[name]) for name in ("source", "destination"))
-    return source.is_link_local or destination.is_link_local or destination.is_multicast
+    if destination.version == 6:
+        near = destination.packed[0] == 0xFF and destination.packed[1] & 15 <= 3
+    else:
+        near = any(destination in ipaddress.ip_network(group) for group in ("224.0.0.0/24", "239.255.0.0/16"))
+    return source.is_link_local or destination.is_link_local or near
 
 
 @dataclass(frozen=True)
