@@ -97,6 +97,10 @@ accuracy: $(VENV)/installed-dev  ## Hold the analysis against generated runs wit
 fuzz: $(VENV)/installed-fuzz  ## Hostile bytes: every cut and flip of small captures, then FUZZ_SECONDS (60) per target.
 	@$(PY) -m tests.fuzz.run $(TARGET)
 
+.PHONY: hostile
+hostile: $(VENV)/installed-dev  ## Try every attack of docs/security.md in full and count (as root: all); ARGS="AREA ATTACK --fast --list".
+	@$(PY) -m tests.hostile $(ARGS)
+
 .PHONY: clean
 clean:  ## Remove the environment, results and caches.
 	@rm -rf $(VENV) build dist fixtures/*/results .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
