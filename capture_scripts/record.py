@@ -27,7 +27,7 @@ from .points import ANY_DEVICE, Point, check_points, interfaces, parse_point, pl
 from .processes import CannotStart, Interrupted, LabError, interruptible, need_root, need_tools
 from .recording import Recorded, Running, record
 from .run_file import check_fragment
-from .run_folder import RunPlan, new_folder, record_run, what_is_left, with_filter_beside
+from .run_folder import RunPlan, record_run, resume, what_is_left, with_filter_beside
 from .sentinels import SMALLEST_SNAPLEN, parse_sentinels
 from .sources import one_per_namespace, one_per_point, two_per_point
 from .until import Ending
@@ -41,13 +41,13 @@ __all__ = [
     "Settings",
     "TOOLS",
     "main",
-    "new_folder",
     "record",
     "what_is_left",
 ]
 
 TOOLS = {"tcpdump": "tcpdump", "ip": "iproute2", "nft": "nftables", "ethtool": "ethtool"}
 _NEEDED = {"tcpdump": "tcpdump", "ip": "iproute2"}  # on other hosts than the lab; the rest is noted as missing
+LONGEST_NAME = 200  # of a run
 _EXAMPLES = """\
 examples:
   record run1 --points uplink=eth0 vnic=tap3 --filter 'host 10.0.0.7' --duration 60
@@ -79,13 +79,19 @@ class _NamePoints(argparse.Action):
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="record",
-        usage="record OUT (--points NAME=IFACE[@NETNS] ... | --lab NAME) [options] [-- COMMAND ...]",
+        usage="record OUT (--points NAME=IFACE[@NETNS] ... | --lab NAME) [options] [-- COMMAND ...]\n"
+        "       record OUT --resume",
         description="Record at several points at once, while COMMAND runs, and seal what was recorded.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("out", type=Path, metavar="OUT", help="run folder to make")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="seal what lies in OUT: its recorder was killed, or left it unsealed; takes no other option",
+    )
     where = parser.add_argument_group("where")
     where.add_argument(
         "--points",
@@ -212,6 +218,11 @@ def _points(options: argparse.Namespace) -> list[Point]:
     return points
 
 
+def printable(text: str) -> str:
+    """The text with a question mark for each character that is not to be printed, and for each byte that is no text."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
 def _fragment(file: Path | None, points: Sequence[Point]) -> str:
     if file is None:
         return ""
@@ -231,8 +242,9 @@ def _record(options: argparse.Namespace, command: Sequence[str]) -> Recorded:
         raise CannotStart("--lab brings its own points and paths: give it without --points, --netns and --paths")
     if options.out.exists():
         raise CannotStart(f"{options.out} exists already: name another folder, or remove it")
-    words = f"recorded while running: {shlex.join(command)}" if command else "recorded at all points"
-    name, description = options.run_name or options.out.resolve().name, options.description or words
+    words = f"recorded while running: {printable(shlex.join(command))}" if command else "recorded at all points"
+    name = options.run_name or printable(options.out.resolve().name)[:LONGEST_NAME] or "run"
+    description = options.description or words
     sentinels = parse_sentinels(options.sentinels, options.netns) if options.sentinels else None
     need_root("recording")
     if options.lab:
@@ -291,9 +303,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(given[:cut])
     if cut == len(given) - 1:
         parser.error("there is no COMMAND after --")
+    if options.resume and len(given) != 2:
+        parser.error("--resume takes OUT, and nothing else: record --resume OUT")
     try:
         with interruptible():
-            recorded = _record(options, given[cut + 1 :])
+            recorded = resume(options.out) if options.resume else _record(options, given[cut + 1 :])
     except CannotStart as error:
         print(f"record: {error}", file=sys.stderr)
         return 2
