@@ -91,10 +91,10 @@ def record_run(
         try:
             with locked(folder / "captures", 0) as lock:
                 surroundings = context(folder / "context")
-                reserve.write_bytes(bytes(_RESERVE))
                 journal = new_journal(folder, plan, groups)
-                journal.write()
                 write_unfinished(folder, journal)
+                journal.write()
+                reserve.write_bytes(bytes(_RESERVE))
                 if plan.kernel_drops:
                     witness = KernelWitness(surroundings.folder, plan.drops_in)
                     witness.begin()

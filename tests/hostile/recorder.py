@@ -188,9 +188,11 @@ def _resumed(out: Path, written: Counter[tuple[int, bytes]], name: str) -> str |
         said = _ended(again := _start(out, "--resume"))
         if again.returncode not in (0, 1) or "Traceback" in said:
             return f"{name}: --resume ended with {again.returncode}: {said.strip()[-300:]}"
-        missing = sum((written - _below(out)).values())
+        missing = sum((_since_it_recorded(written, out) - _below(out)).values())
         if missing:
             return f"{name}: after --resume {missing} packets are missing"
+    if not (out / "run.toml").exists() and not any(out.rglob("*pcap*")):
+        return None  # killed before the first capture
     if not (out / "run.toml").exists():
         return f"{name}: the folder has no run.toml: {sorted(file.name for file in out.rglob('*'))}"
     code, said = _analyzed(out)
