@@ -28,6 +28,7 @@ from typing import Any
 from .dropped_packets import MOST_BYTES, WORDS, identity
 from .own_files import fresh
 from .processes import Children, LabError, run, signal_group
+from .run_file import visible
 
 DROPS_FILE = "kernel_drops.jsonl"
 STATE_FILE = "kernel_witness.json"
@@ -149,7 +150,7 @@ class KernelWitness:
 
     def _give_up(self, why: str) -> None:
         self.trouble = why
-        print(f"record: warning: no kernel drops are recorded: {why}", file=sys.stderr)
+        print(f"record: warning: no kernel drops are recorded: {visible(why)}", file=sys.stderr)
         self._write_state({"recorded": False, "reason": why})
 
     def _write_state(self, state: Mapping[str, Any]) -> None:

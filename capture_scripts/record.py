@@ -7,6 +7,7 @@ recording can be trusted is told in recording.py, and in docs/recording.md.
 from __future__ import annotations
 
 import argparse
+import io
 import shlex
 import shutil
 import sys
@@ -23,10 +24,10 @@ if __name__ == "__main__" and not __package__:  # started as a file: its folder 
 from .captures import Capture, Counts, Ring, Settings
 from .context import Context, Place
 from .hosts import LOCAL, Host
-from .points import ANY_DEVICE, Point, check_points, interfaces, parse_point, places, with_filter
+from .points import ANY_DEVICE, Point, check_namespace, check_points, interfaces, parse_point, places, with_filter
 from .processes import CannotStart, Interrupted, LabError, interruptible, need_root, need_tools
 from .recording import Recorded, Running, record
-from .run_file import check_fragment
+from .run_file import check_fragment, visible
 from .run_folder import RunPlan, record_run, resume, what_is_left, with_filter_beside
 from .sentinels import SMALLEST_SNAPLEN, parse_sentinels
 from .sources import one_per_namespace, one_per_point, two_per_point
@@ -210,17 +211,14 @@ def _ending(options: argparse.Namespace, command: Sequence[str], points: Sequenc
 
 
 def _points(options: argparse.Namespace) -> list[Point]:
+    check_namespace(options.netns)
     points = [parse_point(text, options.netns, named.host) for named in options.points for text in named.texts]
     if options.any and not points:
         here = [name for name in interfaces(LOCAL, options.netns).values() if name not in ("lo", ANY_DEVICE)]
-        points = [parse_point(f"{name.replace('.', '_')}={name}", options.netns, LOCAL) for name in here]
+        check_namespace(options.netns)
+    points = [parse_point(f"{name.replace('.', '_')}={name}", options.netns, LOCAL) for name in here]
     check_points(points)
     return points
-
-
-def printable(text: str) -> str:
-    """The text with a question mark for each character that is not to be printed, and for each byte that is no text."""
-    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def _fragment(file: Path | None, points: Sequence[Point]) -> str:
@@ -242,8 +240,8 @@ def _record(options: argparse.Namespace, command: Sequence[str]) -> Recorded:
         raise CannotStart("--lab brings its own points and paths: give it without --points, --netns and --paths")
     if options.out.exists():
         raise CannotStart(f"{options.out} exists already: name another folder, or remove it")
-    words = f"recorded while running: {printable(shlex.join(command))}" if command else "recorded at all points"
-    name = options.run_name or printable(options.out.resolve().name)[:LONGEST_NAME] or "run"
+    words = f"recorded while running: {visible(shlex.join(command))}" if command else "recorded at all points"
+    name = options.run_name or visible(options.out.resolve().name)[:LONGEST_NAME] or "run"
     description = options.description or words
     sentinels = parse_sentinels(options.sentinels, options.netns) if options.sentinels else None
     need_root("recording")
@@ -309,20 +307,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with interruptible():
             recorded = resume(options.out) if options.resume else _record(options, given[cut + 1 :])
     except CannotStart as error:
-        print(f"record: {error}", file=sys.stderr)
+        _tell(f"record: {error}")
         return 2
     except LabError as error:
-        print(f"record: {error}", file=sys.stderr)
+        _tell(f"record: {error}")
         return 1
     except Interrupted as error:
-        print(f"record: interrupted ({error}); {what_is_left(options.out)}", file=sys.stderr)
+        _tell(f"record: interrupted ({error}); {what_is_left(options.out)}")
         return 130
     for name, counts in recorded.counts.items():
-        print(f"{name}: {counts.captured} captured, {counts.dropped} dropped", file=sys.stderr)
+        _tell(f"{name}: {counts.captured} captured, {counts.dropped} dropped")
     for note in recorded.notes:
-        print(f"record: note: {note}", file=sys.stderr)
+        _tell(f"record: note: {note}")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # a name is given out byte for byte as it was given
     print(options.out)
     return 0
+
+
+def _tell(line: str) -> None:
+    """One line on stderr; names and other tools' words cannot steer the terminal."""
+    print(visible(line), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from .points import Point, clocks
 from .processes import CannotStart, LabError, shielded
 from .raw_files import packets_in
 from .recording import Recorded, Running, reason, record, seal_all
-from .run_file import PathTable, PointTable, RunFile
+from .run_file import PathTable, PointTable, RunFile, visible
 from .sealed_runs import SealedGroup
 from .sealing import LONGEST_TEXT
 from .sentinels import Sentinels, window
@@ -253,7 +253,7 @@ def _run_file(journal: Journal, recorded: Recorded) -> RunFile:
     plan = journal.plan
     description = str(plan["description"])
     if recorded.problems:
-        description = f"INCOMPLETE ({recorded.problems[0]}): {description}"
+        description = f"INCOMPLETE ({visible(recorded.problems[0])}): {description}"
     tables = {
         point.name: PointTable(
             point.name,

@@ -244,6 +244,7 @@ _NAMES: tuple[tuple[str, ...], ...] = (
     ("--points", "a=-w/x"),
     ("--netns", "-all"),
     ("--netns", "../../etc"),
+    ("--points", "b=eth0@../../etc"),
     ("--sentinels", "10.78.0.2@../x"),
     ("--filter", "tcp and \x1b port 80"),
 )
