@@ -215,8 +215,7 @@ def _points(options: argparse.Namespace) -> list[Point]:
     points = [parse_point(text, options.netns, named.host) for named in options.points for text in named.texts]
     if options.any and not points:
         here = [name for name in interfaces(LOCAL, options.netns).values() if name not in ("lo", ANY_DEVICE)]
-        check_namespace(options.netns)
-    points = [parse_point(f"{name.replace('.', '_')}={name}", options.netns, LOCAL) for name in here]
+        points = [parse_point(f"{name.replace('.', '_')}={name}", options.netns, LOCAL) for name in here]
     check_points(points)
     return points
 

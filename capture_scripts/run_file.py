@@ -95,7 +95,7 @@ class RunFile:
 
 
 def visible(text: str) -> str:
-    """The text with an escape for what is not to be printed: control and direction characters, bytes that are no text."""
+    """The text with escapes for what is not printed: control and direction characters, bytes that are no text."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
