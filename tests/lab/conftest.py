@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import shutil
 import subprocess
 import sys
-import time
 import tomllib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,14 @@ from typing import Any
 import pytest
 
 from capture_scripts.processes import run
+from capture_scripts.quiet import DEADLINE_S, wait_until
 from tests.conftest import ROOT
 from tests.kit.index import CaptureFile, read_capture
 
 RECORD = ROOT / "capture_scripts" / "record"
 TOOLS = ("tcpdump", "ip", "ping")
+# Deadlines guard against hanging, nothing else: a test waits for a condition, and has its truth from counters.
+LONG_S = 2.5 * DEADLINE_S
 _NUMBER = itertools.count()
 
 
@@ -41,6 +45,22 @@ class Wire:
 
     def in_left(self, *command: str) -> list[str]:
         return ["ip", "netns", "exec", self.left, *command]
+
+    def sent(self) -> int:
+        """Packets that have left the left end, by the kernel's counter."""
+        (link,) = json.loads(run(["ip", "-n", self.left, "-j", "-s", "link", "show", "eth0"]))
+        return int(link["stats64"]["tx"]["packets"])
+
+    @contextmanager
+    def pinging(self, *options: str) -> Iterator[None]:
+        """Pings that go on until the block ends; the first has left when it begins."""
+        before = self.sent()
+        with subprocess.Popen(self.ping(1_000_000, *options), stdout=subprocess.DEVNULL) as pings:
+            try:
+                wait_until(lambda: self.sent() > before, "the first ping leaves")
+                yield
+            finally:
+                pings.terminate()
 
     def points(self) -> list[str]:
         return ["--points", f"near=eth0@{self.left}", f"far=eth0@{self.right}"]
@@ -109,7 +129,7 @@ def start(*arguments: object, **environment: str) -> subprocess.Popen[str]:
     )
 
 
-def record(*arguments: object, code: int = 0, timeout_s: float = 60, **environment: str) -> str:
+def record(*arguments: object, code: int = 0, timeout_s: float = LONG_S, **environment: str) -> str:
     """Run the recorder to its end and return what it said on stderr; its exit code must be ``code``."""
     process = start(*arguments, **environment)
     try:
@@ -123,12 +143,9 @@ def record(*arguments: object, code: int = 0, timeout_s: float = 60, **environme
     return said
 
 
-def wait_for(path: Path, timeout_s: float = 20) -> None:
+def wait_for(path: Path, timeout_s: float = DEADLINE_S) -> None:
     """Until a file is there; the recorder writes the first of context/ when every point records."""
-    deadline = time.monotonic() + timeout_s
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path} does not appear"
-        time.sleep(0.02)
+    wait_until(path.exists, f"{path} appears", timeout_s)
 
 
 def run_toml(folder: Path) -> dict[str, Any]:
@@ -149,13 +166,23 @@ def packets(folder: Path) -> dict[str, int]:
 
 def processes_about(text: str) -> list[str]:
     """Command lines that hold ``text``, of processes that run now."""
+    return [line for _, line in running() if text in line]
+
+
+def running() -> list[tuple[int, str]]:
+    """(process id, command line) of all other processes; one that ends meanwhile is not there."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal() and int(entry.name) != os.getpid():
             try:
                 line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
-            except OSError:
+            except OSError:  # FileNotFoundError or, once it is open, ProcessLookupError
                 continue
-            if text in line:
-                found.append(line)
+            found.append((int(entry.name), line))
     return found
+
+
+def wait_until_deserted(*namespaces: str) -> None:
+    """Until nothing runs in the namespaces: a process that was signalled needs a processor to end on."""
+    for namespace in namespaces:
+        wait_until(lambda namespace=namespace: not run(["ip", "netns", "pids", namespace]), f"all ends in {namespace}", 30)
