@@ -211,7 +211,9 @@ class Lab:
             wait_until_handled()
             wait_until(lambda: unread_bytes(self.namespace("svm")) == 0, "the forwarders read what came to them")
             for service in forwarders:
-                wait_until(lambda service=service: service.counts()["held"] == 0, "the forwarder passes on what it holds")
+                wait_until(
+                    lambda service=service: service.counts()["held"] == 0, "the forwarder passes on what it holds"
+                )
             # What one passed on meanwhile may come back to it, as an answer.
             received = [int(service.counts()["received"]) for service in forwarders]
             if received == before or not forwarders:

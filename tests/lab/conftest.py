@@ -185,4 +185,5 @@ def running() -> list[tuple[int, str]]:
 def wait_until_deserted(*namespaces: str) -> None:
     """Until nothing runs in the namespaces: a process that was signalled needs a processor to end on."""
     for namespace in namespaces:
-        wait_until(lambda namespace=namespace: not run(["ip", "netns", "pids", namespace]), f"all ends in {namespace}", 30)
+        pids = ["ip", "netns", "pids", namespace]
+        wait_until(lambda pids=pids: not run(pids), f"all ends in {namespace}", 30)

@@ -180,9 +180,7 @@ class TestUpAndDown:
         command("down", "--name", name)
         assert (namespaces(name), Lab(name).state.exists()) == (set(), False)
 
-    def test_an_interrupted_up_leaves_nothing(
-        self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_an_interrupted_up_leaves_nothing(self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Interrupted in the middle, however slow we are: it waits there for an nft that does not end."""
         (tmp_path / "nft").write_text("#!/bin/sh\nexec sleep 1000\n")
         (tmp_path / "nft").chmod(0o755)
