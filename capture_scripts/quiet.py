@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -53,10 +54,8 @@ def wait_until_handled() -> None:
 
 
 def _wait_for(processor: int) -> None:
-    try:
+    with suppress(OSError):  # a processor that is not ours: its queue can be seen all the same
         os.sched_setaffinity(0, {processor})
-    except OSError:  # one that is not ours: its queue can be seen all the same
-        pass
     deadline = time.monotonic() + DEADLINE_S  # others' traffic may keep a queue filled for ever
     while dict(_backlogs()).get(processor) and time.monotonic() < deadline:
         time.sleep(0.001)
@@ -76,11 +75,11 @@ def unread_bytes(namespace: str | None) -> int:
 
 def wait_until_closed(namespaces: Sequence[str | None]) -> None:
     """Return when no TCP connection of these namespaces has anything to send any more."""
-    for namespace in namespaces:
-        wait_until(
-            lambda namespace=namespace: not _tcp_states(namespace) & _SENDING,
-            f"TCP connections in {namespace or 'the namespace'} come to their end",
-        )
+
+    def all_said() -> bool:
+        return not any(_tcp_states(namespace) & _SENDING for namespace in namespaces)
+
+    wait_until(all_said, "the TCP connections come to their end")
 
 
 def _tcp_states(namespace: str | None) -> set[str]:

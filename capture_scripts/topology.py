@@ -206,17 +206,19 @@ class Lab:
     def wait_until_quiet(self) -> None:
         """Return when no packet is on its way any more: not in the kernel, and not in a forwarder."""
         forwarders = [service for service in map(self.service, self.agents()) if service.described().get("running")]
-        before: list[int] | None = None
+
+        def counted(what: str) -> int:
+            return sum(int(service.counts()[what]) for service in forwarders)
+
+        before = None
         while True:
             wait_until_handled()
             wait_until(lambda: unread_bytes(self.namespace("svm")) == 0, "the forwarders read what came to them")
-            for service in forwarders:
-                wait_until(
-                    lambda service=service: service.counts()["held"] == 0, "the forwarder passes on what it holds"
-                )
-            # What one passed on meanwhile may come back to it, as an answer.
-            received = [int(service.counts()["received"]) for service in forwarders]
-            if received == before or not forwarders:
+            if not forwarders:
+                return
+            wait_until(lambda: counted("held") == 0, "the forwarders pass on what they hold")
+            received = counted("received")  # what was passed on may come back, as an answer
+            if received == before:
                 return
             before = received
 

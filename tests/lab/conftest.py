@@ -22,6 +22,8 @@ from capture_scripts.quiet import DEADLINE_S, wait_until
 from tests.conftest import ROOT
 from tests.kit.index import CaptureFile, read_capture
 
+# A script that is started as a file would take the package that is installed before the one that it lies in.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 RECORD = ROOT / "capture_scripts" / "record"
 TOOLS = ("tcpdump", "ip", "ping")
 # Deadlines guard against hanging, nothing else: a test waits for a condition, and has its truth from counters.

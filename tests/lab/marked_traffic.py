@@ -162,7 +162,7 @@ class Conversations:
             mine.sendto(marked(">", flow["flow"], number, 0, sizes[number % len(sizes)]), target)
             told["sent"] += 1
             due += flow.get("gap_us", 500) / 1e6
-            time.sleep(max(0.0, due - time.monotonic()))
+            time.sleep(max(0.0, due - time.monotonic()))  # pace
         listener.join()
 
     def _count_answers(self, mine: socket.socket, told: dict[str, int]) -> None:
@@ -250,7 +250,7 @@ class Conversations:
         for begin in range(0, size, chunk):
             connection.sendall(marked(direction, number, 0, begin, min(size, begin + chunk)))
             if pause_s:
-                time.sleep(pause_s)
+                time.sleep(pause_s)  # pace
         connection.shutdown(socket.SHUT_WR)
 
     @staticmethod

@@ -164,7 +164,7 @@ def test_an_impatient_ctrl_c_leaves_nothing_behind_and_a_run_that_can_be_used(
         wait_for(tmp_path / "run/context/ruleset-before.nft")
         for _ in range(3):
             os.killpg(process.pid, signal.SIGINT)
-            time.sleep(0.3)  # an impatient user's, no wait for anything
+            time.sleep(0.3)  # pace of an impatient user
         process.communicate(timeout=LONG_S)
     assert process.returncode == 130
     wait_until_deserted(f"{lab}-host")
