@@ -34,7 +34,7 @@ from .processes import LabError, need_root
 
 _PR_SET_TIMERSLACK = 29
 _IDLE_S = 0.5  # statistics of the socket are fetched at least this often: its counter is short
-_LAST_READ_S = 0.5
+_LAST_READ_S = 0.5  # of its own processor time: what it had no processor for is not the sender's going on
 _NEVER_NS = 1 << 62
 
 
@@ -91,8 +91,8 @@ class Forwarder:
             if signal.SIGUSR1 in wanted:
                 self.write_counts()
             self._receive()
-        deadline = time.monotonic() + _LAST_READ_S
-        while self._receive() and time.monotonic() < deadline:
+        deadline = time.process_time() + _LAST_READ_S
+        while self._receive() and time.process_time() < deadline:
             continue
         self._send(self._let_go())
         self.write_counts()

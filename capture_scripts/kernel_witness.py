@@ -33,15 +33,18 @@ from .run_file import visible
 DROPS_FILE = "kernel_drops.jsonl"
 STATE_FILE = "kernel_witness.json"
 _TRACEFS = Path("/sys/kernel/tracing")
-_READY_TIMEOUT_S = 10.0
-_LAST_TIMEOUT_S = 3.0
-_STOP_TIMEOUT_S = 5.0
+# Deadlines guard against hanging: a bpftrace that waits for a processor is slow, and not broken.
+_READY_TIMEOUT_S = 60.0
+_LAST_TIMEOUT_S = 60.0
+_STOP_TIMEOUT_S = 30.0
+# Events wait in a buffer per processor while bpftrace has none: of this size in all, and no less than the least each.
+_BUFFER_BYTES, _LEAST_PAGES, _PAGE_BYTES = 64 << 20, 1024, 4096
 _LOST = re.compile(r"Lost (\d+) events")
 _REASON = re.compile(r'\{\s*(0x[0-9a-f]+|\d+),\s*"(\w+)"\s*\}')
 _PROGRAM = """
 tracepoint:skb:kfree_skb /args->protocol == 0x0800 || args->protocol == 0x86dd/ {{
   $s = (struct sk_buff *)args->skbaddr;
-  $p = (uint64)$s->head + (uint64)$s->network_header;
+{only}  $p = (uint64)$s->head + (uint64)$s->network_header;
   $n = nsecs;
   $c = cpu;
   printf("drop %llu %u %u %u %u %u %u %u %s\\n", $n, $c, args->reason, args->protocol,
@@ -113,12 +116,21 @@ class KernelWitness:
         if not tracepoint_there():
             raise LabError("this kernel has no tracepoint skb:kfree_skb")
         words = ", ".join(f"*(uint64 *)($p + {8 * number})" for number in range(WORDS))
-        program = _PROGRAM.format(formats=" ".join(["%llx"] * WORDS), words=words)
-        environment = {"BPFTRACE_PERF_RB_PAGES": "1024"}
+        program = _PROGRAM.format(only=self._condition(), formats=" ".join(["%llx"] * WORDS), words=words)
+        environment = {"BPFTRACE_PERF_RB_PAGES": str(_buffer_pages())}
         with fresh(self._said) as out, fresh(self._log) as log:
             self._process = self._children.start(
                 ["bpftrace", "-B", "line", "-e", program], stdout=out, stderr=log, environment=environment
             )
+
+    def _condition(self) -> str:
+        """Drops elsewhere stay in the kernel: they would fill the buffer that ours need."""
+        if self._only is None:
+            return ""
+        names = namespace_names()
+        ours = {os.stat("/proc/self/ns/net").st_ino, *(inum for inum, name in names.items() if name in self._only)}
+        elsewhere = " && ".join(f"$s->dev->nd_net.net->ns.inum != {inum}" for inum in sorted(ours))
+        return f"  if ({elsewhere}) {{ return; }}\n"
 
     def _signal(self, patience_s: float) -> _Signal | None:
         """Send a datagram to a port where nobody listens, and wait for its drop to be reported."""
@@ -126,6 +138,7 @@ class KernelWitness:
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as closed:
                 closed.bind(("127.0.0.1", 0))
                 port = closed.getsockname()[1]
+            said_before = self._said.stat().st_size
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
                 clocks = _Clocks()
                 sender.sendto(b"pktrace", ("127.0.0.1", port))
@@ -134,7 +147,7 @@ class KernelWitness:
             return None
         deadline = time.monotonic() + patience_s
         while time.monotonic() < deadline:
-            for event in _parse(self._said.read_bytes())[0]:
+            for event in _parse(_after(self._said, said_before))[0]:
                 if event["packet"].get("dport") == port and event["device"] == "lo":
                     return _Signal(port, event["nsecs"], clocks)
             time.sleep(0.02)
@@ -312,6 +325,18 @@ def _event(head: list[bytes], words: list[bytes]) -> dict[str, Any] | None:
         "device": device or None,
         "packet": identity(data[: min(available, MOST_BYTES)], protocol, length),
     }
+
+
+def _buffer_pages() -> int:
+    """Pages of the buffer of one processor, a power of two."""
+    each = _BUFFER_BYTES // _PAGE_BYTES // (os.cpu_count() or 1)
+    return max(_LEAST_PAGES, 1 << max(0, each.bit_length() - 1))
+
+
+def _after(file: Path, position: int) -> bytes:
+    with file.open("rb") as opened:
+        opened.seek(position)
+        return opened.read()
 
 
 def _text(file: Path) -> str:

@@ -67,12 +67,12 @@ def marker_run(
                 clock = time.monotonic()
                 what = f"{count} packets tailored to the rules, some lost at five known places each way"
                 chain = chain_plan(lab, rules_file, "marker-run", what, record.Settings())
-                recorded = record_planned(
-                    lab,
-                    out,
-                    replace(chain, kernel_drops=kernel_drops),
-                    lambda _: told.update(send_prepared(prepared, rate_pps)),
-                )
+
+                def send(_: record.Running) -> None:
+                    told.update(send_prepared(prepared, rate_pps))
+                    lab.wait_until_quiet()
+
+                recorded = record_planned(lab, out, replace(chain, kernel_drops=kernel_drops), send)
                 seconds["record"] = time.monotonic() - clock
             finally:
                 prepared.close()

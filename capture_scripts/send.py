@@ -47,6 +47,7 @@ from .processes import (
     run,
     wait_all,
 )
+from .quiet import wait_until_handled
 from .tailored import MOST_PACKETS, filling, make_plan, read_plan
 from .topology import DEFAULT_NAME, Lab
 
@@ -56,7 +57,9 @@ DEFAULT_RATE_PPS = 1000.0
 PATHS = ("ingress", "egress")
 _TICK_S = 0.001  # packets that are due are sent this often: 15 at a time at 15,000 a second
 _FULL_RETRIES = 2000
-_AFTER_THE_LAST_S = 0.2  # until what is on its way has reached the end
+_TIMEOUT_S = 300.0  # guards against hanging, beyond the time that the rate asks for
+_NO_MORE_S = 0.2  # between namespaces that are not a lab's: nothing has arrived for so long
+_ARRIVED = "tailored_arrived"
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,7 @@ def send_prepared(prepared: Prepared, rate_pps: float) -> dict[str, dict[str, An
             for path, end in prepared.ends.items()
             if prepared.counts.get(path)
         }
-        wait_all(list(senders.values()), 3 * longest + 30.0, "send")
+        wait_all(list(senders.values()), 3 * longest + _TIMEOUT_S, "send")
         told = {}
         for path, sender in senders.items():
             assert sender.stdout is not None
@@ -169,12 +172,15 @@ def send_prepared(prepared: Prepared, rate_pps: float) -> dict[str, dict[str, An
 
 
 def send_frames(frames: Sequence[bytes], device: str, rate_pps: float) -> dict[str, Any]:
-    """Send frames out of ``device`` at a steady rate; catches up after a delay. Returns what was sent, and when."""
+    """Send frames out of ``device`` at a steady rate; catches up after a delay. Returns what was sent, and when.
+
+    ``starved_seconds`` is how long the sender had something to send and no processor to do it on.
+    """
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as out:
         out.bind((device, 0))
         sent = full = behind = 0
         first_ns = time.time_ns()
-        start = time.monotonic()
+        start, starved = time.monotonic(), _starved_s()
         while sent < len(frames):
             due = min(len(frames), int((time.monotonic() - start) * rate_pps) + 1)
             behind = max(behind, due - sent)
@@ -191,15 +197,24 @@ def send_frames(frames: Sequence[bytes], device: str, rate_pps: float) -> dict[s
             wait = start + sent / rate_pps - time.monotonic()
             if wait > 0 and sent < len(frames):
                 time.sleep(max(wait, _TICK_S))
-        seconds = time.monotonic() - start
+        seconds, starved = time.monotonic() - start, _starved_s() - starved
     return {
         "sent": sent,
         "first_ns": first_ns,
         "seconds": round(seconds, 6),
         "packets_per_second": round(sent / seconds) if seconds else None,
+        "starved_seconds": round(starved, 6),
         "most_at_once": behind,
         "retries": full,
     }
+
+
+def _starved_s() -> float:
+    """How long this thread has waited for a processor since it began; 0 on a kernel that does not count it."""
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_text(encoding="ascii").split()[1]) / 1e9
+    except (OSError, IndexError):
+        return 0.0
 
 
 def read_frames(file: Path) -> list[bytes]:
@@ -222,18 +237,32 @@ def swallowed(ends: Sequence[End]) -> Iterator[None]:
     try:
         for end in ends:
             script = (
-                "table netdev tailored_sink {\n    chain arrivals {\n"
+                f"table netdev tailored_sink {{\n    counter {_ARRIVED} {{\n    }}\n    chain arrivals {{\n"
                 f'        type filter hook ingress device "{end.device}" priority -20; policy accept;\n'
-                f"        meta l4proto {{ tcp, udp }} @ih,8,32 0x{word} drop;\n"
-                f"        meta l4proto != {{ tcp, udp }} @th,72,32 0x{word} drop;\n    }}\n}}\n"
+                f"        meta l4proto {{ tcp, udp }} @ih,8,32 0x{word} counter name {_ARRIVED} drop;\n"
+                f"        meta l4proto != {{ tcp, udp }} @th,72,32 0x{word} counter name {_ARRIVED} drop;\n    }}\n}}\n"
             )
             run(in_namespace(end.namespace, ["nft", "-f", "-"]), stdin=script)
             done.append(end)
         yield
-        time.sleep(_AFTER_THE_LAST_S)
+        _let_arrive(ends)
     finally:
         for end in done:
             run(in_namespace(end.namespace, ["nft", "delete", "table", "netdev", "tailored_sink"]), check=False)
+
+
+def _let_arrive(ends: Sequence[End]) -> None:
+    """Return when no more packets come to the ends; what lies between them is anybody's, and may hold some."""
+    before = None
+    while (arrived := [_arrived(end) for end in ends]) != before:
+        before = arrived
+        wait_until_handled()
+        time.sleep(_NO_MORE_S)
+
+
+def _arrived(end: End) -> int:
+    listed = run(in_namespace(end.namespace, ["nft", "-j", "list", "counter", "netdev", "tailored_sink", _ARRIVED]))
+    return sum(int(item["counter"]["packets"]) for item in json.loads(listed)["nftables"] if "counter" in item)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -290,12 +319,15 @@ def _plan(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     need_root("sending raw packets")
     need_tools(TOOLS)
-    client, target = options.netns or (Lab(options.name).namespace(role) for role in ("client", "pvm1"))
+    lab = Lab(options.name)
+    client, target = options.netns or (lab.namespace(role) for role in ("client", "pvm1"))
     ends = (End(client, options.devices[0]), End(target, options.devices[1]))
     prepared = prepare(options.plan, *ends)
     try:
         with swallowed(ends) if options.netns else contextlib.nullcontext():
             told = send_prepared(prepared, options.rate)
+        if not options.netns:
+            lab.wait_until_quiet()
     finally:
         prepared.close()
     print(json.dumps(told, indent=1))

@@ -21,8 +21,10 @@ from .nft_rules import Agent
 from .processes import LabError, in_namespace, python_script, run
 
 KINDS = ("bridge", "forwarder")
-_READY_S = 10.0
-_STOP_S = 3.0
+# Deadlines guard against hanging: a forwarder that waits for a processor is slow, and not dead.
+_READY_S = 60.0
+_ANSWER_S = 60.0
+_STOP_S = 30.0
 
 
 class Service:
@@ -98,10 +100,11 @@ class Service:
         self._need_forwarder()
         self.counts_file.unlink(missing_ok=True)
         self._signal(signal.SIGUSR1)
-        deadline = time.monotonic() + _STOP_S
+        deadline = time.monotonic() + _ANSWER_S
         while not self.counts_file.exists():
+            self._need_forwarder()
             if time.monotonic() > deadline:
-                raise LabError("the forwarder does not answer")
+                raise LabError(f"the forwarder of agent {self._agent.number} does not answer: see {self._stderr}")
             time.sleep(0.005)
         return self._read_counts()
 

@@ -32,6 +32,7 @@ from . import known_loss
 from .lab_state import LabState
 from .nft_rules import Agent, Rule, compile_filter, load_rules
 from .processes import LabError, in_namespace, run
+from .quiet import unread_bytes, wait_until, wait_until_handled
 from .run_file import render
 from .service import Service
 
@@ -41,6 +42,7 @@ DEFAULT_RULES = Path(__file__).resolve().parent / "rules" / "service-chain.toml"
 ROLES = ("host", "client", "svm", "pvm1", "pvm3")  # of every lab
 SECOND_ROLES = ("pvm2",)  # of a lab with two agents
 _NAME = re.compile(r"[a-z][a-z0-9]{0,19}")
+_END_S = 5.0  # from SIGTERM to SIGKILL
 
 
 @dataclass(frozen=True)
@@ -201,6 +203,25 @@ class Lab:
         """Run one command in a namespace of this lab and return its stdout."""
         return run(in_namespace(self.namespace(role), command), stdin=stdin, check=check)
 
+    def wait_until_quiet(self) -> None:
+        """Return when no packet is on its way any more: not in the kernel, and not in a forwarder."""
+        forwarders = [service for service in map(self.service, self.agents()) if service.described().get("running")]
+
+        def counted(what: str) -> int:
+            return sum(int(service.counts()[what]) for service in forwarders)
+
+        before = None
+        while True:
+            wait_until_handled()
+            wait_until(lambda: unread_bytes(self.namespace("svm")) == 0, "the forwarders read what came to them")
+            if not forwarders:
+                return
+            wait_until(lambda: counted("held") == 0, "the forwarders pass on what they hold")
+            received = counted("received")  # what was passed on may come back, as an answer
+            if received == before:
+                return
+            before = received
+
     def install_rules(self, agent: Agent, script: str, intended: Sequence[Rule]) -> None:
         """Put ``script`` in the place of the agent's filter and remember the rules that were intended."""
         self.run_in("host", ["nft", "-f", "-"], stdin=script)
@@ -272,7 +293,7 @@ class Lab:
 
     def _end_inhabitants(self, roles: Sequence[str]) -> None:
         for sign in (signal.SIGTERM, signal.SIGKILL):
-            deadline = time.monotonic() + 1.0
+            deadline = time.monotonic() + _END_S
             inhabitants = self._inhabitants(roles)
             for process in inhabitants:
                 try:

@@ -26,6 +26,7 @@ import dpkt
 from .known_loss import IDENTICAL, IDENTICAL_SENT, KERNEL_TCP_PORT, MARK
 from .plan import DEFAULT_RATE_PPS, DEFAULT_SEED, ICMP, ICMP_ID, TCP, UDP, MarkedPacket, make_plan
 from .processes import Children, LabError, in_namespace, python_script, wait_all
+from .quiet import wait_until_closed
 from .topology import CLIENT, END_HOSTS, PVM1, PVM3, Lab
 
 IDENTICAL_GAP_S = 0.005
@@ -37,8 +38,12 @@ FORWARDED_BYTES = 40_000
 UDP_PORTS = (53, 4000)
 UDP_REQUESTS = 8
 PINGS = 12
-_PHASE_TIMEOUT_S = 30.0
-_SOCKET_TIMEOUT_S = 20.0
+# Deadlines guard against hanging. A server waits longer than all that comes before its client may take: one that
+# gave up sooner would answer the upload by a reset.
+_PHASE_TIMEOUT_S = 300.0
+_SOCKET_TIMEOUT_S = 2 * _PHASE_TIMEOUT_S
+_READY_TIMEOUT_S = 120.0
+_ANSWER_TIMEOUT_S = 60.0
 _CHUNK = 16_384
 
 
@@ -159,7 +164,7 @@ def request_udp(address: str, port: int, requests: int) -> None:
     """Send numbered requests and wait for the answer to each. LabError when one does not come in time."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as client:
-        client.settimeout(2.0)
+        client.settimeout(_ANSWER_TIMEOUT_S)
         client.connect((address, port))
         for number in range(requests):
             client.send(f"request {number:04d} to port {port}".encode())
@@ -211,13 +216,15 @@ def run_traffic(lab: Lab, seed: int = DEFAULT_SEED, rate_pps: float = DEFAULT_RA
         ):
             wait_all([start(role, "upload-tcp", address, str(port), str(size))], _PHASE_TIMEOUT_S, "traffic")
         wait_all(servers, _PHASE_TIMEOUT_S, "traffic")
+    wait_until_closed([lab.namespace(host.role) for host in END_HOSTS])
+    lab.wait_until_quiet()
 
 
 def _wait_for_ready(server: subprocess.Popen[bytes], what: str) -> None:
     """A client that comes before its server would be answered with a reset, which is in no plan."""
     assert server.stdout is not None
     with server.stdout as words:
-        readable, _, _ = select.select([words], [], [], 10.0)
+        readable, _, _ = select.select([words], [], [], _READY_TIMEOUT_S)
         if not readable or words.readline() != b"ready\n":
             raise LabError(f"traffic: {what} did not get ready")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import email
 import os
 import re
+import resource
 import statistics
 import subprocess
 import sys
-import time
 import tomllib
 import zipfile
 from importlib.metadata import version
@@ -135,13 +135,15 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
 
 @pytest.mark.alone
 def test_help_is_there_at_once() -> None:
+    """Measured in processor time: others may use the processors meanwhile."""
     seconds = []
     for _ in range(5):
-        begin = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(
             [sys.executable, "-m", "pktrace", "--help"], check=True, capture_output=True, cwd=ROOT, timeout=60
         )
-        seconds.append(time.perf_counter() - begin)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert statistics.median(seconds) < 0.2
 
 

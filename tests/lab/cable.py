@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from capture_scripts.processes import run
+from capture_scripts.quiet import wait_until
 
 _NUMBER = itertools.count()
 
@@ -29,6 +32,22 @@ class Wire:
 
     def in_left(self, *command: str) -> list[str]:
         return ["ip", "netns", "exec", self.left, *command]
+
+    def sent(self) -> int:
+        """Packets that have left the left end, by the kernel's counter."""
+        (link,) = json.loads(run(["ip", "-n", self.left, "-j", "-s", "link", "show", "eth0"]))
+        return int(link["stats64"]["tx"]["packets"])
+
+    @contextmanager
+    def pinging(self, *options: str) -> Iterator[None]:
+        """Pings that go on until the block ends; the first has left when it begins."""
+        before = self.sent()
+        with subprocess.Popen(self.ping(1_000_000, *options), stdout=subprocess.DEVNULL) as pings:
+            try:
+                wait_until(lambda: self.sent() > before, "the first ping leaves")
+                yield
+            finally:
+                pings.terminate()
 
     def points(self) -> list[str]:
         return ["--points", f"near=eth0@{self.left}", f"far=eth0@{self.right}"]

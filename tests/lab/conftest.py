@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,12 +13,18 @@ from typing import Any
 
 import pytest
 
+from capture_scripts.processes import run
+from capture_scripts.quiet import DEADLINE_S, wait_until
 from tests.conftest import ROOT
 from tests.kit.index import CaptureFile, read_capture
 from tests.lab.cable import Wire, cable
 
+# A script that is started as a file would take the package that is installed before the one that it lies in.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 RECORD = ROOT / "capture_scripts" / "record"
 TOOLS = ("tcpdump", "ip", "ping")
+# Deadlines guard against hanging, nothing else: a test waits for a condition, and has its truth from counters.
+LONG_S = 2.5 * DEADLINE_S
 
 
 @pytest.fixture
@@ -46,7 +51,7 @@ def start(*arguments: object, **environment: str) -> subprocess.Popen[str]:
     )
 
 
-def record(*arguments: object, code: int = 0, timeout_s: float = 60, **environment: str) -> str:
+def record(*arguments: object, code: int = 0, timeout_s: float = LONG_S, **environment: str) -> str:
     """Run the recorder to its end and return what it said on stderr; its exit code must be ``code``."""
     process = start(*arguments, **environment)
     try:
@@ -60,12 +65,9 @@ def record(*arguments: object, code: int = 0, timeout_s: float = 60, **environme
     return said
 
 
-def wait_for(path: Path, timeout_s: float = 20) -> None:
+def wait_for(path: Path, timeout_s: float = DEADLINE_S) -> None:
     """Until a file is there; the recorder writes the first of context/ when every point records."""
-    deadline = time.monotonic() + timeout_s
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path} does not appear"
-        time.sleep(0.02)
+    wait_until(path.exists, f"{path} appears", timeout_s)
 
 
 def run_toml(folder: Path) -> dict[str, Any]:
@@ -86,13 +88,24 @@ def packets(folder: Path) -> dict[str, int]:
 
 def processes_about(text: str) -> list[str]:
     """Command lines that hold ``text``, of processes that run now."""
+    return [line for _, line in running() if text in line]
+
+
+def running() -> list[tuple[int, str]]:
+    """(process id, command line) of all other processes; one that ends meanwhile is not there."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal() and int(entry.name) != os.getpid():
             try:
                 line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
-            except OSError:
+            except OSError:  # FileNotFoundError or, once it is open, ProcessLookupError
                 continue
-            if text in line:
-                found.append(line)
+            found.append((int(entry.name), line))
     return found
+
+
+def wait_until_deserted(*namespaces: str) -> None:
+    """Until nothing runs in the namespaces: a process that was signalled needs a processor to end on."""
+    for namespace in namespaces:
+        pids = ["ip", "netns", "pids", namespace]
+        wait_until(lambda pids=pids: not run(pids), f"all ends in {namespace}", 30)

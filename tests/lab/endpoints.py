@@ -7,7 +7,6 @@ import os
 import shutil
 import socket
 import struct
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import pytest
 
 from capture_scripts import topology
 from capture_scripts.frames import Frame, VnetHeader, ones_sum
+from capture_scripts.quiet import DEADLINE_S
 
 MISSING = [tool for tool in (*topology.TOOLS, "ping") if shutil.which(tool) is None]
 needs_lab = [
@@ -50,6 +50,8 @@ class Tap:
     """Every frame at one device, in both directions, as a capture would see it."""
 
     def __init__(self, lab: topology.Lab, device: str, role: str = "host") -> None:
+        self._lab = lab
+
         def opened() -> socket.socket:
             tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
             tap.setsockopt(socket.SOL_SOCKET, 33, 16 << 20)  # SO_RCVBUFFORCE
@@ -60,12 +62,15 @@ class Tap:
         self._socket = inside(lab, role, opened)
 
     def frames(self) -> list[Frame]:
-        """All IP frames since the last call."""
+        """All IP frames since the last call, when no packet is on its way any more."""
+        self._lab.wait_until_quiet()
         found = []
         while True:
             try:
                 frame = Frame(VnetHeader(), bytearray(self._socket.recv(70_000)))
             except BlockingIOError:
+                _, dropped = struct.unpack("II", self._socket.getsockopt(263, 6, 8))  # PACKET_STATISTICS
+                assert dropped == 0, f"the tap had no room for {dropped} frames"
                 return found
             if frame.version:
                 found.append(frame)
@@ -106,20 +111,21 @@ def udp_socket(lab: topology.Lab, role: str, address: str, port: int) -> socket.
             made.setsockopt(socket.IPPROTO_IP, _IP_RECVTTL, 1)
             made.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
         made.bind((address, port))
-        made.settimeout(0.3)
+        made.settimeout(DEADLINE_S)
         return made
 
     return inside(lab, role, opened)
 
 
-def receive_all(receiver: socket.socket, wait_s: float = 0.1) -> list[Arrived]:
-    """What is there, and what comes until nothing has come for ``wait_s``. Wrong checksums never come here."""
-    receiver.settimeout(wait_s)
+def receive_all(receiver: socket.socket) -> list[Arrived]:
+    """All that is there. What has a wrong checksum never comes here."""
+    receiver.setblocking(False)
     found = []
     while True:
         try:
             payload, control, _, source = receiver.recvmsg(70_000, 256)
-        except TimeoutError:
+        except BlockingIOError:
+            receiver.settimeout(DEADLINE_S)
             return found
         said = {kind: struct.unpack("i", data.ljust(4, b"\0"))[0] for _, kind, data in control}
         ttl = said.get(socket.IP_TTL, said.get(socket.IPV6_HOPLIMIT, -1))
@@ -147,21 +153,21 @@ class Flow:
         self.client = udp_socket(self.lab, "client", near, self.client_port)
         self.machine = udp_socket(self.lab, "pvm1", far, self.port)
 
-    def send(self, payloads: list[bytes], path: str = "ingress", gap_s: float = 0.0) -> None:
+    def send(self, payloads: list[bytes], path: str = "ingress") -> None:
         for payload in payloads:
             if path == "ingress":
                 self.client.sendto(payload, (self.machine_address, self.port))
             else:
                 self.machine.sendto(payload, (self.client_address, self.client_port))
-            if gap_s:
-                time.sleep(gap_s)
 
-    def received(self, path: str = "ingress", wait_s: float = 0.1) -> list[Arrived]:
-        return receive_all(self.machine if path == "ingress" else self.client, wait_s)
+    def received(self, path: str = "ingress") -> list[Arrived]:
+        """All that has arrived, when no packet is on its way any more."""
+        self.lab.wait_until_quiet()
+        return receive_all(self.machine if path == "ingress" else self.client)
 
-    def passed(self, payloads: list[bytes], path: str = "ingress", gap_s: float = 0.0) -> list[bytes]:
+    def passed(self, payloads: list[bytes], path: str = "ingress") -> list[bytes]:
         """Send them and return what arrived."""
-        self.send(payloads, path, gap_s)
+        self.send(payloads, path)
         return [one.payload for one in self.received(path)]
 
     def close(self) -> None:

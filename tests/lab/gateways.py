@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from capture_scripts.processes import Children, LabError, run
+from capture_scripts.quiet import DEADLINE_S, wait_until
 from tests.conftest import ROOT
 from tests.lab.conftest import record
 
@@ -72,6 +73,8 @@ class Gateways:
         self.roles = ("client", "gw1", "gw2", "server", *(("wire",) if wired else ()))
         self.wired, self.offloads, self.six = wired, offloads, six
         self.children = Children()
+        self._links: list[dict[str, Any]] = []
+        self._shaped: list[list[str]] = []
 
     def namespace(self, role: str) -> str:
         return f"{self.name}{role}"
@@ -175,6 +178,7 @@ class Gateways:
         before they get in, and each drop is one of a segment."""
         shaper = ["tbf", "rate", "60mbit", "burst", "1600", "limit", "30kb"]
         self.inside(role, "tc", "qdisc", "add", "dev", device, "root", *shaper)
+        self._shaped.append([self.namespace(role), device])
 
     def queue_drops(self, role: str, device: str) -> int:
         """Packets that the queues of a device dropped."""
@@ -185,16 +189,14 @@ class Gateways:
         """Start the wire or tunnel in user space, and wait until it is there."""
         command = [sys.executable, "-m", "tests.lab.user_space_links", "--log", str(log), *options]
         child = self.children.start(command, environment={"PYTHONPATH": str(ROOT)})
-        until = 0
-        while not log.exists():
-            until += 1
-            if child.poll() is not None or until > 500:
-                raise LabError(f"{' '.join(command)}: did not start")
-            run(["sleep", "0.02"])
+        wait_until(lambda: log.exists() or child.poll() is not None, f"{' '.join(command)} starts")
+        if not log.exists():
+            raise LabError(f"{' '.join(command)}: did not start")
+        self._links.append({"process": child.pid, "answer": str(log.with_suffix(".quiet"))})
 
     def link_counts(self, log: Path) -> dict[str, Any]:
         """End the wire and return what it counted."""
-        self.children.end_all(grace_s=5)
+        self.children.end_all(grace_s=DEADLINE_S)
         found: dict[str, Any] = json.loads(log.read_text(encoding="utf-8"))
         return found
 
@@ -218,6 +220,7 @@ class Gateways:
         """A command that speaks as ``spec`` says, to be started in the root of the project."""
         wanted = folder / f"{name}.json"
         named = {"client": self.namespace("client"), "server": self.namespace("server")}
+        named |= {"links": self._links, "shaped": self._shaped}
         wanted.write_text(json.dumps({**named, **spec}), encoding="utf-8")
         return [sys.executable, "-m", "tests.lab.marked_traffic", str(wanted), str(folder / f"{name}-told.json")]
 

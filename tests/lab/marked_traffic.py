@@ -2,7 +2,8 @@
 
 Payloads are records of 16 bytes: direction, flow, number of the datagram (0 in a stream), and the record's own offset.
 So any 31 bytes of a datagram, of a fragment or of a stream tell where they come from, whatever happened to headers.
-Sockets are opened in the namespaces that the specification names; everything ends by itself.
+Sockets are opened in the namespaces that the specification names. Everything ends by itself, when nothing is on its way
+any more: no queue, no connection and no link in user space holds a packet.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import ctypes
 import json
 import os
 import re
+import signal
 import socket
 import sys
 import threading
@@ -19,12 +21,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from capture_scripts.processes import in_namespace, run
+from capture_scripts.quiet import wait_until, wait_until_closed, wait_until_handled
+
 RECORD = 16
 MARK = re.compile(rb"([<>])([0-9a-f]{2})(\d{6})([0-9a-f]{6})\|")
 _CLONE_NEWNET = 0x40000000
 _UDP_SEGMENT = 103
 _QUIET_S = 0.25  # answers that come later than this after the last one are not waited for
-_TCP_TIMEOUT_S = 15.0
+_TCP_TIMEOUT_S = 120.0
 _libc = ctypes.CDLL(None, use_errno=True)
 Made = TypeVar("Made")
 
@@ -77,6 +82,33 @@ def opened(namespace: str, kind: int, address: tuple[str, int], **options: int) 
     return inside(namespace, make)
 
 
+def settle(spec: dict[str, Any]) -> None:
+    """Return when no packet of the conversations is on its way any more."""
+    wait_until_closed([spec["client"], spec["server"]])
+    carried, before = [carried_by(link) for link in spec.get("links", [])], None
+    while carried != before:
+        wait_until_handled()
+        for namespace, device in spec.get("shaped", []):
+            wait_until(lambda where=(namespace, device): not queued(*where), f"the queue of {device} empties")
+        wait_until_handled()
+        carried, before = [carried_by(link) for link in spec.get("links", [])], carried
+
+
+def queued(namespace: str, device: str) -> int:
+    """Bytes in the queues of a device."""
+    told = json.loads(run(in_namespace(namespace, ["tc", "-s", "-j", "qdisc", "show", "dev", device])))
+    return sum(int(entry.get("backlog", 0)) for entry in told)
+
+
+def carried_by(link: dict[str, Any]) -> int:
+    """Frames that a link in user space has carried, told when it holds none."""
+    answer = Path(link["answer"])
+    answer.unlink(missing_ok=True)
+    os.kill(link["process"], signal.SIGUSR1)
+    wait_until(answer.exists, "the link in user space has nothing to carry")
+    return int(answer.read_text(encoding="utf-8"))
+
+
 class Conversations:
     """All flows of a specification, a thread for each end."""
 
@@ -86,12 +118,13 @@ class Conversations:
         self._servers: list[threading.Thread] = []
         self._clients: list[threading.Thread] = []
         self._over = threading.Event()
-        self._ready: list[Callable[[], None]] = []
+        self._datagrams: list[socket.socket] = []  # open to the end: a port that is closed answers, with an error
 
     def run(self) -> dict[str, Any]:
         """Speak to the end and tell what was sent and what arrived."""
         for address in {tuple(flow["to"]) for flow in self.spec.get("udp", [])}:
             at = opened(self.spec["server"], socket.SOCK_DGRAM, address, may_fragment=1)
+            self._datagrams.append(at)
             self._servers.append(threading.Thread(target=self._answer_datagrams, args=(at,)))
         for address in {tuple(flow["to"]) for flow in self.spec.get("tcp", [])}:
             at = opened(self.spec["server"], socket.SOCK_STREAM, tuple(self.spec.get("bind", address)))
@@ -106,14 +139,19 @@ class Conversations:
             thread.start()
         for thread in self._clients:
             thread.join()
+        settle(self.spec)
         self._over.set()
         for thread in self._servers:
             thread.join()
+        settle(self.spec)
+        for opened_one in self._datagrams:
+            opened_one.close()
         return self.told
 
     def _send_datagrams(self, flow: dict[str, Any]) -> None:
         options = {"may_fragment": flow.get("may_fragment", 0), "segment": flow.get("segment", 0)}
         mine = opened(self.spec["client"], socket.SOCK_DGRAM, tuple(flow["from"]), **options)
+        self._datagrams.append(mine)
         told = {"sent": 0, "answers": 0, "answered": 0, "arrived": 0}
         self.told["udp"][flow["flow"]] = told
         sizes, target = flow["sizes"], tuple(flow.get("through", flow["to"]))
@@ -124,9 +162,8 @@ class Conversations:
             mine.sendto(marked(">", flow["flow"], number, 0, sizes[number % len(sizes)]), target)
             told["sent"] += 1
             due += flow.get("gap_us", 500) / 1e6
-            time.sleep(max(0.0, due - time.monotonic()))
+            time.sleep(max(0.0, due - time.monotonic()))  # pace
         listener.join()
-        mine.close()
 
     def _count_answers(self, mine: socket.socket, told: dict[str, int]) -> None:
         mine.settimeout(_QUIET_S)
@@ -144,9 +181,13 @@ class Conversations:
     def _answer_datagrams(self, at: socket.socket) -> None:
         at.settimeout(0.05)
         flows = {flow["flow"]: flow for flow in self.spec["udp"]}
-        while not self._over.is_set():
+        while True:
             try:
                 data, sender = at.recvfrom(70_000)
+            except TimeoutError:
+                if self._over.is_set():
+                    return
+                continue
             except OSError:
                 continue
             found = MARK.match(data)
@@ -159,7 +200,6 @@ class Conversations:
             if sizes:
                 at.sendto(marked("<", number, count, 0, sizes[count % len(sizes)]), sender)
                 told["answered"] += 1
-        at.close()
 
     def _accept(self, at: socket.socket) -> None:
         waiting: list[threading.Thread] = []
@@ -210,7 +250,7 @@ class Conversations:
         for begin in range(0, size, chunk):
             connection.sendall(marked(direction, number, 0, begin, min(size, begin + chunk)))
             if pause_s:
-                time.sleep(pause_s)
+                time.sleep(pause_s)  # pace
         connection.shutdown(socket.SHUT_WR)
 
     @staticmethod

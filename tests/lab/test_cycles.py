@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from capture_scripts import record as recorder
-from capture_scripts.processes import run
 from capture_scripts.service_chain import DEVICES
 from capture_scripts.topology import Lab
-from tests.lab.conftest import packets, record
+from tests.lab.conftest import packets, record, wait_until_deserted
 
 pytestmark = [
     pytest.mark.lab,
@@ -24,12 +24,15 @@ pytestmark = [
 ]
 CYCLES = 20
 SENT = 2000
-# Punted, so that all five points of the path see each datagram; as fast as a socket takes them.
+# Punted, so that all five points of the path see each datagram; as fast as a socket takes them. It ends as soon as the
+# last one has arrived: what is still on its way when a recording ends is no part of it.
 _SENDER = f"""\
 import socket
+from capture_scripts.quiet import wait_until_handled
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 for n in range({SENT}):
     s.sendto(b"%08d" % n, ("10.77.0.1", 53))
+wait_until_handled()
 """
 
 
@@ -58,7 +61,7 @@ def test_twenty_cycles_miss_nothing(lab: Lab, tmp_path: Path) -> None:
         before = counted(lab)
         record(
             out, "--lab", lab.name, "--threshold", 0.001,
-            "--", "ip", "netns", "exec", lab.namespace("client"), "python3", "-c", _SENDER,
+            "--", "ip", "netns", "exec", lab.namespace("client"), sys.executable, "-c", _SENDER,
         )  # fmt: skip
         passed = {point: count - before[point] for point, count in counted(lab).items()}
         seen = packets(out)
@@ -67,4 +70,4 @@ def test_twenty_cycles_miss_nothing(lab: Lab, tmp_path: Path) -> None:
             missing[cycle] = {point: passed[point] - seen[point] for point in DEVICES}
         shutil.rmtree(out)
     assert missing == {}
-    assert run(["ip", "netns", "pids", lab.namespace("host")]) == ""
+    wait_until_deserted(lab.namespace("host"))

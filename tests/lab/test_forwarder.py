@@ -32,6 +32,7 @@ from capture_scripts.impairment import Impairment
 from capture_scripts.impairments import Impairments, start_service, stop_service, swap_service
 from capture_scripts.nft_rules import parse_rules
 from capture_scripts.processes import LabError
+from capture_scripts.quiet import DEADLINE_S, wait_until, wait_until_closed, wait_until_handled
 from capture_scripts.segments import Merge, split
 from capture_scripts.topology import AGENT1, PVM1, Lab
 from tests.lab.endpoints import CLIENT, PUNTED, Flow, Tap, checksums_right, inside, needs_lab, numbered
@@ -276,7 +277,7 @@ def transfer(lab: Lab, size: int, port: int = 5201) -> None:
 
     def listener() -> socket.socket:
         made = socket.create_server((PVM1.ipv4, port))
-        made.settimeout(5)
+        made.settimeout(DEADLINE_S)
         return made
 
     content = random.Random(size).randbytes(size)
@@ -285,24 +286,27 @@ def transfer(lab: Lab, size: int, port: int = 5201) -> None:
     def serve() -> None:
         connection, _ = server.accept()
         with connection:
-            connection.settimeout(5)
+            connection.settimeout(DEADLINE_S)
             while part := connection.recv(1 << 20):
                 received.append(part)
 
     with inside(lab, "pvm1", listener) as server, inside(lab, "client", socket.socket) as client:
         thread = threading.Thread(target=serve)
         thread.start()
-        client.settimeout(5)
+        client.settimeout(DEADLINE_S)
         client.connect((PVM1.ipv4, port))
         client.sendall(content)
         client.close()
-        thread.join(8)
+        thread.join(DEADLINE_S)
     assert b"".join(received) == content
     # A connection whose last acknowledgement got lost, as when the service is swapped next, would go on sending its
     # FIN for minutes: packets that no later test has sent, and some count them all.
-    deadline = time.monotonic() + 3
-    while lab.run_in("pvm1", ["ss", "-Htn", "sport", "=", f":{port}"]) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until_closed([lab.namespace("client"), lab.namespace("pvm1")])
+
+
+def without_processor_s(*processes: object) -> float:
+    """How long the first threads of processes have been ready to run and had no processor, by the kernel's count."""
+    return sum(int(Path(f"/proc/{process}/schedstat").read_text().split()[1]) for process in processes) / 1e9
 
 
 def arrived_at_the_forwarder(lab: Lab) -> int:
@@ -363,7 +367,7 @@ class TestInTheLab:
     def test_segments_are_merged(self, lab: Lab, at_work: Impairments) -> None:
         lab.run_in("client", ["ethtool", "-K", "eth0", "tso", "off", "gso", "off"])
         try:
-            self.add(lab, at_work, "merge", "2000")
+            self.add(lab, at_work, "merge", "20000")  # long enough for segments that come one by one
             with closing(Tap(lab, "punt1")) as before, closing(Tap(lab, "ret1")) as after:
                 transfer(lab, 300_000)
                 lengths = [max(len(one.data) for one in tap.frames()) for tap in (before, after)]
@@ -375,21 +379,24 @@ class TestInTheLab:
 
     def test_delay_holds_and_keeps_the_order(self, lab: Lab, at_work: Impairments) -> None:
         self.add(lab, at_work, "delay", "5000", jitter_us=3000, match={"protocol": "udp"})
-        delays = []
+        delays, starved = [], []
+        pid = lab.service(AGENT1).described()["pid"]
         with closing(Flow(lab)) as flow:
             for payload in numbered(40):
-                start = time.monotonic()
+                start, waited = time.monotonic(), without_processor_s("self", pid)
                 flow.send([payload])
                 assert flow.machine.recv(100) == payload
                 delays.append(time.monotonic() - start)
+                starved.append(without_processor_s("self", pid) - waited)
             payloads = numbered(100)
             assert flow.passed(payloads) == payloads  # jitter does not reorder
         logged = [note["delay_ns"] for note in self.log(lab)]
         assert len(logged) == 140
         assert all(5_000_000 <= delay <= 8_000_000 for delay in logged[:40])
-        over = sorted(measured - said / 1e9 for measured, said in zip(delays, logged, strict=False))
-        assert over[0] > 0
-        assert over[20] < 0.005  # and not much longer, unless others use the processors
+        over = [measured - said / 1e9 for measured, said in zip(delays, logged, strict=False)]
+        assert min(over) > 0
+        # And not much longer, but for the time in which the two of us were ready and others had the processors.
+        assert sorted(late - waited for late, waited in zip(over, starved, strict=True))[20] < 0.005
 
     def test_the_log_is_the_truth_about_loss_duplicates_and_order(self, lab: Lab, at_work: Impairments) -> None:
         for kind, value in (("loss", "0.1"), ("dup", "0.1"), ("reorder", "0.1")):
@@ -428,15 +435,13 @@ class TestInTheLab:
     def test_known_losses_are_lost_in_front_of_a_forwarder_too(self, lab: Lab, at_work: Impairments) -> None:
         with closing(Tap(lab, "punt1")) as before, closing(Tap(lab, "ret1")) as after, closing(Flow(lab)) as flow:
             flow.send([f"{code}PKTRI{number:08d}".encode() for number, code in enumerate("cc-c")])
-            time.sleep(0.1)
             assert (len(before.frames()), len(after.frames())) == (4, 1)
 
     def test_what_is_held_is_passed_on_at_the_end(self, lab: Lab, at_work: Impairments) -> None:
-        self.add(lab, at_work, "delay", "5000000", match={"protocol": "udp"})
+        self.add(lab, at_work, "delay", "10000000", match={"protocol": "udp"})
         with closing(Flow(lab)) as flow:
             flow.send(numbered(20))
-            time.sleep(0.05)
-            assert lab.service(AGENT1).counts()["held"] == 20
+            wait_until(lambda: lab.service(AGENT1).counts()["held"] == 20, "the forwarder holds all")
             counts = stop_service(lab, AGENT1)
             assert [one.payload for one in flow.received()] == numbered(20)
         assert counts["received"] == counts["forwarded"] >= 20
@@ -460,21 +465,17 @@ class TestInTheLab:
                 flow.send([payload] * 75_000)  # 170 MB as the kernel counts them; there is room for 128 MB
             finally:
                 os.kill(pid, signal.SIGCONT)
-        received = dropped = 0
+        lab.wait_until_quiet()  # it still takes what had room
         arrived = arrived_at_the_forwarder(lab) - at_first
-        deadline = time.monotonic() + 5
-        while received + dropped < arrived and time.monotonic() < deadline:  # it still takes what had room
-            counts = lab.service(AGENT1).counts()
-            received, dropped = (counts[key] - before[key] for key in ("received", "kernel_dropped"))
+        counts = lab.service(AGENT1).counts()
+        received, dropped = (counts[key] - before[key] for key in ("received", "kernel_dropped"))
         assert dropped > 1000
         assert received + dropped == arrived >= 75_000
 
     def test_a_forwarder_that_died_is_named(self, lab: Lab, at_work: Impairments) -> None:
         service = lab.service(AGENT1)
         os.kill(service.described()["pid"], signal.SIGKILL)
-        deadline = time.monotonic() + 3
-        while service.described()["running"] and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(lambda: not service.described()["running"], "the forwarder dies")
         with pytest.raises(LabError, match="has died"):
             service.counts()
 
@@ -482,9 +483,11 @@ class TestInTheLab:
         stop_service(lab, AGENT1)
         process = forwarder(lab, ["--loss", "1", "--protocol", "udp", "--dport", str(PUNTED)], tmp_path)
         with closing(Flow(lab)) as flow:
-            assert flow.passed(numbered(10)) == []
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(5) == 0
+            flow.send(numbered(10))
+            wait_until_handled()  # now all lie before the forwarder, and it takes them before it ends
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(DEADLINE_S) == 0
+            assert flow.received() == []
         counts = json.loads((tmp_path / "counts.json").read_text())
         assert (counts["received"], counts["dropped"], counts["forwarded"]) == (10, 10, 0)
         assert counts["impairments"] == [{"number": 1, "kind": "loss", "seen": 10, "applied": 10, "held": 0}]

@@ -12,6 +12,7 @@ import pytest
 
 from tests import recorded_truth
 from tests.conftest import ROOT, CommandLine
+from tests.lab.conftest import LONG_S
 
 _TOOLS = ("tcpdump", "nft", "ip", "ethtool", "ping")
 
@@ -28,7 +29,7 @@ def test_a_fresh_recording_agrees_with_its_plan_and_counters(tmp_path: Path, pkt
         [sys.executable, str(ROOT / "capture_scripts" / "make_fixture.py"), str(run)],
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=LONG_S,
         check=False,
     )
     assert made.returncode == 0, made.stderr

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shlex
 import shutil
-import subprocess
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +15,33 @@ import pytest
 from capture_scripts import record as recorder
 from capture_scripts import socket_filters
 from capture_scripts.processes import run
+from capture_scripts.quiet import wait_until
 from tests.conftest import CommandLine
-from tests.lab.conftest import Wire, captures, packets, record, run_toml, start, wait_for
+from tests.kit.index import CaptureFile
+from tests.lab.conftest import (
+    LONG_S,
+    Wire,
+    captures,
+    packets,
+    record,
+    run_toml,
+    running,
+    start,
+    wait_for,
+    wait_until_deserted,
+)
 
 pytestmark = pytest.mark.lab
 QUICK = ("--threshold", 0.1)
+ECHO_REQUEST = 8
+
+
+def directions_by_type(file: CaptureFile, point: str, before_ip: int = 14) -> list[int]:
+    """Directions of pings at a point, 2 for out of it: requests leave the near end and answers the far one. The order
+    of both is nobody's: a request may leave before the answer to the last one is there.
+    """
+    kinds = (file.data[int(start) + before_ip + 20] for start in file.capture.packets["offset"])
+    return [2 if (kind == ECHO_REQUEST) == (point == "near") else 1 for kind in kinds]
 
 
 def test_what_a_run_says(tmp_path: Path, wire: Wire, pktrace: CommandLine) -> None:
@@ -65,8 +87,8 @@ def test_directions(tmp_path: Path, wire: Wire) -> None:
     for name, file in captures(out).items():
         found = file.capture.packets
         assert (np.diff(found["ts"]) > 0).all()
-        outward = np.array([True, False] * 30) if name == "near" else np.array([False, True] * 30)
-        assert (found["direction"] == np.where(outward, 2, 1)).all()
+        assert list(found["direction"]) == directions_by_type(file, name)
+        assert sorted(found["direction"]) == [1] * 30 + [2] * 30
         (interface,) = file.capture.interfaces
         assert (interface.received, interface.dropped) == (60, 0)
         assert sorted(log.name for log in (out / "captures").glob(f"{name}*.log")) == [
@@ -78,17 +100,12 @@ def test_directions(tmp_path: Path, wire: Wire) -> None:
 def test_directions_under_traffic_are_never_mixed_up(tmp_path: Path, wire: Wire) -> None:
     """The filters are attached while packets fly: none that came before may carry a wrong direction."""
     out = tmp_path / "run"
-    background = subprocess.Popen(wire.ping(3000, "-i", "0.001"), stdout=subprocess.DEVNULL)
-    try:
-        record(out, *wire.points(), "--direction", "--snaplen", 64, "--duration", 0.5, *QUICK)
-    finally:
-        background.terminate()
-        background.wait()
+    with wire.pinging("-i", "0.001"):
+        record(out, *wire.points(), "--direction", "--snaplen", 64, "--count", 600, *QUICK)
     for name, file in captures(out).items():
         found = file.capture.packets
-        kinds = np.array([file.data[start + 14 + 20] for start in found["offset"]])
         assert len(found) > 500
-        assert (found["direction"] == np.where((kinds == 8) == (name == "near"), 2, 1)).all()
+        assert list(found["direction"]) == directions_by_type(file, name)
 
 
 def test_one_capture_of_all_devices(tmp_path: Path, wire: Wire) -> None:
@@ -100,11 +117,13 @@ def test_one_capture_of_all_devices(tmp_path: Path, wire: Wire) -> None:
     assert [point["captures"] for point in run_toml(out)["point"]] == [
         ["captures/any-1.pcapng"], ["captures/any-1.pcapng"], ["captures/any-2.pcapng"],
     ]  # fmt: skip
-    file = captures(out)["near"].capture
+    whole = captures(out)["near"]
+    file = whole.capture
     names = [interface.name for interface in file.interfaces]
     assert set(names) == {"near", "idle", "lo", "idle2"}
     assert {names[number] for number in file.packets["interface"]} == {"near"}
-    assert list(file.packets["direction"]) == [2, 1] * 30
+    assert list(file.packets["direction"]) == directions_by_type(whole, "near", before_ip=20)
+    assert sorted(file.packets["direction"]) == [1] * 30 + [2] * 30
     shared = json.loads((out / "context" / "any-interfaces.json").read_text())
     assert shared["any-1"] == {"near": 60, "idle": 0, "lo": 0, "idle2": 0}
     assert shared["any-2"]["far"] == 60
@@ -197,37 +216,48 @@ def test_another_clock_has_no_common_window(tmp_path: Path, wire: Wire) -> None:
     assert captures(out)["far"].capture.interfaces[0].end_ns is not None
 
 
-@pytest.mark.parametrize(("ending", "least"), [(("--count", "200@far"), 200), (("--duration", 0.7), 400)])
-def test_endings_while_traffic_goes_on(tmp_path: Path, wire: Wire, ending: tuple[object, ...], least: int) -> None:
+@pytest.mark.parametrize("ending", [("--count", "200@far"), ("--duration", 0.7)])
+def test_endings_while_traffic_goes_on(tmp_path: Path, wire: Wire, ending: tuple[str, object]) -> None:
     """The network is never quiet; nothing is unread all the same, and both points saw the same packets."""
     out = tmp_path / "run"
-    background = subprocess.Popen(wire.ping(5000, "-i", "0.002"), stdout=subprocess.DEVNULL)
-    try:
+    with wire.pinging("-i", "0.002"):
         record(out, *wire.points(), *ending, *QUICK)
-    finally:
-        background.terminate()
-        background.wait()
     assert not (out / "context" / "notes.txt").exists()
     window = run_toml(out)["window"]
     seen = []
     for file in captures(out).values():
         (interface,) = file.capture.interfaces
         times = file.capture.packets["ts"]
-        assert interface.received == len(times) > least
-        data = [bytes(file.data[p["offset"] : p["offset"] + p["captured"]]) for p in file.capture.packets]
-        inside = (times > window["start_ns"]) & (times < window["end_ns"] - 5_000_000)
-        seen.append({packet for packet, kept in zip(data, inside, strict=True) if kept})
-    assert len(seen[0]) > least
-    assert len(seen[0] ^ seen[1]) <= 2  # on the cable when the window opened or closed
+        assert interface.received == len(times)
+        # The first bytes of each echo message: its type, ..., and its number.
+        echoes = [bytes(file.data[p["offset"] + 34 : p["offset"] + 42]) for p in file.capture.packets]
+        within = (times > window["start_ns"]) & (times < window["end_ns"])
+        seen.append({echo for echo, kept in zip(echoes, within, strict=True) if kept})
+        if ending[0] == "--count":
+            assert len(times) >= 200
+    assert window["end_ns"] - window["start_ns"] >= 700_000_000 or ending[0] == "--count"
+    both = seen[0] & seen[1]
+    assert both
+    # Only what was on the cable when the window opened or closed was seen at one point alone: the first and the last.
+    for kind in (b"\x08", b"\x00"):
+        common = sorted(number[6:8] for number in both if number[:1] == kind)
+        alone = [number[6:8] for number in seen[0] ^ seen[1] if number[:1] == kind]
+        assert [number for number in alone if common[0] < number < common[-1]] == []
 
 
 def test_a_count_ends_the_command(tmp_path: Path, wire: Wire) -> None:
     out = tmp_path / "run"
-    began = time.monotonic()
-    record(out, *wire.points(), "--count", 50, *QUICK, "--", *wire.ping(100_000, "-i", "0.005"))
-    assert time.monotonic() - began < 10
-    assert run(["ip", "netns", "pids", wire.left]) == ""
-    assert 50 <= packets(out)["near"] < 400
+    record(out, *wire.points(), "--count", 50, *QUICK, "--", *wire.ping(1_000_000, "-i", "0.005"))
+    wait_until_deserted(wire.left)
+    assert packets(out)["near"] >= 50
+    # It was asked for its count every now and then, and the first time that this was enough is the last but those at
+    # the end: before its inflow is shut, until all is read, and its own last words.
+    log = (out / "captures" / "near.log").read_text()
+    told = [int(number) for number in re.findall(r"(\d+) packets received by filter", log)]
+    enough = [count for count in told if count >= 50]
+    assert min(enough) <= packets(out)["near"] == max(told)
+    assert [count for count in told[told.index(enough[0]) :] if count < 50] == []
+    assert len(set(enough)) <= 4
 
 
 @pytest.mark.parametrize("target", ["there", "gone"])
@@ -260,10 +290,13 @@ def test_nothing_is_written_about_the_host_when_asked(tmp_path: Path, wire: Wire
 
 def test_two_recordings_at_once(tmp_path: Path, wire: Wire) -> None:
     """Each shuts its own captures only."""
-    first = start(tmp_path / "first", *wire.points(), "--threshold", 1.5, "--", *wire.ping(200, "-i", "0.01"))
+    pings = shlex.join(wire.ping(100))
+    second = shlex.quote(str(tmp_path / "second" / "run.toml"))
+    both = f"{pings}; while [ ! -e {second} ]; do sleep 0.05; done; {pings}"
+    first = start(tmp_path / "first", *wire.points(), *QUICK, "--", "sh", "-c", both)
     wait_for(tmp_path / "first" / "context" / "ruleset-before.nft")
     record(tmp_path / "second", *wire.points(), *QUICK, "--duration", 0.3)
-    _, said = first.communicate(timeout=30)
+    _, said = first.communicate(timeout=LONG_S)
     assert first.returncode == 0, said
     assert packets(tmp_path / "first") == {"near": 400, "far": 400}
 
@@ -280,24 +313,12 @@ def test_where_no_inflow_can_be_shut(
     monkeypatch.setattr(socket_filters, "attach", refuse)
     out = tmp_path / "run"
 
-    def send() -> None:
-        if busy:
-            command = wire.ping(5000, "-i", "0.002")
-        else:
-            wait_for(out / "context" / "ruleset-before.nft")  # every point records by then
-            command = wire.ping(20)
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as pings:
-            recorded.wait(10)
-            pings.terminate()
-
-    recorded = threading.Event()
-    sender = threading.Thread(target=send)
-    sender.start()
-    try:
-        assert recorder.main([str(out), *wire.points(), "--duration", "1.3", "--threshold", "0.1"]) == 0
-    finally:
-        recorded.set()
-        sender.join()
+    given = [str(out), *wire.points(), "--threshold", "0.1"]
+    if busy:
+        with wire.pinging("-i", "0.002"):
+            assert recorder.main([*given, "--duration", "1.3"]) == 0
+    else:
+        assert recorder.main([*given, "--", *wire.ping(20)]) == 0
     assert "note: near (eth0): its inflow could not be shut" in capsys.readouterr().err
     notes = (out / "context" / "notes.txt").read_text()
     ends = []
@@ -318,19 +339,17 @@ def test_where_no_inflow_can_be_shut(
 
 def test_a_recorder_that_is_killed_leaves_no_process(tmp_path: Path, wire: Wire) -> None:
     out = tmp_path / "run"
-    killed = start(out, *wire.points(), "--kernel-drops", "--", *wire.in_left("sleep", "62.5"))
-    wait_for(out / "context" / "ruleset-before.nft")
-    time.sleep(0.3)
+    sleep = f"62.{os.getpid()}"  # nobody else's
+    killed = start(out, *wire.points(), "--kernel-drops", "--", *wire.in_left("sleep", sleep))
+    wait_until(lambda: any(line.startswith(f"sleep {sleep}") for _, line in running()), "the command runs")
     children = [
         Path("/proc") / child for child in Path(f"/proc/{killed.pid}/task/{killed.pid}/children").read_text().split()
     ]
     assert len(children) >= 3
     killed.kill()
-    killed.communicate(timeout=10)
-    deadline = time.monotonic() + 10
-    while run(["ip", "netns", "pids", wire.left]) or any(child.exists() for child in children):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    killed.communicate(timeout=LONG_S)
+    wait_until(lambda: not any(child.exists() for child in children), "its children end")
+    wait_until_deserted(wire.left, wire.right)
 
 
 def test_tools_that_are_missing_are_noted(tmp_path: Path, wire: Wire) -> None:

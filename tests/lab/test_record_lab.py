@@ -38,7 +38,7 @@ def test_ways_of_recording_agree(lab: Lab, tmp_path: Path, pktrace: CommandLine,
     if "dumpcap" in way and shutil.which("dumpcap") is None:
         pytest.skip("needs dumpcap")
     out = tmp_path / "run"
-    ping = ["ip", "netns", "exec", lab.namespace("client"), "ping", "-n", "-q", "-f", "-c", "100", "10.77.0.1"]
+    ping = ["ip", "netns", "exec", lab.namespace("client"), "ping", "-n", "-q", "-i", "0.002", "-c", "100", "10.77.0.1"]
     record(out, "--lab", lab.name, *filter(None, [way]), "--threshold", 0.2, "--", *ping)
     assert "window" in run_toml(out)
     result = pktrace("analyze", out, "--no-plots")
@@ -59,8 +59,8 @@ def test_a_lab_with_two_agents(tmp_path: Path, pktrace: CommandLine) -> None:
     try:
         out = tmp_path / "run"
         client = lab.namespace("client")
-        pings = " && ".join(f"ping -n -q -f -c {10 * n} 10.77.0.{n}" for n in (1, 2, 3))
-        pings += f" && ip netns exec {lab.namespace('pvm1')} ping -n -q -f -c 40 10.77.0.2"
+        pings = " && ".join(f"ping -n -q -i 0.002 -c {10 * n} 10.77.0.{n}" for n in (1, 2, 3))
+        pings += f" && ip netns exec {lab.namespace('pvm1')} ping -n -q -i 0.002 -c 40 10.77.0.2"
         command = ["sh", "-c", pings.replace("ping -n", f"ip netns exec {client} ping -n", 3)]
         record(out, "--lab", lab.name, "--threshold", 0.2, "--", *command)
     finally:

@@ -8,7 +8,6 @@ import signal
 import struct
 import subprocess
 import sys
-import time
 import tomllib
 from collections import Counter
 from datetime import UTC, datetime
@@ -21,10 +20,12 @@ from capture_scripts.check_run import expected_points, matches
 from capture_scripts.nft_rules import compile_filter, load_rules, parse_rules
 from capture_scripts.plan import kinds, make_plan
 from capture_scripts.processes import LabError
+from capture_scripts.quiet import wait_until
 from capture_scripts.run_file import PointTable, RunFile
 from capture_scripts.service_chain import DEVICES, PATHS
 from capture_scripts.sources import one_per_point
 from capture_scripts.traffic import frame
+from tests.lab.conftest import LONG_S, running, wait_until_deserted
 
 SCRIPTS = Path(topology.__file__).parent
 TOOLS = {**topology.TOOLS, **record.TOOLS, "ping": "iputils-ping"}
@@ -316,8 +317,10 @@ def test_names_of_labs_are_checked() -> None:
             topology.Lab(name)
 
 
-def namespaces() -> set[str]:
-    return {line.split()[0] for line in processes.run(["ip", "netns", "list"]).splitlines()}
+def namespaces(lab: topology.Lab) -> set[str]:
+    """Those of this lab: others make and remove theirs on the same machine."""
+    listed = {line.split()[0] for line in processes.run(["ip", "netns", "list"]).splitlines()}
+    return {name for name in listed if name.startswith(f"{lab.name}-")}
 
 
 class TestLab:
@@ -332,32 +335,32 @@ class TestLab:
     def test_a_lab_that_cannot_be_built_leaves_nothing(
         self, lab: topology.Lab, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        before = namespaces()
         monkeypatch.setattr(topology, "compile_filter", lambda *_: "this is no rule set")
         with pytest.raises(LabError, match="nft"):
             lab.up()
-        assert namespaces() == before
+        assert namespaces(lab) == set()
 
     def test_down_can_be_said_twice_and_ends_what_runs_inside(self, lab: topology.Lab) -> None:
-        before = namespaces()
         lab.up()
         with pytest.raises(LabError, match="stands already"):
             lab.up()
-        sleeper = subprocess.Popen(["ip", "netns", "exec", lab.namespace("client"), "sleep", "60"])
-        time.sleep(0.2)
+        sleeper = subprocess.Popen(["ip", "netns", "exec", lab.namespace("client"), "sleep", "600"])
+        pids = ["ip", "netns", "pids", lab.namespace("client")]
+        wait_until(lambda: str(sleeper.pid) in processes.run(pids).split(), "it runs inside")
         lab.down()
-        assert sleeper.wait(5) == -signal.SIGTERM
+        assert sleeper.wait(LONG_S) == -signal.SIGTERM
         lab.down()
-        assert (lab.status(), namespaces()) == ("down", before)
+        assert (lab.status(), namespaces(lab)) == ("down", set())
 
     @pytest.mark.parametrize("ending", ["fails", "interrupted"])
     def test_a_recording_that_goes_wrong_is_sealed_and_says_so(
         self, lab: topology.Lab, tmp_path: Path, ending: str
     ) -> None:
         client = ["ip", "netns", "exec", lab.namespace("client")]
-        command = [*client, "sh", "-c", "ping -q -c 5 -i 0.02 10.77.0.1; exec sleep 60"]
+        sleep = f"sleep 600.{os.getpid()}"  # nobody else's
+        command = [*client, "sh", "-c", f"ping -q -c 5 -i 0.02 10.77.0.1; exec {sleep}"]
         if ending == "fails":
-            command[-1] = command[-1].replace("exec sleep 60", "exit 7")
+            command[-1] = command[-1].replace(f"exec {sleep}", "exit 7")
         run = tmp_path / "run"
         lab.up()
         try:
@@ -372,19 +375,14 @@ class TestLab:
             ]
             recorder = subprocess.Popen(script, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
             if ending == "interrupted":
-                deadline = time.monotonic() + 20
-                pings = "context/ruleset-before.nft"
-                while not (run / pings).exists() and time.monotonic() < deadline:
-                    time.sleep(0.05)
-                time.sleep(0.5)
+                wait_until(lambda: any(line.startswith(sleep) for _, line in running()), "the pings are over")
+                lab.wait_until_quiet()
                 recorder.send_signal(signal.SIGINT)
-            _, said = recorder.communicate(timeout=30)
-            left = processes.run(["ip", "netns", "pids", lab.namespace("host")])
-            left += processes.run(["ip", "netns", "pids", lab.namespace("client")])
+            _, said = recorder.communicate(timeout=LONG_S)
+            wait_until_deserted(lab.namespace("host"), lab.namespace("client"))
         finally:
             lab.down()
         assert recorder.returncode == (130 if ending == "interrupted" else 1), said
-        assert left == ""
         assert len(said.strip().splitlines()) == 1
         assert ("interrupted" if ending == "interrupted" else "exit code 7") in (
             run / "context" / "incomplete.txt"

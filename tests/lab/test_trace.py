@@ -16,7 +16,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from capture_scripts.quiet import DEADLINE_S
 from tests.conftest import ROOT, CommandLine
+from tests.lab.conftest import LONG_S, wait_for, wait_until_deserted
 
 _TOOLS = ("tcpdump", "nft", "ip", "ethtool", "ping", "tshark")
 _LAB = [sys.executable, str(ROOT / "capture_scripts" / "lab")]
@@ -33,9 +35,9 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def lab() -> Iterator[str]:
     name = f"tt{os.getpid()}"
-    subprocess.run([*_LAB, "up", "--name", name], check=True, timeout=60, capture_output=True, cwd=ROOT)
+    subprocess.run([*_LAB, "up", "--name", name], check=True, timeout=DEADLINE_S, capture_output=True, cwd=ROOT)
     yield name
-    subprocess.run([*_LAB, "down", "--name", name], check=True, timeout=60, capture_output=True, cwd=ROOT)
+    subprocess.run([*_LAB, "down", "--name", name], check=True, timeout=DEADLINE_S, capture_output=True, cwd=ROOT)
 
 
 def points(lab: str) -> list[str]:
@@ -56,8 +58,8 @@ def points(lab: str) -> list[str]:
 
 @pytest.fixture
 def pings(lab: str) -> Iterator[None]:
-    """Echo requests through the lab, ten a second, while the test runs."""
-    command = ["ip", "netns", "exec", f"{lab}-client", "ping", "-q", "-i", "0.1", "-c", "200", "10.77.0.1"]
+    """Echo requests through the lab, ten a second, as long as the test runs."""
+    command = ["ip", "netns", "exec", f"{lab}-client", "ping", "-q", "-i", "0.1", "-w", "1800", "10.77.0.1"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         yield
         process.terminate()
@@ -120,13 +122,12 @@ def test_terminated_while_recording(lab: str, pings: None, tmp_path: Path) -> No
     """The recorder seals what it has, and no process stays behind."""
     command = [sys.executable, "-m", "pktrace", "trace", "-c", "100000", *points(lab), "-o", str(tmp_path / "run")]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=ROOT) as process:
-        time.sleep(3)
+        wait_for(tmp_path / "run/context/ruleset-before.nft")
         process.terminate()
-        process.communicate(timeout=60)
+        process.communicate(timeout=LONG_S)
     assert process.returncode in (130, 143)
     assert (tmp_path / "run/captures/uplink.pcapng").exists()
-    left = subprocess.run(["ip", "netns", "pids", f"{lab}-host"], capture_output=True, text=True, check=True)
-    assert left.stdout.split() == []
+    wait_until_deserted(f"{lab}-host")
 
 
 def test_json_is_the_summary(lab: str, pings: None, tmp_path: Path, pktrace: CommandLine) -> None:
@@ -160,13 +161,12 @@ def test_an_impatient_ctrl_c_leaves_nothing_behind_and_a_run_that_can_be_used(
     with subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=ROOT, start_new_session=True
     ) as process:
-        time.sleep(3)
+        wait_for(tmp_path / "run/context/ruleset-before.nft")
         for _ in range(3):
             os.killpg(process.pid, signal.SIGINT)
-            time.sleep(0.3)
-        process.communicate(timeout=60)
+            time.sleep(0.3)  # pace of an impatient user
+        process.communicate(timeout=LONG_S)
     assert process.returncode == 130
-    left = subprocess.run(["ip", "netns", "pids", f"{lab}-host"], capture_output=True, text=True, check=True)
-    assert left.stdout.split() == []
+    wait_until_deserted(f"{lab}-host")
     assert "[[path]]" in (tmp_path / "run/run.toml").read_text()
     assert pktrace("losses", tmp_path / "run").returncode in (0, 3)

@@ -38,6 +38,7 @@ class Seen:
     key: Hashable = None  # the datagram or stream that it is a part of
     begin: int = 0
     end: int = 0
+    ports: bytes = b""  # outermost addresses and ports, as they stand in the packet: a gateway changes them
 
 
 def frames_of(folder: Path, point: str, capture: str) -> list[Seen]:
@@ -55,7 +56,8 @@ def frames_of(folder: Path, point: str, capture: str) -> list[Seen]:
             sender = packet[14] if raw else data[11]  # without link headers, the third byte of 10.81.N.M
             direction = DIRECTIONS[0] if (sender < 3 if raw else sender % 2) else DIRECTIONS[1]
             token, key, begin, end = taken_apart(packet)
-            found.append(Seen(point, capture, number, direction, token, key, begin, end))
+            ports = packet[12:20] + packet[20:24] if kind == 4 else packet[8:44]
+            found.append(Seen(point, capture, number, direction, token, key, begin, end, ports))
     return found
 
 

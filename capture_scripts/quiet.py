@@ -1,0 +1,87 @@
+"""Waiting for what has happened instead of for some time: a pause that is long enough today is too short on a busy day.
+
+Packets are on their way as long as a processor's queue of received frames is not empty, a socket holds what its program
+has not read, or a connection waits for an acknowledgement. The kernel says all of that, so nothing here guesses.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+from .processes import LabError, in_namespace, run
+
+DEADLINE_S = 120.0  # guards against hanging, nothing else
+_POLL_S = 0.005
+_SOFTNET = Path("/proc/net/softnet_stat")
+_BACKLOG, _PROCESSOR = 11, 12  # columns
+_PAUSE_S = 0.2  # in place of the condition, on kernels before 5.10: they do not say how long a queue is
+_RMEM = 6  # column of /proc/net/packet
+# States of a TCP socket whose side may still send: all but FIN_WAIT2, TIME_WAIT, CLOSE and LISTEN.
+_SENDING = {"01", "02", "03", "04", "08", "09", "0B", "0C"}
+Found = TypeVar("Found")
+
+
+def wait_until(condition: Callable[[], Found], what: str, timeout_s: float = DEADLINE_S) -> Found:
+    """Return what ``condition()`` returned first that is true; LabError names ``what`` after ``timeout_s`` seconds."""
+    deadline = time.monotonic() + timeout_s
+    while not (found := condition()):
+        if time.monotonic() > deadline:
+            raise LabError(f"{what}: not within {timeout_s:g} s")
+        time.sleep(_POLL_S)
+    return found
+
+
+def wait_until_handled() -> None:
+    """Return when every processor has handled the frames that had been sent before this call.
+
+    A frame that goes over a veth pair lies in a queue of the processor that sent it, until that one handles it. Each
+    queue is looked at by its own processor: while that one looks, it handles nothing, so an empty queue means that
+    nothing is between two queues either.
+    """
+    for _ in range(2):  # a frame may have gone from one processor to another that had been looked at before
+        for processor, _ in _backlogs():
+            watcher = threading.Thread(target=_wait_for, args=(processor,))  # affinity belongs to threads
+            watcher.start()
+            watcher.join()
+    if not _backlogs():
+        time.sleep(_PAUSE_S)
+
+
+def _wait_for(processor: int) -> None:
+    with suppress(OSError):  # a processor that is not ours: its queue can be seen all the same
+        os.sched_setaffinity(0, {processor})
+    deadline = time.monotonic() + DEADLINE_S  # others' traffic may keep a queue filled for ever
+    while dict(_backlogs()).get(processor) and time.monotonic() < deadline:
+        time.sleep(0.001)
+
+
+def _backlogs() -> list[tuple[int, int]]:
+    """(processor, frames in its queue) of each; nothing on a kernel that does not say."""
+    lines = [line.split() for line in _SOFTNET.read_text(encoding="ascii").splitlines()]
+    return [(int(line[_PROCESSOR], 16), int(line[_BACKLOG], 16)) for line in lines if len(line) > _PROCESSOR]
+
+
+def unread_bytes(namespace: str | None) -> int:
+    """What the packet sockets of a namespace hold that nobody has read; rings, as captures have them, hold none."""
+    lines = run(in_namespace(namespace, ["cat", "/proc/net/packet"])).splitlines()[1:]
+    return sum(int(line.split()[_RMEM]) for line in lines)
+
+
+def wait_until_closed(namespaces: Sequence[str | None]) -> None:
+    """Return when no TCP connection of these namespaces has anything to send any more."""
+
+    def all_said() -> bool:
+        return not any(_tcp_states(namespace) & _SENDING for namespace in namespaces)
+
+    wait_until(all_said, "the TCP connections come to their end")
+
+
+def _tcp_states(namespace: str | None) -> set[str]:
+    lines = run(in_namespace(namespace, ["cat", "/proc/net/tcp", "/proc/net/tcp6"])).splitlines()
+    return {fields[3] for fields in map(str.split, lines) if len(fields) > 3 and fields[0] != "sl"}
