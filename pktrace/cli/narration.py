@@ -14,6 +14,7 @@ import click
 
 from pktrace.errors import OutputError
 from pktrace.report.words import plural
+from pktrace.visible import visible
 
 if TYPE_CHECKING:
     from pktrace.findings.analysis import Analysis
@@ -25,7 +26,7 @@ _Result = TypeVar("_Result")
 
 def tell(line: str) -> None:
     """One line of narration on stderr."""
-    click.echo(line, err=True)
+    click.echo(visible(line), err=True)
 
 
 def show(write: Callable[[], None]) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import click
 
-from pktrace.cli.narration import tell, with_kernels
+from pktrace.cli.narration import show, tell, with_kernels
 from pktrace.errors import EXIT_DAMAGED_OR_UNDECIDED, EXIT_DONE
 from pktrace.report.words import plural
+from pktrace.visible import json_text
 
 
 @click.command(epilog="Example: pktrace observe uplink.pcapng vnic.pcap -o observations.parquet")
@@ -53,9 +54,8 @@ def observe(files: tuple[str, ...], output: str, with_details: bool, as_json: bo
         for counter, _, capture, count in stream.ledger.rows()
     ]
     if as_json:
-        import json
-
-        click.echo(json.dumps({"packets": stream.packets, "output": output, "ledger": ledger}, indent=2))
+        document = {"packets": stream.packets, "output": output, "ledger": ledger}
+        show(lambda: click.echo(json_text(document)))
     else:
         for entry in ledger:
             tell(f"{entry['counter']}: {entry['count']:,} in {entry['capture']}. {entry['sentence']}")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Any
 
 import click
 
 from pktrace.cli.narration import analysis_of, show
+from pktrace.visible import json_text
 
 
 def _rows(rows: list[dict[str, Any]]) -> None:
-    show(lambda: click.echo(json.dumps(rows, indent=2, ensure_ascii=False)))
+    show(lambda: click.echo(json_text(rows)))
 
 
 @click.command(epilog="Example: pktrace latency fixtures/service-chain")

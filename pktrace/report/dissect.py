@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pktrace.errors import CallerError
-from pktrace.report.words import safe
+from pktrace.visible import visible
 
 # Fields in which tshark says again what another field has said, or what depends on when it was captured.
 _REPEATS = ("[", "(resolved)", "OUI:", "LG bit", "IG bit", "Source or Destination", "Address:", "(LE)", "(relative)")
@@ -62,4 +62,4 @@ def _layer_line(layer: object) -> str:
         if not shown or any(word in str(shown) for word in _REPEATS):
             continue
         fields.append(" ".join(str(shown).split()))
-    return safe(f"{name}: {'; '.join(fields)}")
+    return visible(f"{name}: {'; '.join(fields)}")

@@ -13,6 +13,7 @@ from typing import Any
 from pktrace.errors import CallerError, OutputError
 from pktrace.findings.proposal import Pair, Proposal, ProposedPath, ProposedPoint, ProposedStage
 from pktrace.report.words import one_line, plural
+from pktrace.visible import json_text
 
 _LISTED_PAIRS = 60
 _LONGEST_COMMENT = 118
@@ -41,7 +42,7 @@ def proposal_json(proposal: Proposal, name: str, files: Mapping[str, str], outpu
     document: dict[str, Any] = {"name": name, "output": output, **dataclasses.asdict(proposal)}
     for point in document["points"]:
         point["captures"] = [files[capture] for capture in point["captures"]]
-    return json.dumps(document, indent=2)
+    return json_text(document)
 
 
 def relative_names(captures: Sequence[str], folder: Path) -> dict[str, str]:

@@ -18,6 +18,7 @@ from pktrace.findings.summary import summary_json
 from pktrace.findings.tables import all_tables
 from pktrace.observations.observe import Observations
 from pktrace.version import __version__
+from pktrace.visible import distinct
 
 _PARTIAL = ".partial"
 PLOTS = ("ecdf.svg", "ecdf.png", "waterfall.svg", "waterfall.png")
@@ -105,7 +106,7 @@ def input_metadata(captures: Sequence[str], sha256: Sequence[str]) -> dict[str, 
     """Key-value metadata that every file has: versions, and the hashes of the captures."""
     found = {"pktrace.schema_version": str(schema.SCHEMA_VERSION), "pktrace.version": __version__}
     for name, digest in zip(captures, sha256, strict=True):
-        found[f"pktrace.input.sha256:{name.encode('utf-8', 'backslashreplace').decode()}"] = digest
+        found[f"pktrace.input.sha256:{distinct(name)}"] = digest
     return found
 
 
