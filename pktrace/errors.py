@@ -38,13 +38,18 @@ class RunFileError(PktraceError):
 
 
 class CaptureFileError(PktraceError):
-    """A file is no capture, or cannot be read: names the file and the byte offset."""
+    """A file is no capture, or cannot be read: names the file and the byte offset.
+
+    Among several files it costs that file only, and the others are used, unless `costs_all` is set.
+    """
 
     exit_code = EXIT_USAGE
+    costs_all = False
 
     def __init__(self, path: object, offset: int | None, problem: str) -> None:
         self.path = str(path)
         self.offset = offset
+        self.problem = problem
         where = self.path if offset is None else f"{self.path}: byte {offset}"
         super().__init__(f"{where}: {problem}")
 

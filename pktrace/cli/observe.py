@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from pktrace.cli.narration import show, tell, with_kernels
+from pktrace.cli.narration import say_why, show, tell, with_kernels
 from pktrace.errors import EXIT_DAMAGED_OR_UNDECIDED, EXIT_DONE
 from pktrace.report.words import plural
 from pktrace.visible import json_text
@@ -60,4 +60,7 @@ def observe(files: tuple[str, ...], output: str, with_details: bool, as_json: bo
         for entry in ledger:
             tell(f"{entry['counter']}: {entry['count']:,} in {entry['capture']}. {entry['sentence']}")
         tell(f"{plural(stream.packets, 'packet')} of {plural(len(files), 'file')} in {output}")
-    return EXIT_DAMAGED_OR_UNDECIDED if stream.damaged else EXIT_DONE
+    from pktrace.findings.criteria import Outcome, damage_of
+
+    reasons = damage_of(stream.ledger, [None]) if stream.damaged else ()
+    return say_why("observe", Outcome(EXIT_DAMAGED_OR_UNDECIDED if reasons else EXIT_DONE, reasons))

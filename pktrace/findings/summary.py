@@ -56,7 +56,10 @@ def summary(analysis: Analysis, exit_code: int) -> dict[str, Any]:
         "description": run.description,
         "inputs_sha256": {
             "run.toml": run.run_toml_sha256,
-            **dict(zip(analysis.observations.captures, analysis.observations.sha256, strict=True)),
+            **{
+                name: digest or None  # null where the file could not be read
+                for name, digest in zip(analysis.observations.captures, analysis.observations.sha256, strict=True)
+            },
         },
         "observations": {
             "total": len(owner),
@@ -73,6 +76,7 @@ def summary(analysis: Analysis, exit_code: int) -> dict[str, Any]:
                 "dropped": cover.dropped,
                 "unread": cover.unread,
                 "cut": cover.cut,
+                "lost_file": cover.lost_file,
                 "clock": point.clock,
                 "clock_offset_ns": int(trajectories.clocks.offset_ns[number]),
             }

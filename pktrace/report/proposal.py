@@ -13,7 +13,7 @@ from typing import Any
 from pktrace.errors import CallerError, OutputError
 from pktrace.findings.proposal import Pair, Proposal, ProposedPath, ProposedPoint, ProposedStage
 from pktrace.report.words import one_line, plural
-from pktrace.visible import json_text
+from pktrace.visible import json_text, toml_text
 
 _LISTED_PAIRS = 60
 _LONGEST_COMMENT = 118
@@ -210,8 +210,8 @@ def _comment(text: str) -> str:
 
 
 def _text(value: str) -> str:
-    """A TOML basic string: JSON's escapes are TOML's, but for DEL, which JSON leaves as it is."""
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    """A TOML basic string: JSON's short escapes are TOML's, and the others are made by TOML's rule."""
+    return toml_text(json.dumps(value, ensure_ascii=False))
 
 
 def _list(values: Sequence[str]) -> str:

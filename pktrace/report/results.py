@@ -106,6 +106,8 @@ def input_metadata(captures: Sequence[str], sha256: Sequence[str]) -> dict[str, 
     """Key-value metadata that every file has: versions, and the hashes of the captures."""
     found = {"pktrace.schema_version": str(schema.SCHEMA_VERSION), "pktrace.version": __version__}
     for name, digest in zip(captures, sha256, strict=True):
+        if not digest:
+            continue  # the file could not be read
         found[f"pktrace.input.sha256:{distinct(name)}"] = digest
     return found
 
