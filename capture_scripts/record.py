@@ -31,6 +31,7 @@ from .run_folder import RunPlan, new_folder, record_run, what_is_left, with_filt
 from .sentinels import SMALLEST_SNAPLEN, parse_sentinels
 from .sources import one_per_namespace, one_per_point, two_per_point
 from .until import Ending
+from .visible import printing_visibly
 
 __all__ = [
     "Capture",
@@ -283,6 +284,7 @@ def _record_anywhere(folder: Path, plan: RunPlan, ending: Ending, *, surrounding
     )
 
 
+@printing_visibly
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry of ``record``; exit 0 done, 1 failed (what there is, is sealed), 2 not started, 130 interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)

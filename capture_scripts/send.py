@@ -49,6 +49,7 @@ from .processes import (
 )
 from .tailored import MOST_PACKETS, filling, make_plan, read_plan
 from .topology import DEFAULT_NAME, Lab
+from .visible import printing_visibly
 
 TOOLS = {"ip": "iproute2", "nft": "nftables"}
 DEFAULT_COUNT = 2000
@@ -236,6 +237,7 @@ def swallowed(ends: Sequence[End]) -> Iterator[None]:
             run(in_namespace(end.namespace, ["nft", "delete", "table", "netdev", "tailored_sink"]), check=False)
 
 
+@printing_visibly
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry of ``capture_scripts/send``; exit 0 done, 1 could not, 2 usage, 130 interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)

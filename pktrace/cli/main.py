@@ -11,7 +11,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -85,14 +85,20 @@ def run(arguments: list[str] | None = None) -> None:
             code = _run(sys.argv[1:] if arguments is None else arguments)
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else EXIT_INTERNAL
+            _give_up(sys.stdout)  # whoever reads it may have stopped to, and what is left would wait for that
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # from here on it is over anyway
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except (OSError, ValueError):  # the reader or the terminal has gone, which is no fault here
-            with contextlib.suppress(OSError, ValueError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            _give_up(stream)
     sys.exit(code)
+
+
+def _give_up(stream: TextIO) -> None:
+    """Let what a stream has not written yet go nowhere."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _prepare_streams() -> None:
