@@ -28,7 +28,7 @@ from typing import Any
 from .dropped_packets import MOST_BYTES, WORDS, identity
 from .own_files import fresh
 from .processes import Children, LabError, run, signal_group
-from .run_file import visible
+from .visible import visible
 
 DROPS_FILE = "kernel_drops.jsonl"
 STATE_FILE = "kernel_witness.json"

@@ -7,7 +7,6 @@ recording can be trusted is told in recording.py, and in docs/recording.md.
 from __future__ import annotations
 
 import argparse
-import io
 import shlex
 import shutil
 import sys
@@ -27,11 +26,12 @@ from .hosts import LOCAL, Host
 from .points import ANY_DEVICE, Point, check_namespace, check_points, interfaces, parse_point, places, with_filter
 from .processes import CannotStart, Interrupted, LabError, interruptible, need_root, need_tools
 from .recording import Recorded, Running, record
-from .run_file import check_fragment, visible
+from .run_file import check_fragment
 from .run_folder import RunPlan, record_run, resume, what_is_left, with_filter_beside
 from .sentinels import SMALLEST_SNAPLEN, parse_sentinels
 from .sources import one_per_namespace, one_per_point, two_per_point
 from .until import Ending
+from .visible import printing_visibly, visible
 
 __all__ = [
     "Capture",
@@ -292,6 +292,7 @@ def _record_anywhere(folder: Path, plan: RunPlan, ending: Ending, *, surrounding
     )
 
 
+@printing_visibly
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry of ``record``; exit 0 done, 1 failed (what there is, is sealed), 2 not started, 130 interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -306,27 +307,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with interruptible():
             recorded = resume(options.out) if options.resume else _record(options, given[cut + 1 :])
     except CannotStart as error:
-        _tell(f"record: {error}")
+        print(f"record: {error}", file=sys.stderr)
         return 2
     except LabError as error:
-        _tell(f"record: {error}")
+        print(f"record: {error}", file=sys.stderr)
         return 1
     except Interrupted as error:
-        _tell(f"record: interrupted ({error}); {what_is_left(options.out)}")
+        print(f"record: interrupted ({error}); {what_is_left(options.out)}", file=sys.stderr)
         return 130
     for name, counts in recorded.counts.items():
-        _tell(f"{name}: {counts.captured} captured, {counts.dropped} dropped")
+        print(f"{name}: {counts.captured} captured, {counts.dropped} dropped", file=sys.stderr)
     for note in recorded.notes:
-        _tell(f"record: note: {note}")
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")  # a name is given out byte for byte as it was given
+        print(f"record: note: {note}", file=sys.stderr)
     print(options.out)
     return 0
-
-
-def _tell(line: str) -> None:
-    """One line on stderr; names and other tools' words cannot steer the terminal."""
-    print(visible(line), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -94,11 +94,6 @@ class RunFile:
         return f"{text}\n{self.fragment.strip()}\n" if self.fragment.strip() else text
 
 
-def visible(text: str) -> str:
-    """The text with escapes for what is not printed: control and direction characters, bytes that are no text."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-
-
 def check_fragment(text: str, points: Sequence[str]) -> None:
     """ValueError, with a sentence, unless ``text`` may be copied into a ``run.toml`` that has these points."""
     document = tomllib.loads(text)

@@ -20,11 +20,12 @@ from .points import Point, clocks
 from .processes import CannotStart, LabError, shielded
 from .raw_files import packets_in
 from .recording import Recorded, Running, reason, record, seal_all
-from .run_file import PathTable, PointTable, RunFile, visible
+from .run_file import PathTable, PointTable, RunFile
 from .sealed_runs import SealedGroup
 from .sealing import LONGEST_TEXT
 from .sentinels import Sentinels, window
 from .sources import Group, one_per_point
+from .visible import visible
 
 _WHITE_SPACE = {ord(character): " " for character in "\t\n\r"}  # may stand in a capture filter
 RESERVE = ".reserve"

@@ -26,6 +26,10 @@ class Counter:
 _DECLARED = (
     Counter("capture_cut", "error", "The file ends in the middle of a block or packet; it is used up to the cut."),
     Counter("capture_corrupt", "error", "A block or record has an impossible length; reading stopped there."),
+    Counter("capture_empty", "error", "The file has 0 bytes: nothing was written, so absence there proves nothing."),
+    Counter(
+        "capture_unreadable", "error", "The file cannot be used at all; others are, and absence there proves nothing."
+    ),
     Counter("capture_drops", "data_loss", "Packets that the capture tool says it dropped."),
     Counter("capture_drops_unknown", "info", "The capture does not say how many packets it dropped."),
     Counter("capture_unread", "data_loss", "Packets received by the capture filter but not in the file (unread tail)."),

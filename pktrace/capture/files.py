@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pktrace.capture import pcap, pcapng, toollog
-from pktrace.capture.index import BROKEN, CORRUPT, CUT, FULL, LARGEST_BLOCK, WHOLE, Interface, Walker
+from pktrace.capture.index import BROKEN, CORRUPT, CUT, EMPTY, FULL, LARGEST_BLOCK, WHOLE, Interface, NoBytes, Walker
 from pktrace.capture.source import Damaged, open_regular, open_source
 from pktrace.errors import CaptureFileError
 from pktrace.wire import PACKET, SLACK
@@ -43,8 +43,8 @@ class Batch:
 class CaptureReader:
     """One capture file as a stream of batches, in memory that does not grow with the file.
 
-    After the last batch `ended` is WHOLE, CUT (the file ends inside a block or record) or CORRUPT (it contradicts
-    itself), and `ended_at` the offset where reading stopped.
+    After the last batch `ended` is WHOLE, CUT (the file ends inside a block or record), CORRUPT (it contradicts
+    itself) or EMPTY (0 bytes), and `ended_at` the offset where reading stopped.
 
     Raises:
         CaptureFileError: the file cannot be read or is no capture; the message lists each format's reason.
@@ -68,6 +68,8 @@ class CaptureReader:
             raise
 
     def _recognized(self, head: bytes) -> Walker:
+        if not head and self._fault is None:
+            return NoBytes()
         reasons = []
         for refusal, walker in _FORMATS:
             reason = refusal(head)
@@ -88,6 +90,11 @@ class CaptureReader:
     def unknown_blocks(self) -> int:
         """Blocks so far that hold nothing for us."""
         return self._walker.unknown_blocks
+
+    def is_empty(self) -> bool:
+        """Whether the file has 0 bytes; closes it, so there are no batches after that."""
+        self._source.close()
+        return isinstance(self._walker, NoBytes)
 
     def batches(self) -> Iterator[Batch]:
         """All packets, in file order; to be called once."""
@@ -121,6 +128,8 @@ class CaptureReader:
                         self.ended = self._fault
                     elif self._filled or walker.missing():
                         self.ended = CUT
+                    elif isinstance(walker, NoBytes):
+                        self.ended = EMPTY
                     return
         finally:
             self._source.close()

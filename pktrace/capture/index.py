@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-# How reading ended.
-WHOLE, CUT, CORRUPT = 0, 1, 2
+# How reading ended; EMPTY: the file has 0 bytes, not even a header, UNREADABLE: nothing in it can be used.
+WHOLE, CUT, CORRUPT, EMPTY, UNREADABLE = 0, 1, 2, 3, 4
 
 # Why a format's `walk` stopped: it needs more bytes, the packet index is full, or the file contradicts itself.
 MORE, FULL, BROKEN = 0, 1, 2
@@ -55,3 +55,21 @@ class Walker(Protocol):
     def missing(self) -> bool:
         """Whether bytes of something that is being skipped are still to come."""
         ...
+
+
+class NoBytes:
+    """The index of a file of 0 bytes: what a capture tool leaves that was killed before it wrote anything."""
+
+    unknown_blocks = 0
+
+    def __init__(self) -> None:
+        self.position = 0
+        self.interfaces: list[Interface] = []
+
+    def walk(self, data: np.ndarray[Any, Any], size: int, packets: np.ndarray[Any, Any]) -> tuple[int, int]:
+        """No packets."""
+        return 0, MORE
+
+    def missing(self) -> bool:
+        """Nothing was begun."""
+        return False

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pktrace.cli.narration import analysis_of, show, tell, with_kernels
+from pktrace.cli.narration import analysis_of, say_why, show, tell, with_kernels
 from pktrace.errors import EXIT_CRITERION_FAILED, EXIT_DAMAGED_OR_UNDECIDED, EXIT_DONE, PktraceError
 from pktrace.report.words import one_line, plural
 
@@ -64,12 +64,12 @@ def analyze(runs: tuple[str, ...], output: str | None, plots: bool, fail_on: str
 def _analyze(location: str, output: str | None, plots: bool, fail_on: frozenset[str], as_json: bool) -> int:
     analysis = analysis_of(location)
     with_kernels(lambda: analysis.transforms)
-    from pktrace.findings.criteria import exit_code
+    from pktrace.findings.criteria import outcome
     from pktrace.findings.summary import summary, summary_json
     from pktrace.report.results import write_results
 
-    code = exit_code(analysis, fail_on)
-    document = summary(analysis, code)
+    ended = outcome(analysis, fail_on)
+    document = summary(analysis, ended.code)
     folder = Path(output) if output is not None else analysis.run.folder / "results"
 
     def draw(into: Path) -> list[Path]:
@@ -90,7 +90,7 @@ def _analyze(location: str, output: str | None, plots: bool, fail_on: frozenset[
         f", {plural(len(analysis.trajectories), 'packet')} followed{_not_placed(analysis, counts['not_placed'])}"
     )
     tell(f"Results: {plural(len(written), 'file')} in {os.path.join(folder, '')}")
-    return code
+    return say_why(analysis.run.name, ended)
 
 
 def _not_placed(analysis: Analysis, count: int) -> str:

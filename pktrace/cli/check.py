@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pktrace.cli.narration import from_observations, show
+from pktrace.cli.narration import from_observations, say_why, show
 
 if TYPE_CHECKING:
     from pktrace.findings.suitability import Suitability
@@ -27,20 +27,20 @@ def check(run: str, as_json: bool) -> int:
     2 usage or run.toml error, or no capture.
     """
     facts = from_observations(run, _facts)
-    from pktrace.findings.advice import answers_of, check_exit_code, findings_of
+    from pktrace.findings.advice import answers_of, check_outcome, findings_of
 
     findings = findings_of(facts)
     answers = answers_of(facts, findings)
-    code = check_exit_code(facts, answers)
+    ended = check_outcome(facts, answers)
     if as_json:
         from pktrace.report.suitability_json import suitability_json
 
-        show(lambda: click.echo(suitability_json(facts, findings, answers, code), nl=False))
+        show(lambda: click.echo(suitability_json(facts, findings, answers, ended.code), nl=False))
     else:
         from pktrace.report.suitability import print_suitability
 
         show(lambda: print_suitability(facts, findings, answers, sys.stdout))
-    return code
+    return say_why(facts.run.name, ended)
 
 
 def _facts(observations: Observations) -> Suitability:

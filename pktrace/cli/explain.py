@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 import click
 
-from pktrace.cli.narration import analysis_of, show, with_kernels
+from pktrace.cli.narration import analysis_of, say_why, show, with_kernels
+from pktrace.visible import json_text
 
 
 @click.command(epilog="Example: pktrace explain fixtures/service-chain 1184")
@@ -20,12 +20,12 @@ def explain(run: str, trajectory: int, as_json: bool) -> int:
     ID is the number in the column `trajectory` of trajectories.parquet.
     """
     analysis = analysis_of(run)
-    from pktrace.findings.criteria import exit_code
+    from pktrace.findings.criteria import outcome
     from pktrace.report.explain import explain_packet
 
     explanation = with_kernels(lambda: explain_packet(analysis, trajectory))
     if as_json:
-        show(lambda: click.echo(json.dumps(explanation.as_dict(), indent=2, ensure_ascii=False)))
+        show(lambda: click.echo(json_text(explanation.as_dict())))
     else:
         show(lambda: explanation.print(sys.stdout))
-    return exit_code(analysis)
+    return say_why(analysis.run.name, outcome(analysis))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pickle
 import subprocess
@@ -14,9 +15,12 @@ import click
 
 from pktrace.errors import OutputError
 from pktrace.report.words import plural
+from pktrace.surroundings import python_command
+from pktrace.visible import visible
 
 if TYPE_CHECKING:
     from pktrace.findings.analysis import Analysis
+    from pktrace.findings.criteria import Outcome
     from pktrace.observations.observe import Observations
 
 _LONGEST_COMPILATION_S = 120
@@ -25,7 +29,14 @@ _Result = TypeVar("_Result")
 
 def tell(line: str) -> None:
     """One line of narration on stderr."""
-    click.echo(line, err=True)
+    click.echo(visible(line), err=True)
+
+
+def say_why(name: str, outcome: Outcome) -> int:
+    """One line on stderr that says why the exit code is not 0; returns the code."""
+    if outcome.reasons:
+        tell(f"{name}: {outcome.sentence()}")
+    return outcome.code
 
 
 def show(write: Callable[[], None]) -> None:
@@ -48,6 +59,7 @@ def with_kernels(work: Callable[[], _Result]) -> _Result:
     """Do work that uses the kernels; once more without their cache where that is damaged or cannot be written."""
     from pktrace.compiled import without_cache
 
+    _say_where_there_is_no_cache()
     try:
         return work()
     except (EOFError, pickle.UnpicklingError, ValueError, AttributeError, ImportError, OSError) as problem:
@@ -56,6 +68,16 @@ def with_kernels(work: Callable[[], _Result]) -> _Result:
         tell("The cache of compiled kernels is damaged or cannot be written; compiling without it ...")
         without_cache()
         return work()
+
+
+@functools.cache
+def _say_where_there_is_no_cache() -> None:
+    """One line, once, where nothing that is compiled can be kept."""
+    from pktrace.compiled import why_no_cache
+
+    why = why_no_cache()
+    if why is not None:
+        tell(f"Compiling the packet kernels without a cache, at every start: {why}")
 
 
 def _is_of_the_cache(problem: BaseException) -> bool:
@@ -86,10 +108,10 @@ def from_observations(location: str, work: Callable[[Observations], _Result]) ->
     run = load_run(location)  # before anything slow: most mistakes are in run.toml
     if run.criteria:
         tell(f"{plural(run.criteria, 'criterion')} of run.toml not evaluated: [[criterion]] is reserved; use --fail-on")
-    from pktrace.compiled import compiled_all, must_compile
+    from pktrace.compiled import compiled_all, is_cached, must_compile
     from pktrace.observations.observe import observe_run
 
-    if not must_compile():
+    if not must_compile() or not is_cached():
         return with_kernels(lambda: work(observe_run(run)))
     tell("Compiling the packet kernels for this machine; this happens once and takes a few seconds ...")
     with _compiling_the_rest():
@@ -105,7 +127,7 @@ def from_observations(location: str, work: Callable[[Observations], _Result]) ->
 @contextmanager
 def _compiling_the_rest() -> Iterator[None]:
     """Compile the kernels for following packets in a second process, meanwhile; they come back through the cache."""
-    command = [sys.executable, "-m", "pktrace.trajectories.precompile"]
+    command = python_command("pktrace.trajectories.precompile", "compile_kernels")
     quiet = subprocess.DEVNULL
     try:
         other = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import click
 
-from pktrace.cli.narration import tell, with_kernels
+from pktrace.cli.narration import say_why, show, tell, with_kernels
 from pktrace.errors import EXIT_DAMAGED_OR_UNDECIDED, EXIT_DONE
 from pktrace.report.words import plural
+from pktrace.visible import json_text
 
 
 @click.command(epilog="Example: pktrace observe uplink.pcapng vnic.pcap -o observations.parquet")
@@ -53,11 +54,13 @@ def observe(files: tuple[str, ...], output: str, with_details: bool, as_json: bo
         for counter, _, capture, count in stream.ledger.rows()
     ]
     if as_json:
-        import json
-
-        click.echo(json.dumps({"packets": stream.packets, "output": output, "ledger": ledger}, indent=2))
+        document = {"packets": stream.packets, "output": output, "ledger": ledger}
+        show(lambda: click.echo(json_text(document)))
     else:
         for entry in ledger:
             tell(f"{entry['counter']}: {entry['count']:,} in {entry['capture']}. {entry['sentence']}")
         tell(f"{plural(stream.packets, 'packet')} of {plural(len(files), 'file')} in {output}")
-    return EXIT_DAMAGED_OR_UNDECIDED if stream.damaged else EXIT_DONE
+    from pktrace.findings.criteria import Outcome, damage_of
+
+    reasons = damage_of(stream.ledger, [None]) if stream.damaged else ()
+    return say_why("observe", Outcome(EXIT_DAMAGED_OR_UNDECIDED if reasons else EXIT_DONE, reasons))

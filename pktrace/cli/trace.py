@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pktrace.cli.narration import analysis_of, show, tell
+from pktrace.cli.narration import analysis_of, say_why, show, tell
 from pktrace.errors import EXIT_DAMAGED_OR_UNDECIDED, EXIT_INTERRUPTED, CallerError, PktraceError
+from pktrace.visible import toml_text
 
 if TYPE_CHECKING:
     from pktrace.findings.analysis import Analysis
@@ -253,7 +254,7 @@ def write_paths(folder: Path, interfaces: dict[str, str | None], rules: dict[str
             "match": {"source": inside},
         },
     ]
-    text = tomli_w.dumps({"path": paths, **rules})
+    text = toml_text(tomli_w.dumps({"path": paths, **rules}))
     with (folder / "run.toml").open("a", encoding="utf-8") as file:
         file.write(f"\n{text}")
 
@@ -301,13 +302,13 @@ def _addresses_inside(folder: Path) -> list[str]:
 
 
 def _print(analysis: Analysis, mode: str, detail: bool, as_json: bool) -> int:
-    from pktrace.findings.criteria import exit_code
+    from pktrace.findings.criteria import outcome
     from pktrace.findings.summary import summary, summary_json
     from pktrace.report.results import write_results
     from pktrace.report.terminal import print_latency, print_losses, print_rules
 
-    code = exit_code(analysis)
-    document = summary(analysis, code)
+    ended = outcome(analysis)
+    document = summary(analysis, ended.code)
     write_results(analysis, analysis.run.folder / "results", document)
     if as_json:
         show(lambda: click.echo(summary_json(document), nl=False))
@@ -317,7 +318,7 @@ def _print(analysis: Analysis, mode: str, detail: bool, as_json: bool) -> int:
         if detail:
             show(lambda: _dump(analysis, range(min(len(analysis.trajectories), _PAPER_LIMIT))))
     tell(f"Run and results: {os.path.join(analysis.run.folder, '')}")
-    return code
+    return say_why(analysis.run.name, ended)
 
 
 def _dump(analysis: Analysis, packets: Sequence[int]) -> None:

@@ -104,6 +104,8 @@ def damage(facts: Suitability) -> Iterator[Finding]:
     kinds = {
         "capture_cut": "ends in the middle of a packet",
         "capture_corrupt": "contradicts itself, and reading stopped there",
+        "capture_empty": "has 0 bytes",
+        "capture_unreadable": "cannot be used",
     }
     for counter, name, capture, _ in facts.ledger.rows():
         if counter.name in kinds:

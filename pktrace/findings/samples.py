@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from pktrace.capture.files import CaptureReader
 from pktrace.capture.index import WHOLE, Interface
 from pktrace.decode import rows as bits
 from pktrace.decode.digest import headers_and_kept
 from pktrace.decode.rows import ROW
-from pktrace.observations.decoded import DecodedFile, digest_comparably
+from pktrace.errors import CaptureFileError
+from pktrace.observations.decoded import NO_BYTES, DecodedFile, digest_comparably
 from pktrace.observations.stream import RowReader
 
 Array = np.ndarray[Any, Any]
@@ -66,6 +68,30 @@ class Sample:
         for part in self.tallies.values():
             total.add(part)
         return total
+
+
+def usable(paths: Sequence[str]) -> tuple[list[str], list[CaptureFileError]]:
+    """The files that are captures, and why each of the others is none.
+
+    Raises:
+        CaptureFileError: of the first file, where none of them is a capture.
+    """
+    found, problems = [], []
+    for path in paths:
+        try:
+            is_empty = CaptureReader(path, path).is_empty()
+        except CaptureFileError as error:
+            if error.costs_all:
+                raise
+            problems.append(error)
+            continue
+        if is_empty:
+            problems.append(CaptureFileError(path, 0, NO_BYTES))
+        else:
+            found.append(path)
+    if problems and not found:
+        raise problems[0]
+    return found, problems
 
 
 def read_samples(paths: Sequence[str], most: int = _MOST_ROWS) -> tuple[list[Sample], int]:

@@ -24,11 +24,12 @@ _1990_NS = 631_152_000 * 10**9
 class Coverage:
     """What one point's captures cover, on its own clock.
 
-    `start_ns` and `end_ns` are the interface statistics' times, else those of the first and last packet; None where
-    there is neither. `dropped` is None where nothing says how many packets the capture dropped. `cut` says that a
-    file is damaged, `hole` that packets may be missing between its files; `unusable` counts packets that are in the
-    files and could not be followed (link type, snap length, missing time or direction). `link_types` are in order of
-    number, `snap_length` is the shortest that a file states, None where none does.
+    `start_ns` and `end_ns` are the interface statistics' times, else those of the first and last packet, also of other
+    interfaces where the point's own saw none; None where there is neither. `dropped` is None where nothing says how
+    many packets the capture dropped. `cut` says that a file is damaged, `lost_file` that nothing of a file can be used,
+    `hole` that packets may be missing between its files; `unusable` counts packets that are in the files and could not
+    be followed (link type, snap length, missing time or direction). `link_types` are in order of number, `snap_length`
+    is the shortest that a file states, None where none does.
     """
 
     packets: int
@@ -44,6 +45,7 @@ class Coverage:
     resolution_ns: int
     link_types: tuple[int, ...] = ()
     snap_length: int | None = None
+    lost_file: bool = False
 
     @property
     def incomplete(self) -> bool:
@@ -116,7 +118,8 @@ def coverage_of(
         steps.extend(interface.resolution_ns for interface in chosen)
         link_types |= {interface.link_type for interface in chosen}
         snap_lengths |= {interface.snap_length for interface in chosen if interface.snap_length > 0}
-        start, end = span
+        # A capture whose other interfaces saw packets ran at that time, though this one saw none.
+        start, end = span if len(times) else _span_of(file)
         if _is_excerpt(file, chosen):
             ledger.add("excerpt", point=point.name, capture=file.name)
         else:
@@ -151,7 +154,14 @@ def coverage_of(
         resolution_ns=max(steps),
         link_types=tuple(sorted(link_types)),
         snap_length=min(snap_lengths, default=None),
+        lost_file=any(file.proves_nothing for file in files),
     )
+
+
+def _span_of(file: DecodedFile) -> tuple[int, int] | tuple[None, None]:
+    """First and last time of all packets of a file."""
+    times = file.rows["ts_ns"][file.rows["has"] & field.HAS_TIME != 0]
+    return (int(times.min()), int(times.max())) if len(times) else (None, None)
 
 
 def _statistics_span(interface: Interface, packets: tuple[int | None, int | None]) -> tuple[int | None, int | None]:
@@ -241,7 +251,8 @@ def _dropped(run: Run, point: Point, file: DecodedFile, logs: set[Path]) -> tupl
 
 
 def damage_matters(run: Run, cover: Coverage) -> bool:
-    """A damaged file matters unless it still covers the whole window in which all points captured."""
-    if not cover.cut:
-        return False
+    """A damaged file matters unless it still covers the whole window in which all points captured; a file of which
+    nothing can be used always does, for nobody knows what was in it."""
+    if not cover.cut or cover.lost_file:
+        return cover.lost_file
     return run.window is None or cover.last_ns is None or cover.last_ns < run.window[1]

@@ -11,13 +11,16 @@ from typing import Any
 import numpy as np
 
 from pktrace.capture.files import CaptureReader, sha256_of
-from pktrace.capture.index import CORRUPT, CUT, Interface
+from pktrace.capture.index import CORRUPT, CUT, EMPTY, UNREADABLE, Interface
 from pktrace.decode import rows as field
 from pktrace.decode.digest import PAYLOAD_BYTES, UNBOUNDED, digest_again, headers_and_kept
 from pktrace.decode.rows import OPAQUE, ROW, rows_at
+from pktrace.errors import CaptureFileError
 from pktrace.ledger import Ledger
 from pktrace.observations.stream import RowReader, rows_beside_bytes
 from pktrace.observations.tunnels import tunnel_texts
+
+NO_BYTES = "is no capture file (it has 0 bytes)"
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,8 @@ class DecodedFile:
     """One capture file: `name` as it is shown and written, `path`, its rows (ROW), its interfaces.
 
     `packets_of` and `drops_of` count packets, and packets that the capture lost between them, per interface;
-    `tunnels` are the texts that `tunnel` of the rows numbers from 1; `ended` as in capture/index.py.
+    `tunnels` are the texts that `tunnel` of the rows numbers from 1; `ended` as in capture/index.py; `problem` says why
+    nothing of the file is used, None where it is; `sha256` is "" where the file cannot even be read.
     """
 
     name: str
@@ -38,6 +42,12 @@ class DecodedFile:
     ended: int
     unknown_blocks: int
     sha256: str
+    problem: str | None = None
+
+    @property
+    def proves_nothing(self) -> bool:
+        """Whether the file says nothing of any packet, not even that there was none."""
+        return self.ended in (EMPTY, UNREADABLE)
 
 
 class InterfaceCounts:
@@ -88,12 +98,48 @@ def decode_file(path: str, name: str) -> DecodedFile:
 def decode_files(files: Sequence[tuple[str, str]]) -> list[DecodedFile]:
     """Decode files given as (path, name), a thread per file (the kernels release the interpreter's lock).
 
+    A file that cannot be read or is no capture has no rows, and its `problem` says why.
+
     Raises:
-        CaptureFileError: of the first file, in the order given, that cannot be read or is no capture.
+        CaptureFileError: of the first file, in the order given, where none of them is a capture.
     """
     workers = max(1, min(len(files), os.cpu_count() or 1))
     with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(lambda file: decode_file(*file), files))
+        decoded = list(pool.map(lambda file: _decoded_or_not(*file), files))
+    if decoded and all(file.proves_nothing for file in decoded):
+        first = decoded[0]
+        raise CaptureFileError(first.name, 0, first.problem or NO_BYTES)
+    return decoded
+
+
+def _decoded_or_not(path: str, name: str) -> DecodedFile:
+    try:
+        return decode_file(path, name)
+    except CaptureFileError as error:
+        if error.costs_all:
+            raise
+        nothing = np.zeros(0, np.int64)
+        return DecodedFile(
+            name=name,
+            path=path,
+            rows=np.zeros(0, ROW),
+            interfaces=[],
+            packets_of=nothing,
+            drops_of=nothing,
+            tunnels=(),
+            ended=UNREADABLE,
+            unknown_blocks=0,
+            sha256=sha256_if_readable(path, name),
+            problem=error.problem,
+        )
+
+
+def sha256_if_readable(path: str, name: str) -> str:
+    """SHA-256 of a file, "" where it cannot be read."""
+    try:
+        return sha256_of(path, name)
+    except CaptureFileError:
+        return ""
 
 
 def digest_comparably(files: Sequence[DecodedFile], parts: Sequence[tuple[int, np.ndarray[Any, Any]]]) -> int:
@@ -135,16 +181,22 @@ def digest_comparably(files: Sequence[DecodedFile], parts: Sequence[tuple[int, n
 
 def count_oddities(file: DecodedFile, rows: np.ndarray[Any, Any], point: str | None, ledger: Ledger) -> None:
     """Put what is odd about one file, and about the rows of it that are used, into the ledger."""
-    count_file(file.name, file.ended, file.unknown_blocks, point, ledger)
+    count_file(file.name, file.ended, file.unknown_blocks, point, ledger, file.problem)
     count_rows(file.name, rows, [interface.link_type for interface in file.interfaces], point, ledger)
 
 
-def count_file(name: str, ended: int, unknown_blocks: int, point: str | None, ledger: Ledger) -> None:
-    """Put how reading a file ended into the ledger."""
+def count_file(
+    name: str, ended: int, unknown_blocks: int, point: str | None, ledger: Ledger, problem: str | None = None
+) -> None:
+    """Put how reading a file ended into the ledger, with the problem of a file that cannot be used."""
     if ended == CUT:
         ledger.add("capture_cut", point=point, capture=name)
     elif ended == CORRUPT:
         ledger.add("capture_corrupt", point=point, capture=name)
+    elif ended == EMPTY:
+        ledger.add("capture_empty", point=point, capture=name)
+    elif ended == UNREADABLE:
+        ledger.add("capture_unreadable", point=point, capture=name, detail=f"It {problem}.")
     ledger.add("unknown_block", unknown_blocks, point=point, capture=name)
 
 

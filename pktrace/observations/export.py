@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pktrace.capture.files import sha256_of
-from pktrace.capture.index import WHOLE
+from pktrace.capture.index import EMPTY, UNREADABLE, WHOLE
 from pktrace.decode.details import DETAIL, details
 from pktrace.decode.rows import OPAQUE, ROW
+from pktrace.errors import CaptureFileError
 from pktrace.ledger import Ledger
-from pktrace.observations.decoded import count_file, count_rows
+from pktrace.observations.decoded import NO_BYTES, count_file, count_rows, sha256_if_readable
 from pktrace.observations.observe import interface_names
 from pktrace.observations.stream import RowReader
 from pktrace.observations.table import rows_table, with_details
@@ -37,22 +37,37 @@ class ObservationStream:
         self.packets = 0
         self.damaged = False
         self.sha256: tuple[str, ...] = ()
+        self._problems: list[CaptureFileError] = []
 
     def tables(self) -> Iterator[pa.Table]:
         """Tables of up to ROWS_PER_TABLE rows, in the order of the files and of their packets.
 
+        A file that cannot be read or is no capture costs only what it holds.
+
         Raises:
-            CaptureFileError: a file cannot be read or is no capture.
+            CaptureFileError: of the first file, where none of them is a capture.
         """
         with ThreadPoolExecutor(1) as aside, ThreadPoolExecutor(1) as hashing:
-            hashes = [hashing.submit(sha256_of, path, path) for path in self.paths]
+            hashes = [hashing.submit(sha256_if_readable, path, path) for path in self.paths]
             # The next table is made while the caller writes the last one.
-            tables = chain.from_iterable(self._tables_of(path) for path in self.paths)
+            tables = chain.from_iterable(map(self._tables_or_problem, self.paths))
             coming = aside.submit(next, tables, None)
             while (table := coming.result()) is not None:
                 coming = aside.submit(next, tables, None)
                 yield table
             self.sha256 = tuple(found.result() for found in hashes)
+        if self._problems and len(self._problems) == len(self.paths):
+            raise self._problems[0]
+
+    def _tables_or_problem(self, path: str) -> Iterator[pa.Table]:
+        try:
+            yield from self._tables_of(path)
+        except CaptureFileError as error:
+            if error.costs_all:
+                raise
+            self._problems.append(error)
+            self.damaged = True
+            count_file(path, UNREADABLE, 0, None, self.ledger, error.problem)
 
     def _tables_of(self, path: str) -> Iterator[pa.Table]:
         reader = RowReader(path, path)
@@ -77,6 +92,8 @@ class ObservationStream:
             yield self._table(reader, room[:filled].view(ROW), found[:filled])
         capture = reader.capture
         count_file(path, capture.ended, capture.unknown_blocks, None, self.ledger)
+        if capture.ended == EMPTY:
+            self._problems.append(CaptureFileError(path, 0, NO_BYTES))
         self.damaged |= capture.ended != WHOLE
 
     def _table(self, reader: RowReader, rows: np.ndarray[Any, Any], found: np.ndarray[Any, Any]) -> pa.Table:

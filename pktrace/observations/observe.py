@@ -46,7 +46,7 @@ def observe_run(run: Run) -> Observations:
     """Read all captures of a run.
 
     Raises:
-        CaptureFileError: a file cannot be read or is no capture, or has not the interface that the point names.
+        CaptureFileError: no file can be read and is a capture, or one has not the interface that its point names.
     """
     ledger = Ledger()
     wanted: dict[str, tuple[str, str]] = {}  # several points may be interfaces of one file: it is read once

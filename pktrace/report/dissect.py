@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pktrace.errors import CallerError
-from pktrace.report.words import safe
+from pktrace.surroundings import elsewhere, homeless
+from pktrace.visible import visible
 
 # Fields in which tshark says again what another field has said, or what depends on when it was captured.
 _REPEATS = ("[", "(resolved)", "OUI:", "LG bit", "IG bit", "Source or Destination", "Address:", "(LE)", "(relative)")
@@ -34,21 +35,27 @@ def dissect(capture: Path, frames: Sequence[int]) -> dict[int, list[str]]:
         CallerError: tshark is not installed.
     """
     need_tshark()
-    import pyshark
+    with elsewhere():  # pyshark reads a config.ini in the current folder, which names the program to start
+        import pyshark
 
     found: dict[int, list[str]] = {}
     wanted = sorted(set(frames))[:_MOST_PACKETS]
-    for begin in range(0, len(wanted), _MOST_FRAMES_A_CALL):
-        part = wanted[begin : begin + _MOST_FRAMES_A_CALL]
-        numbers = ", ".join(map(str, part))
-        packets = pyshark.FileCapture(
-            str(capture), display_filter=f"frame.number in {{{numbers}}}", keep_packets=False, use_json=False
-        )
-        try:
-            for packet in packets:
-                found[int(packet.number)] = [_layer_line(layer) for layer in packet.layers]
-        finally:
-            packets.close()
+    with homeless():
+        for begin in range(0, len(wanted), _MOST_FRAMES_A_CALL):
+            part = wanted[begin : begin + _MOST_FRAMES_A_CALL]
+            numbers = ", ".join(map(str, part))
+            packets = pyshark.FileCapture(
+                str(capture),
+                display_filter=f"frame.number in {{{numbers}}}",
+                keep_packets=False,
+                use_json=False,
+                tshark_path=shutil.which("tshark"),
+            )
+            try:
+                for packet in packets:
+                    found[int(packet.number)] = [_layer_line(layer) for layer in packet.layers]
+            finally:
+                packets.close()
     return found
 
 
@@ -62,4 +69,4 @@ def _layer_line(layer: object) -> str:
         if not shown or any(word in str(shown) for word in _REPEATS):
             continue
         fields.append(" ".join(str(shown).split()))
-    return safe(f"{name}: {'; '.join(fields)}")
+    return visible(f"{name}: {'; '.join(fields)}")

@@ -18,6 +18,7 @@ from pktrace.findings.summary import summary_json
 from pktrace.findings.tables import all_tables
 from pktrace.observations.observe import Observations
 from pktrace.version import __version__
+from pktrace.visible import distinct
 
 _PARTIAL = ".partial"
 PLOTS = ("ecdf.svg", "ecdf.png", "waterfall.svg", "waterfall.png")
@@ -83,7 +84,11 @@ def write_observations(
     try:
         with _whole(path) as partial:
             columns = schema.OBSERVATIONS.with_columns(schema.DETAILS if with_details else ()).arrow_schema()
-            with pq.ParquetWriter(partial, columns, **_parquet_options(columns.names)) as writer:
+            # Through an open file: Arrow takes names of files as UTF-8 only.
+            with (
+                open(partial, "wb") as file,
+                pq.ParquetWriter(file, columns, **_parquet_options(columns.names)) as writer,
+            ):
                 for table in tables:
                     writer.write_table(table, row_group_size=_ROW_GROUP)
                 writer.add_key_value_metadata(metadata())
@@ -105,14 +110,17 @@ def input_metadata(captures: Sequence[str], sha256: Sequence[str]) -> dict[str, 
     """Key-value metadata that every file has: versions, and the hashes of the captures."""
     found = {"pktrace.schema_version": str(schema.SCHEMA_VERSION), "pktrace.version": __version__}
     for name, digest in zip(captures, sha256, strict=True):
-        found[f"pktrace.input.sha256:{name.encode('utf-8', 'backslashreplace').decode()}"] = digest
+        if not digest:
+            continue  # the file could not be read
+        found[f"pktrace.input.sha256:{distinct(name)}"] = digest
     return found
 
 
 def write_parquet(table: pa.Table, path: Path, metadata: dict[str, str]) -> None:
     """Write one Parquet file: zstd, the same bytes for the same table."""
     table = table.replace_schema_metadata({key: value.encode() for key, value in metadata.items()})
-    pq.write_table(table, path, row_group_size=_ROW_GROUP, **_parquet_options(table.column_names))
+    with open(path, "wb") as file:  # Arrow takes names of files as UTF-8 only
+        pq.write_table(table, file, row_group_size=_ROW_GROUP, **_parquet_options(table.column_names))
 
 
 def _parquet_options(names: Sequence[str]) -> dict[str, Any]:

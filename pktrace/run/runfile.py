@@ -17,6 +17,7 @@ import msgspec
 from pktrace.errors import CallerError, RunFileError
 from pktrace.run.conditions import BadValue, condition_of
 from pktrace.run.model import Condition, PacketPath, Point, Rule, Run
+from pktrace.visible import is_visible
 
 SCHEMA = 1
 RUN_FILE = "run.toml"
@@ -369,7 +370,7 @@ class _Checker:
         return tuple(rules)
 
     def plain_name(self, name: str, key: str) -> None:
-        if not name or not name.isprintable() or len(name) > 200:
+        if not name or not is_visible(name) or len(name) > 200:
             raise self.wrong(key, f"{name!r} must be 1 to 200 printable characters")
 
     def column_names(self, points: Sequence[Point], paths: Sequence[PacketPath]) -> None:
