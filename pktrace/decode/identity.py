@@ -10,7 +10,7 @@ were chosen without the key the probability of equal hashes is
   fast", 2014). A hash of a hash adds its own bound.
 
 No result may depend on the key otherwise. Hashes have no order that means anything: whoever numbers, sorts or walks
-over groups of equal hashes takes `numbered`, which counts them as they come first.
+over groups of equal hashes takes `group_numbers`, which counts them as they come first.
 
 The proof, the costs and what was rejected: docs/decisions/0008-identity-with-a-key.md.
 """
@@ -157,6 +157,6 @@ def groups_of(*columns: Array) -> tuple[Array, Array]:
     return first[order], number[which.ravel()]
 
 
-def numbered(*columns: Array) -> Array:
+def group_numbers(*columns: Array) -> Array:
     """int64 per row: the numbers of `groups_of`."""
     return groups_of(*columns)[1]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode import rows as field
-from pktrace.decode.identity import groups_of, mixed, numbered
+from pktrace.decode.identity import group_numbers, groups_of, mixed
 
 Array = np.ndarray[Any, Any]
 _TWICE_SHARE = 0.01  # a second visit is looked at where at least this share of a place's packets came twice
@@ -101,7 +101,7 @@ def sessions_of(rows: Array, captures: int) -> Array:
 def sightings_of(rows: Array, where: Array, keys: Array, places: int) -> tuple[Sightings, Shared]:
     """Group rows (IP packets with a time) by packet."""
     members = np.flatnonzero(where >= 0)
-    of_packet = numbered(keys[members])
+    of_packet = group_numbers(keys[members])
     members = members[np.lexsort((rows["frame"][members], rows["ts_ns"][members], where[members], of_packet))]
     key, place = keys[members], where[members]
     new_packet = np.append(True, key[1:] != key[:-1])[: len(key)]

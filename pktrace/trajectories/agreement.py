@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from pktrace.decode.identity import groups_of, mixed, numbered
+from pktrace.decode.identity import group_numbers, groups_of, mixed
 from pktrace.decode.rows import rows_at
 from pktrace.run.model import Run
 from pktrace.trajectories.exact import EARLY_NS
@@ -135,7 +135,7 @@ def pairs_of(
 ) -> tuple[Pairs, Array]:
     """Ends with the starts that fit them, of each the first `most`; and per end whether some start fits it."""
     end_rows, start_rows = rows_at(rows, found.end_rows), rows_at(rows, found.start_rows)
-    group = numbered(np.concatenate([remains(end_rows), remains(start_rows)]))
+    group = group_numbers(np.concatenate([remains(end_rows), remains(start_rows)]))
     groups = int(group.max(initial=-1)) + 1
     of_end, of_start = group[: len(end_rows)], group[len(end_rows) :]
     both = np.bincount(of_end, minlength=groups).astype(bool) & np.bincount(of_start, minlength=groups).astype(bool)
@@ -183,15 +183,15 @@ def pairs_of(
     doubtful = np.zeros(len(found.end_rows), bool)
     doubtful[left] = True
     # Where a packet is rewritten twice, it fits its last form, too: the nearest position counts.
-    before, behind = numbered(flows_before)[left], numbered(flows_behind)[right]
+    before, behind = group_numbers(flows_before)[left], group_numbers(flows_behind)[right]
     width = int(at.max(initial=0)) + 1
     stage = (found.end_path[left] * width + found.end_position[left]) * width
-    place = numbered(_joined(of_end[left], _joined(before, stage)))
+    place = group_numbers(_joined(of_end[left], _joined(before, stage)))
     nearest = np.full(int(place.max(initial=-1)) + 1, width)
     np.minimum.at(nearest, place, at)
     near = at == nearest[place]
     left, right, at, before, behind = left[near], right[near], at[near], before[near], behind[near]
-    group = numbered(_joined(of_end[left], stage[near] + at))
+    group = group_numbers(_joined(of_end[left], stage[near] + at))
     order = np.lexsort((behind, _joined(group, before)))
     pairs = Pairs(
         left, right, group, at, flows_before[left], flows_behind[right], after[fits][near], one_clock[fits][near]
@@ -296,7 +296,7 @@ class Agreement:
         """bool per pair: of all packets that speak for one of its flows, few speak for another pair."""
         best = np.ones(len(self.packets), bool)
         for side in (self.before, self.after):
-            place = numbered(side)
+            place = group_numbers(side)
             total = np.bincount(place, weights=self.packets)
             best &= self.packets * (DISAGREE + 1) >= total[place] * DISAGREE
         return best
@@ -315,7 +315,7 @@ def agreement_of(pairs: Pairs, found: Open, rows: Array, times: Array, window: i
     new_pair = _first_of(pairs.group, pairs.before, pairs.behind)
     # Remains speak for a pair of flows if they occur in one flow before and in one behind.
     pairs_in = np.bincount(pairs.group[new_pair], minlength=int(pairs.group.max(initial=-1)) + 1)
-    fitting = numbered(pairs.before, pairs.behind)
+    fitting = group_numbers(pairs.before, pairs.behind)
     begun = _distinct(fitting, pairs.start, int(fitting.max(initial=-1)) + 1)[fitting]
     clear = pairs_in[pairs.group] == 1
     pairs, begun = pairs.chosen(clear), begun[clear]

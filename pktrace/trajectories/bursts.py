@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode import rows as field
-from pktrace.decode.identity import mixed, numbered
+from pktrace.decode.identity import group_numbers, mixed
 from pktrace.decode.rows import is_fragment
 from pktrace.observations.payloads import Payloads
 from pktrace.trajectories.exact import EARLY_NS
@@ -64,7 +64,7 @@ def _of_split_flows(chosen: Array, flows: Array, times: Array, is_sender: Array)
     known = np.unique(first_bytes[udp & is_sender])
     split = np.unique(flows[udp & ~is_sender & np.isin(first_bytes, known)])
     ordered = np.flatnonzero(udp & np.isin(flows, split))
-    found: Array = ordered[np.lexsort((times[ordered], numbered(flows[ordered])))]
+    found: Array = ordered[np.lexsort((times[ordered], group_numbers(flows[ordered])))]
     return found
 
 

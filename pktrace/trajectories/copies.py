@@ -2,8 +2,8 @@
 
 What counts as the same packet (RFC 5560 2.5): equal addresses, protocol, IP ID, fragment position, length, transport
 header without its checksum, and first payload bytes, that is an equal identity; of packets that were changed on the
-way, an equal key. A TCP retransmission has another IP ID, or other time stamps, and is a packet of its own. Where it has
-neither (IPv6 without time stamps) it is one all the same if the first point of its path saw it.
+way, an equal key. A TCP retransmission has another IP ID, or other time stamps, and is a packet of its own. Where it
+has neither (IPv6 without time stamps) it is one all the same if the first point of its path saw it.
 
 Bound: a duplicate that is lost or removed before the next point looks like a copy that the capture made.
 """

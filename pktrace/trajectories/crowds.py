@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode import rows as field
-from pktrace.decode.identity import groups_of, mixed, numbered
+from pktrace.decode.identity import group_numbers, groups_of, mixed
 from pktrace.run.model import Run
 from pktrace.trajectories.agreement import DISAGREE, Open, Pairs
 from pktrace.trajectories.crowd_kernel import without_end
@@ -87,7 +87,7 @@ def crowds_of(
             continue
         if (share(before) < _WHOLE).any() or not _all_begin(behind, start_rows, rows, flows, int(point[first])):
             continue
-        group = numbered(np.concatenate([remains[end_rows], remains[start_rows]]))
+        group = group_numbers(np.concatenate([remains[end_rows], remains[start_rows]]))
         # An offset between clocks that was estimated hides the delay: starts come as often too early as late.
         clocks = [run.points[rows["point"][some[0]]].clock for some in (end_rows, start_rows)]
         if _in_time(
@@ -105,7 +105,7 @@ def _components(pairs: Pairs) -> Array:
     size = len(of_group)
     # A flow is one thing at each stage; all pairs of a group are of one stage.
     for flow, stage in ((pairs.before, 0), (pairs.behind, 1)):
-        number = numbered(flow, np.full(len(flow), stage))
+        number = group_numbers(flow, np.full(len(flow), stage))
         nodes.append(size + number)
         size += int(number.max()) + 1
     label = np.arange(size)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode import rows as field
-from pktrace.decode.identity import mixed, numbered
+from pktrace.decode.identity import group_numbers, mixed
 from pktrace.ledger import Ledger
 from pktrace.observations.contents import make_contents_comparable
 from pktrace.observations.observe import Observations
@@ -169,7 +169,7 @@ def _unplaced(owner: Array, columns: Columns, times: Array) -> Array:
     """Rows that belong to no trajectory, in order of identity and time: identities come as they were seen first."""
     rows = np.flatnonzero(owner < 0)
     rows = rows[columns.paths[rows] != NOT_FOLLOWED]
-    in_order: Array = rows[np.lexsort((times[rows], numbered(columns.identities[rows])))]
+    in_order: Array = rows[np.lexsort((times[rows], group_numbers(columns.identities[rows])))]
     return in_order
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode.digest import PAYLOAD_BYTES
-from pktrace.decode.identity import mixed, numbered
+from pktrace.decode.identity import group_numbers, mixed
 from pktrace.decode.rows import is_fragment
 from pktrace.observations.payloads import Payloads
 from pktrace.trajectories.exact import EARLY_NS
@@ -139,12 +139,12 @@ def packets_in_frames(
     some = _of_divided_flows(chosen, flows, np.flatnonzero(udp), sent)
     if not len(some):
         return NOT_PLACED
-    sizes = _sizes(chosen, numbered(flows[some]), some)
+    sizes = _sizes(chosen, group_numbers(flows[some]), some)
     asked = ~given[some] & _asked_for(flows, times, some, given, sent, threshold)
     some, sizes = some[asked], sizes[asked]
     if not len(some):
         return NOT_PLACED
-    flow = numbered(flows[some])
+    flow = group_numbers(flows[some])
     length = chosen["payload_length"][some].astype(np.int64)
     pieces = 1 + np.where(sizes > 0, -(-length[:, None] // np.maximum(sizes, 1)), 0).sum(axis=1)
     turns, too_many = _in_turn(flow, pieces)
@@ -206,7 +206,7 @@ def _sizes(chosen: Array, flow: Array, some: Array) -> Array:
     rank = np.arange(len(order)) - np.searchsorted(kind[order] >> 16, kind[order] >> 16)
     first = order[rank < _USUAL]
     usual[kind[first] >> 16, rank[rank < _USUAL]] = kind[first] & _LONGEST
-    beginning = numbered(flow, chosen["content"][some])
+    beginning = group_numbers(flow, chosen["content"][some])
     # Of each beginning, from the shortest on, the most usual length so far.
     order = np.lexsort((length, beginning))
     found = np.zeros((len(some), 1 + _USUAL), np.int64)
@@ -361,7 +361,7 @@ class _Flows:
         """What is found, packets in doubt, frames that hold something of some packet, or may."""
         from pktrace.trajectories.offload_kernel import OF_ONE, give_in_order  # seldom needed, and slow to load
 
-        of_both = numbered(np.concatenate([self._keys(part, by_bytes, by_id) for part in (senders, arrivals)]))
+        of_both = group_numbers(np.concatenate([self._keys(part, by_bytes, by_id) for part in (senders, arrivals)]))
         of_sender, of_arrival = of_both[: len(senders)], of_both[len(senders) :]
         sent, arrived = np.isin(of_sender, of_arrival), np.isin(of_arrival, of_sender)
         if not sent.any():

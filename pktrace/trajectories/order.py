@@ -420,10 +420,10 @@ def follow_repeated(
 
     Args:
         repeated: begin and end of each group in `members`; threshold: ns; identities: uint64 per row; numbered: bool
-        per row, it has an IP ID other than 0; clocks: int64 per point; layout: int64 per path: positions, filter input or
-        -1, position after the detour or -1, then the point of each position; delays, slack: int64 by path and pair of
-        positions, the median delay of certain packets and how early a sighting may lie; plausible: int64 by path and
-        position, 10 x the largest certain delay on the way there, beyond which another packet is the better
+        per row, it has an IP ID other than 0; clocks: int64 per point; layout: int64 per path: positions, filter input
+        or -1, position after the detour or -1, then the point of each position; delays, slack: int64 by path and pair
+        of positions, the median delay of certain packets and how early a sighting may lie; plausible: int64 by path
+        and position, 10 x the largest certain delay on the way there, beyond which another packet is the better
         explanation; start, end: int64 by path and position, what the capture covers; may_miss, missed: bool by path
         and position, the capture may have missed packets, or did; candidates: int32 per trajectory, filled; count:
         trajectories so far. The rest as for follow_unique.

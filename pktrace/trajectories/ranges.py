@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode import rows as field
-from pktrace.decode.identity import numbered
+from pktrace.decode.identity import group_numbers
 from pktrace.decode.rows import is_fragment, rows_at
 from pktrace.observations.payloads import Payloads
 from pktrace.trajectories.exact import EARLY_NS
@@ -154,7 +154,7 @@ def copies_of_parts(rows: Array, times: Array, ranges: Ranges, loose: Array, thr
     both = np.concatenate([part, loose])
     found = np.concatenate([ranges.trajectory[first], np.full(len(loose), -1, np.int64)])
     chosen = rows_at(rows, both)
-    order = np.lexsort((both, times[both], chosen["point"], numbered(chosen["identity"])))
+    order = np.lexsort((both, times[both], chosen["point"], group_numbers(chosen["identity"])))
     both, found, chosen = both[order], found[order], chosen[order]
     begins = np.append(
         True, (chosen["identity"][1:] != chosen["identity"][:-1]) | (chosen["point"][1:] != chosen["point"][:-1])
@@ -181,7 +181,7 @@ def _matched(
 ) -> Array:  # fmt: skip
     """int64 n x 5: trajectory, row, position, first and last byte."""
     is_sender = spans.sender >= 0
-    group = numbered(spans.group)
+    group = group_numbers(spans.group)
     shared = np.intersect1d(group[is_sender], group[~is_sender])
     if not len(shared):
         return np.zeros((0, 5), np.int64)

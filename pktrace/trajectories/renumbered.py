@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from pktrace.decode.identity import mixed
+from pktrace.decode.identity import group_numbers, mixed
 from pktrace.run.model import Run
 from pktrace.trajectories.agreement import DISAGREE, Open, Pairs
 from pktrace.trajectories.remains import flow_of
@@ -67,14 +67,14 @@ def renumberings(
     here = ends_here[at_end]
     unique = np.unique(flow_at[pairs.end])
     mostly = (share(unique) >= _WHOLE)[np.searchsorted(unique, flow_at)[pairs.end]]
-    of_stage = numbered(flow_at[pairs.end], at_end[pairs.end], pairs.at)
+    of_stage = group_numbers(flow_at[pairs.end], at_end[pairs.end], pairs.at)
     order = np.argsort(of_stage, kind="stable")
     found_here: dict[tuple[int, int], Shift] = {}
     answers: list[tuple[int, int, Shift]] = []
     for mine in np.split(order, np.flatnonzero(np.diff(of_stage[order])) + 1):
         if len(mine) < _ENOUGH or not moved[mine].any():
             continue
-        of_shift = numbered(added[0][mine], added[1][mine])
+        of_shift = group_numbers(added[0][mine], added[1][mine])
         # Each end counts once for each difference.
         many = np.bincount(np.unique(np.stack([of_shift, pairs.end[mine]]), axis=1)[0])
         best = int(np.argmax(many))
