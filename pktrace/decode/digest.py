@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pktrace.compiled import inlined, kernel
+from pktrace.compiled import inlined, kernel, unfolded
 from pktrace.decode.identity import (
     HEADER,
     LENGTHS,
@@ -124,7 +124,7 @@ def _rest(data, at, stop):
     return little_double(data, at) & ((np.uint64(1) << np.uint64(8 * (stop - at))) - np.uint64(1))
 
 
-@inlined
+@unfolded
 def _payload(data, at, stop, key):
     """The bytes data[at:stop], at most PAYLOAD_BYTES: the digest's hash, and the sums of an identity.
 
@@ -164,7 +164,7 @@ def _content(low, high, size, key):
     return finished(low, high, key, NARROW_CONTENT) + key_word(key, LENGTHS + size)
 
 
-@inlined
+@unfolded
 def _header_bytes(data, at, stop, holed, left, state, low, high, key):
     """Take the bytes data[at:stop] in, by words of 8; of word number `holed` only the bits in `left`."""
     number = np.int64(0)
@@ -195,6 +195,8 @@ def _header_bytes(data, at, stop, holed, left, state, low, high, key):
         if number == holed:
             one &= left
         state = mix_word(state, one)
+        if at == stop:
+            return state, low, high
     if number < TRANSPORT_WORDS:
         low, high = add_pair(low, high, key, TRANSPORT + number, one, other)
     return state, low, high

@@ -29,10 +29,10 @@ def mix(state: int, value: int) -> int:
     return ((state << 31 | state >> 33) & WORD) * _P1 & WORD
 
 
-def value_between(state: int, wanted: int) -> int:
-    """The word that makes `wanted` of a state."""
+def value_between(state: int, wanted: Any) -> Any:
+    """The word that makes `wanted` of a state; also of an array of them (uint64)."""
     rotated = wanted * inverse(_P1) & WORD
-    return ((rotated >> 31 | rotated << 33) - state) * inverse(_P2) & WORD
+    return ((rotated >> 31 | (rotated << 33) & WORD) - state) * inverse(_P2) & WORD
 
 
 def state_before(value: int, wanted: int) -> int:
@@ -41,7 +41,7 @@ def state_before(value: int, wanted: int) -> int:
     return ((rotated >> 31 | rotated << 33) - value * _P2) & WORD
 
 
-def _unshifted(value: int, by: int) -> int:
+def _unshifted(value: Any, by: int) -> Any:
     """The number x of which x ^ (x >> by) is `value`."""
     found = value
     for _ in range(64 // by):
@@ -58,8 +58,8 @@ def finished(state: int) -> int:
     return state ^ state >> 32
 
 
-def unfinished(digest: int) -> int:
-    """The last state of a digest."""
+def unfinished(digest: Any) -> Any:
+    """The last state of a digest; also of an array of them."""
     state = _unshifted(digest, 32) * inverse(_P3) & WORD
     state = _unshifted(state, 29) * inverse(_P2) & WORD
     return _unshifted(state, 33)
@@ -96,13 +96,18 @@ def content_hash(payload: bytes) -> int:
 
 def with_content_hash(first: bytes, wanted: int) -> bytes:
     """64 payload bytes that begin with 56 given ones and have a wanted hash."""
+    return first[:56] + struct.pack("<Q", last_word(first, wanted))
+
+
+def last_word(first: bytes, wanted: Any) -> Any:
+    """The eighth word of a payload that begins with 56 given bytes and has a wanted hash; also of an array of these."""
     state = _P3
     for (word,) in struct.iter_unpack("<Q", first[:56]):
         state = mix(state, word)
-    return first[:56] + struct.pack("<Q", value_between(state, wanted))
+    return value_between(state, wanted)
 
 
-def _udp_state(source: int, destination: int, version: int, ip_id: int, sport: int, dport: int, length: int) -> int:
+def udp_state(source: int, destination: int, version: int, ip_id: int, sport: int, dport: int, length: int) -> int:
     """The digest's state before the payload of a UDP packet, with so many payload bytes."""
     state = header_hash(source, destination, version, ip_id, 17, 8 + length)
     head = struct.pack("!HHH", sport, dport, 8 + length) + b"\0\0"
@@ -111,7 +116,7 @@ def _udp_state(source: int, destination: int, version: int, ip_id: int, sport: i
 
 def udp_digest(source: int, destination: int, version: int, ip_id: int, sport: int, dport: int, payload: bytes) -> int:
     """The digest of a UDP packet, as docs/decoding.md defines it."""
-    state = _udp_state(source, destination, version, ip_id, sport, dport, len(payload))
+    state = udp_state(source, destination, version, ip_id, sport, dport, len(payload))
     return finished(mix(state, content_hash(payload)))
 
 
@@ -119,7 +124,7 @@ def udp_payload_for(
     digest: int, source: int, destination: int, version: int, ip_id: int, sport: int, dport: int, first: bytes
 ) -> bytes:
     """64 payload bytes that begin with 56 given ones and give a UDP packet of other headers a wanted digest."""
-    state = _udp_state(source, destination, version, ip_id, sport, dport, 64)
+    state = udp_state(source, destination, version, ip_id, sport, dport, 64)
     return with_content_hash(first, value_between(state, unfinished(digest)))
 
 
