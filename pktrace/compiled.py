@@ -125,6 +125,11 @@ def inlined(function: Callable[..., Any]) -> Any:
     return numba.njit(nogil=True, error_model="numpy")(function)
 
 
+def unfolded(function: Callable[..., Any]) -> Any:
+    """The same for one that costs more to call than to hold twice, large as it is."""
+    return numba.njit(nogil=True, error_model="numpy", forceinline=True)(function)
+
+
 def must_compile() -> bool:
     """True when no run has completed yet with these kernel sources, so that this one compiles them."""
     return not numba.config.DISABLE_JIT and (_CACHE is None or not _CACHE.complete())

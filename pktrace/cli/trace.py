@@ -289,7 +289,7 @@ def _addresses_inside(folder: Path) -> list[str]:
     first: dict[str, tuple[Any, Any]] = {}
     for name in ("uplink", "switchport"):
         here = rows[rows["point"] == observations.points.index(name)]
-        first[name] = np.unique(here["digest"], return_index=True)  # rows are in order of time
+        first[name] = np.unique(here["identity"], return_index=True)  # rows are in order of time
         first[name] = (first[name][0], here[first[name][1]])
     _, at_uplink, at_port = np.intersect1d(
         first["uplink"][0], first["switchport"][0], assume_unique=True, return_indices=True

@@ -17,7 +17,7 @@ import numpy as np
 from pktrace.capture.files import CaptureReader
 from pktrace.capture.index import WHOLE, Interface
 from pktrace.decode import rows as bits
-from pktrace.decode.digest import headers_and_kept
+from pktrace.decode.digest import header_digests
 from pktrace.decode.rows import ROW
 from pktrace.errors import CaptureFileError
 from pktrace.observations.decoded import NO_BYTES, DecodedFile, digest_comparably
@@ -170,10 +170,10 @@ def _count(rows: Array, tallies: dict[tuple[int, int, int], Tally]) -> None:
 def _chosen(rows: Array, every: int) -> Array:
     """bool per row: about one in `every`, the same packets in every file whatever was captured of them."""
     header = np.zeros(len(rows), np.uint64)
-    headers_and_kept(rows, header, np.zeros(len(rows), np.int64))
+    header_digests(rows, header)
     # A packet id stays where even the addresses are rewritten.
     identity = np.where(rows["has"] & bits.HAS_PACKET_ID != 0, rows["packet_id"], header)
-    found: Array = mixed(np.zeros(len(rows), np.uint64), identity) % np.uint64(every) == 0
+    found: Array = _spread(identity) % np.uint64(every) == 0
     return found
 
 
@@ -187,9 +187,9 @@ def _make_comparable(samples: Sequence[Sample]) -> None:
     digest_comparably(files, [(number, sample.rows) for number, sample in enumerate(samples)])
 
 
-def mixed(state: Array, value: Array) -> Array:
-    """A hash of what came before and one more value, per element."""
-    state = (state + value.astype(np.uint64)) * _ODD
+def _spread(value: Array) -> Array:
+    """A hash without a key: a sample has the same packets each time. Who knows it can choose what is in the sample."""
+    state = (value.astype(np.uint64) + _ODD) * _ODD
     state = (state ^ (state >> np.uint64(29))) * _PRIME
     result: Array = state ^ (state >> np.uint64(32))
     return result

@@ -10,6 +10,7 @@ import numpy as np
 
 from pktrace.capture.files import CaptureReader
 from pktrace.decode.changeable import CHANGEABLE, read_changeable
+from pktrace.decode.identity import secret
 from pktrace.observations.observe import Observations
 from pktrace.observations.stream import rows_beside_bytes
 
@@ -48,5 +49,5 @@ def changeable_of(observations: Observations, which: Array | None = None) -> Arr
         reader = CaptureReader(path, observations.captures[numbers[0]])
         for batch, some in rows_beside_bytes(reader, offsets):
             link_types = np.array([interface.link_type for interface in reader.interfaces], np.int64)
-            read_changeable(batch.data, batch.base, rows, mine[some], offsets[some], link_types, found)
+            read_changeable(batch.data, batch.base, rows, mine[some], offsets[some], link_types, secret(), found)
     return found

@@ -9,6 +9,7 @@ import numpy as np
 from pktrace.capture.files import CaptureReader
 from pktrace.decode import rows as field
 from pktrace.decode.digest import PAYLOAD_BYTES, content_again
+from pktrace.decode.identity import secret
 from pktrace.decode.rows import rows_at
 from pktrace.observations.observe import Observations
 from pktrace.observations.stream import rows_beside_bytes
@@ -36,7 +37,7 @@ def make_contents_comparable(observations: Observations) -> None:
         again = rows_at(rows, mine)
         reader = CaptureReader(observations.run.folder / name, name)
         for batch, some in rows_beside_bytes(reader, np.ascontiguousarray(again["byte_offset"])):
-            content_again(batch.data, batch.base, again[some], observations.digest_payload_bytes)
+            content_again(batch.data, batch.base, again[some], observations.digest_payload_bytes, secret())
         for column in ("content", "icmp_id"):
             rows[column][mine] = again[column]
 

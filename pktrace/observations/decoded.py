@@ -14,6 +14,7 @@ from pktrace.capture.files import CaptureReader, sha256_of
 from pktrace.capture.index import CORRUPT, CUT, EMPTY, UNREADABLE, Interface
 from pktrace.decode import rows as field
 from pktrace.decode.digest import PAYLOAD_BYTES, UNBOUNDED, digest_again, headers_and_kept
+from pktrace.decode.identity import secret
 from pktrace.decode.rows import OPAQUE, ROW, rows_at
 from pktrace.errors import CaptureFileError
 from pktrace.ledger import Ledger
@@ -155,7 +156,7 @@ def digest_comparably(files: Sequence[DecodedFile], parts: Sequence[tuple[int, n
     kept = [np.zeros(len(rows), np.int64) for _, rows in parts]
     payload = PAYLOAD_BYTES
     for (_, rows), header, bound in zip(parts, headers, kept, strict=True):
-        payload = min(payload, int(headers_and_kept(rows, header, bound)))
+        payload = min(payload, int(headers_and_kept(rows, secret(), header, bound)))
     cut = [bound < UNBOUNDED for bound in kept]
     if not any(mask.any() for mask in cut):
         return payload
@@ -173,8 +174,8 @@ def digest_comparably(files: Sequence[DecodedFile], parts: Sequence[tuple[int, n
             bounds = shortest[at[shorter]]
             reader = CaptureReader(files[number].path, files[number].name)
             for batch, some in rows_beside_bytes(reader, np.ascontiguousarray(again["byte_offset"])):
-                digest_again(batch.data, batch.base, again[some], bounds[some])
-            for name in ("digest", "content"):
+                digest_again(batch.data, batch.base, again[some], bounds[some], secret())
+            for name in ("digest", "identity", "content"):
                 rows[name][shorter] = again[name]
     return payload
 

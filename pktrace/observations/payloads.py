@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode.digest import PAYLOAD_BYTES, content_of, contents_of
+from pktrace.decode.identity import secret
 from pktrace.observations.observe import Observations
 from pktrace.wire import SLACK
 
@@ -40,7 +41,7 @@ class Payloads:
             return None
         found = np.zeros(size + SLACK, np.uint8)
         found[:size] = data[at : at + size]
-        return int(content_of(found, np.int64(size)))
+        return int(content_of(found, np.int64(size), secret()))
 
     def contents(self, rows: Array, begins: Array, lengths: Array) -> tuple[Array, Array]:
         """`content` of many rows: (uint64, bool: whether the capture has these bytes)."""
@@ -58,7 +59,7 @@ class Payloads:
             at = rows["byte_offset"][mine] + starts[mine]
             whole = at + sizes[mine] + SLACK <= len(data)
             hashes = np.zeros(int(whole.sum()), np.uint64)
-            contents_of(data, at[whole], sizes[mine[whole]], hashes)
+            contents_of(data, at[whole], sizes[mine[whole]], secret(), hashes)
             found[mine[whole]] = hashes
             for one in mine[~whole].tolist():  # the last packets of a file, which a kernel would read beyond
                 content = self.content(rows[one], int(begins[one]), int(lengths[one]))

@@ -11,6 +11,7 @@ import numpy as np
 
 from pktrace.capture.files import Batch, CaptureReader
 from pktrace.capture.index import Interface
+from pktrace.decode.identity import secret
 from pktrace.decode.packets import decode
 from pktrace.decode.rows import ROW
 from pktrace.decode.tunnels import TunnelTable
@@ -55,7 +56,7 @@ class RowReader:
             while done < count:
                 done = decode(
                     batch.data, batch.base, batch.packets, link_types.array(), rows,
-                    table.entries, table.slots, table.count, done,
+                    table.entries, table.slots, table.count, secret(), done,
                 )  # fmt: skip
                 if done < count:
                     table.make_room()

@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode import rows as field
+from pktrace.decode.identity import group_numbers, groups_of, mixed
 from pktrace.run.model import Run
 from pktrace.trajectories.agreement import DISAGREE, Open, Pairs
 from pktrace.trajectories.crowd_kernel import without_end
-from pktrace.trajectories.hashing import mixed
 
 Array = np.ndarray[Any, Any]
 _TCP = 6
@@ -73,7 +73,7 @@ def crowds_of(
     order = np.argsort(label, kind="stable")
     for mine in np.split(order, np.flatnonzero(np.diff(label[order])) + 1):
         first = mine[0]
-        before, behind = np.unique(pairs.before[mine]), np.unique(pairs.behind[mine])
+        before, behind = (side[mine][groups_of(side[mine])[0]] for side in (pairs.before, pairs.behind))
         many_enough = len(behind) <= len(before) <= 2 * len(behind) and len(before) > 1
         if not many_enough or len(np.unique(pairs.start[mine])) < _FEWEST:
             continue
@@ -87,7 +87,7 @@ def crowds_of(
             continue
         if (share(before) < _WHOLE).any() or not _all_begin(behind, start_rows, rows, flows, int(point[first])):
             continue
-        _, group = np.unique(np.concatenate([remains[end_rows], remains[start_rows]]), return_inverse=True)
+        group = group_numbers(np.concatenate([remains[end_rows], remains[start_rows]]))
         # An offset between clocks that was estimated hides the delay: starts come as often too early as late.
         clocks = [run.points[rows["point"][some[0]]].clock for some in (end_rows, start_rows)]
         if _in_time(
@@ -105,7 +105,7 @@ def _components(pairs: Pairs) -> Array:
     size = len(of_group)
     # A flow is one thing at each stage; all pairs of a group are of one stage.
     for flow, stage in ((pairs.before, 0), (pairs.behind, 1)):
-        _, number = np.unique(mixed(flow, np.full(len(flow), stage)), return_inverse=True)
+        number = group_numbers(flow, np.full(len(flow), stage))
         nodes.append(size + number)
         size += int(number.max()) + 1
     label = np.arange(size)

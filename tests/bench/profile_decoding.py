@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from pktrace.capture.files import CaptureReader, sha256_of
 from pktrace.decode.digest import UNBOUNDED, digest_again
+from pktrace.decode.identity import secret
 from pktrace.errors import PktraceError
 from pktrace.ledger import Ledger
 from pktrace.observations.decoded import InterfaceCounts, count_rows, decode_file, digest_comparably
@@ -59,7 +60,7 @@ def decode(steps: Steps, path: str) -> int:
     for batch in row_batches(path):
         count += len(batch.rows)
         kept = np.full(len(batch.rows), UNBOUNDED)
-        steps.call("digest once more", digest_again, batch.data, batch.base, batch.rows, kept)
+        steps.call("digest once more", digest_again, batch.data, batch.base, batch.rows, kept, secret())
         steps.call("clear rows", lambda rows=batch.rows: rows.view(np.uint8).fill(0))
     return count
 
