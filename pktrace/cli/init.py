@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from pktrace.cli.limits import limit_options, limits_of, watching
 from pktrace.cli.narration import show, tell, with_kernels
 from pktrace.errors import EXIT_DAMAGED_OR_UNDECIDED, EXIT_DONE, CallerError
 from pktrace.report.words import one_line, plural
@@ -17,7 +18,9 @@ from pktrace.report.words import one_line, plural
 @click.option("-o", "--output", metavar="DIR", help="Write DIR/run.toml (or this file, if it ends in .toml).")
 @click.option("--force", is_flag=True, help="Replace an existing run.toml.")
 @click.option("--json", "as_json", is_flag=True, help="Print the proposal as JSON.")
-def init(files: tuple[str, ...], output: str | None, force: bool, as_json: bool) -> int:
+@limit_options
+@watching
+def init(files: tuple[str, ...], output: str | None, force: bool, as_json: bool, **limits: int | None) -> int:
     """Propose a run.toml for captures: points, their order, clocks and paths, from the packets that they share.
 
     Without -o the proposal goes to stdout, with the captures named relative to the current folder. No capture is
@@ -31,7 +34,7 @@ def init(files: tuple[str, ...], output: str | None, force: bool, as_json: bool)
     chosen = _each_once(files)
     folder = target.parent if target is not None else Path.cwd()
     names = relative_names(chosen, folder)
-    proposal = with_kernels(lambda: propose(*read_samples(chosen)))
+    proposal = with_kernels(lambda: propose(*read_samples(chosen, limits=limits_of(limits))))
     title = _title(folder, chosen)
     text = proposal_toml(proposal, title, names)
     if target is not None:
