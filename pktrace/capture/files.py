@@ -12,9 +12,23 @@ from typing import Any
 import numpy as np
 
 from pktrace.capture import pcap, pcapng, toollog
-from pktrace.capture.index import BROKEN, CORRUPT, CUT, EMPTY, FULL, LARGEST_BLOCK, WHOLE, Interface, NoBytes, Walker
-from pktrace.capture.source import Damaged, open_regular, open_source
+from pktrace.capture.index import (
+    BROKEN,
+    CORRUPT,
+    CROWDED,
+    CUT,
+    EMPTY,
+    FULL,
+    LARGEST_BLOCK,
+    MOST_INTERFACES,
+    WHOLE,
+    Interface,
+    NoBytes,
+    Walker,
+)
+from pktrace.capture.source import Damaged, TooWide, open_regular, open_source, too_wide
 from pktrace.errors import CaptureFileError
+from pktrace.limits import Share
 from pktrace.wire import PACKET, SLACK
 
 # A batch, with what is decoded from it, should stay in a processor's second-level cache.
@@ -46,12 +60,16 @@ class CaptureReader:
     After the last batch `ended` is WHOLE, CUT (the file ends inside a block or record), CORRUPT (it contradicts
     itself) or EMPTY (0 bytes), and `ended_at` the offset where reading stopped.
 
+    Args:
+        share: what the file may hold, and is counted against; None where it was read before.
+
     Raises:
         CaptureFileError: the file cannot be read or is no capture; the message lists each format's reason.
     """
 
-    def __init__(self, path: str | os.PathLike[str], name: str) -> None:
+    def __init__(self, path: str | os.PathLike[str], name: str, share: Share | None = None) -> None:
         self.name = name
+        self._share = share
         self.ended = WHOLE
         self.ended_at = 0
         self._source = open_source(path, name)
@@ -105,10 +123,18 @@ class CaptureReader:
             while True:
                 count, stopped = walker.walk(self._buffer, self._filled, packets)
                 if count:
+                    if self._share is not None:
+                        self._share.take(self._source.tell(), 0, count)
                     yield Batch(self._buffer, base, packets[:count])
                 if stopped == FULL:
                     continue
                 done = walker.position
+                if stopped == CROWDED:
+                    raise CaptureFileError(
+                        self.name,
+                        base + done,
+                        f"describes more than {MOST_INTERFACES:,} interfaces; split it: `editcap -c 1000000 IN OUT`",
+                    )
                 if stopped == BROKEN:
                     self.ended, self.ended_at = CORRUPT, base + done
                     return
@@ -132,6 +158,7 @@ class CaptureReader:
                         self.ended = EMPTY
                     return
         finally:
+            walker.finish()
             self._source.close()
 
     def _fill(self) -> int:
@@ -143,8 +170,12 @@ class CaptureReader:
         except Damaged as damage:
             self._fault = CUT if damage.cut else CORRUPT
             return 0
+        except TooWide:
+            raise too_wide(self.name) from None
         except OSError as problem:
             raise CaptureFileError(self.name, None, f"cannot be read: {problem.strerror or problem}") from None
+        if self._share is not None:
+            self._share.take(self._source.tell(), got, 0)
         self._filled += got
         return got
 

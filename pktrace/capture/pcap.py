@@ -64,6 +64,9 @@ class PcapWalker:
         self._frames += int(count)
         return int(count), int(stopped)
 
+    def finish(self) -> None:
+        """A pcap file says nothing of its interface behind its header."""
+
     def missing(self) -> bool:
         """Nothing is ever skipped in a pcap file."""
         return False

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pktrace.cli.limits import limit_options, watching
 from pktrace.cli.narration import analysis_of, say_why, show, tell, with_kernels
 from pktrace.errors import EXIT_CRITERION_FAILED, EXIT_DAMAGED_OR_UNDECIDED, EXIT_DONE, PktraceError
 from pktrace.report.words import one_line, plural
@@ -32,7 +33,11 @@ _WORST_FIRST = (2, EXIT_DAMAGED_OR_UNDECIDED, EXIT_CRITERION_FAILED, EXIT_DONE)
     "--fail-on", default="", metavar="LIST", help="Criteria: loss, rules; exit 1 if one fails, 3 if undecided."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print summary.json instead of tables.")
-def analyze(runs: tuple[str, ...], output: str | None, plots: bool, fail_on: str, as_json: bool) -> int:
+@limit_options
+@watching
+def analyze(
+    runs: tuple[str, ...], output: str | None, plots: bool, fail_on: str, as_json: bool, **limits: int | None
+) -> int:
     """Analyse recorded runs: follow every packet, judge it, measure each stage, write RUN/results/.
 
     RUN is a folder with a run.toml. Tables go to stdout, narration to stderr.
@@ -49,20 +54,30 @@ def analyze(runs: tuple[str, ...], output: str | None, plots: bool, fail_on: str
     codes = []
     for number, location in enumerate(runs):
         if len(runs) == 1:
-            codes.append(_analyze(location, output, plots, wanted, as_json))
+            codes.append(_analyze(location, output, plots, wanted, as_json, limits))
             continue
         try:
             if number and not as_json:
                 click.echo()
-            codes.append(_analyze(location, output, plots, wanted, as_json))
+            codes.append(_analyze(location, output, plots, wanted, as_json, limits))
         except PktraceError as problem:
             tell(f"pktrace: error: {one_line(str(problem))}")
             codes.append(problem.exit_code)
     return next((code for code in _WORST_FIRST if code in codes), max(codes))
 
 
-def _analyze(location: str, output: str | None, plots: bool, fail_on: frozenset[str], as_json: bool) -> int:
-    analysis = analysis_of(location)
+def _analyze(
+    location: str,
+    output: str | None,
+    plots: bool,
+    fail_on: frozenset[str],
+    as_json: bool,
+    limits: dict[str, int | None],
+) -> int:
+    from pktrace import memory
+
+    analysis = analysis_of(location, limits, memory.ANALYSIS)
+    memory.check_writing(len(analysis.observations.rows), len(analysis.trajectories))
     with_kernels(lambda: analysis.transforms)
     from pktrace.findings.criteria import outcome
     from pktrace.findings.summary import summary, summary_json

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pktrace.cli.limits import limit_options, watching
 from pktrace.cli.narration import from_observations, say_why, show
 
 if TYPE_CHECKING:
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 @click.command(epilog="Example: pktrace check fixtures/service-chain")
 @click.argument("run")
 @click.option("--json", "as_json", is_flag=True, help="Print all facts, findings and answers as JSON.")
-def check(run: str, as_json: bool) -> int:
+@limit_options
+@watching
+def check(run: str, as_json: bool, **limits: int | None) -> int:
     """Whether a run can answer what is asked of it: what each point covers, dropped and missed, whether packets can
     be recognised from point to point, and what follows from that for latency, losses and rules.
 
@@ -26,7 +29,7 @@ def check(run: str, as_json: bool) -> int:
     3 input is damaged, or there are packets and nothing can be answered;
     2 usage or run.toml error, or no capture.
     """
-    facts = from_observations(run, _facts)
+    facts = from_observations(run, _facts, limits)
     from pktrace.findings.advice import answers_of, check_outcome, findings_of
 
     findings = findings_of(facts)

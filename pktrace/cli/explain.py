@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from pktrace.cli.limits import limit_options, watching
 from pktrace.cli.narration import analysis_of, say_why, show, with_kernels
 from pktrace.visible import json_text
 
@@ -14,12 +15,14 @@ from pktrace.visible import json_text
 @click.argument("run")
 @click.argument("trajectory", type=int, metavar="ID")
 @click.option("--json", "as_json", is_flag=True, help="Print the explanation as JSON.")
-def explain(run: str, trajectory: int, as_json: bool) -> int:
+@limit_options
+@watching
+def explain(run: str, trajectory: int, as_json: bool, **limits: int | None) -> int:
     """Tell the life of one packet: every sighting, every changed field, and why the verdict is what it is.
 
     ID is the number in the column `trajectory` of trajectories.parquet.
     """
-    analysis = analysis_of(run)
+    analysis = analysis_of(run, limits)
     from pktrace.findings.criteria import outcome
     from pktrace.report.explain import explain_packet
 

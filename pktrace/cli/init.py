@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from pktrace.cli.limits import limit_options, limits_of, watching
 from pktrace.cli.narration import say_why, show, tell, with_kernels
 from pktrace.errors import EXIT_DAMAGED_OR_UNDECIDED, EXIT_DONE, CallerError
 from pktrace.report.words import one_line, plural
@@ -17,7 +18,9 @@ from pktrace.report.words import one_line, plural
 @click.option("-o", "--output", metavar="DIR", help="Write DIR/run.toml (or this file, if it ends in .toml).")
 @click.option("--force", is_flag=True, help="Replace an existing run.toml.")
 @click.option("--json", "as_json", is_flag=True, help="Print the proposal as JSON.")
-def init(files: tuple[str, ...], output: str | None, force: bool, as_json: bool) -> int:
+@limit_options
+@watching
+def init(files: tuple[str, ...], output: str | None, force: bool, as_json: bool, **limits: int | None) -> int:
     """Propose a run.toml for captures: points, their order, clocks and paths, from the packets that they share.
 
     Without -o the proposal goes to stdout, with the captures named relative to the current folder. No capture is
@@ -32,7 +35,7 @@ def init(files: tuple[str, ...], output: str | None, force: bool, as_json: bool)
     chosen, problems = with_kernels(lambda: usable(_each_once(files)))
     folder = target.parent if target is not None else Path.cwd()
     names = relative_names(chosen, folder)
-    samples, every = with_kernels(lambda: read_samples(chosen))
+    samples, every = with_kernels(lambda: read_samples(chosen, limits=limits_of(limits)))
     proposal = with_kernels(lambda: propose(samples, every))
     title = _title(folder, chosen)
     text = proposal_toml(proposal, title, names)

@@ -143,9 +143,11 @@ def _run(arguments: list[str]) -> int:
             _show_traceback(problem)
         click.echo(f"pktrace: error: {one_line(str(problem))}", err=True)
         return problem.exit_code
-    except MemoryError:
-        click.echo("pktrace: error: not enough memory for these captures", err=True)
-        return EXIT_INTERNAL
+    except MemoryError as problem:
+        from pktrace.memory import short
+
+        click.echo(f"pktrace: error: {one_line(short(problem))}", err=True)
+        return EXIT_USAGE
     except Exception as problem:  # noqa: BLE001 - the last line of defence: users see one line, not a traceback
         if debug:
             _show_traceback(problem)

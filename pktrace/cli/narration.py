@@ -8,7 +8,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, TypeVar
 
 import click
@@ -21,9 +21,11 @@ from pktrace.visible import visible
 if TYPE_CHECKING:
     from pktrace.findings.analysis import Analysis
     from pktrace.findings.criteria import Outcome
+    from pktrace.memory import Need
     from pktrace.observations.observe import Observations
 
 _LONGEST_COMPILATION_S = 120
+_MUCH_MEMORY = 2 << 30
 _Result = TypeVar("_Result")
 
 
@@ -90,32 +92,48 @@ def _is_of_the_cache(problem: BaseException) -> bool:
     return False
 
 
-def analysis_of(location: str) -> Analysis:
-    """Load and analyse one run; says so when the kernels have to be compiled first."""
+def analysis_of(location: str, options: dict[str, int | None], need: Need | None = None) -> Analysis:
+    """Load and analyse one run; says so when the kernels have to be compiled first.
+
+    Args:
+        options: those of `limit_options`; need: the memory that an observation takes, all in all.
+    """
 
     def analyze(observations: Observations) -> Analysis:
         from pktrace.findings.analysis import analyze_observations
 
         return analyze_observations(observations)
 
-    return from_observations(location, analyze)
+    return from_observations(location, analyze, options, need)
 
 
-def from_observations(location: str, work: Callable[[Observations], _Result]) -> _Result:
+def from_observations(
+    location: str,
+    work: Callable[[Observations], _Result],
+    options: dict[str, int | None],
+    need: Need | None = None,
+) -> _Result:
     """What `work` makes of the observations of one run; says so when the kernels have to be compiled first."""
+    from pktrace import memory
     from pktrace.run.runfile import load_run
 
     run = load_run(location)  # before anything slow: most mistakes are in run.toml
     if run.criteria:
         tell(f"{plural(run.criteria, 'criterion')} of run.toml not evaluated: [[criterion]] is reserved; use --fail-on")
+    from pktrace.cli.limits import limits_of
     from pktrace.compiled import compiled_all, is_cached, must_compile
     from pktrace.observations.observe import observe_run
 
+    def observed() -> Observations:
+        return observe_run(run, limits_of(options), need or memory.FOLLOWING)
+
+    memory.step("reading the captures")
     if not must_compile() or not is_cached():
-        return with_kernels(lambda: work(observe_run(run)))
+        return with_kernels(lambda: work(observed()))
     tell("Compiling the packet kernels for this machine; this happens once and takes a few seconds ...")
-    with _compiling_the_rest():
-        observations = with_kernels(lambda: observe_run(run))
+    # A second process needs as much memory as this one without packets.
+    with _compiling_the_rest() if memory.available_bytes() > _MUCH_MEMORY else nullcontext():
+        observations = with_kernels(observed)
         from pktrace.verdicts.precompile import compile_kernels
 
         with_kernels(compile_kernels)

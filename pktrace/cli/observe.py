@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from pktrace.cli.limits import limit_options, limits_of, watching
 from pktrace.cli.narration import say_why, show, tell, with_kernels
 from pktrace.errors import EXIT_DAMAGED_OR_UNDECIDED, EXIT_DONE
 from pktrace.report.words import plural
@@ -30,14 +31,18 @@ from pktrace.visible import json_text
     help="Add columns: TCP options, ESP/AH, quoted packets of ICMP errors, options of the file.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print counts and the ledger as JSON.")
-def observe(files: tuple[str, ...], output: str, with_details: bool, as_json: bool) -> int:
+@limit_options
+@watching
+def observe(files: tuple[str, ...], output: str, with_details: bool, as_json: bool, **limits: int | None) -> int:
     """Decode captures into an observations table: a row per packet in file order, unknown packets with null fields."""
+    from pktrace.memory import step
     from pktrace.observations.export import ObservationStream
     from pktrace.report.results import input_metadata, write_observations
 
     if not output or any(os.path.realpath(output) == os.path.realpath(file) for file in files):
         raise click.BadParameter("must be a file of its own, not one of the captures", param_hint="--output")
-    stream = ObservationStream(files, with_details)
+    stream = ObservationStream(files, with_details, limits_of(limits))
+    step("decoding the captures")
     with_kernels(
         lambda: write_observations(
             stream.tables(), Path(output), lambda: input_metadata(stream.paths, stream.sha256), with_details

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from pktrace.cli.limits import limit_options, watching
 from pktrace.cli.narration import analysis_of, say_why, show
 from pktrace.visible import json_text
 
@@ -18,9 +19,11 @@ def _rows(rows: list[dict[str, Any]]) -> None:
 @click.command(epilog="Example: pktrace latency fixtures/service-chain")
 @click.argument("run")
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
-def latency(run: str, as_json: bool) -> int:
+@limit_options
+@watching
+def latency(run: str, as_json: bool, **limits: int | None) -> int:
     """Latency per stage and direction (mode 0): N, mean, median, p99, max, share of the whole."""
-    analysis = analysis_of(run)
+    analysis = analysis_of(run, limits)
     from pktrace.findings.criteria import outcome
 
     if as_json:
@@ -37,9 +40,11 @@ def latency(run: str, as_json: bool) -> int:
 @click.command(epilog="Example: pktrace rules fixtures/service-chain")
 @click.argument("run")
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
-def rules(run: str, as_json: bool) -> int:
+@limit_options
+@watching
+def rules(run: str, as_json: bool, **limits: int | None) -> int:
     """What each rule says, what the filter did, and the data plane's own counter (mode 1)."""
-    analysis = analysis_of(run)
+    analysis = analysis_of(run, limits)
     from pktrace.findings.criteria import outcome
 
     if as_json:
@@ -56,9 +61,11 @@ def rules(run: str, as_json: bool) -> int:
 @click.command(epilog="Example: pktrace losses fixtures/service-chain")
 @click.argument("run")
 @click.option("--json", "as_json", is_flag=True, help="Print the losses per stage as JSON.")
-def losses(run: str, as_json: bool) -> int:
+@limit_options
+@watching
+def losses(run: str, as_json: bool, **limits: int | None) -> int:
     """Lost packets by the stage where they were lost, apart from what the captures lost or cannot tell."""
-    analysis = analysis_of(run)
+    analysis = analysis_of(run, limits)
     from pktrace.findings.criteria import outcome
 
     ended = outcome(analysis)

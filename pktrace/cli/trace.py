@@ -125,7 +125,7 @@ def trace(
             write_paths(folder, interfaces, said)
         raise
     write_paths(folder, interfaces, said)
-    analysis = analysis_of(str(folder))
+    analysis = analysis_of(str(folder), {})
     return _print(analysis, mode, detail, as_json)
 
 

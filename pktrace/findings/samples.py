@@ -20,6 +20,7 @@ from pktrace.decode import rows as bits
 from pktrace.decode.digest import header_digests
 from pktrace.decode.rows import ROW
 from pktrace.errors import CaptureFileError
+from pktrace.limits import DEFAULT_LIMITS, Budget, Limits
 from pktrace.observations.decoded import NO_BYTES, DecodedFile, digest_comparably
 from pktrace.observations.stream import RowReader
 
@@ -94,16 +95,20 @@ def usable(paths: Sequence[str]) -> tuple[list[str], list[CaptureFileError]]:
     return found, problems
 
 
-def read_samples(paths: Sequence[str], most: int = _MOST_ROWS) -> tuple[list[Sample], int]:
+def read_samples(
+    paths: Sequence[str], most: int = _MOST_ROWS, limits: Limits = DEFAULT_LIMITS
+) -> tuple[list[Sample], int]:
     """Read files; returns them, and that one in so many packets is in their rows.
 
     Raises:
-        CaptureFileError: of the first file that cannot be read or is no capture.
+        CaptureFileError: of the first file that cannot be read or is no capture, or holds more than is read of it.
+        LimitError: all files together do.
     """
+    budget = Budget(paths, limits)
     files = max(1, len(paths))
     most = max(1, min(most, _MOST_CELLS // files))
     with ThreadPoolExecutor(max(1, min(files, os.cpu_count() or 1))) as pool:
-        samples = list(pool.map(lambda path: _read(path, max(most // files, min(most, _SMALL))), paths))
+        samples = list(pool.map(lambda path: _read(path, max(most // files, min(most, _SMALL)), budget), paths))
     every = max((sample.every for sample in samples), default=1)
     while True:
         samples = [_thinned(sample, every) for sample in samples]
@@ -116,9 +121,9 @@ def read_samples(paths: Sequence[str], most: int = _MOST_ROWS) -> tuple[list[Sam
     return samples, every
 
 
-def _read(path: str, most: int) -> Sample:
+def _read(path: str, most: int, budget: Budget) -> Sample:
     """One file: rows are thinned out by half whenever they become more than `most`."""
-    reader = RowReader(path, path)
+    reader = RowReader(path, path, budget.share(path, path))
     tallies: dict[tuple[int, int, int], Tally] = {}
     kept: list[Array] = []
     count, every = 0, 1

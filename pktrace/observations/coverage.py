@@ -17,6 +17,8 @@ from pktrace.observations.decoded import DecodedFile
 from pktrace.run.model import Point, Run
 
 _SLACK_NS = 10**9
+# Names of interfaces that an error shows, and letters of each.
+_SHOWN_NAMES, _SHOWN_LETTERS = 20, 60
 _1990_NS = 631_152_000 * 10**9
 
 
@@ -64,17 +66,18 @@ def interfaces_of(file: DecodedFile, point: Point) -> list[int]:
     every = list(range(len(interfaces)))
     if wanted is None:
         return every
-    found = [number for number in every if interfaces[number].name == wanted]
-    if found:
-        return found
+    if wanted in file.numbers_by_name:
+        return file.numbers_by_name[wanted]
     if wanted[:1] == "#" and wanted[1:].isdecimal() and int(wanted[1:]) < len(interfaces):
         return [int(wanted[1:])]
     if interface_index(file, point) is not None:
         return every
     if len(interfaces) <= 1 and not any(interface.name for interface in interfaces):
         return every
-    named = sorted({interface.name for interface in interfaces if interface.name})
-    known = ", ".join(named) or f"none with a name, {len(interfaces)} by number (#0 and so on)"
+    named = sorted(name for name in file.numbers_by_name if name)
+    known = ", ".join(name[:_SHOWN_LETTERS] for name in named[:_SHOWN_NAMES])
+    known += f" and {len(named) - _SHOWN_NAMES:,} more" if len(named) > _SHOWN_NAMES else ""
+    known = known or f"none with a name, {len(interfaces)} by number (#0 and so on)"
     raise CaptureFileError(
         file.name, None, f"has no interface {wanted!r} that point {point.name!r} asks for; it has: {known}"
     )
@@ -83,12 +86,7 @@ def interfaces_of(file: DecodedFile, point: Point) -> list[int]:
 def interface_index(file: DecodedFile, point: Point) -> int | None:
     """The host's number of the interface that a point asks for, in a file whose packets tell it; else None."""
     wanted = point.interface
-    if (
-        wanted is None
-        or not wanted.isdecimal()
-        or len(wanted) > 9
-        or not (file.rows["ifindex"].any() or not len(file.rows))
-    ):
+    if wanted is None or not wanted.isdecimal() or len(wanted) > 9 or not file.has_indexes:
         return None
     return int(wanted)
 
@@ -114,13 +112,14 @@ def coverage_of(
         lasts.append(span[1])
         damaged = file.ended != WHOLE
         cut_at.append(damaged)
-        chosen = [file.interfaces[number] for number in interfaces_of(file, point)]
+        numbers = interfaces_of(file, point)
+        chosen = [file.interfaces[number] for number in numbers]
         steps.extend(interface.resolution_ns for interface in chosen)
         link_types |= {interface.link_type for interface in chosen}
         snap_lengths |= {interface.snap_length for interface in chosen if interface.snap_length > 0}
         # A capture whose other interfaces saw packets ran at that time, though this one saw none.
         start, end = span if len(times) else _span_of(file)
-        if _is_excerpt(file, chosen):
+        if _is_excerpt(file, numbers):
             ledger.add("excerpt", point=point.name, capture=file.name)
         else:
             told = [_statistics_span(interface, span) for interface in chosen]
@@ -131,7 +130,7 @@ def coverage_of(
         starts.append(start)
         ends.append(end)
         unusable += _unusable(rows, point)
-        dropped, missing = _dropped(run, point, file, logs)
+        dropped, missing = _dropped(run, point, file, numbers, logs)
         drops.append(dropped)
         unread += missing
         ledger.add("capture_drops", dropped or 0, point=point.name, capture=file.name)
@@ -180,17 +179,15 @@ def _statistics_span(interface: Interface, packets: tuple[int | None, int | None
     return (None, None) if packets[0] is not None else (start, end)
 
 
-def _is_excerpt(file: DecodedFile, chosen: list[Interface]) -> bool:
+def _is_excerpt(file: DecodedFile, numbers: list[int]) -> bool:
     """Whether the statistics are of a larger capture, from which the file was cut out, and say nothing of its ends.
 
     Some tools count received packets with those dropped, some without; both ways round, a whole file has at least
     received - dropped packets.
     """
-    received = sum(interface.received or 0 for interface in chosen)
-    dropped = sum(interface.dropped or 0 for interface in chosen)
-    packets = sum(
-        int(file.packets_of[number]) for number, interface in enumerate(file.interfaces) if interface in chosen
-    )
+    received = sum(file.interfaces[number].received or 0 for number in numbers)
+    dropped = sum(file.interfaces[number].dropped or 0 for number in numbers)
+    packets = int(file.packets_of[numbers].sum())
     return packets < received - dropped
 
 
@@ -218,13 +215,12 @@ def _unusable(rows: np.ndarray[Any, Any], point: Point) -> int:
     return int(np.count_nonzero(lost))
 
 
-def _dropped(run: Run, point: Point, file: DecodedFile, logs: set[Path]) -> tuple[int | None, int]:
+def _dropped(run: Run, point: Point, file: DecodedFile, numbers: list[int], logs: set[Path]) -> tuple[int | None, int]:
     """(packets dropped by the capture, or None where nothing says so; packets left unread).
 
     The interface statistics, the packets' own drop counts and the tool's log may each tell; the largest is believed.
     Rotated files share one log, which counts once: `logs` holds those that were read.
     """
-    numbers = interfaces_of(file, point)
     told = [file.interfaces[number].dropped for number in numbers]
     in_statistics = [count for count in told if count is not None]
     with_packets = int(file.drops_of[numbers].sum())

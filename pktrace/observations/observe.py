@@ -14,6 +14,8 @@ from pktrace.decode import rows as field
 from pktrace.decode.changeable import WIRELESS
 from pktrace.decode.rows import OPAQUE, ROW, rows_at
 from pktrace.ledger import Ledger
+from pktrace.limits import DEFAULT_LIMITS, Budget, Limits
+from pktrace.memory import FOLLOWING, Need, Purse
 from pktrace.observations.coverage import Coverage, coverage_of, damage_matters, interface_index, interfaces_of
 from pktrace.observations.decoded import DecodedFile, count_oddities, decode_files, digest_comparably
 from pktrace.run.model import ANY_DIRECTION, Point, Run
@@ -42,10 +44,14 @@ class Observations:
     wireless: tuple[bool, ...] = ()
 
 
-def observe_run(run: Run) -> Observations:
+def observe_run(run: Run, limits: Limits = DEFAULT_LIMITS, need: Need = FOLLOWING) -> Observations:
     """Read all captures of a run.
 
+    Args:
+        limits: how much is read at most; need: the memory that an observation will take later.
+
     Raises:
+        LimitError, MemoryShort: the captures hold more packets than that.
         CaptureFileError: no file can be read and is a capture, or one has not the interface that its point names.
     """
     ledger = Ledger()
@@ -54,7 +60,9 @@ def observe_run(run: Run) -> Observations:
         for name in point.captures:
             wanted.setdefault(os.path.realpath(run.folder / name), (str(run.folder / name), name))
     users = Counter(os.path.realpath(run.folder / name) for point in run.points for name in point.captures)
-    decoded = dict(zip(wanted, decode_files(list(wanted.values())), strict=True))
+    purse = Purse(need, limits.max_memory)
+    budget = Budget([path for path, _ in wanted.values()], limits, purse)
+    decoded = dict(zip(wanted, decode_files(list(wanted.values()), budget), strict=True))
     tunnels = _common_tunnels(list(decoded.values()))
     files: list[DecodedFile] = []
     parts: list[tuple[int, np.ndarray[Any, Any]]] = []
@@ -96,7 +104,8 @@ def observe_files(paths: list[str]) -> Observations:
     The `point` of a row is the name of its interface, where the file has one.
     """
     ledger = Ledger()
-    files = decode_files([(path, path) for path in paths])
+    budget = Budget(paths, DEFAULT_LIMITS, Purse(FOLLOWING))
+    files = decode_files([(path, path) for path in paths], budget)
     tunnels = _common_tunnels(files)
     names: dict[str, int] = {}
     parts = []

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pktrace import schema
+from pktrace import memory, schema
 from pktrace.errors import OutputError
 from pktrace.findings.analysis import Analysis
 from pktrace.findings.summary import summary_json
@@ -144,7 +144,8 @@ def _whole(path: Path) -> Iterator[Path]:
         raise OutputError(f"{path}: is no file; results replace files only")
     partial = path.with_name(f".{path.name}.{os.getpid()}{_PARTIAL}")
     try:
-        yield partial
+        with memory.unfinished(partial):
+            yield partial
         os.replace(partial, path)
     except BaseException:
         with contextlib.suppress(OSError):

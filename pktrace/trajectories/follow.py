@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from pktrace import memory
 from pktrace.decode import rows as field
 from pktrace.decode.identity import group_numbers, mixed
 from pktrace.ledger import Ledger
@@ -52,6 +53,7 @@ def follow_packets(observations: Observations) -> Trajectories:
     if run is None:
         raise ValueError("observations of bare files have no run; use load_run and observe")
     rows = observations.rows
+    memory.check_following(len(rows))
     columns, numbers, keys, groups = _begin(observations, run)
     payloads = Payloads(observations)
     every, forms = columns, NO_FORMS
@@ -70,6 +72,7 @@ def follow_packets(observations: Observations) -> Trajectories:
         found = open_ends(run, rows, unplaced, owner, seen, path_of)
         ranges, doubtful_parts = NO_RANGES, np.zeros(0, np.int64)
         if round_number == 0 and len(found.start_rows) and len(found.end_rows):
+            memory.check_loose_ends(len(found.start_rows) + len(found.end_rows))
             make_contents_comparable(observations)
         if keys.learn_rewritten(found, run, times, clocks.group):
             columns, forms, groups = _with_keys(keys, every, run)
