@@ -77,6 +77,9 @@ class NoBytes:
         """No packets."""
         return 0, MORE
 
+    def finish(self) -> None:
+        """Nothing was said."""
+
     def missing(self) -> bool:
         """Nothing was begun."""
         return False
