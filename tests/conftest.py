@@ -26,7 +26,7 @@ def pktrace() -> CommandLine:
             [sys.executable, "-m", "pktrace", *map(str, arguments)],
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=1200,  # guards against hanging, however busy the machine
             check=False,
             cwd=ROOT,
             env={**os.environ, "NO_COLOR": "1", "COLUMNS": "100", **environment},

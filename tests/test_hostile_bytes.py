@@ -106,7 +106,7 @@ def _measured() -> dict[tuple[str, bool], dict[str, Any]]:
     reader = Reader()
     done = subprocess.run(
         [sys.executable, "-m", "tests.fuzz.memory", str(reader.path.parent)],
-        cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=600, check=False,
+        cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=3600, check=False,
     )  # fmt: skip
     found = [json.loads(line) for line in done.stdout.splitlines()]
     return {(line["name"], line["batches"]): line for line in found}
