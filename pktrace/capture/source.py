@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import os
-import stat
 import zlib
 from typing import Any, BinaryIO, Protocol
 
 from pktrace.errors import CaptureFileError
+from pktrace.inputs import InputFile, Location, NotInside, NotRegular, Stamp
 
 # Bytes taken from a compressed file, or asked of a decompressor, at a time: what is lost where it is damaged.
 _PIECE = 1 << 14
@@ -29,30 +28,40 @@ class Source(Protocol):
     def close(self) -> None: ...
 
 
-def open_regular(path: str | os.PathLike[str], name: str) -> io.FileIO:
+def open_regular(
+    path: str | os.PathLike[str] | Location, name: str, same_as: Stamp | None = None, hashed: bool = False
+) -> InputFile:
     """Open a file as it is on disk, unbuffered.
+
+    Args:
+        path: where it lies; a location inside a run folder is opened over no link.
+        same_as: the stamp with which it was read before; hashed: make the SHA-256 of what is read.
 
     Raises:
         CaptureFileError: it cannot be opened, or is no regular file (opening a pipe would wait for its writer).
+        CaptureChangedError: it is not the file that was read before.
     """
+    location = path if isinstance(path, Location) else Location(os.fspath(path))
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise CaptureFileError(name, None, "is no regular file; captures are read from files")
-        return open(path, "rb", buffering=0)
+        return InputFile(location.open(), name, same_as, hashed)
+    except NotRegular:
+        raise CaptureFileError(name, None, "is no regular file; captures are read from files") from None
+    except NotInside as problem:
+        raise CaptureFileError(
+            name, None, f"{problem}; put the file itself into the run folder, or use --trust"
+        ) from None
     except OSError as problem:
         raise CaptureFileError(name, None, f"cannot be read: {problem.strerror}") from None
 
 
-def open_source(path: str | os.PathLike[str], name: str) -> Source:
-    """Open a file for reading as a stream.
+def open_source(file: InputFile, name: str) -> Source:
+    """The bytes of an open file as a stream, from its beginning.
 
     Raises:
-        CaptureFileError: it cannot be opened, or is no regular file.
+        CaptureFileError: it cannot be read; the file is closed.
     """
-    file = open_regular(path, name)
     try:
-        head = file.read(4)
-        file.seek(0)
+        head = file.head(4)
     except OSError as problem:
         file.close()
         raise CaptureFileError(name, None, f"cannot be read: {problem.strerror}") from None

@@ -68,7 +68,12 @@ def _is_of_the_cache(problem: BaseException) -> bool:
     return False
 
 
-def analysis_of(location: str) -> Analysis:
+trust_option = click.option(
+    "--trust", is_flag=True, help="Follow links out of the run folder, and lift the limits on how much is in it."
+)
+
+
+def analysis_of(location: str, trust: bool = False) -> Analysis:
     """Load and analyse one run; says so when the kernels have to be compiled first."""
 
     def analyze(observations: Observations) -> Analysis:
@@ -76,14 +81,14 @@ def analysis_of(location: str) -> Analysis:
 
         return analyze_observations(observations)
 
-    return from_observations(location, analyze)
+    return from_observations(location, analyze, trust)
 
 
-def from_observations(location: str, work: Callable[[Observations], _Result]) -> _Result:
+def from_observations(location: str, work: Callable[[Observations], _Result], trust: bool = False) -> _Result:
     """What `work` makes of the observations of one run; says so when the kernels have to be compiled first."""
     from pktrace.run.runfile import load_run
 
-    run = load_run(location)  # before anything slow: most mistakes are in run.toml
+    run = load_run(location, trust)  # before anything slow: most mistakes are in run.toml
     if run.criteria:
         tell(f"{plural(run.criteria, 'criterion')} of run.toml not evaluated: [[criterion]] is reserved; use --fail-on")
     from pktrace.compiled import compiled_all, must_compile

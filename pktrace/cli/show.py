@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from pktrace.cli.narration import analysis_of, show
+from pktrace.cli.narration import analysis_of, show, trust_option
 
 
 def _rows(rows: list[dict[str, Any]]) -> None:
@@ -17,10 +17,11 @@ def _rows(rows: list[dict[str, Any]]) -> None:
 
 @click.command(epilog="Example: pktrace latency fixtures/service-chain")
 @click.argument("run")
+@trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
-def latency(run: str, as_json: bool) -> int:
+def latency(run: str, trust: bool, as_json: bool) -> int:
     """Latency per stage and direction (mode 0): N, mean, median, p99, max, share of the whole."""
-    analysis = analysis_of(run)
+    analysis = analysis_of(run, trust)
     from pktrace.findings.criteria import exit_code
 
     if as_json:
@@ -36,10 +37,11 @@ def latency(run: str, as_json: bool) -> int:
 
 @click.command(epilog="Example: pktrace rules fixtures/service-chain")
 @click.argument("run")
+@trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
-def rules(run: str, as_json: bool) -> int:
+def rules(run: str, trust: bool, as_json: bool) -> int:
     """What each rule says, what the filter did, and the data plane's own counter (mode 1)."""
-    analysis = analysis_of(run)
+    analysis = analysis_of(run, trust)
     from pktrace.findings.criteria import exit_code
 
     if as_json:
@@ -55,10 +57,11 @@ def rules(run: str, as_json: bool) -> int:
 
 @click.command(epilog="Example: pktrace losses fixtures/service-chain")
 @click.argument("run")
+@trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print the losses per stage as JSON.")
-def losses(run: str, as_json: bool) -> int:
+def losses(run: str, trust: bool, as_json: bool) -> int:
     """Lost packets by the stage where they were lost, apart from what the captures lost or cannot tell."""
-    analysis = analysis_of(run)
+    analysis = analysis_of(run, trust)
     from pktrace.findings.criteria import exit_code
 
     code = exit_code(analysis)

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from pktrace.capture.files import CaptureReader, sha256_of
+from pktrace.capture.files import CaptureReader
 from pktrace.capture.index import CORRUPT, CUT, Interface
 from pktrace.decode import rows as field
 from pktrace.decode.digest import PAYLOAD_BYTES, UNBOUNDED, digest_again, headers_and_kept
 from pktrace.decode.rows import OPAQUE, ROW, rows_at
+from pktrace.inputs import Location, Stamp
 from pktrace.ledger import Ledger
 from pktrace.observations.stream import RowReader, rows_beside_bytes
 from pktrace.observations.tunnels import tunnel_texts
@@ -22,14 +23,15 @@ from pktrace.observations.tunnels import tunnel_texts
 
 @dataclass(frozen=True)
 class DecodedFile:
-    """One capture file: `name` as it is shown and written, `path`, its rows (ROW), its interfaces.
+    """One capture file: `name` as it is shown and written, where it lies, its rows (ROW), its interfaces.
 
+    `stamp` is what the file had while it was read, and must have when it is read again; `sha256` is of those bytes.
     `packets_of` and `drops_of` count packets, and packets that the capture lost between them, per interface;
     `tunnels` are the texts that `tunnel` of the rows numbers from 1; `ended` as in capture/index.py.
     """
 
     name: str
-    path: str
+    path: str | Location
     rows: np.ndarray[Any, Any]
     interfaces: list[Interface]
     packets_of: np.ndarray[Any, Any]
@@ -38,6 +40,7 @@ class DecodedFile:
     ended: int
     unknown_blocks: int
     sha256: str
+    stamp: Stamp | None
 
 
 class InterfaceCounts:
@@ -57,13 +60,13 @@ class InterfaceCounts:
         self.drops[used] += np.bincount(place, weights=packets["dropped"], minlength=len(used)).astype(np.int64)
 
 
-def decode_file(path: str, name: str) -> DecodedFile:
+def decode_file(path: str | Location, name: str) -> DecodedFile:
     """Read and decode one whole capture file.
 
     Raises:
         CaptureFileError: the file cannot be read or is no capture.
     """
-    reader = RowReader(path, name)
+    reader = RowReader(path, name, hashed=True)
     counts = InterfaceCounts()
     parts = [np.zeros(0, OPAQUE)]
     for batch in reader.batches():
@@ -81,11 +84,12 @@ def decode_file(path: str, name: str) -> DecodedFile:
         tunnels=tuple(tunnel_texts(reader.tunnels)),
         ended=reader.capture.ended,
         unknown_blocks=reader.capture.unknown_blocks,
-        sha256=sha256_of(path, name),
+        sha256=reader.capture.sha256,
+        stamp=reader.capture.stamp,
     )
 
 
-def decode_files(files: Sequence[tuple[str, str]]) -> list[DecodedFile]:
+def decode_files(files: Sequence[tuple[str | Location, str]]) -> list[DecodedFile]:
     """Decode files given as (path, name), a thread per file (the kernels release the interpreter's lock).
 
     Raises:
@@ -125,7 +129,7 @@ def digest_comparably(files: Sequence[DecodedFile], parts: Sequence[tuple[int, n
         if shorter.any():
             again = rows_at(rows, shorter)
             bounds = shortest[at[shorter]]
-            reader = CaptureReader(files[number].path, files[number].name)
+            reader = CaptureReader(files[number].path, files[number].name, files[number].stamp)
             for batch, some in rows_beside_bytes(reader, np.ascontiguousarray(again["byte_offset"])):
                 digest_again(batch.data, batch.base, again[some], bounds[some])
             for name in ("digest", "content"):

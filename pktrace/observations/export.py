@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pktrace.capture.files import sha256_of
 from pktrace.capture.index import WHOLE
 from pktrace.decode.details import DETAIL, details
 from pktrace.decode.rows import OPAQUE, ROW
@@ -44,18 +43,16 @@ class ObservationStream:
         Raises:
             CaptureFileError: a file cannot be read or is no capture.
         """
-        with ThreadPoolExecutor(1) as aside, ThreadPoolExecutor(1) as hashing:
-            hashes = [hashing.submit(sha256_of, path, path) for path in self.paths]
+        with ThreadPoolExecutor(1) as aside:
             # The next table is made while the caller writes the last one.
             tables = chain.from_iterable(self._tables_of(path) for path in self.paths)
             coming = aside.submit(next, tables, None)
             while (table := coming.result()) is not None:
                 coming = aside.submit(next, tables, None)
                 yield table
-            self.sha256 = tuple(found.result() for found in hashes)
 
     def _tables_of(self, path: str) -> Iterator[pa.Table]:
-        reader = RowReader(path, path)
+        reader = RowReader(path, path, hashed=True)
         room = np.empty(ROWS_PER_TABLE, OPAQUE)
         found = np.empty(ROWS_PER_TABLE if self._with_details else 0, DETAIL)
         filled = 0
@@ -78,6 +75,7 @@ class ObservationStream:
         capture = reader.capture
         count_file(path, capture.ended, capture.unknown_blocks, None, self.ledger)
         self.damaged |= capture.ended != WHOLE
+        self.sha256 = (*self.sha256, capture.sha256)
 
     def _table(self, reader: RowReader, rows: np.ndarray[Any, Any], found: np.ndarray[Any, Any]) -> pa.Table:
         interfaces = reader.capture.interfaces

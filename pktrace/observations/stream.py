@@ -14,6 +14,7 @@ from pktrace.capture.index import Interface
 from pktrace.decode.packets import decode
 from pktrace.decode.rows import ROW
 from pktrace.decode.tunnels import TunnelTable
+from pktrace.inputs import Location
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +33,14 @@ class RowBatch:
 class RowReader:
     """Decodes one capture file; `capture` says after the last batch how reading ended, `tunnels` what rows refer to.
 
+    With `hashed`, the file is hashed meanwhile (`capture.sha256`).
+
     Raises:
         CaptureFileError: the file cannot be read or is no capture.
     """
 
-    def __init__(self, path: str | os.PathLike[str], name: str) -> None:
-        self.capture = CaptureReader(path, name)
+    def __init__(self, path: str | os.PathLike[str] | Location, name: str, hashed: bool = False) -> None:
+        self.capture = CaptureReader(path, name, hashed=hashed)
         self.tunnels = TunnelTable()
 
     def batches(self) -> Iterator[RowBatch]:
