@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-from pktrace.cli.narration import analysis_of, show, tell, with_kernels
+from pktrace.cli.narration import analysis_of, show, tell, trust_option, with_kernels
 from pktrace.errors import EXIT_CRITERION_FAILED, EXIT_DAMAGED_OR_UNDECIDED, EXIT_DONE, PktraceError
 from pktrace.report.words import one_line, plural
 
@@ -31,8 +32,12 @@ _WORST_FIRST = (2, EXIT_DAMAGED_OR_UNDECIDED, EXIT_CRITERION_FAILED, EXIT_DONE)
 @click.option(
     "--fail-on", default="", metavar="LIST", help="Criteria: loss, rules; exit 1 if one fails, 3 if undecided."
 )
+@click.option("--no-wait", is_flag=True, help="Give up where another analysis writes these results; default: wait.")
+@trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print summary.json instead of tables.")
-def analyze(runs: tuple[str, ...], output: str | None, plots: bool, fail_on: str, as_json: bool) -> int:
+def analyze(
+    runs: tuple[str, ...], output: str | None, plots: bool, fail_on: str, no_wait: bool, trust: bool, as_json: bool
+) -> int:
     """Analyse recorded runs: follow every packet, judge it, measure each stage, write RUN/results/.
 
     RUN is a folder with a run.toml. Tables go to stdout, narration to stderr.
@@ -49,35 +54,49 @@ def analyze(runs: tuple[str, ...], output: str | None, plots: bool, fail_on: str
     codes = []
     for number, location in enumerate(runs):
         if len(runs) == 1:
-            codes.append(_analyze(location, output, plots, wanted, as_json))
+            codes.append(_analyze(location, output, plots, wanted, no_wait, trust, as_json))
             continue
         try:
             if number and not as_json:
                 click.echo()
-            codes.append(_analyze(location, output, plots, wanted, as_json))
+            codes.append(_analyze(location, output, plots, wanted, no_wait, trust, as_json))
         except PktraceError as problem:
             tell(f"pktrace: error: {one_line(str(problem))}")
             codes.append(problem.exit_code)
     return next((code for code in _WORST_FIRST if code in codes), max(codes))
 
 
-def _analyze(location: str, output: str | None, plots: bool, fail_on: frozenset[str], as_json: bool) -> int:
-    analysis = analysis_of(location)
-    with_kernels(lambda: analysis.transforms)
-    from pktrace.findings.criteria import exit_code
-    from pktrace.findings.summary import summary, summary_json
-    from pktrace.report.results import write_results
+def _analyze(
+    location: str,
+    output: str | None,
+    plots: bool,
+    fail_on: frozenset[str],
+    no_wait: bool,
+    trust: bool,
+    as_json: bool,
+) -> int:
+    from pktrace.run.runfile import load_run
 
-    code = exit_code(analysis, fail_on)
-    document = summary(analysis, code)
-    folder = Path(output) if output is not None else analysis.run.folder / "results"
+    run = load_run(location, trust)
+    folder = Path(output) if output is not None else run.folder / "results"
+    from pktrace.report.exchange import results_folder
 
-    def draw(into: Path) -> list[Path]:
-        from pktrace.report.plots import draw_all
+    with results_folder(folder, output is None, tell, not no_wait) as results:
+        analysis = analysis_of(location, trust)  # from run.toml on: it may have changed while this one waited
+        with_kernels(lambda: analysis.transforms)
+        from pktrace.findings.criteria import exit_code
+        from pktrace.findings.summary import summary, summary_json
+        from pktrace.report.results import write_results
 
-        return draw_all(analysis, into)
+        code = exit_code(analysis, fail_on)
+        document = summary(analysis, code)
 
-    written = write_results(analysis, folder, document, draw if plots else None)
+        def draw(create: Callable[[str], BinaryIO]) -> list[str]:
+            from pktrace.report.plots import draw_all
+
+            return draw_all(analysis, create)
+
+        written = write_results(analysis, results, document, draw if plots else None)
     if as_json:
         show(lambda: click.echo(summary_json(document), nl=False))
     else:

@@ -303,12 +303,14 @@ def _addresses_inside(folder: Path) -> list[str]:
 def _print(analysis: Analysis, mode: str, detail: bool, as_json: bool) -> int:
     from pktrace.findings.criteria import exit_code
     from pktrace.findings.summary import summary, summary_json
+    from pktrace.report.exchange import results_folder
     from pktrace.report.results import write_results
     from pktrace.report.terminal import print_latency, print_losses, print_rules
 
     code = exit_code(analysis)
     document = summary(analysis, code)
-    write_results(analysis, analysis.run.folder / "results", document)
+    with results_folder(analysis.run.folder / "results", own=True, say=tell) as results:
+        write_results(analysis, results, document)
     if as_json:
         show(lambda: click.echo(summary_json(document), nl=False))
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -12,6 +11,7 @@ from typing import Any
 
 from pktrace.errors import CallerError, OutputError
 from pktrace.findings.proposal import Pair, Proposal, ProposedPath, ProposedPoint, ProposedStage
+from pktrace.report.whole import whole_file
 from pktrace.report.words import one_line, plural
 
 _LISTED_PAIRS = 60
@@ -65,16 +65,10 @@ def write_proposal(text: str, file: Path) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            partial.write_text(text, encoding="utf-8")
-            os.replace(partial, file)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                partial.unlink()
-            raise
+        with whole_file(file) as opened:
+            opened.write(text.encode())
     except OSError as problem:
         raise OutputError(f"{file}: cannot write: {problem.strerror or problem}") from None
 
