@@ -254,7 +254,8 @@ def write_paths(folder: Path, interfaces: dict[str, str | None], rules: dict[str
         },
     ]
     text = tomli_w.dumps({"path": paths, **rules})
-    with (folder / "run.toml").open("a", encoding="utf-8") as file:
+    opened = os.open(folder / "run.toml", os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with open(opened, "a", encoding="utf-8") as file:
         file.write(f"\n{text}")
 
 
@@ -334,7 +335,8 @@ def _dump(analysis: Analysis, packets: Sequence[int]) -> None:
         for sighting in explanation.sightings:
             if sighting.capture is not None and sighting.frame is not None:
                 frames.setdefault(sighting.capture, []).append(sighting.frame)
-    dissected = {name: dissect(analysis.run.folder / name, numbers) for name, numbers in frames.items()}
+    places = {name: analysis.observations.location(analysis.observations.captures.index(name)) for name in frames}
+    dissected = {name: dissect(places[name], numbers) for name, numbers in frames.items()}
     for explanation in told:
         click.echo()
         explanation.print(sys.stdout)

@@ -115,10 +115,7 @@ class CaptureNames:
                 inside = frozenset(number for number in behind if number < len(parts))
                 if inside:
                     yield from self._walk((*inner, name), inside, parts)
-            elif kind == _FILE and any(
-                number == len(parts) or (number == len(parts) - 1 and parts[number] == _ANY_FOLDERS)
-                for number in behind
-            ):
+            elif kind == _FILE and len(parts) - 1 in fits:
                 yield "/".join((*inner, name))
 
 

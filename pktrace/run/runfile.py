@@ -7,6 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -161,7 +162,7 @@ class _Checker:
 
     def convert(self, value: Any, kind: type[_Entry], key: str) -> _Entry:
         if isinstance(value, dict):
-            known = [name.name for name in msgspec.structs.fields(kind)]
+            known = _keys_of(kind)
             for name in value:
                 if name not in known:
                     close = difflib.get_close_matches(name, known, 1)
@@ -406,6 +407,11 @@ class _Checker:
                         f"its time column {column!r} would hide {taken[column]}; rename the point",
                     )
                 taken[column] = f"that of point {point.name!r}"
+
+
+@cache
+def _keys_of(kind: type[msgspec.Struct]) -> tuple[str, ...]:
+    return tuple(field.name for field in msgspec.structs.fields(kind))
 
 
 def _list(value: object) -> list[object]:
