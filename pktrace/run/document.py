@@ -13,7 +13,9 @@ from pktrace.inputs import Location, NotInside, NotRegular, read_whole
 # 10,000 rules have about 2 MB; the parser takes a second for 4 MiB.
 LARGEST_RUN_FILE = 4 << 20
 # Keys of run.toml have at most three parts (`rule.match.source`). The parser's work grows with the square of them.
-_MOST_KEY_PARTS = 8
+_MOST_KEY_PARTS = 4
+# Each table takes 1 KB of memory while the text is parsed; the limits on points, paths and rules allow 13,000.
+_MOST_TABLES = 50_000
 # Strings and comments, as TOML 1.0 delimits them: dots in them are no parts of a key. One without an end, at which the
 # parser will stop, reaches to the end of its line or of the text, so that each character is looked at once.
 _QUOTED = re.compile(
@@ -25,6 +27,7 @@ _QUOTED = re.compile(
     re.DOTALL,
 )
 _LONG_KEY = re.compile(rf"(?<![\w\"-])(?:[\w\"-]++[ \t]*+\.[ \t]*+){{{_MOST_KEY_PARTS}}}")
+_TABLE = re.compile(r"^[ \t]*+\[", re.MULTILINE)
 # The parser's messages quote what they have found; only their constant part is shown.
 _PLACE = re.compile(r"\(at (?:line \d+, column \d+|end of document)\)$")
 _CONSTANT = (
@@ -64,7 +67,10 @@ def read_document(folder: Path, file: Path, trust: bool) -> tuple[dict[str, Any]
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise RunFileError(file, "", "is no valid TOML: it is not UTF-8") from None
-    if _LONG_KEY.search(_QUOTED.sub('"', text)):
+    plain = _QUOTED.sub('"', text)
+    if not trust and len(_TABLE.findall(plain)) > _MOST_TABLES:
+        raise RunFileError(file, "", f"has more than {_MOST_TABLES:,} tables, which need --trust")
+    if _LONG_KEY.search(plain):
         raise RunFileError(file, "", f"has a key of more than {_MOST_KEY_PARTS} parts; keys of run.toml have three")
     try:
         return tomllib.loads(text), digest

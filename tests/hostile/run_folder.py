@@ -17,7 +17,8 @@ from tests.hostile.attack import Attack
 from tests.kit import two_points
 
 _SECRET = "root:$6$secretsecret:19000"
-_LONGEST_S = 20.0  # on a loaded machine; each takes below 3 s on an idle one
+_LONGEST_S = 20.0  # of processor time, which does not depend on what else is running
+_WAITED_S = 120.0
 Plant = Callable[[Path, Path], None]
 
 
@@ -136,7 +137,7 @@ def _pipes(folder: Path, number: int) -> str | None:
             except PktraceError as problem:
                 if "\n" in str(problem):
                     return f"{name}, {kind}: more than one line"
-            if time.monotonic() - begun > _LONGEST_S:
+            if time.monotonic() - begun > _WAITED_S:
                 return f"{name}, {kind}: waited"
     return None
 
@@ -212,8 +213,10 @@ _WORK: dict[str, tuple[Callable[[], str], str]] = {
     "a quoted key of 100,000 parts": (lambda: '"a" . ' * 100_000 + "a = 1\n", "parts"),
     "a key of 100,000 parts in a table": (lambda: f"x = {{ {'a.' * 100_000}a = 1 }}\n", "parts"),
     "dotted keys behind an open text": (lambda: "'''\n" + "a." * 100_000 + "a = 1\n", "TOML"),
-    "200,000 keys of 8 parts": (lambda: "".join(f"a.a.a.a.a.a.a{n}.a = 1\n" for n in range(150_000)), ""),
-    "200,000 tables": (lambda: "".join(f"[t{n}]\n" for n in range(200_000)), ""),
+    "200,000 keys of 4 parts": (lambda: "".join(f"a.a{n}.a.a = 1\n" for n in range(200_000)), ""),
+    "a key of 5 parts": (lambda: "a.a.a.a.a = 1\n", "parts"),
+    "200,000 tables": (lambda: "".join(f"[t{n}]\n" for n in range(200_000)), "--trust"),
+    "dots in a text": (lambda: 'description = "a.b.c.d.e.f.g"\nstarted = 2026-11-23T05:00:00.5Z\n' + _toml(), ""),
     "nested arrays": (lambda: "a = " + "[" * 1_000_000, "nested"),
     "nested tables": (lambda: "a = " + "{a=" * 500_000, "nested"),
     "a number of 1,000,000 digits": (lambda: "a = " + "1" * 1_000_000, "TOML"),
@@ -236,14 +239,14 @@ def _bounded(folder: Path, number: int) -> str | None:
     text, word = _WORK[name]
     (folder / "a.pcap").write_bytes(two_points.capture(1))
     (folder / "run.toml").write_text(text())
-    begun = time.monotonic()
+    begun = time.process_time()
     said = ""
     try:
         load_run(folder)
     except (RunFileError, CallerError) as problem:
         said = str(problem)
-    if time.monotonic() - begun > _LONGEST_S:
-        return f"{name}: took {time.monotonic() - begun:.0f} s"
+    if time.process_time() - begun > _LONGEST_S:
+        return f"{name}: took {time.process_time() - begun:.0f} s"
     if len(said) > 2000 or "\n" in said:
         return f"{name}: a message of {len(said):,} characters"
     if word not in said:
@@ -271,7 +274,7 @@ def _many_files(folder: Path, number: int) -> str | None:
             file.truncate(1 << 40)
     with open(run / "context" / "objects.json", "wb") as file:
         file.write(b"[" + b"{}," * 2_600_000 + b"{}]")
-    begun = time.monotonic()
+    begun = time.process_time()
     analysis = analyze_run(load_run(run))
     if analysis.ledger.total("context_unread") != 20:
         return "files that were not read were not counted"
@@ -298,8 +301,8 @@ def _many_files(folder: Path, number: int) -> str | None:
     except RunFileError as problem:
         if "--trust" not in str(problem):
             return str(problem)
-    if time.monotonic() - begun > _LONGEST_S:
-        return f"took {time.monotonic() - begun:.0f} s"
+    if time.process_time() - begun > _LONGEST_S:
+        return f"took {time.process_time() - begun:.0f} s"
     return None
 
 
