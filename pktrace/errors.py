@@ -54,6 +54,18 @@ class CaptureFileError(PktraceError):
         super().__init__(f"{where}: {problem}")
 
 
+class CaptureChangedError(CaptureFileError):
+    """A file is not the same any more while it is analysed: it grew, was cut, replaced or written to."""
+
+    exit_code = EXIT_DAMAGED_OR_UNDECIDED
+    costs_all = True
+
+    def __init__(self, path: object) -> None:
+        super().__init__(
+            path, None, "changed while it was read; wait until nothing writes to it, or analyse a copy of the run"
+        )
+
+
 class CallerError(PktraceError):
     """The caller asked for something that does not exist or does not fit (no such run, no such packet)."""
 

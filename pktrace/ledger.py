@@ -117,6 +117,12 @@ _DECLARED = (
     ),
     Counter("clock_unknown", "data_loss", "Points whose clock offset could not be estimated from certain matches."),
     Counter("counter_missing", "info", "Rules that name a data-plane counter which context/ does not hold."),
+    Counter(
+        "context_unread",
+        "info",
+        "Files in context/ that cannot be read, or are more than 8 MiB (together more than 32 MiB); their counters are "
+        "not used.",
+    ),
     Counter("kernel_drops_absent", "info", "The run has no record of kernel drops (no second witness)."),
 )
 DECLARED = {counter.name: counter for counter in _DECLARED}

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pktrace.errors import EXIT_USAGE, CaptureFileError, PktraceError
+from pktrace.inputs import Location, NotInside, NotRegular
 from pktrace.memory import Purse
 from pktrace.sizes import as_size
 
@@ -58,7 +58,9 @@ class Budget:
         purse: is asked for each further packet; None where rows are not kept.
     """
 
-    def __init__(self, paths: Sequence[str], limits: Limits = DEFAULT_LIMITS, purse: Purse | None = None) -> None:
+    def __init__(
+        self, paths: Sequence[str | Location], limits: Limits = DEFAULT_LIMITS, purse: Purse | None = None
+    ) -> None:
         sizes = [_sizes(path) for path in paths]
         disk = sum(on_disk for _, on_disk in sizes)
         self.limits = limits
@@ -71,13 +73,13 @@ class Budget:
             MOST_PACKETS, _FREE_SHARES * FREE_PACKETS + PACKETS_PER_BYTE * disk
         )
 
-    def share(self, path: str | os.PathLike[str], name: str) -> Share:
+    def share(self, path: str | os.PathLike[str] | Location, name: str) -> Share:
         """One file's part of it.
 
         Raises:
             CaptureFileError: the file claims to be larger than it may be.
         """
-        return Share(self, os.fspath(path), name)
+        return Share(self, path, name)
 
     def take(self, consumed: int, content: int, packets: int) -> None:
         """Count what one file gave: bytes of the file, bytes of content, packets.
@@ -108,7 +110,7 @@ class Budget:
 class Share:
     """What one file may hold, and what it has given so far."""
 
-    def __init__(self, budget: Budget, path: str, name: str) -> None:
+    def __init__(self, budget: Budget, path: str | os.PathLike[str] | Location, name: str) -> None:
         size, on_disk = _sizes(path)
         limits = budget.limits
         self._budget, self._name, self._on_disk = budget, name, on_disk
@@ -149,35 +151,37 @@ class Share:
         self._budget.take(step, content, packets)
 
 
-def _sizes(path: str) -> tuple[int, int]:
-    """A file's size as it claims, and what of it is there."""
+def _sizes(path: str | os.PathLike[str] | Location) -> tuple[int, int]:
+    """A file's size as it claims, and what of it is there; 0 where it cannot be opened, which its reader will say."""
     try:
-        status = os.stat(path)
-        if 2 * 512 * status.st_blocks >= status.st_size or not stat.S_ISREG(status.st_mode):
+        file = (path if isinstance(path, Location) else Location(os.fspath(path))).open()
+    except (OSError, NotInside, NotRegular):
+        return 0, 0
+    try:
+        status = os.fstat(file)
+        if 2 * 512 * status.st_blocks >= status.st_size:
             return status.st_size, status.st_size
-        return status.st_size, _data_of(path, status.st_size)
+        return status.st_size, _data_of(file, status.st_size)
     except OSError:
         return 0, 0
+    finally:
+        os.close(file)
 
 
-def _data_of(path: str, size: int) -> int:
+def _data_of(file: int, size: int) -> int:
     """The bytes of a file that are no holes; those behind its first _MOST_EXTENTS pieces are not counted.
 
     Blocks on disk are no measure alone: file systems that compress have few, and ZFS counts them seconds later. Where
     a file system knows no holes, all is data (lseek(2), SEEK_DATA).
     """
     found = at = 0
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        for _ in range(_MOST_EXTENTS):
-            try:
-                begin = os.lseek(file, at, os.SEEK_DATA)
-                at = os.lseek(file, begin, os.SEEK_HOLE)
-            except OSError as problem:
-                return size if problem.errno == errno.EINVAL else found
-            found += at - begin
-            if at >= size:
-                break
-        return found
-    finally:
-        os.close(file)
+    for _ in range(_MOST_EXTENTS):
+        try:
+            begin = os.lseek(file, at, os.SEEK_DATA)
+            at = os.lseek(file, begin, os.SEEK_HOLE)
+        except OSError as problem:
+            return size if problem.errno == errno.EINVAL else found
+        found += at - begin
+        if at >= size:
+            break
+    return found

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +26,7 @@ from pktrace.capture.index import (
 )
 from pktrace.capture.source import Damaged, TooWide, open_regular, open_source, too_wide
 from pktrace.errors import CaptureFileError
+from pktrace.inputs import Location, NotRegular, Stamp, read_whole
 from pktrace.limits import Share
 from pktrace.wire import PACKET, SLACK
 
@@ -35,7 +34,8 @@ from pktrace.wire import PACKET, SLACK
 _BUFFER = 1 << 20
 _PACKETS = 8192
 _HEAD_BYTES = 24
-_LARGEST_LOG = 4 << 20
+LARGEST_LOG = 64 << 20
+_PARSED_OF_LOG = 4 << 20
 _FORMATS: tuple[tuple[Callable[[bytes], str | None], Callable[[bytes], Any]], ...] = (
     (pcapng.refusal, pcapng.PcapngWalker),
     (pcap.refusal, pcap.PcapWalker),
@@ -58,21 +58,36 @@ class CaptureReader:
     """One capture file as a stream of batches, in memory that does not grow with the file.
 
     After the last batch `ended` is WHOLE, CUT (the file ends inside a block or record), CORRUPT (it contradicts
-    itself) or EMPTY (0 bytes), and `ended_at` the offset where reading stopped.
+    itself) or EMPTY (0 bytes), and `ended_at` the offset where reading stopped. `stamp` is the file's; it holds for
+    every byte that was handed out.
 
     Args:
         share: what the file may hold, and is counted against; None where it was read before.
+        same_as: the stamp with which the file was read before.
+        hashed: make `sha256` of the file as it is on disk, of the very bytes that are read; "" until the last batch.
 
     Raises:
         CaptureFileError: the file cannot be read or is no capture; the message lists each format's reason.
+        CaptureChangedError: it is not the file that was read before, or not that any more.
     """
 
-    def __init__(self, path: str | os.PathLike[str], name: str, share: Share | None = None) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | Location,
+        name: str,
+        share: Share | None = None,
+        same_as: Stamp | None = None,
+        hashed: bool = False,
+    ) -> None:
         self.name = name
         self._share = share
         self.ended = WHOLE
         self.ended_at = 0
-        self._source = open_source(path, name)
+        self.sha256 = ""
+        self._hashed = hashed
+        self._file = open_regular(path, name, same_as, hashed)
+        self.stamp = self._file.stamp
+        self._source = open_source(self._file, name)
         self._buffer = np.empty(_BUFFER + SLACK, np.uint8)
         self._filled = 0
         self._fault: int | None = None
@@ -137,6 +152,7 @@ class CaptureReader:
                     )
                 if stopped == BROKEN:
                     self.ended, self.ended_at = CORRUPT, base + done
+                    self._finish()
                     return
                 # What is not whole moves to the front; a block that fills the buffer gets a larger one.
                 if done:
@@ -156,10 +172,20 @@ class CaptureReader:
                         self.ended = CUT
                     elif isinstance(walker, NoBytes):
                         self.ended = EMPTY
+                    self._finish()
                     return
         finally:
             walker.finish()
             self._source.close()
+
+    def _finish(self) -> None:
+        """The hash of the whole file, also of what lies behind a fault."""
+        if not self._hashed:
+            return
+        try:
+            self.sha256 = self._file.sha256()
+        except OSError as problem:
+            raise CaptureFileError(self.name, None, f"cannot be read: {problem.strerror or problem}") from None
 
     def _fill(self) -> int:
         """Read as much as the buffer has room for; returns the bytes that came, 0 at the end."""
@@ -180,27 +206,19 @@ class CaptureReader:
         return got
 
 
-def sha256_of(path: str | os.PathLike[str], name: str) -> str:
-    """SHA-256 of the file as it is on disk.
+def read_tool_log(log: Location) -> tuple[toollog.ToolCounts, str] | None:
+    """The counts in a capture tool's log (`captures/<point>.log`) and its SHA-256; None where there is no such file.
 
     Raises:
-        CaptureFileError: it cannot be read, or is no regular file.
+        NotInside: the log lies outside of its run folder.
+        CaptureFileError: it is too large to be one.
     """
     try:
-        with open_regular(path, name) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as problem:
-        raise CaptureFileError(name, None, f"cannot be read: {problem.strerror}") from None
-
-
-def read_tool_log(log: Path) -> toollog.ToolCounts | None:
-    """The counts in a capture tool's log (`captures/<point>.log`), or None where there is no such file."""
-    try:
-        if not log.is_file():
-            return None
-        with open(log, "rb") as file:
-            file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - _LARGEST_LOG))
-            return toollog.parse(file.read().decode("utf-8", "replace"))
-    except OSError:
+        found = read_whole(log, LARGEST_LOG)
+    except (OSError, NotRegular):
         return None
+    if found is None:
+        raise CaptureFileError(
+            log.name, None, f"has more than {LARGEST_LOG >> 20} MiB, which no capture tool writes; move it away"
+        )
+    return toollog.parse(found[0][-_PARSED_OF_LOG:].decode("utf-8", "replace")), found[1]

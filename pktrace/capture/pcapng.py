@@ -51,7 +51,7 @@ _LARGEST_NS = 9_000_000_000_000_000_000
 def refusal(head: bytes) -> str | None:
     """Why a file that begins with these bytes is no pcapng file; None if it is one."""
     if head[:4] != _HEAD:
-        return f"pcapng: begins with {head[:4].hex() or 'nothing'}, not with a section header block (0a0d0d0a)"
+        return "pcapng: does not begin with a section header block (0a0d0d0a)"
     if head[8:12] not in (b"\x1a\x2b\x3c\x4d", b"\x4d\x3c\x2b\x1a"):
         return "pcapng: the section header block has no byte-order magic"
     return None

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import os
-import stat
 import zlib
 from typing import Any, BinaryIO, Protocol
 
 from pktrace.errors import CaptureFileError
+from pktrace.inputs import InputFile, Location, NotInside, NotRegular, Stamp
 from pktrace.sizes import as_size
 
 # Bytes taken from a compressed file, or asked of a decompressor, at a time: what is lost where it is damaged.
@@ -42,31 +41,41 @@ class Source(Protocol):
     def close(self) -> None: ...
 
 
-def open_regular(path: str | os.PathLike[str], name: str) -> io.FileIO:
+def open_regular(
+    path: str | os.PathLike[str] | Location, name: str, same_as: Stamp | None = None, hashed: bool = False
+) -> InputFile:
     """Open a file as it is on disk, unbuffered.
+
+    Args:
+        path: where it lies; a location inside a run folder is opened over no link.
+        same_as: the stamp with which it was read before; hashed: make the SHA-256 of what is read.
 
     Raises:
         CaptureFileError: it cannot be opened, or is no regular file (opening a pipe would wait for its writer).
+        CaptureChangedError: it is not the file that was read before.
     """
+    location = path if isinstance(path, Location) else Location(os.fspath(path))
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise CaptureFileError(name, None, "is no regular file; captures are read from files")
-        return open(path, "rb", buffering=0)
+        return InputFile(location.open(), name, same_as, hashed)
+    except NotRegular:
+        raise CaptureFileError(name, None, "is no regular file; captures are read from files") from None
+    except NotInside as problem:
+        raise CaptureFileError(
+            name, None, f"{problem}; put the file itself into the run folder, or use --trust"
+        ) from None
     except OSError as problem:
         raise CaptureFileError(name, None, f"cannot be read: {problem.strerror}") from None
 
 
-def open_source(path: str | os.PathLike[str], name: str) -> Source:
-    """Open a file for reading as a stream.
+def open_source(file: InputFile, name: str) -> Source:
+    """The bytes of an open file as a stream, from its beginning.
 
     Raises:
-        CaptureFileError: it cannot be opened, or is no regular file.
+        CaptureFileError: it cannot be read; the file is closed.
     """
-    file = open_regular(path, name)
     try:
-        head = file.read(4)
+        head = file.head(4)
         window = _zstd_window(file)
-        file.seek(0)
     except OSError as problem:
         file.close()
         raise CaptureFileError(name, None, f"cannot be read: {problem.strerror}") from None
@@ -93,12 +102,11 @@ def too_wide(name: str, window: int | None = None) -> CaptureFileError:
     )
 
 
-def _zstd_window(file: BinaryIO) -> int:
+def _zstd_window(file: InputFile) -> int:
     """The window that a file's first zstd frame asks for (RFC 8878 3.1.1.1), 0 where there is none."""
     at = 0
     for _ in range(_MOST_SKIPPED):
-        file.seek(at)
-        head = file.read(14)
+        head = file.head(14, at)
         if len(head) >= 8 and head[1:4] == b"\x2a\x4d\x18" and head[0] & 0xF0 == 0x50:
             at += 8 + int.from_bytes(head[4:8], "little")  # a skippable frame (3.1.2)
             continue
@@ -110,8 +118,7 @@ def _zstd_window(file: BinaryIO) -> int:
             return base + base // 8 * (head[5] & 7)
         # A single segment: the window is all of the content, whose size follows the dictionary's number.
         begin, size = 5 + (0, 1, 2, 4)[described & 3], (1, 2, 4, 8)[described >> 6]
-        file.seek(at + begin)
-        field = file.read(size)
+        field = file.head(size, at + begin)
         return int.from_bytes(field, "little") + (256 if size == 2 else 0) if len(field) == size else 0
     return 0
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pktrace.cli.limits import limit_options, watching
-from pktrace.cli.narration import from_observations, say_why, show
+from pktrace.cli.narration import from_observations, say_why, show, trust_option
 
 if TYPE_CHECKING:
     from pktrace.findings.suitability import Suitability
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 @click.command(epilog="Example: pktrace check fixtures/service-chain")
 @click.argument("run")
+@trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print all facts, findings and answers as JSON.")
 @limit_options
 @watching
-def check(run: str, as_json: bool, **limits: int | None) -> int:
+def check(run: str, trust: bool, as_json: bool, **limits: int | None) -> int:
     """Whether a run can answer what is asked of it: what each point covers, dropped and missed, whether packets can
     be recognised from point to point, and what follows from that for latency, losses and rules.
 
@@ -29,7 +30,7 @@ def check(run: str, as_json: bool, **limits: int | None) -> int:
     3 input is damaged, or there are packets and nothing can be answered;
     2 usage or run.toml error, or no capture.
     """
-    facts = from_observations(run, _facts, limits)
+    facts = from_observations(run, _facts, limits, trust=trust)
     from pktrace.findings.advice import answers_of, check_outcome, findings_of
 
     findings = findings_of(facts)

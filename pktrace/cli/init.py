@@ -51,11 +51,13 @@ def init(files: tuple[str, ...], output: str | None, force: bool, as_json: bool,
     )
     for note in proposal.notes:
         tell(one_line(note))
-    if any(name.startswith("..") for name in names.values()):
-        tell("Some captures lie outside the folder of run.toml: the run cannot be moved without them.")
+    outside = any(name.startswith(("..", "/")) for name in names.values())
+    if outside:
+        tell("Some captures lie outside the folder of run.toml: it needs --trust, and cannot be moved without them.")
     if target is not None:
         run = target.parent if target.name == "run.toml" else target
-        tell(f"Wrote {one_line(str(target))}; next: pktrace analyze {one_line(str(run))}")
+        trust = "--trust " if outside else ""
+        tell(f"Wrote {one_line(str(target))}; next: pktrace analyze {trust}{one_line(str(run))}")
     else:
         tell("To keep it: add -o FOLDER, then run pktrace analyze FOLDER")
     reasons = [f"left out: {problem}" for problem in problems]

@@ -92,11 +92,19 @@ def _is_of_the_cache(problem: BaseException) -> bool:
     return False
 
 
-def analysis_of(location: str, options: dict[str, int | None], need: Need | None = None) -> Analysis:
+trust_option = click.option(
+    "--trust", is_flag=True, help="Follow links out of the run folder, and lift the limits on how much is in it."
+)
+
+
+def analysis_of(
+    location: str, options: dict[str, int | None], need: Need | None = None, trust: bool = False
+) -> Analysis:
     """Load and analyse one run; says so when the kernels have to be compiled first.
 
     Args:
-        options: those of `limit_options`; need: the memory that an observation takes, all in all.
+        options: those of `limit_options`; need: the memory that an observation takes, all in all;
+        trust: as `load_run`.
     """
 
     def analyze(observations: Observations) -> Analysis:
@@ -104,7 +112,7 @@ def analysis_of(location: str, options: dict[str, int | None], need: Need | None
 
         return analyze_observations(observations)
 
-    return from_observations(location, analyze, options, need)
+    return from_observations(location, analyze, options, need, trust)
 
 
 def from_observations(
@@ -112,12 +120,13 @@ def from_observations(
     work: Callable[[Observations], _Result],
     options: dict[str, int | None],
     need: Need | None = None,
+    trust: bool = False,
 ) -> _Result:
     """What `work` makes of the observations of one run; says so when the kernels have to be compiled first."""
     from pktrace import memory
     from pktrace.run.runfile import load_run
 
-    run = load_run(location)  # before anything slow: most mistakes are in run.toml
+    run = load_run(location, trust)  # before anything slow: most mistakes are in run.toml
     if run.criteria:
         tell(f"{plural(run.criteria, 'criterion')} of run.toml not evaluated: [[criterion]] is reserved; use --fail-on")
     from pktrace.cli.limits import limits_of

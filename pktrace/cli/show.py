@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from pktrace.cli.limits import limit_options, watching
-from pktrace.cli.narration import analysis_of, say_why, show
+from pktrace.cli.narration import analysis_of, say_why, show, trust_option
 from pktrace.visible import json_text
 
 
@@ -18,12 +18,13 @@ def _rows(rows: list[dict[str, Any]]) -> None:
 
 @click.command(epilog="Example: pktrace latency fixtures/service-chain")
 @click.argument("run")
+@trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
 @limit_options
 @watching
-def latency(run: str, as_json: bool, **limits: int | None) -> int:
+def latency(run: str, trust: bool, as_json: bool, **limits: int | None) -> int:
     """Latency per stage and direction (mode 0): N, mean, median, p99, max, share of the whole."""
-    analysis = analysis_of(run, limits)
+    analysis = analysis_of(run, limits, trust=trust)
     from pktrace.findings.criteria import outcome
 
     if as_json:
@@ -39,12 +40,13 @@ def latency(run: str, as_json: bool, **limits: int | None) -> int:
 
 @click.command(epilog="Example: pktrace rules fixtures/service-chain")
 @click.argument("run")
+@trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
 @limit_options
 @watching
-def rules(run: str, as_json: bool, **limits: int | None) -> int:
+def rules(run: str, trust: bool, as_json: bool, **limits: int | None) -> int:
     """What each rule says, what the filter did, and the data plane's own counter (mode 1)."""
-    analysis = analysis_of(run, limits)
+    analysis = analysis_of(run, limits, trust=trust)
     from pktrace.findings.criteria import outcome
 
     if as_json:
@@ -60,12 +62,13 @@ def rules(run: str, as_json: bool, **limits: int | None) -> int:
 
 @click.command(epilog="Example: pktrace losses fixtures/service-chain")
 @click.argument("run")
+@trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print the losses per stage as JSON.")
 @limit_options
 @watching
-def losses(run: str, as_json: bool, **limits: int | None) -> int:
+def losses(run: str, trust: bool, as_json: bool, **limits: int | None) -> int:
     """Lost packets by the stage where they were lost, apart from what the captures lost or cannot tell."""
-    analysis = analysis_of(run, limits)
+    analysis = analysis_of(run, limits, trust=trust)
     from pktrace.findings.criteria import outcome
 
     ended = outcome(analysis)

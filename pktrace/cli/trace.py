@@ -255,7 +255,8 @@ def write_paths(folder: Path, interfaces: dict[str, str | None], rules: dict[str
         },
     ]
     text = toml_text(tomli_w.dumps({"path": paths, **rules}))
-    with (folder / "run.toml").open("a", encoding="utf-8") as file:
+    opened = os.open(folder / "run.toml", os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with open(opened, "a", encoding="utf-8") as file:
         file.write(f"\n{text}")
 
 
@@ -304,12 +305,14 @@ def _addresses_inside(folder: Path) -> list[str]:
 def _print(analysis: Analysis, mode: str, detail: bool, as_json: bool) -> int:
     from pktrace.findings.criteria import outcome
     from pktrace.findings.summary import summary, summary_json
+    from pktrace.report.exchange import results_folder
     from pktrace.report.results import write_results
     from pktrace.report.terminal import print_latency, print_losses, print_rules
 
     ended = outcome(analysis)
     document = summary(analysis, ended.code)
-    write_results(analysis, analysis.run.folder / "results", document)
+    with results_folder(analysis.run.folder / "results", own=True, say=tell) as results:
+        write_results(analysis, results, document)
     if as_json:
         show(lambda: click.echo(summary_json(document), nl=False))
     else:
@@ -333,7 +336,8 @@ def _dump(analysis: Analysis, packets: Sequence[int]) -> None:
         for sighting in explanation.sightings:
             if sighting.capture is not None and sighting.frame is not None:
                 frames.setdefault(sighting.capture, []).append(sighting.frame)
-    dissected = {name: dissect(analysis.run.folder / name, numbers) for name, numbers in frames.items()}
+    places = {name: analysis.observations.location(analysis.observations.captures.index(name)) for name in frames}
+    dissected = {name: dissect(places[name], numbers) for name, numbers in frames.items()}
     for explanation in told:
         click.echo()
         explanation.print(sys.stdout)

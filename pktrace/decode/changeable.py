@@ -137,8 +137,8 @@ def read_changeable(data, base, rows, which, offsets, link_types, secret, found)
         into = found[which[number]]
         start = offsets[number] - base
         limit = start + np.int64(row["captured_length"])
-        if start < 0 or limit > len(data):
-            continue  # the file has changed since it was decoded
+        if start < 0 or limit > len(data) or row["interface"] >= len(link_types):
+            continue  # the file has changed since it was decoded, as its reader is about to say
         _link(source, start, limit, link_types[row["interface"]], into)
         has = row["has"]
         if not has & HAS_IP:

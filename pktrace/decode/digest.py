@@ -31,7 +31,7 @@ from pktrace.decode.identity import (
     narrowed,
 )
 from pktrace.decode.rows import HAS_ICMP, HAS_IP
-from pktrace.wire import little_double, memory
+from pktrace.wire import SLACK, little_double, memory
 
 PAYLOAD_BYTES = 64
 UNBOUNDED = np.int64(1 << 40)
@@ -258,8 +258,11 @@ def digest_again(data, base, rows, kept, secret):
     """
     source, key = memory(data), memory(secret)
     for number in range(len(rows)):
+        start = rows[number]["byte_offset"] - base
+        if start < 0 or start + rows[number]["captured_length"] + SLACK > len(data):
+            continue  # the file has changed since it was decoded, as its reader is about to say
         if rows[number]["has"] & HAS_IP:
-            digest_of(source, rows[number]["byte_offset"] - base, rows[number], kept[number], key)
+            digest_of(source, start, rows[number], kept[number], key)
 
 
 @inlined
@@ -356,6 +359,8 @@ def content_again(data, base, rows, payload_bytes, secret):
         row = rows[number]
         if row["has"] & HAS_IP and row["l4"] > 0:
             start = row["byte_offset"] - base
+            if start < 0 or start + row["captured_length"] + SLACK > len(data):
+                continue  # as above
             payload = np.int64(row["payload"])
             stop = min(payload + payload_bytes, np.int64(row["ip_end"]))
             stop = min(stop, np.int64(row["captured_length"]))

@@ -20,6 +20,7 @@ from pktrace.decode import rows as bits
 from pktrace.decode.digest import header_digests
 from pktrace.decode.rows import ROW
 from pktrace.errors import CaptureFileError
+from pktrace.inputs import Stamp
 from pktrace.limits import DEFAULT_LIMITS, Budget, Limits
 from pktrace.observations.decoded import NO_BYTES, DecodedFile, digest_comparably
 from pktrace.observations.stream import RowReader
@@ -62,6 +63,7 @@ class Sample:
     damaged: bool
     every: int = 1
     tallies: dict[tuple[int, int, int], Tally] = field(default_factory=dict)
+    stamp: Stamp | None = None
 
     def tally(self) -> Tally:
         """All packets of the file."""
@@ -145,6 +147,7 @@ def _read(path: str, most: int, budget: Budget) -> Sample:
         damaged=reader.capture.ended != WHOLE,
         every=every,
         tallies=tallies,
+        stamp=reader.capture.stamp,
     )
 
 
@@ -186,7 +189,9 @@ def _make_comparable(samples: Sequence[Sample]) -> None:
     """Digests over bytes that all files kept of such packets."""
     nothing = np.zeros(0, np.int64)
     files = [
-        DecodedFile(sample.name, sample.name, sample.rows, sample.interfaces, nothing, nothing, (), WHOLE, 0, "")
+        DecodedFile(
+            sample.name, sample.name, sample.rows, sample.interfaces, nothing, nothing, (), WHOLE, 0, "", sample.stamp
+        )
         for sample in samples
     ]
     digest_comparably(files, [(number, sample.rows) for number, sample in enumerate(samples)])

@@ -20,6 +20,7 @@ from pktrace.findings.shared import StageFacts, stage_facts
 from pktrace.ledger import Ledger
 from pktrace.observations.coverage import Coverage
 from pktrace.observations.observe import Observations
+from pktrace.run.context import Context, read_context
 from pktrace.run.model import Run
 from pktrace.trajectories.clock_model import Contradiction
 from pktrace.trajectories.columns import Columns
@@ -97,6 +98,7 @@ class Suitability:
     no_path: int
     damaged: bool
     ledger: Ledger
+    context: Context = field(default_factory=Context)
 
 
 def suitability_of(observations: Observations) -> Suitability:
@@ -124,6 +126,7 @@ def suitability_of(observations: Observations) -> Suitability:
         no_path=ledger.total("no_path"),
         damaged=observations.damaged,
         ledger=ledger,
+        context=read_context(run),
     )
 
 

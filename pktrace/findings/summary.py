@@ -54,13 +54,7 @@ def summary(analysis: Analysis, exit_code: int) -> dict[str, Any]:
         "pktrace_version": __version__,
         "run": run.name,
         "description": run.description,
-        "inputs_sha256": {
-            "run.toml": run.run_toml_sha256,
-            **{
-                name: digest or None  # null where the file could not be read
-                for name, digest in zip(analysis.observations.captures, analysis.observations.sha256, strict=True)
-            },
-        },
+        "inputs": analysis.inputs,
         "observations": {
             "total": len(owner),
             "placed": int((owner >= 0).sum()),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,8 @@ import numpy as np
 from pktrace.capture.files import read_tool_log
 from pktrace.capture.index import WHOLE, Interface
 from pktrace.decode import rows as field
-from pktrace.errors import CaptureFileError
+from pktrace.errors import CaptureFileError, RunFileError
+from pktrace.inputs import NotInside
 from pktrace.ledger import Ledger
 from pktrace.observations.decoded import DecodedFile
 from pktrace.run.model import Point, Run
@@ -31,7 +32,8 @@ class Coverage:
     many packets the capture dropped. `cut` says that a file is damaged, `lost_file` that nothing of a file can be used,
     `hole` that packets may be missing between its files; `unusable` counts packets that are in the files and could not
     be followed (link type, snap length, missing time or direction). `link_types` are in order of number, `snap_length`
-    is the shortest that a file states, None where none does.
+    is the shortest that a file states, None where none does. `logs` are the names and
+    SHA-256 of the capture tools' logs that were read.
     """
 
     packets: int
@@ -48,6 +50,7 @@ class Coverage:
     link_types: tuple[int, ...] = ()
     snap_length: int | None = None
     lost_file: bool = False
+    logs: tuple[tuple[str, str], ...] = ()
 
     @property
     def incomplete(self) -> bool:
@@ -103,7 +106,7 @@ def coverage_of(
     link_types, snap_lengths = set(), set()
     firsts, lasts, cut_at = [], [], []
     stated: list[tuple[int, int]] = []
-    logs: set[Path] = set()
+    logs: dict[str, str] = {}
     unread = unusable = 0
     for file, rows in zip(files, decoded, strict=True):
         times = rows["ts_ns"][rows["has"] & field.HAS_TIME != 0]
@@ -154,6 +157,7 @@ def coverage_of(
         link_types=tuple(sorted(link_types)),
         snap_length=min(snap_lengths, default=None),
         lost_file=any(file.proves_nothing for file in files),
+        logs=tuple(logs.items()),
     )
 
 
@@ -215,7 +219,9 @@ def _unusable(rows: np.ndarray[Any, Any], point: Point) -> int:
     return int(np.count_nonzero(lost))
 
 
-def _dropped(run: Run, point: Point, file: DecodedFile, numbers: list[int], logs: set[Path]) -> tuple[int | None, int]:
+def _dropped(
+    run: Run, point: Point, file: DecodedFile, numbers: list[int], logs: dict[str, str]
+) -> tuple[int | None, int]:
     """(packets dropped by the capture, or None where nothing says so; packets left unread).
 
     The interface statistics, the packets' own drop counts and the tool's log may each tell; the largest is believed.
@@ -226,19 +232,26 @@ def _dropped(run: Run, point: Point, file: DecodedFile, numbers: list[int], logs
     with_packets = int(file.drops_of[numbers].sum())
     found = [sum(in_statistics)] if in_statistics else []
     found += [with_packets] if with_packets else []
-    capture = run.folder / file.name
-    candidates = [capture.with_suffix(".log")]
+    capture = PurePosixPath(file.name)
+    candidates = [str(capture.with_suffix(".log"))]
     if "/" not in point.name and len(point.captures) == 1:
-        candidates.append(capture.parent / f"{point.name}.log")
+        candidates.append(str(capture.parent / f"{point.name}.log"))
     unread = 0
     for log in candidates:
         if log in logs:
             found.append(0)  # counted with the first of the files that share it
             break
-        counts = read_tool_log(log)
-        if counts is None:
+        try:
+            log_read = read_tool_log(run.input(log))
+        except NotInside as problem:
+            raise RunFileError(
+                run.folder / run.file,
+                f"point[{point.name}].captures",
+                f"its log {log!r} {problem}; put the file itself there, or use --trust",
+            ) from None
+        if log_read is None:
             continue
-        logs.add(log)
+        counts, logs[log] = log_read
         if counts.dropped is not None or counts.by_interface:
             found.append((counts.dropped or 0) + counts.by_interface)
         unread = counts.unread if len(point.captures) == 1 else 0

@@ -13,20 +13,22 @@ from typing import Any
 import numpy as np
 
 from pktrace import memory
-from pktrace.capture.files import CaptureReader, sha256_of
+from pktrace.capture.files import CaptureReader
 from pktrace.capture.index import CORRUPT, CUT, EMPTY, UNREADABLE, Interface
-from pktrace.capture.source import LARGEST_WINDOW
+from pktrace.capture.source import LARGEST_WINDOW, open_regular
 from pktrace.decode import rows as field
 from pktrace.decode.digest import PAYLOAD_BYTES, UNBOUNDED, digest_again, headers_and_kept
 from pktrace.decode.identity import secret
 from pktrace.decode.rows import OPAQUE, ROW, rows_at
 from pktrace.decode.tunnels import TunnelTable
 from pktrace.errors import CaptureFileError
+from pktrace.inputs import Location, Stamp
 from pktrace.ledger import Ledger
 from pktrace.limits import Budget
 from pktrace.observations.stream import RowReader, rows_beside_bytes
 from pktrace.observations.tunnels import tunnel_texts
 
+LARGEST_UNUSED = 1 << 30  # bytes of a file that is hashed though nothing of it is used
 NO_BYTES = "is no capture file (it has 0 bytes)"
 # Link types of one file that the ledger names.
 _NAMED_LINK_TYPES = 20
@@ -34,15 +36,16 @@ _NAMED_LINK_TYPES = 20
 
 @dataclass(frozen=True)
 class DecodedFile:
-    """One capture file: `name` as it is shown and written, `path`, its rows (ROW), its interfaces.
+    """One capture file: `name` as it is shown and written, where it lies, its rows (ROW), its interfaces.
 
+    `stamp` is what the file had while it was read, and must have when it is read again; `sha256` is of those bytes.
     `packets_of` and `drops_of` count packets, and packets that the capture lost between them, per interface;
     `tunnels` are the texts that `tunnel` of the rows numbers from 1; `ended` as in capture/index.py; `problem` says why
     nothing of the file is used, None where it is; `sha256` is "" where the file cannot even be read.
     """
 
     name: str
-    path: str
+    path: str | Location
     rows: np.ndarray[Any, Any]
     interfaces: list[Interface]
     packets_of: np.ndarray[Any, Any]
@@ -51,6 +54,7 @@ class DecodedFile:
     ended: int
     unknown_blocks: int
     sha256: str
+    stamp: Stamp | None = None
     problem: str | None = None
 
     @property
@@ -90,14 +94,15 @@ class InterfaceCounts:
         self.drops[used] += np.bincount(place, weights=packets["dropped"], minlength=len(used)).astype(np.int64)
 
 
-def decode_file(path: str, name: str, budget: Budget | None = None) -> DecodedFile:
+def decode_file(path: str | Location, name: str, budget: Budget | None = None) -> DecodedFile:
     """Read and decode one whole capture file, counted against the budget of its call.
 
     Raises:
         CaptureFileError: the file cannot be read or is no capture, or holds more than its share of the budget.
         LimitError, MemoryShort: the budget of all files is used up.
     """
-    reader = RowReader(path, name, (budget or Budget([path])).share(path, name))
+    share = (budget or Budget([path])).share(path, name)
+    reader = RowReader(path, name, share, hashed=True)
     counts = InterfaceCounts()
     parts = [np.zeros(0, OPAQUE)]
     for batch in reader.batches():
@@ -116,7 +121,8 @@ def decode_file(path: str, name: str, budget: Budget | None = None) -> DecodedFi
         tunnels=_number_tunnels(rows, reader.tunnels),
         ended=reader.capture.ended,
         unknown_blocks=reader.capture.unknown_blocks,
-        sha256=sha256_of(path, name),
+        sha256=reader.capture.sha256,
+        stamp=reader.capture.stamp,
     )
 
 
@@ -134,7 +140,7 @@ def _number_tunnels(rows: np.ndarray[Any, Any], table: TunnelTable) -> tuple[str
     return tuple(tunnel_texts(table, np.flatnonzero(used).tolist()))
 
 
-def decode_files(files: Sequence[tuple[str, str]], budget: Budget | None = None) -> list[DecodedFile]:
+def decode_files(files: Sequence[tuple[str | Location, str]], budget: Budget | None = None) -> list[DecodedFile]:
     """Decode files given as (path, name), a thread per file (the kernels release the interpreter's lock).
 
     A file that cannot be read or is no capture has no rows, and its `problem` says why.
@@ -156,7 +162,7 @@ def decode_files(files: Sequence[tuple[str, str]], budget: Budget | None = None)
     return decoded
 
 
-def _decoded_or_not(path: str, name: str, budget: Budget) -> DecodedFile:
+def _decoded_or_not(path: str | Location, name: str, budget: Budget) -> DecodedFile:
     try:
         return decode_file(path, name, budget)
     except CaptureFileError as error:
@@ -178,11 +184,12 @@ def _decoded_or_not(path: str, name: str, budget: Budget) -> DecodedFile:
         )
 
 
-def sha256_if_readable(path: str, name: str) -> str:
-    """SHA-256 of a file, "" where it cannot be read."""
+def sha256_if_readable(path: str | Location, name: str) -> str:
+    """SHA-256 of a file that is not used, "" where it cannot be read or claims more than LARGEST_UNUSED bytes."""
     try:
-        return sha256_of(path, name)
-    except CaptureFileError:
+        with open_regular(path, name, hashed=True) as file:
+            return file.sha256() if file.stamp.size <= LARGEST_UNUSED else ""
+    except (CaptureFileError, OSError):
         return ""
 
 
@@ -215,7 +222,7 @@ def digest_comparably(files: Sequence[DecodedFile], parts: Sequence[tuple[int, n
         if shorter.any():
             again = rows_at(rows, shorter)
             bounds = shortest[at[shorter]]
-            reader = CaptureReader(files[number].path, files[number].name)
+            reader = CaptureReader(files[number].path, files[number].name, same_as=files[number].stamp)
             for batch, some in rows_beside_bytes(reader, np.ascontiguousarray(again["byte_offset"])):
                 digest_again(batch.data, batch.base, again[some], bounds[some], secret())
             for name in ("digest", "identity", "content"):

@@ -61,20 +61,14 @@ class ObservationStream:
         """
         budget = Budget(self.paths, self._limits)
         shares = [budget.share(path, path) for path in self.paths]
-        with ThreadPoolExecutor(1) as aside, ThreadPoolExecutor(1) as hashing:
-            hashes = [hashing.submit(sha256_if_readable, path, path) for path in self.paths]
+        with ThreadPoolExecutor(1) as aside:
             # The next table is made while the caller writes the last one.
             pairs = zip(self.paths, shares, strict=True)
             tables = chain.from_iterable(self._tables_or_problem(path, share) for path, share in pairs)
-            try:
+            coming = aside.submit(next, tables, None)
+            while (table := coming.result()) is not None:
                 coming = aside.submit(next, tables, None)
-                while (table := coming.result()) is not None:
-                    coming = aside.submit(next, tables, None)
-                    yield table
-            except BaseException:
-                hashing.shutdown(wait=False, cancel_futures=True)  # the other files are no longer asked for
-                raise
-            self.sha256 = tuple(found.result() for found in hashes)
+                yield table
         if self._problems and len(self._problems) == len(self.paths):
             raise self._problems[0]
 
@@ -87,9 +81,10 @@ class ObservationStream:
             self._problems.append(error)
             self.damaged = True
             count_file(path, UNREADABLE, 0, None, self.ledger, error.problem)
+            self.sha256 = (*self.sha256, sha256_if_readable(path, path))
 
     def _tables_of(self, path: str, share: Share) -> Iterator[pa.Table]:
-        reader = RowReader(path, path, share)
+        reader = RowReader(path, path, share, hashed=True)
         room = np.empty(ROWS_PER_TABLE, OPAQUE)
         found = np.empty(ROWS_PER_TABLE if self._with_details else 0, DETAIL)
         filled = 0
@@ -116,6 +111,7 @@ class ObservationStream:
         if capture.ended == EMPTY:
             self._problems.append(CaptureFileError(path, 0, NO_BYTES))
         self.damaged |= capture.ended != WHOLE
+        self.sha256 = (*self.sha256, capture.sha256)
 
     def _table(self, reader: RowReader, rows: np.ndarray[Any, Any], found: np.ndarray[Any, Any]) -> pa.Table:
         interfaces = reader.capture.interfaces

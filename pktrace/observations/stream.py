@@ -16,6 +16,7 @@ from pktrace.decode.identity import secret
 from pktrace.decode.packets import decode
 from pktrace.decode.rows import ROW
 from pktrace.decode.tunnels import TunnelTable
+from pktrace.inputs import Location
 from pktrace.limits import Share
 
 _SMALL_TABLE = 16 << 20
@@ -37,14 +38,20 @@ class RowBatch:
 class RowReader:
     """Decodes one capture file; `capture` says after the last batch how reading ended, `tunnels` what rows refer to.
 
-    `share` as in `CaptureReader`.
+    `share` as in `CaptureReader`. With `hashed`, the file is hashed meanwhile (`capture.sha256`).
 
     Raises:
         CaptureFileError: the file cannot be read or is no capture.
     """
 
-    def __init__(self, path: str | os.PathLike[str], name: str, share: Share | None = None) -> None:
-        self.capture = CaptureReader(path, name, share)
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | Location,
+        name: str,
+        share: Share | None = None,
+        hashed: bool = False,
+    ) -> None:
+        self.capture = CaptureReader(path, name, share, hashed=hashed)
         self.tunnels = TunnelTable()
 
     def batches(self) -> Iterator[RowBatch]:

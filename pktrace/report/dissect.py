@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from pktrace.capture.source import open_regular
 from pktrace.errors import CallerError
+from pktrace.inputs import Location
 from pktrace.surroundings import elsewhere, homeless
 from pktrace.visible import visible
 
@@ -22,7 +25,7 @@ def need_tshark() -> None:
         raise CallerError("--detail needs tshark to dissect packets; install the package tshark, or leave --detail out")
 
 
-def dissect(capture: Path, frames: Sequence[int]) -> dict[int, list[str]]:
+def dissect(capture: Location, frames: Sequence[int]) -> dict[int, list[str]]:
     """Headers of some packets of a capture file, a line per layer.
 
     Args:
@@ -33,12 +36,19 @@ def dissect(capture: Path, frames: Sequence[int]) -> dict[int, list[str]]:
 
     Raises:
         CallerError: tshark is not installed.
+        CaptureFileError: the capture cannot be read any more.
     """
     need_tshark()
+    found: dict[int, list[str]] = {}
+    with open_regular(capture, capture.name) as file:  # tshark gets the open file: no link can take its place
+        _dissect(Path(f"/proc/{os.getpid()}/fd/{file.fileno()}"), frames, found)
+    return found
+
+
+def _dissect(capture: Path, frames: Sequence[int], found: dict[int, list[str]]) -> None:
     with elsewhere():  # pyshark reads a config.ini in the current folder, which names the program to start
         import pyshark
 
-    found: dict[int, list[str]] = {}
     wanted = sorted(set(frames))[:_MOST_PACKETS]
     with homeless():
         for begin in range(0, len(wanted), _MOST_FRAMES_A_CALL):
@@ -56,7 +66,6 @@ def dissect(capture: Path, frames: Sequence[int]) -> dict[int, list[str]]:
                     found[int(packet.number)] = [_layer_line(layer) for layer in packet.layers]
             finally:
                 packets.close()
-    return found
 
 
 def _layer_line(layer: object) -> str:

@@ -9,8 +9,8 @@ import math
 import os
 import sys
 import warnings
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -32,11 +32,14 @@ _SETTINGS: Any = {"svg.hashsalt": "pktrace", "svg.fonttype": "path", "font.size"
 _NO_DATE = {"svg": {"Date": None}, "png": {"Software": None}}
 
 
-def draw_all(analysis: Analysis, folder: Path) -> list[Path]:
+def draw_all(analysis: Analysis, create: Callable[[str], BinaryIO]) -> list[str]:
     """Write every plot as SVG and PNG.
 
+    Args:
+        create: makes a file of this name.
+
     Returns:
-        The files written: ecdf and waterfall; none where no stage has a latency.
+        Names of the files written: ecdf and waterfall; none where no stage has a latency.
     """
     mpl = _matplotlib()
     # The settings of whoever calls, and those of a file in the current folder, do not count: the same bytes each time.
@@ -47,7 +50,7 @@ def draw_all(analysis: Analysis, folder: Path) -> list[Path]:
         written = []
         for name, figure in (("ecdf", ecdf_figure(analysis)), ("waterfall", waterfall_figure(analysis))):
             if figure is not None:
-                written.extend(_save(figure, folder / name))
+                written.extend(_save(figure, name, create))
         return written
 
 
@@ -65,21 +68,15 @@ def _matplotlib() -> Any:
     return mpl
 
 
-def _save(figure: Figure, stem: Path) -> list[Path]:
+def _save(figure: Figure, stem: str, create: Callable[[str], BinaryIO]) -> list[str]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     written = []
     for suffix, canvas in (("svg", FigureCanvasSVG), ("png", FigureCanvasAgg)):
-        path = stem.with_name(f"{stem.name}.{suffix}")
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            canvas(figure).print_figure(partial, format=suffix, metadata=_NO_DATE[suffix], dpi=110)
-            os.replace(partial, path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-        written.append(path)
+        with create(f"{stem}.{suffix}") as file:
+            canvas(figure).print_figure(file, format=suffix, metadata=_NO_DATE[suffix], dpi=110)
+        written.append(f"{stem}.{suffix}")
     return written
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import glob
 import json
@@ -14,6 +13,7 @@ from typing import Any
 
 from pktrace.errors import CallerError, OutputError
 from pktrace.findings.proposal import Pair, Proposal, ProposedPath, ProposedPoint, ProposedStage
+from pktrace.report.whole import whole_file
 from pktrace.report.words import one_line, plural
 from pktrace.visible import json_text, toml_text
 
@@ -76,16 +76,10 @@ def write_proposal(text: str, file: Path) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            partial.write_text(text, encoding="utf-8")
-            os.replace(partial, file)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                partial.unlink()
-            raise
+        with whole_file(file) as opened:
+            opened.write(text.encode())
     except OSError as problem:
         raise OutputError(f"{file}: cannot write: {problem.strerror or problem}") from None
 
