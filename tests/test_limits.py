@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pyarrow as pa
 import pytest
@@ -12,8 +14,11 @@ from pktrace import limits
 from pktrace.capture.files import CaptureReader
 from pktrace.capture.index import MOST_INTERFACES
 from pktrace.errors import EXIT_USAGE, CaptureFileError
+from pktrace.findings.analysis import Analysis
+from pktrace.ledger import Ledger
 from pktrace.limits import Budget, LimitError, Limits
 from pktrace.observations.export import ObservationStream
+from pktrace.report.terminal import ledger_lines
 from tests.conftest import CommandLine
 from tests.fuzz.hostile_files import EPB, IDB, SHB
 from tests.kit.pcap_files import Interface, Record, block, interface_block, option, packet_block, pcap_bytes
@@ -133,6 +138,18 @@ def test_packets_of_later_sections_have_the_times_of_their_own_interface(tmp_pat
     reader = CaptureReader(path, "sections")
     times = [time for batch in reader.batches() for time in batch.packets["ts"].tolist()]
     assert times == [10**18, 10**18]
+
+
+def test_the_terminal_shows_some_lines_of_each_counter() -> None:
+    """Before, a run of a thousand damaged files printed a thousand lines."""
+    ledger = Ledger()
+    for number in range(1000):
+        ledger.add("capture_cut", capture=f"{number}.pcap")
+    ledger.add("capture_drops", 7, point="a")
+    lines = [line.plain for line in ledger_lines(cast(Analysis, SimpleNamespace(ledger=ledger)))]
+    assert len(lines) == 22
+    assert "capture_cut: 980 more in ledger.parquet" in lines
+    assert lines[-1].startswith("capture_drops: 7 at a.")
 
 
 def test_a_long_name_is_cut(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
-class _Size(click.ParamType):  # type: ignore[type-arg]  # click 8.1 has no arguments there
+class _Size(click.ParamType):  # type: ignore[type-arg]  # click 8.1 has none
     """A number with an optional unit, at least 1."""
 
     def __init__(self, name: str, base: int) -> None:

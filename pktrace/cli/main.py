@@ -65,7 +65,7 @@ def pktrace(debug: bool) -> None:
     cost in time.
 
     \b
-    Exit codes: 0 done; 1 a criterion failed; 2 usage or run.toml error, or no capture;
+    Exit codes: 0 done; 1 a criterion failed; 2 usage or run.toml error, no capture, or a limit was met;
     3 damaged input, or a criterion that cannot be decided; 4 integrity failure;
     70 internal error; 130 interrupted.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import IO, Any
 
@@ -31,6 +32,8 @@ _COPIES = (
     ("copies_rewritten", "rewritten at that point"),
 )
 _SEVERITY_STYLE = {"error": "bold red", "data_loss": "yellow"}
+# Lines of one counter of the ledger.
+_MOST_LINES = 20
 
 
 class _Console(Console):
@@ -185,10 +188,22 @@ def fates_lines(analysis: Analysis) -> list[str]:
 
 
 def ledger_lines(analysis: Analysis) -> list[Text]:
-    """What was not used and is no mere information: damaged input and missing packets."""
+    """What was not used and is no mere information: damaged input and missing packets.
+
+    Of each counter _MOST_LINES are shown, and how many more there are: a run may have thousands of files.
+    """
     lines = []
-    for counter, point, capture, number in analysis.ledger.rows():
-        if counter.severity == "info":
+    rows = [row for row in analysis.ledger.rows() if row[0].severity != "info"]
+    left = Counter(counter.name for counter, _, _, _ in rows)
+    shown: Counter[str] = Counter()
+    for counter, point, capture, number in rows:
+        shown[counter.name] += 1
+        if shown[counter.name] > _MOST_LINES:
+            if shown[counter.name] == left[counter.name]:
+                more = left[counter.name] - _MOST_LINES
+                lines.append(
+                    Text(f"{counter.name}: {more:,} more in ledger.parquet", style=_SEVERITY_STYLE[counter.severity])
+                )
             continue
         where = " ".join(visible(part) for part in (point, capture) if part)
         lines.append(
