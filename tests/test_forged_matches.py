@@ -186,3 +186,15 @@ def test_observations_of_one_process_have_one_key(tmp_path: Path) -> None:
     generate_scenario("plain", tmp_path / "run", packets=SCENARIOS["plain"].small)
     rows = [observe_run(load_run(tmp_path / "run")).rows for _ in range(2)]
     assert (rows[0]["identity"] == rows[1]["identity"]).all()
+
+
+def test_packets_that_every_sample_takes(tmp_path: Path) -> None:
+    """A packet id whose hash is 0 was in each sample, however thin: with too many of them there was no end."""
+    from pktrace.findings.samples import read_samples
+
+    always = (1 << 64) - 0x9E3779B97F4A7C15
+    data = frame(Header("10.0.0.1", "10.0.0.2", 17, b"again", sport=1, dport=2))
+    records = [Record(START + number, data, packet_id=always) for number in range(100)]
+    (tmp_path / "a.pcapng").write_bytes(file_of(records))
+    samples, _ = read_samples([str(tmp_path / "a.pcapng")], most=50)
+    assert len(samples[0].rows) == 50
