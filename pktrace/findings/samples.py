@@ -28,6 +28,9 @@ from pktrace.observations.stream import RowReader
 Array = np.ndarray[Any, Any]
 _MOST_ROWS = 1 << 20  # of all files together
 _MOST_CELLS = 1 << 24  # packets x files
+_MOST_EVERY = (
+    1 << 40
+)  # what is still too much then is of packets that are the same, or were made for it: the first ones
 _SMALL = 1 << 14  # so many rows of any file are kept at first, whatever the number of files
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _PRIME = np.uint64(0xC2B2AE3D27D4EB4F)
@@ -116,6 +119,9 @@ def read_samples(
         samples = [_thinned(sample, every) for sample in samples]
         if sum(len(sample.rows) for sample in samples) <= most:
             break
+        if every >= _MOST_EVERY:
+            samples = [replace(sample, rows=sample.rows[: most // files]) for sample in samples]
+            break
         every *= 2
     for number, sample in enumerate(samples):
         sample.rows["capture"] = number
@@ -136,10 +142,13 @@ def _read(path: str, most: int, budget: Budget) -> Sample:
         rows = rows[_chosen(rows, every)] if every > 1 else rows
         kept.append(rows)
         count += len(rows)
-        while count > most:
+        while count > most and every < _MOST_EVERY:
             every *= 2
             kept = [rows[_chosen(rows, every)] for rows in kept]
             count = sum(map(len, kept))
+        if count > most:
+            kept = [np.concatenate(kept)[:most]]
+            count = most
     return Sample(
         name=path,
         rows=np.concatenate(kept) if kept else np.zeros(0, ROW),
