@@ -118,7 +118,7 @@ def udp_socket(lab: topology.Lab, role: str, address: str, port: int) -> socket.
 
 
 def receive_all(receiver: socket.socket) -> list[Arrived]:
-    """All that is there. What has a wrong checksum never comes here."""
+    """All that is there. The kernel keeps back whatever has a wrong checksum."""
     receiver.setblocking(False)
     found = []
     while True:

@@ -175,7 +175,7 @@ class TestUpAndDown:
         wait_until(lambda: len(namespaces(name)) >= made, f"{made} namespaces stand")
         process.send_signal(signal.SIGKILL)
         process.wait()
-        # What it had begun goes on without it: a command that has still to make a namespace.
+        # A command that it had begun goes on without it, and may have to make a namespace still.
         wait_until(lambda: not processes_about(f"{name}-"), "the last command of the killed one ends")
         command("down", "--name", name)
         assert (namespaces(name), Lab(name).state.exists()) == (set(), False)

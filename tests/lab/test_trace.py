@@ -89,7 +89,7 @@ def test_mode_1_verifies_rules_and_dumps_packets(lab: str, pings: None, tmp_path
     assert re.search(r"punt-echo +punt +\d+ +\d+ ", told.stdout)
     found = pl.read_parquet(tmp_path / "run/results/rules.parquet").filter(pl.col("rule") == "punt-echo").to_dicts()[0]
     assert found["hit"] >= 4
-    # The pings go on when the recording ends, at one point after the other: what is on its way then is undetermined.
+    # The pings go on when the recording ends, at one point after the other: a ping on its way then is undetermined.
     assert found["matched"] - found["hit"] == found["undetermined"]
     last = tomllib.loads((tmp_path / "run/run.toml").read_text())["window"]["end_ns"] - 500_000_000
     unsure = pl.read_parquet(tmp_path / "run/results/trajectories.parquet").filter(
