@@ -1,4 +1,4 @@
-"""Waiting for what has happened instead of for some time: a pause that is long enough today is too short on a busy day.
+"""Waits for conditions instead of pauses: a pause that is long enough on an idle machine is too short on a busy one.
 
 Packets are on their way as long as a processor's queue of received frames is not empty, a socket holds what its program
 has not read, or a connection waits for an acknowledgement. The kernel says all of that, so nothing here guesses.
@@ -68,7 +68,7 @@ def _backlogs() -> list[tuple[int, int]]:
 
 
 def unread_bytes(namespace: str | None) -> int:
-    """What the packet sockets of a namespace hold that nobody has read; rings, as captures have them, hold none."""
+    """Bytes that the packet sockets of a namespace hold unread; rings, as captures have them, count as none."""
     lines = run(in_namespace(namespace, ["cat", "/proc/net/packet"])).splitlines()[1:]
     return sum(int(line.split()[_RMEM]) for line in lines)
 

@@ -20,7 +20,7 @@ _LEAST_S = 60
 
 @pytest.mark.parametrize("module", LAB_TESTS, ids=lambda module: module.name)
 def test_no_pause_and_no_short_deadline(module: Path) -> None:
-    """Where traffic or a user has a pace, the line says so: ``# pace``."""
+    """A line that sets the pace of traffic, or of a user, says so: ``# pace``."""
     lines = module.read_text(encoding="utf-8").splitlines()
     pauses = [(number, line.strip()) for number, line in enumerate(lines, start=1) if _PAUSE.search(line)]
     short = [

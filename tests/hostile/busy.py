@@ -25,7 +25,7 @@ SOME = (
 
 @contextmanager
 def busy_loops(count: int = LOOPS) -> Iterator[None]:
-    """So many processes that never rest, until the block ends."""
+    """Processes that never rest, ``count`` of them, until the block ends."""
     loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         yield

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import ctypes
 import os
+import random
 import shutil
 import socket
 import struct
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
 
 from capture_scripts import topology
 from capture_scripts.frames import Frame, VnetHeader, ones_sum
-from capture_scripts.quiet import DEADLINE_S
+from capture_scripts.quiet import DEADLINE_S, wait_until_closed
 
 MISSING = [tool for tool in (*topology.TOOLS, "ping") if shutil.which(tool) is None]
 needs_lab = [
@@ -118,7 +121,7 @@ def udp_socket(lab: topology.Lab, role: str, address: str, port: int) -> socket.
 
 
 def receive_all(receiver: socket.socket) -> list[Arrived]:
-    """All that is there. What has a wrong checksum never comes here."""
+    """All that is there. The kernel keeps back whatever has a wrong checksum."""
     receiver.setblocking(False)
     found = []
     while True:
@@ -173,3 +176,57 @@ class Flow:
     def close(self) -> None:
         self.client.close()
         self.machine.close()
+
+
+def answers(lab: topology.Lab, role: str, address: str, count: int = 3) -> int:
+    """How many echo requests are answered, by the kernel's counter: ping itself waits for some time only."""
+
+    def arrived() -> int:
+        counted = dict(line.split() for line in lab.run_in(role, ["cat", "/proc/net/snmp6"]).splitlines())
+        header, values = (
+            line.split()[1:] for line in lab.run_in(role, ["cat", "/proc/net/snmp"]).splitlines() if "Icmp:" in line
+        )
+        return int(counted["Icmp6InEchoReplies"]) + int(dict(zip(header, values, strict=True))["InEchoReps"])
+
+    before = arrived()
+    said = lab.run_in(role, ["ping", "-n", "-q", "-c", str(count), "-i", "0.02", "-W", "1", address], check=False)
+    assert f"{count} packets transmitted" in said
+    lab.wait_until_quiet()
+    return min(count, arrived() - before)  # an answer may have been doubled
+
+
+def transfer(lab: topology.Lab, size: int, port: int = 5201) -> None:
+    """A kernel TCP connection over the punt rule for this port, client to pvm1, checked byte by byte."""
+
+    def listener() -> socket.socket:
+        made = socket.create_server((PVM1.ipv4, port))
+        made.settimeout(DEADLINE_S)
+        return made
+
+    content = random.Random(size).randbytes(size)
+    received: list[bytes] = []
+
+    def serve() -> None:
+        connection, _ = server.accept()
+        with connection:
+            connection.settimeout(DEADLINE_S)
+            while part := connection.recv(1 << 20):
+                received.append(part)
+
+    with inside(lab, "pvm1", listener) as server, inside(lab, "client", socket.socket) as client:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        client.settimeout(DEADLINE_S)
+        client.connect((PVM1.ipv4, port))
+        client.sendall(content)
+        client.close()
+        thread.join(DEADLINE_S)
+    assert b"".join(received) == content
+    # A connection whose last acknowledgement got lost, as when the service is swapped next, would go on sending its
+    # FIN for minutes: packets that no later test has sent, and some count them all.
+    wait_until_closed([lab.namespace("client"), lab.namespace("pvm1")])
+
+
+def without_processor_s(*processes: object) -> float:
+    """How long the first threads of processes have been ready to run and had no processor, by the kernel's count."""
+    return sum(int(Path(f"/proc/{process}/schedstat").read_text().split()[1]) for process in processes) / 1e9

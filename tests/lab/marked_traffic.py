@@ -101,7 +101,7 @@ def queued(namespace: str, device: str) -> int:
 
 
 def carried_by(link: dict[str, Any]) -> int:
-    """Frames that a link in user space has carried, told when it holds none."""
+    """Frames that a link in user space has carried; it answers when it holds none."""
     answer = Path(link["answer"])
     answer.unlink(missing_ok=True)
     os.kill(link["process"], signal.SIGUSR1)

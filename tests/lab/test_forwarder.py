@@ -7,11 +7,9 @@ import os
 import random
 import shutil
 import signal
-import socket
 import struct
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -32,10 +30,20 @@ from capture_scripts.impairment import Impairment
 from capture_scripts.impairments import Impairments, start_service, stop_service, swap_service
 from capture_scripts.nft_rules import parse_rules
 from capture_scripts.processes import LabError
-from capture_scripts.quiet import DEADLINE_S, wait_until, wait_until_closed, wait_until_handled
+from capture_scripts.quiet import DEADLINE_S, wait_until, wait_until_handled
 from capture_scripts.segments import Merge, split
 from capture_scripts.topology import AGENT1, PVM1, Lab
-from tests.lab.endpoints import CLIENT, PUNTED, Flow, Tap, checksums_right, inside, needs_lab, numbered
+from tests.lab.endpoints import (
+    CLIENT,
+    PUNTED,
+    Flow,
+    Tap,
+    checksums_right,
+    needs_lab,
+    numbered,
+    transfer,
+    without_processor_s,
+)
 
 TO_MACHINE = Ether(src=CLIENT.mac, dst=PVM1.mac)
 FROM_MACHINE = Ether(src=PVM1.mac, dst=CLIENT.mac)
@@ -270,43 +278,6 @@ def lab() -> Iterator[Lab]:
     lab.up(service="forwarder", offloads=True)
     yield lab
     lab.down()
-
-
-def transfer(lab: Lab, size: int, port: int = 5201) -> None:
-    """A kernel TCP connection over the punt rule for this port, client to pvm1, checked byte by byte."""
-
-    def listener() -> socket.socket:
-        made = socket.create_server((PVM1.ipv4, port))
-        made.settimeout(DEADLINE_S)
-        return made
-
-    content = random.Random(size).randbytes(size)
-    received: list[bytes] = []
-
-    def serve() -> None:
-        connection, _ = server.accept()
-        with connection:
-            connection.settimeout(DEADLINE_S)
-            while part := connection.recv(1 << 20):
-                received.append(part)
-
-    with inside(lab, "pvm1", listener) as server, inside(lab, "client", socket.socket) as client:
-        thread = threading.Thread(target=serve)
-        thread.start()
-        client.settimeout(DEADLINE_S)
-        client.connect((PVM1.ipv4, port))
-        client.sendall(content)
-        client.close()
-        thread.join(DEADLINE_S)
-    assert b"".join(received) == content
-    # A connection whose last acknowledgement got lost, as when the service is swapped next, would go on sending its
-    # FIN for minutes: packets that no later test has sent, and some count them all.
-    wait_until_closed([lab.namespace("client"), lab.namespace("pvm1")])
-
-
-def without_processor_s(*processes: object) -> float:
-    """How long the first threads of processes have been ready to run and had no processor, by the kernel's count."""
-    return sum(int(Path(f"/proc/{process}/schedstat").read_text().split()[1]) for process in processes) / 1e9
 
 
 def arrived_at_the_forwarder(lab: Lab) -> int:

@@ -24,7 +24,7 @@ from capture_scripts.processes import LabError
 from capture_scripts.quiet import DEADLINE_S, wait_until
 from capture_scripts.topology import AGENT1, AGENT2, CLIENT, PVM1, PVM2, PVM3, Lab
 from tests.lab.conftest import processes_about
-from tests.lab.endpoints import FORWARDED, Flow, Tap, inside, needs_lab, numbered
+from tests.lab.endpoints import FORWARDED, Flow, Tap, answers, inside, needs_lab, numbered
 
 SCRIPT = Path(topology.__file__).parent / "lab"
 RULES = load_rules(topology.DEFAULT_RULES)
@@ -118,23 +118,6 @@ def namespaces(name: str) -> set[str]:
     return {namespace for namespace in listed if namespace.startswith(f"{name}-")}
 
 
-def answers(lab: Lab, role: str, address: str, count: int = 3) -> int:
-    """How many echo requests are answered, by the kernel's counter: ping itself waits for some time only."""
-
-    def arrived() -> int:
-        counted = dict(line.split() for line in lab.run_in(role, ["cat", "/proc/net/snmp6"]).splitlines())
-        header, values = (
-            line.split()[1:] for line in lab.run_in(role, ["cat", "/proc/net/snmp"]).splitlines() if "Icmp:" in line
-        )
-        return int(counted["Icmp6InEchoReplies"]) + int(dict(zip(header, values, strict=True))["InEchoReps"])
-
-    before = arrived()
-    said = lab.run_in(role, ["ping", "-n", "-q", "-c", str(count), "-i", "0.02", "-W", "1", address], check=False)
-    assert f"{count} packets transmitted" in said
-    lab.wait_until_quiet()
-    return min(count, arrived() - before)  # an answer may have been doubled
-
-
 class TestUpAndDown:
     """As root."""
 
@@ -175,7 +158,7 @@ class TestUpAndDown:
         wait_until(lambda: len(namespaces(name)) >= made, f"{made} namespaces stand")
         process.send_signal(signal.SIGKILL)
         process.wait()
-        # What it had begun goes on without it: a command that has still to make a namespace.
+        # A command that it had begun goes on without it, and may have to make a namespace still.
         wait_until(lambda: not processes_about(f"{name}-"), "the last command of the killed one ends")
         command("down", "--name", name)
         assert (namespaces(name), Lab(name).state.exists()) == (set(), False)
