@@ -98,7 +98,7 @@ trust_option = click.option(
 
 
 def analysis_of(
-    location: str, options: dict[str, int | None], need: Need | None = None, trust: bool = False
+    location: str, options: dict[str, int | None] | None = None, need: Need | None = None, trust: bool = False
 ) -> Analysis:
     """Load and analyse one run; says so when the kernels have to be compiled first.
 
@@ -118,7 +118,7 @@ def analysis_of(
 def from_observations(
     location: str,
     work: Callable[[Observations], _Result],
-    options: dict[str, int | None],
+    options: dict[str, int | None] | None,
     need: Need | None = None,
     trust: bool = False,
 ) -> _Result:
@@ -134,7 +134,7 @@ def from_observations(
     from pktrace.observations.observe import observe_run
 
     def observed() -> Observations:
-        return observe_run(run, limits_of(options), need or memory.FOLLOWING)
+        return observe_run(run, limits_of(options or {}), need or memory.FOLLOWING)
 
     memory.step("reading the captures")
     if not must_compile() or not is_cached():
