@@ -60,9 +60,9 @@ def open_regular(
     except NotRegular:
         raise CaptureFileError(name, None, "is no regular file; captures are read from files") from None
     except NotInside as problem:
-        raise CaptureFileError(
-            name, None, f"{problem}; put the file itself into the run folder, or use --trust"
-        ) from None
+        error = CaptureFileError(name, None, f"{problem}; put the file itself into the run folder, or use --trust")
+        error.costs_all = True
+        raise error from None
     except OSError as problem:
         raise CaptureFileError(name, None, f"cannot be read: {problem.strerror}") from None
 

@@ -54,7 +54,7 @@ def summary(analysis: Analysis, exit_code: int) -> dict[str, Any]:
         "pktrace_version": __version__,
         "run": run.name,
         "description": run.description,
-        "inputs": analysis.inputs,
+        "inputs": {name: digest or None for name, digest in analysis.inputs.items()},  # null: could not be read
         "observations": {
             "total": len(owner),
             "placed": int((owner >= 0).sum()),

@@ -80,8 +80,9 @@ class Payloads:
         if capture not in self._files:
             observations = self._observations
             file = None
-            if observations.run is not None:
-                stamp = observations.stamps[capture] if observations.stamps else None
+            # Observations that were made and not read, as tests make them, have no stamps and no files.
+            if observations.run is not None and observations.stamps:
+                stamp = observations.stamps[capture]
                 file = open_regular(observations.location(capture), observations.captures[capture], stamp)
             if file is not None and file.head(2) in _COMPRESSED:
                 file.close()

@@ -96,11 +96,11 @@ def _key_in_the_cache(folder: Path, number: int) -> str | None:
     """The key of the process is looked for in the folder of compiled kernels."""
     from pktrace import compiled
 
-    if compiled._FOLDER is None:
+    if compiled._CACHE is None:
         return None
     key = identity.secret().tobytes()
     words = [key[at : at + 8] for at in range(0, len(key), 8)]
-    for file in sorted(compiled._FOLDER.rglob("*")):
+    for file in sorted(Path(compiled._CACHE.path).rglob("*")):
         if file.is_file():
             data = file.read_bytes()
             if any(word in data for word in words[:: 1 + len(words) // 64]):
