@@ -266,7 +266,6 @@ _SMALL = tuple(
     )
     for limit in (1024, 256, 384, 512, 768, 1536, 2048)
 )  # fmt: skip
-_made: dict[tuple[int, str], Path] = {}
 
 
 def _analyze_in_container(folder: Path, number: int) -> str | None:
