@@ -170,16 +170,21 @@ def _count(rows: Array, tallies: dict[tuple[int, int, int], Tally]) -> None:
     """Count a batch by interface, interface index and direction."""
     key = rows["interface"].astype(np.uint64) << np.uint64(34) | rows["ifindex"].astype(np.uint64) << np.uint64(2)
     keys, inverse = np.unique(key | rows["direction"], return_inverse=True)
-    timed = rows["has"] & bits.HAS_TIME != 0
+    # There may be as many of them as packets: each is counted without a look at the others.
+    timed = np.flatnonzero(rows["has"] & bits.HAS_TIME != 0)
+    packets, with_time = (np.bincount(some, minlength=len(keys)).tolist() for some in (inverse, inverse[timed]))
+    ip_packets = np.bincount(inverse[rows["has"] & bits.HAS_IP != 0], minlength=len(keys)).tolist()
+    limits = np.iinfo(np.int64)
+    first, last = np.full(len(keys), limits.max), np.full(len(keys), limits.min)
+    np.minimum.at(first, inverse[timed], rows["ts_ns"][timed])
+    np.maximum.at(last, inverse[timed], rows["ts_ns"][timed])
     for number, value in enumerate(keys.tolist()):
-        mine = inverse == number
-        times = rows["ts_ns"][mine & timed]
         tallies.setdefault((value >> 34, value >> 2 & 0xFFFFFFFF, value & 3), Tally()).add(
             Tally(
-                packets=int(mine.sum()),
-                ip_packets=int(np.count_nonzero(rows["has"][mine] & bits.HAS_IP)),
-                first_ns=int(times.min()) if len(times) else None,
-                last_ns=int(times.max()) if len(times) else None,
+                packets=packets[number],
+                ip_packets=ip_packets[number],
+                first_ns=int(first[number]) if with_time[number] else None,
+                last_ns=int(last[number]) if with_time[number] else None,
             )
         )
 
