@@ -9,6 +9,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 RUN := fixtures/service-chain
 BENCH_PACKETS ?= 2000000
+# no: `make test` installs no packages of the distribution, and skips the tests that need them.
+SYSTEM_TOOLS ?= yes
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --no-input -qq
@@ -40,8 +42,8 @@ demo: $(VENV)/installed  ## Install pktrace into .venv and analyse the recorded 
 	@echo '        make test'
 
 .PHONY: test
-test: $(VENV)/installed-dev  ## Run all tests; as root, install missing system tools and record a run afresh.
-	@.ci/system-tools
+test: $(VENV)/installed-dev  ## Run all tests; as root, install missing system tools (SYSTEM_TOOLS=no: do not) and record a run afresh.
+	@SYSTEM_TOOLS="$(SYSTEM_TOOLS)" .ci/system-tools
 	@if [ "$$(id -u)" -ne 0 ]; then \
 	  echo 'Not root: the lab tests are skipped. They make network namespaces and capture in them; run `sudo make test` for all.'; \
 	fi
@@ -101,6 +103,12 @@ fuzz: $(VENV)/installed-fuzz  ## Hostile bytes: every cut and flip of small capt
 hostile: $(VENV)/installed-dev  ## Try every attack of docs/security.md in full and count (as root: all); ARGS="AREA ATTACK --fast --list".
 	@$(PY) -m tests.hostile $(ARGS)
 
+.PHONY: lock
+lock: $(VENV)/installed  ## Write the lock files of all dependencies anew (after a change of pyproject.toml); ARGS=--upgrade: newest versions.
+	@$(PIP) install 'uv>=0.5'
+	@.ci/lock $(VENV)/bin/uv $(ARGS)
+	@echo 'Wrote requirements.lock, requirements-dev.lock and requirements-fuzz.lock; next: make check test'
+
 .PHONY: clean
 clean:  ## Remove the environment, results and caches.
 	@rm -rf $(VENV) build dist fixtures/*/results .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
@@ -128,16 +136,23 @@ $(VENV)/place:
 	fi; \
 	pwd -P > $@
 
-$(VENV)/installed: pyproject.toml | $(VENV)/place
+# Only files whose hashes are in the lock files are installed; the build backend is among them, so that pip fetches
+# none by itself.
+LOCKED := $(PIP) install --require-hashes -r
+THIS := $(PIP) install --no-deps --no-build-isolation -e .
+
+$(VENV)/installed: pyproject.toml requirements.lock | $(VENV)/place
 	@echo 'Installing pktrace and what it needs into $(VENV); this takes a minute ...'
-	@$(PIP) install -e .
+	@$(LOCKED) requirements.lock
+	@$(THIS)
 	@touch $@
 
-$(VENV)/installed-fuzz: $(VENV)/installed-dev
-	@$(PIP) install -e '.[dev,notebook,fuzz]'
-	@touch $(VENV)/installed $(VENV)/installed-dev $@
+$(VENV)/installed-fuzz: requirements-fuzz.lock $(VENV)/installed-dev
+	@$(LOCKED) requirements-fuzz.lock
+	@touch $@
 
-$(VENV)/installed-dev: pyproject.toml | $(VENV)/place
+$(VENV)/installed-dev: pyproject.toml requirements-dev.lock | $(VENV)/place
 	@echo 'Installing the tools for development into $(VENV); this takes a minute ...'
-	@$(PIP) install -e '.[dev,notebook]'
+	@$(LOCKED) requirements-dev.lock
+	@$(THIS)
 	@touch $(VENV)/installed $@

@@ -6,13 +6,17 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .hosts import PROCESS_MARK
+from .own_files import fresh, is_regular
 from .points import interfaces
 from .processes import Children, LabError, signal_group
+from .raw_files import packets_in
 from .socket_filters import NOTHING, Instruction, by_direction
 from .sources import Source
 
@@ -86,6 +90,7 @@ class Capture:
         self.since_ns: int | None = None  # earlier packets are not what was asked for
         self.shut = False
         self.ended_early = False
+        self.is_over = False  # its recorder is gone, and so is whatever could be asked of its host
         self.devices: dict[int, str] = {}  # of a capture of all devices: their names by index
         self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
@@ -108,23 +113,42 @@ class Capture:
         command += ["-w", str(self.raw) if self.source.host.is_local else "-"]
         if settings.ring is not None:
             command += ["-C", str(settings.ring.megabytes), "-W", str(settings.ring.files)]
-        return command + ([self.source.filter] if self.source.filter else [])
+        return command + _expression(self.source.filter)
 
-    def start(self, children: Children) -> None:
+    def start(self, children: Children, lock: int) -> None:
+        """Start the tool. It keeps the descriptor ``lock`` open, by which its end can be known without us."""
         host = self.source.host
-        with self.log.open("wb") as log:
+        with fresh(self.log) as log:
             # The first signal of a parent that died is the one by which the tool writes out what it has.
             if host.is_local:
                 self._process = host.start(
                     children, self.command(), self.source.namespace, stdout=None, stderr=log,
-                    parent_death_signal=signal.SIGINT,
+                    parent_death_signal=signal.SIGINT, inherited=(lock,),
                 )  # fmt: skip
                 return
-            with self.raw.open("wb") as raw:
+            with fresh(self.raw) as raw:
                 self._process = host.start(
                     children, self.command(), self.source.namespace, stdout=raw, stderr=log,
-                    parent_death_signal=signal.SIGTERM,
+                    parent_death_signal=signal.SIGTERM, inherited=(lock,),
                 )  # fmt: skip
+
+    def times(self) -> dict[str, Any]:
+        """The capture's own times, devices and end, as JSON holds them."""
+        return {
+            "ready_ns": self.ready_ns,
+            "stopped_ns": self.stopped_ns,
+            "since_ns": self.since_ns,
+            "shut": self.shut,
+            "ended_early": self.ended_early,
+            "devices": {str(index): name for index, name in self.devices.items()},
+        }
+
+    def restore(self, times: Mapping[str, Any]) -> None:
+        """Set times, devices and end of a capture whose recorder is gone, from what ``times`` gave then."""
+        self.ready_ns, self.stopped_ns, self.since_ns = times["ready_ns"], times["stopped_ns"], times["since_ns"]
+        self.shut, self.ended_early = times["shut"], times["ended_early"]
+        self.devices = {int(index): name for index, name in times["devices"].items()}
+        self.is_over = True
 
     @property
     def running(self) -> bool:
@@ -133,8 +157,16 @@ class Capture:
     def raw_files(self) -> list[Path]:
         """What the tool wrote: one file, or those of the ring in no particular order."""
         if self._settings.ring is None:
-            return [self.raw] if self.raw.exists() else []
-        return sorted(self.raw.parent.glob(f"{self.raw.name}[0-9]*"))
+            return [self.raw] if is_regular(self.raw) else []
+        return sorted(filter(is_regular, self.raw.parent.glob(f"{self.raw.name}[0-9]*")))
+
+    def size(self) -> int:
+        """Bytes in its raw files by now."""
+        total = 0
+        for file in self.raw_files():
+            with suppress(OSError):  # a file of a ring may go meanwhile
+                total += file.stat().st_size
+        return total
 
     def said(self) -> str:
         """The last of what the tool has said (all of it, but for captures that were asked for counts for hours)."""
@@ -166,6 +198,8 @@ class Capture:
 
     def note_devices(self) -> None:
         """Ask which device has which index; one that comes or goes meanwhile is known if it is there at an end."""
+        if self.is_over:
+            return
         self.devices = {**interfaces(self.source.host, self.source.namespace), **self.devices}
 
     def _by_direction(self) -> None:
@@ -184,14 +218,24 @@ class Capture:
     def _program(self) -> list[Instruction]:
         """The filter of this source with its direction, as the kernel takes it."""
         snaplen = str(self._settings.snaplen or FULL_SNAPLEN)
-        command = ["tcpdump", "-i", self.source.device, "-s", snaplen, "-ddd"]
-        said = self.source.host.run([*command, self.source.filter], self.source.namespace)
+        command = ["tcpdump", "-i", self.source.device, "-s", snaplen, "-ddd", *_expression(self.source.filter)]
+        said = self.source.host.run(command, self.source.namespace)
         numbers = [[int(number) for number in line.split()] for line in said.splitlines()[1:]]
         return by_direction(self.source.direction, [(code, yes, no, value) for code, yes, no, value in numbers])
 
     def last_counts(self) -> Counts | None:
         found = _TCPDUMP_COUNTS.findall(self.said())
         return Counts(*(int(number or 0) for number in found[-1])) if found else None
+
+    def known_counts(self) -> Counts | None:
+        """The counts of all that it captured, None where the tool did not say.
+
+        A capture that ended without us has said them last if they agree with its file: an older answer says less.
+        """
+        counts = self.last_counts()
+        if self.stopped_ns is not None or counts is None:
+            return counts if self.stopped_ns is not None else None
+        return counts if self.is_over and counts.captured == sum(map(packets_in, self.raw_files())) else None
 
     def ask(self) -> int:
         """Ask for the counts (SIGUSR1); returns how far the log went before."""
@@ -257,6 +301,11 @@ class Capture:
         raise LabError(f"{self.name}: nothing was started by {self.source.host.label()}: {self.words()}")
 
 
+def _expression(text: str) -> list[str]:
+    """A capture filter as arguments of tcpdump: behind ``--`` no word of it is taken for an option."""
+    return ["--", text] if text else []
+
+
 class Dumpcap(Capture):
     """dumpcap for one source. It tells how many packets it wrote, and only at its end how many it received."""
 
@@ -291,7 +340,7 @@ class Dumpcap(Capture):
     def raw_files(self) -> list[Path]:
         if self._settings.ring is None:
             return super().raw_files()
-        return sorted(self.raw.parent.glob(f"{self.raw.stem}_*{self.raw.suffix}"))
+        return sorted(filter(is_regular, self.raw.parent.glob(f"{self.raw.stem}_*{self.raw.suffix}")))
 
     def _says_ready(self) -> bool:
         return "File: " in self.said()

@@ -38,6 +38,7 @@ from .sealing import ENHANCED_PACKET
 from .service_chain import DEVICES, PATH_BY_NAME, PATHS
 from .topology import AGENT1, DEFAULT_RULES
 from .truth import read_counters
+from .visible import printing_visibly
 
 
 @dataclass(frozen=True)
@@ -238,6 +239,7 @@ def _check_the_rest(seen: Mapping[str, Sequence[Seen]], faults: list[str]) -> No
         faults.append(f"{strangers} packets that belong to no path")
 
 
+@printing_visibly
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry of ``check_run.py``; exit 0 everything agrees, 1 something does not, 2 usage."""
     parser = argparse.ArgumentParser(

@@ -30,6 +30,7 @@ from .service_chain import DEVICES, PATH_BY_NAME
 from .tailored import read_plan
 from .topology import AGENT1
 from .truth import read_counters
+from .visible import printing_visibly
 
 Rows = Sequence[Mapping[str, Any]]
 _ENDS = {"ingress": "pvm1", "egress": "client"}
@@ -240,6 +241,7 @@ def _check_tables(
             faults.append(f"rules.parquet: {row['rule']} shows counter {row['counter_packets']}, it is {told}")
 
 
+@printing_visibly
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry of ``check_tailored.py``; exit 0 everything agrees, 1 something does not, 2 usage."""
     parser = argparse.ArgumentParser(

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from . import socket_filters
+from .own_files import PRIVATE_MASK
 from .processes import COMMAND_TIMEOUT_S, Children, LabError, in_namespace, run
 from .socket_filters import Instruction
 
@@ -66,17 +67,25 @@ class Host:
         stdout: IO[bytes] | None,
         stderr: IO[bytes],
         parent_death_signal: int,
+        inherited: Sequence[int] = (),
     ) -> subprocess.Popen[bytes]:
-        """Start a program. Elsewhere it first writes its process id to stderr, behind PROCESS_MARK."""
+        """Start a program whose files only their owner can read, with descriptors that stay open in it.
+
+        Elsewhere it first writes its process id to stderr, behind PROCESS_MARK.
+        """
         there = in_namespace(namespace, command)
         if self.is_local:
-            return children.start(there, stdout=stdout, stderr=stderr, parent_death_signal=parent_death_signal)
+            return children.start(
+                there, stdout=stdout, stderr=stderr, parent_death_signal=parent_death_signal,
+                inherited=inherited, umask=PRIVATE_MASK,
+            )  # fmt: skip
         child = children.start(
             [*self.prefix, "sh", "-s"],
             stdin=subprocess.PIPE,
             stdout=stdout,
             stderr=stderr,
             parent_death_signal=parent_death_signal,
+            inherited=inherited,
         )
         assert child.stdin is not None
         try:

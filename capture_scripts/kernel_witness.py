@@ -26,7 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from .dropped_packets import MOST_BYTES, WORDS, identity
+from .own_files import fresh
 from .processes import Children, LabError, run, signal_group
+from .visible import visible
 
 DROPS_FILE = "kernel_drops.jsonl"
 STATE_FILE = "kernel_witness.json"
@@ -116,7 +118,7 @@ class KernelWitness:
         words = ", ".join(f"*(uint64 *)($p + {8 * number})" for number in range(WORDS))
         program = _PROGRAM.format(only=self._condition(), formats=" ".join(["%llx"] * WORDS), words=words)
         environment = {"BPFTRACE_PERF_RB_PAGES": str(_buffer_pages())}
-        with self._said.open("wb") as out, self._log.open("wb") as log:
+        with fresh(self._said) as out, fresh(self._log) as log:
             self._process = self._children.start(
                 ["bpftrace", "-B", "line", "-e", program], stdout=out, stderr=log, environment=environment
             )
@@ -161,7 +163,7 @@ class KernelWitness:
 
     def _give_up(self, why: str) -> None:
         self.trouble = why
-        print(f"record: warning: no kernel drops are recorded: {why}", file=sys.stderr)
+        print(f"record: warning: no kernel drops are recorded: {visible(why)}", file=sys.stderr)
         self._write_state({"recorded": False, "reason": why})
 
     def _write_state(self, state: Mapping[str, Any]) -> None:
@@ -180,7 +182,7 @@ class KernelWitness:
             and not (e["device"] == "lo" and e["packet"].get("dport") in (first.port, last.port))
         ]
         events.sort(key=lambda event: event["nsecs"])
-        with (self._folder / DROPS_FILE).open("w", encoding="utf-8") as file:
+        with fresh(self._folder / DROPS_FILE) as file:
             for event in events:
                 line_of = {
                     "ts_ns": clock.epoch_ns(event["nsecs"]),
@@ -192,7 +194,7 @@ class KernelWitness:
                     "netns_inum": event["inum"],
                     **event["packet"],
                 }
-                file.write(json.dumps(line_of) + "\n")
+                file.write(f"{json.dumps(line_of)}\n".encode())
         lost = sum(int(n) for n in _LOST.findall(self._log.read_text(errors="replace") + _text(self._said)))
         self._write_state(
             {

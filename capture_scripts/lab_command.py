@@ -18,10 +18,12 @@ from .processes import Interrupted, LabError, interruptible, need_root, need_too
 from .rule_faults import FAULTS, clear_fault, install_fault, load_into
 from .service import KINDS as SERVICES
 from .topology import DEFAULT_NAME, DEFAULT_RULES, TOOLS, Lab, check_counters
+from .visible import printing_visibly
 
 _BRIEF = "The namespace laboratory: a service chain to record in."
 
 
+@printing_visibly
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry of ``capture_scripts/lab``; exit 0 done, 1 could not, 2 usage, 3 (status only) not up."""
     options = _parser().parse_args(arguments)

@@ -27,6 +27,7 @@ from .service_chain import record_chain
 from .topology import DEFAULT_RULES, Lab
 from .traffic import run_traffic
 from .truth import write_truth
+from .visible import printing_visibly
 
 TOOLS = {**topology.TOOLS, **record.TOOLS, "ping": "iputils-ping"}
 RUN_NAME = "service-chain"
@@ -73,6 +74,7 @@ def make_fixture(
     return figures
 
 
+@printing_visibly
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry of ``make_fixture.py``; exit 0 done and checked, 1 failed, 2 usage, 130 interrupted."""
     parser = argparse.ArgumentParser(

@@ -29,6 +29,7 @@ from .send import End, prepare, send_prepared
 from .service_chain import chain_plan, record_planned
 from .tailored import MOST_PACKETS, make_plan
 from .topology import DEFAULT_RULES, Lab
+from .visible import printing_visibly
 
 TOOLS = {**topology.TOOLS, **record.TOOLS}
 RATE_PPS = 15_000.0
@@ -102,6 +103,7 @@ def _analyze(run: Path) -> None:
         raise LabError(f"pktrace analyze {run} ended with {done.returncode}: {done.stderr.strip()[-500:]}")
 
 
+@printing_visibly
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry of ``marker_run.py``; exit 0 everything agrees, 1 failed or disagrees, 2 usage, 130 interrupted."""
     parser = argparse.ArgumentParser(

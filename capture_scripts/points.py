@@ -49,7 +49,14 @@ def parse_point(text: str, namespace: str | None, host: Host) -> Point:
         )
     if not device or (at and not given):
         raise CannotStart(f"point {text!r}: write NAME=IFACE or NAME=IFACE@NETNS")
+    check_namespace(given or namespace)
     return Point(name, device, given or namespace, role=given or namespace or "", host=host)
+
+
+def check_namespace(name: str | None) -> None:
+    """CannotStart if this cannot be the name of a network namespace: it would lead elsewhere, or be an option of ip."""
+    if name is not None and (name.startswith(("-", ".")) or "/" in name or not name):
+        raise CannotStart(f"{name!r} is no name of a network namespace; `ip netns list` shows them")
 
 
 def check_points(points: Sequence[Point]) -> None:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import IO
@@ -68,6 +68,7 @@ def run(
             stdin=subprocess.DEVNULL if stdin is None else None,
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=timeout_s,
             check=False,
         )
@@ -115,8 +116,13 @@ class Children:
         stderr: int | IO[bytes] | None = None,
         environment: Mapping[str, str] | None = None,
         parent_death_signal: int = signal.SIGKILL,
+        inherited: Sequence[int] = (),
+        umask: int = -1,
     ) -> subprocess.Popen[bytes]:
-        """Start one program in a process group of its own; LabError when it is not installed."""
+        """Start one program in a process group of its own; LabError when it is not installed.
+
+        ``inherited`` are descriptors that stay open in it; ``umask`` is its own, -1 for ours.
+        """
         parent = os.getpid()
 
         def bind_to_parent() -> None:
@@ -133,9 +139,13 @@ class Children:
                 env=None if environment is None else {**os.environ, **environment},
                 process_group=0,
                 preexec_fn=bind_to_parent,
+                pass_fds=inherited,
+                umask=umask,
             )
         except FileNotFoundError as error:
             raise LabError(f"cannot run {command[0]}: it is not installed") from error
+        except OSError as error:  # the argument list is too long, or a limit on processes is met
+            raise LabError(f"cannot run {command[0]}: {error.strerror}") from error
         self._started.append(child)
         return child
 
@@ -176,7 +186,79 @@ def wait_all(children: Sequence[subprocess.Popen[bytes]], timeout_s: float, what
             raise LabError(f"{what}: exit {code}: {command}")
 
 
-_INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# A hang-up that was being ignored when we were started (nohup) stays ignored.
+_HANG_UP = () if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else (signal.SIGHUP,)
+_INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, *_HANG_UP)
+
+
+class Shield:
+    """Decides about SIGINT, SIGTERM and SIGHUP inside ``shielded``: up, it notes them; lifted, the first one raises.
+
+    An exception that a signal raises at any line cannot be told from a fault of that line. So signals are only
+    raised where losing the rest of a function does no harm; everywhere else they are noted, and asked for.
+    """
+
+    def __init__(self) -> None:
+        self.arrived: list[str] = []
+        self._patience: int | None = None
+        self._words = ""
+        self._is_up = False
+
+    def up(self, *, patience: int | None = None, words: str = "") -> None:
+        """Note signals from now on, afresh: ``arrived`` is empty.
+
+        The first one writes ``words`` to stderr; one more than ``patience`` raises Interrupted (None: none ever does).
+        """
+        self._is_up = True
+        self._patience, self._words = patience, words
+        self.arrived = []
+        for number in _INTERRUPTIONS:
+            signal.signal(number, self._note)
+
+    def lift(self) -> None:
+        """Raise Interrupted at the next signal; those after it are ignored until ``up`` is called."""
+        self._is_up = False
+        accept_interruptions()
+
+    def raise_arrived(self) -> None:
+        """Raise Interrupted if a signal was noted."""
+        if self.arrived:
+            raise Interrupted(self.arrived[0])
+
+    def noted(self, name: str) -> bool:
+        """Note a signal that was raised where Python cannot raise (a finalizer); False if it is to be raised again."""
+        if self._is_up:
+            self.arrived.append(name)
+        return self._is_up
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        self.arrived.append(name)
+        if self._patience is not None and len(self.arrived) > self._patience:
+            for other in _INTERRUPTIONS:
+                signal.signal(other, signal.SIG_IGN)
+            raise Interrupted(name)
+        if len(self.arrived) == 1 and self._words:
+            with suppress(OSError):
+                os.write(2, f"{self._words}\n".encode())
+
+
+_shield: Shield | None = None
+
+
+@contextmanager
+def shielded() -> Iterator[Shield]:
+    """A shield that is up. Afterwards signals do what they did before; those that were noted are forgotten."""
+    global _shield  # signals are the process's own
+    before = {number: signal.getsignal(number) for number in _INTERRUPTIONS}
+    outer, _shield = _shield, Shield()
+    _shield.up()
+    try:
+        yield _shield
+    finally:
+        _shield = outer
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _interrupt(number: int, _: FrameType | None) -> None:
@@ -198,7 +280,7 @@ def interruptible() -> Iterator[None]:
     hook = sys.unraisablehook
 
     def again(details: sys.UnraisableHookArgs) -> None:
-        """Python ignores what is raised inside a finalizer; an interruption that fell there is raised once more."""
+        """Python ignores exceptions inside a finalizer; an interruption that fell there is raised once more."""
         interruption = details.exc_value
         if not isinstance(interruption, Interrupted):
             hook(details)
@@ -206,7 +288,8 @@ def interruptible() -> Iterator[None]:
         reason = str(interruption)
 
         def raise_it(_: int, __: FrameType | None) -> None:
-            raise Interrupted(reason)
+            if _shield is None or not _shield.noted(reason):
+                raise Interrupted(reason)
 
         signal.signal(signal.SIGALRM, raise_it)
         signal.setitimer(signal.ITIMER_REAL, 0.001)

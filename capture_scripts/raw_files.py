@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +28,7 @@ class RawFile:
 
     def __init__(self, path: Path) -> None:
         self._name = path.name
-        self._file = path.open("rb")
+        self._file = open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")  # noqa: SIM115 - closed by close()
         self.cut = False
         self.packets = 0
         self.linktype = 0
@@ -109,3 +110,15 @@ class RawFile:
                 self.cut = True
                 return
             yield kind, body[:-4]
+
+
+def packets_in(path: Path) -> int:
+    """How many whole packets a file holds; 0 where it is no capture, or only begins to be one."""
+    try:
+        file = RawFile(path)
+    except (LabError, OSError):
+        return 0
+    try:
+        return sum(1 for _ in file)
+    finally:
+        file.close()

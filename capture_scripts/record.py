@@ -23,14 +23,15 @@ if __name__ == "__main__" and not __package__:  # started as a file: its folder 
 from .captures import Capture, Counts, Ring, Settings
 from .context import Context, Place
 from .hosts import LOCAL, Host
-from .points import ANY_DEVICE, Point, check_points, interfaces, parse_point, places, with_filter
+from .points import ANY_DEVICE, Point, check_namespace, check_points, interfaces, parse_point, places, with_filter
 from .processes import CannotStart, Interrupted, LabError, interruptible, need_root, need_tools
 from .recording import Recorded, Running, record
 from .run_file import check_fragment
-from .run_folder import RunPlan, new_folder, record_run, what_is_left, with_filter_beside
+from .run_folder import RunPlan, record_run, resume, what_is_left, with_filter_beside
 from .sentinels import SMALLEST_SNAPLEN, parse_sentinels
 from .sources import one_per_namespace, one_per_point, two_per_point
 from .until import Ending
+from .visible import printing_visibly, visible
 
 __all__ = [
     "Capture",
@@ -41,13 +42,13 @@ __all__ = [
     "Settings",
     "TOOLS",
     "main",
-    "new_folder",
     "record",
     "what_is_left",
 ]
 
 TOOLS = {"tcpdump": "tcpdump", "ip": "iproute2", "nft": "nftables", "ethtool": "ethtool"}
 _NEEDED = {"tcpdump": "tcpdump", "ip": "iproute2"}  # on other hosts than the lab; the rest is noted as missing
+LONGEST_NAME = 200  # of a run
 _EXAMPLES = """\
 examples:
   record run1 --points uplink=eth0 vnic=tap3 --filter 'host 10.0.0.7' --duration 60
@@ -79,13 +80,19 @@ class _NamePoints(argparse.Action):
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="record",
-        usage="record OUT (--points NAME=IFACE[@NETNS] ... | --lab NAME) [options] [-- COMMAND ...]",
+        usage="record OUT (--points NAME=IFACE[@NETNS] ... | --lab NAME) [options] [-- COMMAND ...]\n"
+        "       record OUT --resume",
         description="Record at several points at once, while COMMAND runs, and seal what was recorded.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("out", type=Path, metavar="OUT", help="run folder to make")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="seal what lies in OUT: its recorder was killed, or left it unsealed; takes no other option",
+    )
     where = parser.add_argument_group("where")
     where.add_argument(
         "--points",
@@ -204,6 +211,7 @@ def _ending(options: argparse.Namespace, command: Sequence[str], points: Sequenc
 
 
 def _points(options: argparse.Namespace) -> list[Point]:
+    check_namespace(options.netns)
     points = [parse_point(text, options.netns, named.host) for named in options.points for text in named.texts]
     if options.any and not points:
         here = [name for name in interfaces(LOCAL, options.netns).values() if name not in ("lo", ANY_DEVICE)]
@@ -231,8 +239,9 @@ def _record(options: argparse.Namespace, command: Sequence[str]) -> Recorded:
         raise CannotStart("--lab brings its own points and paths: give it without --points, --netns and --paths")
     if options.out.exists():
         raise CannotStart(f"{options.out} exists already: name another folder, or remove it")
-    words = f"recorded while running: {shlex.join(command)}" if command else "recorded at all points"
-    name, description = options.run_name or options.out.resolve().name, options.description or words
+    words = f"recorded while running: {visible(shlex.join(command))}" if command else "recorded at all points"
+    name = options.run_name or visible(options.out.resolve().name)[:LONGEST_NAME] or "run"
+    description = options.description or words
     sentinels = parse_sentinels(options.sentinels, options.netns) if options.sentinels else None
     need_root("recording")
     if options.lab:
@@ -283,6 +292,7 @@ def _record_anywhere(folder: Path, plan: RunPlan, ending: Ending, *, surrounding
     )
 
 
+@printing_visibly
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry of ``record``; exit 0 done, 1 failed (what there is, is sealed), 2 not started, 130 interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -291,9 +301,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(given[:cut])
     if cut == len(given) - 1:
         parser.error("there is no COMMAND after --")
+    if options.resume and len(given) != 2:
+        parser.error("--resume takes OUT, and nothing else: record --resume OUT")
     try:
         with interruptible():
-            recorded = _record(options, given[cut + 1 :])
+            recorded = resume(options.out) if options.resume else _record(options, given[cut + 1 :])
     except CannotStart as error:
         print(f"record: {error}", file=sys.stderr)
         return 2

@@ -15,22 +15,27 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from .captures import Capture, Counts, Settings, dead, new_capture
-from .points import clocks
-from .processes import CannotStart, Children, Interrupted, LabError
-from .sealed_runs import SealedGroup, seal_group
-from .sources import Group
+from .journal import STOPPED, Journal
+from .processes import CannotStart, Children, Interrupted, LabError, Shield
+from .raw_files import packets_in
+from .sealed_runs import SealedGroup, remove_raw, seal_group, unsealed
+from .sources import Group, Source
 
 READY_TIMEOUT_S = 15.0
 SETTLE_TIMEOUT_S = 15.0
 QUIET_TIMEOUT_S = 3.0  # for captures whose inflow cannot be shut: they may never be quiet
-STOP_TIMEOUT_S = 10.0
-# Sealing needs room for the sealed file beside the raw one, which is about a third smaller at worst.
-_GROWTH = 0.35
+STOP_TIMEOUT_S = 30.0
+# A sealed file is larger than the raw one: a packet block has 16 bytes more than a packet of a pcap, up to 3 of
+# padding, and 12 that say the direction. The smallest packets, an ARP request of 42 bytes, grow most.
+_GROWTH, _GROWTH_WITH_DIRECTION = 0.4, 0.65
 _DISK_RESERVE = 1 << 20
+# From a look at the disk to the end of the inflow: the next look, and a block that the kernel holds for up to 1 s.
+_REACTION_S = 1.5
+_CHECK_S = 0.2
 _POLL_S = 0.005
 
 
@@ -39,7 +44,7 @@ class Recorded:
     """The outcome. ``window_ns`` is None and ``problems`` tell why when the recording is not complete.
 
     ``counts`` are by file stem, which is the point's name unless captures are shared. ``clocks`` are by point.
-    ``notes`` are what a reader should know of a complete recording.
+    ``notes`` are what a reader should know of a complete recording. ``began`` tells whether all points recorded.
     """
 
     started: datetime
@@ -49,6 +54,7 @@ class Recorded:
     sealed: dict[str, SealedGroup] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    began: bool = False
 
 
 class Running:
@@ -58,6 +64,9 @@ class Running:
         self._captures = captures
         self._folder = folder
         self._keep_raw = keep_raw
+        directed = any(capture.source.direction or capture.source.cooked for capture in captures)
+        self._growth = _GROWTH_WITH_DIRECTION if directed else _GROWTH
+        self._sizes: list[tuple[float, int]] = []
 
     def check(self) -> None:
         """LabError when a capture has ended by itself, or when the disk is about to be too full to seal."""
@@ -65,77 +74,161 @@ class Running:
         if ended is not None:
             ended.ended_early = True
             raise LabError(f"the capture at {ended.name} ended before it was told to: {ended.words()}")
-        sizes = [sum(file.stat().st_size for file in capture.raw_files()) for capture in self._captures]
-        growth = sum(sizes) * (1 + _GROWTH if self._keep_raw else _GROWTH) + (0 if self._keep_raw else max(sizes))
+        sizes = [capture.size() for capture in self._captures]
+        coming = self._rate(sum(sizes)) * _REACTION_S
+        growth = self._growth * sum(sizes) + (sum(sizes) if self._keep_raw else max(sizes))
         free = shutil.disk_usage(self._folder).free
-        if free < growth + _DISK_RESERVE:
+        if free < growth + coming + _DISK_RESERVE:
             raise LabError(
                 f"the disk of {self._folder} is nearly full ({free >> 10} KiB left): stopped while one can seal"
             )
+
+    def wait(self, seconds: float) -> None:
+        """Let them go on for some time. LabError as ``check``."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self.check()
+            time.sleep(min(left, _CHECK_S))
 
     def packets(self, point: str) -> int:
         """Packets received at a point up to now, dropped ones included."""
         chosen = [capture for capture in self._captures if point in {p.name for p in capture.source.points}]
         return sum(counts.received for counts in _ask_all(chosen) if counts is not None)
 
+    def _rate(self, size: int) -> float:
+        """Bytes per second that all captures wrote since a look a second ago or more."""
+        now = time.monotonic()
+        self._sizes.append((now, size))
+        while len(self._sizes) > 2 and now - self._sizes[1][0] >= 1.0:
+            del self._sizes[0]
+        then, before = self._sizes[0]
+        return max(0, size - before) / max(1.0, now - then)
+
 
 def record(
     folder: Path,
     groups: Sequence[Group],
     settings: Settings,
+    journal: Journal,
+    shield: Shield,
+    lock: int,
     *,
     before: Callable[[], None],
     traffic: Callable[[Running], None],
     after: Callable[[], None],
 ) -> tuple[Recorded, BaseException | None]:
-    """Record for all ``groups`` while ``traffic`` runs; ``folder`` gets ``captures/``.
+    """Record for all ``groups`` while ``traffic`` runs; ``folder`` has ``captures/``, whose lock is ``lock``.
 
     ``before()`` is called when every capture records, ``after()`` when traffic has ended and the loss threshold
     is over. A failure of either, of the traffic, or an interruption is returned as the second value, and
-    what was captured until then is sealed all the same. Raises CannotStart if the captures could not be
-    started; no process is left then.
+    what was captured until then is sealed all the same. Nothing is raised once a capture runs. No process is left.
+
+    The shield is lifted while ``before``, ``traffic`` and ``after`` run. Signals before that end the start; while the
+    captures are stopped they end the wait for unread packets; the second one while they are sealed ends the sealing.
     """
-    folder_of_captures = folder / "captures"
-    folder_of_captures.mkdir(parents=True, exist_ok=True)
-    recorded = Recorded(datetime.now(UTC), clocks([point for group in groups for point in group.points]))
+    recorded = Recorded(journal.started, journal.clocks)
     trouble: BaseException | None = None
     captures = {
-        source: new_capture(source, folder_of_captures, settings) for group in groups for source in group.sources
+        source: new_capture(source, folder / "captures", settings) for group in groups for source in group.sources
     }
-    running = list(captures.values())
+    running: list[Capture] = []
     with Children() as children:
         try:
-            for capture in running:
-                capture.start(children)
-            _wait_ready(running)
+            for capture in captures.values():
+                running.append(capture)
+                capture.start(children, lock)
+            _wait_ready(running, shield)
+            recorded.began = True
+            journal.note(running, journal.phase)
+            watch = Running(running, folder, keep_raw=settings.keep_raw)
             try:
+                shield.lift()
                 before()
-                traffic(Running(running, folder, keep_raw=settings.keep_raw))
-                time.sleep(settings.threshold_s)
+                traffic(watch)
+                watch.wait(settings.threshold_s)
                 after()
-                _settle(running, recorded)
-            except (Exception, Interrupted) as error:
-                trouble = error
-                recorded.problems.append(reason(error))
-                _settle_what_runs(running, recorded)
-            _stop(running, recorded)
-        finally:
-            for capture in running:
-                capture.abandon()
+            finally:
+                shield.up()
+        except (Exception, Interrupted) as error:
+            shield.up()  # once more: the signal may have come just before it was up
+            trouble = error
+            recorded.problems.append(reason(error))
+        _end(running, recorded, shield, whole=trouble is None)
+    if not recorded.began and not any(packets_in(file) for capture in running for file in capture.raw_files()):
+        return recorded, trouble
+    journal.problems, journal.notes = list(recorded.problems), list(recorded.notes)
+    _keep(recorded, lambda: journal.note(running, STOPPED))
+    interrupted = seal_all(groups, captures, settings, journal, recorded, shield)
+    return recorded, trouble or interrupted
+
+
+def _end(running: Sequence[Capture], recorded: Recorded, shield: Shield, *, whole: bool) -> None:
+    """Shut, settle and stop the captures that run. What goes wrong is a problem of the recording."""
+    alive = [capture for capture in running if capture.running]
+    try:
+        if recorded.began:
+            _settle(running if whole else alive, recorded, shield)
+        _stop(running if recorded.began else alive, recorded)
+    except Exception as error:
+        recorded.problems.append(reason(error))
+    for capture in running:
+        try:
+            capture.abandon()
+        except Exception as error:
+            recorded.problems.append(reason(error))
+
+
+def seal_all(
+    groups: Sequence[Group],
+    captures: Mapping[Source, Capture],
+    settings: Settings,
+    journal: Journal,
+    recorded: Recorded,
+    shield: Shield,
+) -> Interrupted | None:
+    """Seal what the captures wrote, but for what the journal says is sealed; returns what interrupted it, if anything.
+
+    A raw file goes when the journal says that its packets are in a sealed one, and not before.
+    """
+    interrupted: Interrupted | None = None
+    shield.up(patience=1, words="record: sealing what was recorded; one more signal leaves it for record --resume")
     # The smallest first: on a disk that is full, each raw file that goes makes room.
-    for group in sorted(
-        groups, key=lambda g: sum(f.stat().st_size for s in g.sources for f in captures[s].raw_files())
-    ):
-        sealed = seal_group(group, [captures[source] for source in group.sources], settings)
+    for group in sorted(groups, key=lambda group: sum(captures[source].size() for source in group.sources)):
+        mine = [captures[source] for source in group.sources]
+        sealed = journal.sealed.get(group.stem)
+        try:
+            if sealed is None and interrupted is None:
+                sealed = seal_group(group, mine, settings)
+            elif sealed is None:
+                sealed = unsealed(group, mine, "not sealed (interrupted)")
+            if sealed.is_sealed:
+                journal.note_sealed(group.stem, sealed)
+                if not settings.keep_raw and not sealed.cut:
+                    remove_raw(mine)
+        except Interrupted as error:
+            shield.up()
+            interrupted = error
+            sealed = sealed or unsealed(group, mine, f"not sealed ({reason(error)})")
+        except OSError as error:  # the disk is full: the raw files are still there
+            recorded.problems.append(f"{group.stem}: {error.strerror}: its raw files stay beside the sealed ones")
+            sealed = sealed or unsealed(group, mine, f"not sealed ({error.strerror})")
         recorded.sealed[group.stem] = sealed
         recorded.problems += sealed.problems
         recorded.notes += sealed.notes
-        if sealed.counts is not None:
-            recorded.counts[group.stem] = sealed.counts
-    recorded.counts = {g.stem: recorded.counts[g.stem] for g in groups if g.stem in recorded.counts}
+    shield.up()
+    found = {group.stem: recorded.sealed[group.stem].counts for group in groups}
+    recorded.counts = {stem: counts for stem, counts in found.items() if counts is not None}
     if not recorded.problems:
         recorded.window_ns = _window(groups, recorded)
-    return recorded, trouble
+    return interrupted
+
+
+def _keep(recorded: Recorded, write: Callable[[], None]) -> None:
+    """Write to the journal; a disk that is full is no reason to leave the rest undone."""
+    try:
+        write()
+    except OSError as error:
+        recorded.notes.append(f"the state of the recording could not be written ({error.strerror})")
 
 
 def reason(error: BaseException) -> str:
@@ -153,9 +246,10 @@ def _window(groups: Sequence[Group], recorded: Recorded) -> tuple[int, int] | No
     return (start, end) if start <= end else None
 
 
-def _wait_ready(captures: Sequence[Capture]) -> None:
+def _wait_ready(captures: Sequence[Capture], shield: Shield) -> None:
     deadline = time.monotonic() + READY_TIMEOUT_S
     while True:
+        shield.raise_arrived()
         try:
             listening = [capture.listening() for capture in captures]  # asks each one: its time is taken at once
         except LabError as error:
@@ -171,8 +265,8 @@ def _wait_ready(captures: Sequence[Capture]) -> None:
         time.sleep(_POLL_S)
 
 
-def _settle(captures: Sequence[Capture], recorded: Recorded) -> None:
-    """Shut the inflow of every capture and wait until each has read all that it received."""
+def _settle(captures: Sequence[Capture], recorded: Recorded, shield: Shield) -> None:
+    """Shut the inflow of every capture and wait until each has read all that it received, or until a signal."""
     for capture in captures:
         try:
             capture.shut_inflow()
@@ -182,15 +276,17 @@ def _settle(captures: Sequence[Capture], recorded: Recorded) -> None:
     patience = time.monotonic() + QUIET_TIMEOUT_S
     waiting = list(captures)
     while waiting:
-        ended = dead(waiting)
-        if ended is not None:
+        while (ended := dead(waiting)) is not None:
             ended.ended_early = True
-            raise LabError(f"the capture at {ended.name} ended before it was told to: {ended.words()}")
+            recorded.problems.append(f"the capture at {ended.name} ended before it was told to: {ended.words()}")
+            waiting.remove(ended)
         _ask_all(waiting)
         now = time.monotonic()
         waiting = [capture for capture in waiting if not (capture.complete() or (not capture.shut and now > patience))]
+        names = ", ".join(capture.name for capture in waiting)
+        if waiting and shield.arrived:
+            raise LabError(f"interrupted ({shield.arrived[0]}) while packets were unread at: {names}")
         if waiting and now > deadline:
-            names = ", ".join(capture.name for capture in waiting)
             raise LabError(f"packets are still unread {SETTLE_TIMEOUT_S:g} s after the end at: {names}")
         if waiting:
             time.sleep(0.1)
@@ -202,14 +298,6 @@ def _ask_all(captures: Sequence[Capture]) -> list[Counts | None]:
     while not all(capture.answered(before) for capture, before in asked) and time.monotonic() < deadline:
         time.sleep(_POLL_S)
     return [capture.last_counts() for capture in captures]
-
-
-def _settle_what_runs(captures: Sequence[Capture], recorded: Recorded) -> None:
-    """After a failure: what the kernel still holds is handed over all the same."""
-    try:
-        _settle([capture for capture in captures if capture.running], recorded)
-    except (LabError, Interrupted) as error:
-        recorded.problems.append(reason(error))
 
 
 def _stop(captures: Sequence[Capture], recorded: Recorded) -> None:

@@ -22,7 +22,8 @@ class SealedGroup:
     """One sealed capture: its files (names in ``captures/``), and the span that it covers on its own clock.
 
     ``files`` names the raw file where it could not be sealed. ``interfaces`` tells packets by interface where
-    points share a file.
+    points share a file. ``is_sealed``: every packet that can be read in the raw files is in the sealed ones;
+    ``cut``: a raw file ends, or is damaged, inside a packet, and there may be more behind.
     """
 
     start_ns: int | None = None
@@ -33,6 +34,8 @@ class SealedGroup:
     interfaces: dict[str, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    is_sealed: bool = False
+    cut: bool = False
 
 
 def application(settings: Settings) -> str:
@@ -43,9 +46,51 @@ def application(settings: Settings) -> str:
 
 
 def seal_group(group: Group, captures: Sequence[Capture], settings: Settings) -> SealedGroup:
-    """Seal what the captures of one group wrote; every disagreement is a problem in the result."""
+    """Seal what the captures of one group wrote; every disagreement is a problem in the result.
+
+    The raw files stay: ``remove_raw`` takes them away when it is written down that they are not needed any more.
+    """
     sealed = SealedGroup()
-    counts = [capture.last_counts() if capture.stopped_ns is not None else None for capture in captures]
+    if not _raw_files(captures):
+        sealed.problems.append(f"{group.stem}: {settings.tool} wrote no file")
+        return sealed
+    try:
+        _fill_in(group, captures, settings, sealed)
+        if settings.ring is not None:
+            _seal_ring(group, captures[0], settings, sealed)
+        elif group.sources[0].cooked:
+            _seal_shared(group, captures[0], settings, sealed)
+        else:
+            _seal_one(group, captures, settings, sealed)
+    except Exception as error:  # whatever it was, the packets are there, and the other groups are to be sealed
+        why = error.strerror if isinstance(error, OSError) else str(error) or type(error).__name__
+        return unsealed(group, captures, f"not sealed ({why})", sealed)
+    sealed.is_sealed = True
+    return sealed
+
+
+def unsealed(group: Group, captures: Sequence[Capture], why: str, sealed: SealedGroup | None = None) -> SealedGroup:
+    """What there is of a group that was not sealed: the raw files; ``why`` becomes one of its problems."""
+    raw = _raw_files(captures)
+    found = SealedGroup() if sealed is None else sealed
+    found.files = [file.name for file in raw]
+    found.problems.append(f"{group.stem}: {why}; its packets are in {', '.join(found.files) or 'no file'}")
+    return found
+
+
+def remove_raw(captures: Sequence[Capture]) -> None:
+    """Remove the raw files of captures that were sealed. OSError where they cannot be removed."""
+    for file in _raw_files(captures):
+        file.unlink()
+
+
+def _raw_files(captures: Sequence[Capture]) -> list[Path]:
+    return [file for capture in captures for file in capture.raw_files()]
+
+
+def _fill_in(group: Group, captures: Sequence[Capture], settings: Settings, sealed: SealedGroup) -> None:
+    """The counts and the span of a group, from its captures."""
+    counts = [capture.known_counts() for capture in captures]
     if all(count is not None for count in counts):
         sealed.counts = reduce(Counts.plus, [count for count in counts if count is not None])
     else:
@@ -55,26 +100,6 @@ def seal_group(group: Group, captures: Sequence[Capture], settings: Settings) ->
     sealed.start_ns = None if None in ready else max(t for t in ready if t is not None)
     sealed.end_ns = None if None in stopped else min(t for t in stopped if t is not None)
     _check_unread(group, captures, sealed)
-    raw = [file for capture in captures for file in capture.raw_files()]
-    if not raw:
-        sealed.problems.append(f"{group.stem}: {settings.tool} wrote no file")
-        return sealed
-    try:
-        if settings.ring is not None:
-            _seal_ring(group, captures[0], settings, sealed)
-        elif group.sources[0].cooked:
-            _seal_shared(group, captures[0], settings, sealed)
-        else:
-            _seal_one(group, captures, settings, sealed)
-    except (LabError, OSError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        sealed.problems.append(f"{group.stem}: not sealed ({why}); its packets are in {', '.join(f.name for f in raw)}")
-        sealed.files = [file.name for file in raw]
-        return sealed
-    if not settings.keep_raw:
-        for file in raw:
-            file.unlink()
-    return sealed
 
 
 def _check_unread(group: Group, captures: Sequence[Capture], sealed: SealedGroup) -> None:
@@ -209,9 +234,13 @@ def _seal_ring(group: Group, capture: Capture, settings: Settings, sealed: Seale
         seal(path, target, record, os_name=kernel(), application=application(settings))
         sealed.files.append(target.name)
         sealed.packets += packets
+    sealed.cut = any(span[3] for span in spans)
 
 
 def _check_number(group: Group, sealed: SealedGroup, packets: int, *, cut: bool) -> None:
     captured = sealed.counts.captured if sealed.counts is not None else None
-    if cut or (captured is not None and captured != packets):
+    sealed.cut = cut
+    if captured is not None and captured != packets:
         sealed.problems.append(f"{group.stem}: {captured} packets captured, {packets} in the file")
+    if cut:
+        sealed.problems.append(f"{group.stem}: the tool's file ends inside a packet, and is kept")

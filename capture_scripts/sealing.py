@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
+from .own_files import fresh, settle_names
 from .processes import LabError
 from .raw_files import RawFile, RawPacket
 
@@ -27,6 +28,7 @@ INTERFACE_DESCRIPTION = 1
 INTERFACE_STATISTICS = 5
 ENHANCED_PACKET = 6
 INWARD, OUTWARD = 1, 2  # epb_flags, bits 0 and 1
+LONGEST_TEXT = 0xFFFF - 1
 _BYTE_ORDER_MAGIC = 0x1A2B3C4D
 _COOKED_HEADER = struct.Struct(
     ">HHIHBB"
@@ -98,14 +100,19 @@ def options(values: Sequence[Option]) -> bytes:
 def section_header(os_name: str, application: str) -> bytes:
     """Section header block with shb_os (3) and shb_userappl (4); its length is left open (-1)."""
     fixed = struct.pack("<IHHq", _BYTE_ORDER_MAGIC, 1, 0, -1)
-    return block(SECTION_HEADER, fixed + options([(3, os_name.encode()), (4, application.encode())]))
+    return block(SECTION_HEADER, fixed + options([(3, _text(os_name)), (4, _text(application))]))
+
+
+def _text(words: str) -> bytes:
+    """Words as an option holds them: UTF-8, at most as long as 16 bits can say, less the byte before a filter."""
+    return words.encode("utf-8", "backslashreplace")[:LONGEST_TEXT].decode("utf-8", "ignore").encode()
 
 
 def interface_description(record: InterfaceRecord, linktype: int, snaplen: int) -> bytes:
     """Interface description block: if_name (2), if_description (3), if_tsresol (9): ns, if_filter (11)."""
-    values: list[Option] = [(2, record.name.encode()), (3, record.description.encode()), (9, b"\x09")]
+    values: list[Option] = [(2, _text(record.name)), (3, _text(record.description)), (9, b"\x09")]
     if record.filter:
-        values.append((11, b"\x00" + record.filter.encode()))  # 0: what follows is a libpcap filter string
+        values.append((11, b"\x00" + _text(record.filter)))  # 0: what follows is a libpcap filter string
     return block(INTERFACE_DESCRIPTION, struct.pack("<HHI", linktype, 0, snaplen) + options(values))
 
 
@@ -130,7 +137,7 @@ def interface_statistics(record: InterfaceRecord, block_time_ns: int, interface:
     carry what tcpdump calls received, because it counts behind the filter; isb_ifdrop (5), isb_osdrop (7).
     isb_usrdeliv (8) is what is left: received less dropped.
     """
-    values: list[Option] = [(1, record.comment.encode())] if record.comment else []
+    values: list[Option] = [(1, _text(record.comment))] if record.comment else []
     for code, moment in ((2, record.start_ns), (3, record.end_ns)):
         if moment is not None:
             values.append((code, _time(moment)))
@@ -152,7 +159,7 @@ class SealedFile:
     def __init__(self, path: Path, *, os_name: str, application: str) -> None:
         self._path = path
         self._unfinished = path.with_name(path.name + ".part")
-        self._file: BinaryIO = self._unfinished.open("wb")
+        self._file: BinaryIO = fresh(self._unfinished)
         self._file.write(section_header(os_name, application))
         self.packets: list[int] = []  # per interface
         self.first_ns: int | None = None
@@ -193,6 +200,7 @@ class SealedFile:
         os.fsync(self._file.fileno())
         self._file.close()
         self._unfinished.rename(self._path)
+        settle_names(self._path.parent)
 
 
 def seal(

@@ -50,6 +50,7 @@ from .processes import (
 from .quiet import wait_until_handled
 from .tailored import MOST_PACKETS, filling, make_plan, read_plan
 from .topology import DEFAULT_NAME, Lab
+from .visible import printing_visibly
 
 TOOLS = {"ip": "iproute2", "nft": "nftables"}
 DEFAULT_COUNT = 2000
@@ -265,6 +266,7 @@ def _arrived(end: End) -> int:
     return sum(int(item["counter"]["packets"]) for item in json.loads(listed)["nftables"] if "counter" in item)
 
 
+@printing_visibly
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry of ``capture_scripts/send``; exit 0 done, 1 could not, 2 usage, 130 interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
+from .points import check_namespace
 from .processes import CannotStart, run
 from .processes import in_namespace as inside
 from .raw_files import RawFile
@@ -97,4 +98,5 @@ def parse_sentinels(text: str, namespace: str | None) -> Sentinels:
         raise CannotStart(f"--sentinels {text!r}: write an IPv4 or IPv6 address, or ADDRESS@NETNS") from None
     if at and not given:
         raise CannotStart(f"--sentinels {text!r}: write ADDRESS@NETNS, or leave out the '@'")
+    check_namespace(given or namespace)
     return Sentinels(address, given or namespace)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,8 +31,11 @@ class Ending:
         """Return when the recording is to end.
 
         LabError when the command fails, or when a capture or the disk does not go on. With a command an
-        interruption is raised; without one it is the way to say that this was enough.
+        interruption is raised; without one it is the way to say that this was enough. Where nothing else ends it, it
+        says on stderr that all points record, and how to go on.
         """
+        if not self.command and self.duration_s is None and self.count is None:
+            print("record: all points record; Ctrl-C ends it", file=sys.stderr, flush=True)
         with Children() as children:
             command = children.start(self.command, stdout=None) if self.command else None
             try:
@@ -39,7 +43,8 @@ class Ending:
             except Interrupted:
                 if self.command:
                     raise
-                accept_interruptions()  # a second one ends the waiting for what is unread
+                accept_interruptions()
+                print("record: waiting for late packets; Ctrl-C once more does not wait", file=sys.stderr, flush=True)
 
     def _wait(self, running: Running, command: subprocess.Popen[bytes] | None) -> None:
         end = None if self.duration_s is None else time.monotonic() + self.duration_s

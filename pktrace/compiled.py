@@ -17,14 +17,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
-from numba.core.caching import NullCache
+
+from pktrace.kernel_cache import KernelCache, Refused, kernel_cache, private_folders, written_privately
+from pktrace.surroundings import elsewhere
+
+with elsewhere():  # numba reads settings in the current folder as it is imported, and at every compilation
+    import numba
+    from numba.core.caching import NullCache
+
+    numba.core.config._config_fname = os.devnull
 
 # The packages that hold kernels; a change in any of them invalidates all of them (together about 8 s).
 _KERNEL_PACKAGES = ("capture", "decode", "trajectories", "verdicts")
 _KEPT_CACHES = 4
-_MARKER = "complete"
+# Whether kernels run as plain Python, or check every index: for tests.
+CHECKED = bool(numba.config.DISABLE_JIT or numba.config.BOUNDSCHECK)
 
 
 def _state_of_sources() -> str:
@@ -37,58 +45,64 @@ def _state_of_sources() -> str:
     return state.hexdigest()[:16]
 
 
-def _cache_folder() -> Path | None:
-    """A writable folder for compiled kernels, or None where there is none (then every run compiles)."""
-    bases = [os.environ.get("NUMBA_CACHE_DIR"), os.environ.get("XDG_CACHE_HOME")]
+def _bases() -> list[tuple[str, str]]:
+    """Where the cache may lie, in order of preference: (folder that has to be there, folder below it)."""
+    bases = [
+        ("/", os.path.abspath(base)) for base in map(os.environ.get, ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME")) if base
+    ]
     home = os.path.expanduser("~")
-    candidates = [Path(base) / "pktrace" for base in bases if base]
-    if home != "~":
-        candidates.append(Path(home) / ".cache" / "pktrace")
-    candidates.append(Path(tempfile.gettempdir()) / f"pktrace-{os.getuid()}")
-    for candidate in candidates:
-        folder = candidate / f"kernels-{_state_of_sources()}"
-        try:
-            candidate.mkdir(parents=True, exist_ok=True, mode=0o700)
-            folder.mkdir(exist_ok=True, mode=0o700)
-        except OSError:
-            continue
-        # Compiled code is loaded from here: never from a folder that another user made or could write.
-        if all(_ours_alone(made) for made in (candidate, folder)):
-            return folder
-    return None
+    if os.path.isabs(home):
+        bases.append((home, ".cache"))
+    return [*bases, (os.path.abspath(tempfile.gettempdir()), f"pktrace-{os.geteuid()}")]
 
 
-def _ours_alone(folder: Path) -> bool:
-    status = folder.stat()
-    return status.st_uid == os.getuid() and not status.st_mode & 0o022 and os.access(folder, os.W_OK)
+def _cache() -> tuple[KernelCache | None, str | None]:
+    """The cache, or None and one sentence that says why there is none, and what helps."""
+    if numba.config.DISABLE_JIT:
+        return None, None
+    helps = "set XDG_CACHE_HOME to a folder of your own"
+    try:
+        found = kernel_cache(_bases(), f"kernels-{_state_of_sources()}")
+    except Refused as problem:
+        return None, f"{problem}; {helps}, with sudo use `sudo -H`"
+    return found, None if found is not None else f"no folder for it can be written; {helps}"
 
 
-_FOLDER = _cache_folder()
-
-
+_CACHE, _WHY_NONE = _cache()
 _KERNELS: list[Any] = []
+
+
+def why_no_cache() -> str | None:
+    """One sentence that says why kernels are compiled anew each time, and what helps; None where they are kept."""
+    return _WHY_NONE
+
+
+def is_cached() -> bool:
+    """Whether kernels are kept on disk, so that another process can compile them for this one."""
+    return _CACHE is not None
 
 
 def without_cache() -> None:
     """Give up the cache for this process, and empty it: it is damaged, or its disk is full."""
     for compiled in _KERNELS:
         compiled._cache = NullCache()
-    if _FOLDER is not None:
-        with contextlib.suppress(OSError):
-            for file in _FOLDER.rglob("*"):
-                if file.is_file():
-                    file.unlink()
+    if _CACHE is not None:
+        _CACHE.clear()
 
 
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile a plain loop over packets with numba on first call; releases the GIL; cached on disk."""
     if numba.config.DISABLE_JIT:
         return _plain(function)
+    if _CACHE is None:
+        return numba.njit(nogil=True, error_model="numpy")(function)
     before = numba.config.CACHE_DIR
     try:
-        if _FOLDER is not None:
-            numba.config.CACHE_DIR = str(_FOLDER)
-        compiled = numba.njit(cache=_FOLDER is not None, nogil=True, error_model="numpy")(function)
+        numba.config.CACHE_DIR = _CACHE.path
+        with private_folders():
+            compiled = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+        with contextlib.suppress(AttributeError):  # else numba writes them by itself, with the mode that umask gives
+            compiled._cache._cache_file._open_for_write = written_privately
         _KERNELS.append(compiled)
         return compiled
     finally:
@@ -111,28 +125,20 @@ def inlined(function: Callable[..., Any]) -> Any:
     return numba.njit(nogil=True, error_model="numpy")(function)
 
 
+def unfolded(function: Callable[..., Any]) -> Any:
+    """The same for one that costs more to call than to hold twice, large as it is."""
+    return numba.njit(nogil=True, error_model="numpy", forceinline=True)(function)
+
+
 def must_compile() -> bool:
     """True when no run has completed yet with these kernel sources, so that this one compiles them."""
-    return not numba.config.DISABLE_JIT and (_FOLDER is None or not (_FOLDER / _MARKER).exists())
+    return not numba.config.DISABLE_JIT and (_CACHE is None or not _CACHE.complete())
 
 
 def compiled_all() -> None:
     """Remember that a whole run has compiled its kernels; drop the caches of older sources."""
-    if _FOLDER is None or numba.config.DISABLE_JIT:
+    if _CACHE is None:
         return
-    try:
-        (_FOLDER / _MARKER).touch()
-        older = sorted(
-            (folder for folder in _FOLDER.parent.glob("kernels-*") if folder != _FOLDER),
-            key=lambda folder: folder.stat().st_mtime_ns,
-            reverse=True,
-        )
-        for folder in older[_KEPT_CACHES - 1 :]:
-            for file in folder.rglob("*"):
-                if file.is_file():
-                    file.unlink()
-            for child in sorted(folder.rglob("*"), reverse=True):
-                child.rmdir()
-            folder.rmdir()
-    except OSError:
-        return  # another process tidies up at the same time; the cache is only a convenience
+    with contextlib.suppress(OSError):  # another process tidies up at the same time; the cache is only a convenience
+        _CACHE.mark_complete()
+        _CACHE.remove_older(_KEPT_CACHES - 1)

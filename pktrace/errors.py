@@ -5,6 +5,8 @@ Every message is one line that names the file, the place in it, and the next thi
 
 from __future__ import annotations
 
+from pktrace.visible import visible
+
 EXIT_DONE = 0
 EXIT_CRITERION_FAILED = 1
 EXIT_USAGE = 2
@@ -15,9 +17,12 @@ EXIT_INTERRUPTED = 130
 
 
 class PktraceError(Exception):
-    """Root of all errors that pktrace raises on purpose."""
+    """Root of all errors that pktrace raises on purpose; what they say of names from outside can all be seen."""
 
     exit_code = EXIT_INTERNAL
+
+    def __init__(self, message: str) -> None:
+        super().__init__(visible(message))
 
 
 class RunFileError(PktraceError):
@@ -33,15 +38,32 @@ class RunFileError(PktraceError):
 
 
 class CaptureFileError(PktraceError):
-    """A file is no capture, or cannot be read: names the file and the byte offset."""
+    """A file is no capture, or cannot be read: names the file and the byte offset.
+
+    Among several files it costs that file only, and the others are used, unless `costs_all` is set.
+    """
 
     exit_code = EXIT_USAGE
+    costs_all = False
 
     def __init__(self, path: object, offset: int | None, problem: str) -> None:
         self.path = str(path)
         self.offset = offset
+        self.problem = problem
         where = self.path if offset is None else f"{self.path}: byte {offset}"
         super().__init__(f"{where}: {problem}")
+
+
+class CaptureChangedError(CaptureFileError):
+    """A file is not the same any more while it is analysed: it grew, was cut, replaced or written to."""
+
+    exit_code = EXIT_DAMAGED_OR_UNDECIDED
+    costs_all = True
+
+    def __init__(self, path: object) -> None:
+        super().__init__(
+            path, None, "changed while it was read; wait until nothing writes to it, or analyse a copy of the run"
+        )
 
 
 class CallerError(PktraceError):

@@ -26,6 +26,10 @@ class Counter:
 _DECLARED = (
     Counter("capture_cut", "error", "The file ends in the middle of a block or packet; it is used up to the cut."),
     Counter("capture_corrupt", "error", "A block or record has an impossible length; reading stopped there."),
+    Counter("capture_empty", "error", "The file has 0 bytes: nothing was written, so absence there proves nothing."),
+    Counter(
+        "capture_unreadable", "error", "The file cannot be used at all; others are, and absence there proves nothing."
+    ),
     Counter("capture_drops", "data_loss", "Packets that the capture tool says it dropped."),
     Counter("capture_drops_unknown", "info", "The capture does not say how many packets it dropped."),
     Counter("capture_unread", "data_loss", "Packets received by the capture filter but not in the file (unread tail)."),
@@ -113,6 +117,12 @@ _DECLARED = (
     ),
     Counter("clock_unknown", "data_loss", "Points whose clock offset could not be estimated from certain matches."),
     Counter("counter_missing", "info", "Rules that name a data-plane counter which context/ does not hold."),
+    Counter(
+        "context_unread",
+        "info",
+        "Files in context/ that cannot be read, or are more than 8 MiB (together more than 32 MiB); their counters are "
+        "not used.",
+    ),
     Counter("kernel_drops_absent", "info", "The run has no record of kernel drops (no second witness)."),
 )
 DECLARED = {counter.name: counter for counter in _DECLARED}

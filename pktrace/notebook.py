@@ -144,9 +144,12 @@ class Latency:
         return LatencyPlots(self.analysis)
 
 
-def load_run(location: str | os.PathLike[str]) -> Run:
-    """Read and check a run folder. Raises CallerError or RunFileError with a one-line message."""
-    return _load_run(location)
+def load_run(location: str | os.PathLike[str], trust: bool = False) -> Run:
+    """Read and check a run folder. Raises CallerError or RunFileError with a one-line message.
+
+    With `trust`, links and names may lead out of the folder, and there are no limits on how much is in it.
+    """
+    return _load_run(location, trust)
 
 
 def observe(run: Run) -> Observations:

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pktrace.visible import distinct, is_plain
+
 SCHEMA_VERSION = 1
 _AT_ONCE = 1 << 20
 
@@ -124,7 +126,10 @@ def _buffer(values: Any) -> Any:
 
 
 def _strings(values: Sequence[str | None]) -> Any:
-    encoded = [b"" if value is None else value.encode("utf-8", "replace") for value in values]
+    texts = ["" if value is None else value for value in values]
+    if not is_plain("".join(texts)):
+        texts = list(map(distinct, texts))
+    encoded = [text.encode() for text in texts]
     offsets = np.zeros(len(encoded) + 1, np.int32)
     np.cumsum([len(text) for text in encoded], out=offsets[1:])
     absent = np.array([value is None for value in values], bool)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
-from pktrace.compiled import inlined
+from pktrace.compiled import CHECKED, inlined
 
 # The packet index of one batch has one row per packet, in file order.
 #   frame: the packet's number in the file, from 1, as Wireshark counts
@@ -46,9 +45,7 @@ SLACK = 8
 
 # Reading a word byte by byte costs a check for negative indices each time. Where bounds are checked, or nothing is
 # compiled, that is how it is done; otherwise it is one load, and the callers' own checks are all there are.
-_CHECKED = bool(numba.config.DISABLE_JIT or numba.config.BOUNDSCHECK)
-
-if _CHECKED:
+if CHECKED:
 
     @inlined
     def memory(data):

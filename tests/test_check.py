@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pktrace.findings.advice import Answer, answers_of, check_exit_code, findings_of
+from pktrace.findings.advice import Answer, answers_of, check_outcome, findings_of
 from pktrace.findings.finding import Finding, duration
 from pktrace.findings.pauses import Pause
 from pktrace.findings.suitability import Suitability, suitability_of
@@ -49,7 +49,7 @@ def checked(folder: Path) -> Checked:
     facts = suitability_of(observe_run(load_run(folder)))
     findings = findings_of(facts)
     answers = answers_of(facts, findings)
-    return Checked(facts, findings, {answer.question: answer for answer in answers}, check_exit_code(facts, answers))
+    return Checked(facts, findings, {answer.question: answer for answer in answers}, check_outcome(facts, answers).code)
 
 
 def numbered(count: int, gap_ns: int = MILLISECOND, **header: object) -> list[Record]:

@@ -33,7 +33,7 @@ def some_rows(rng: random.Random, count: int) -> np.ndarray:
             bit for bit, share in zip(bits, (0.9, 0.95, 0.7, 0.3, 0.1, 0.01), strict=True) if rng.random() < share
         )
         row["has"], row["point"] = has, rng.choice([-1, 0, 1, 2, 3])
-        row["ts_ns"], row["digest"] = rng.randrange(-(2**62), 2**62), rng.randrange(2**64)
+        row["ts_ns"], row["identity"] = rng.randrange(-(2**62), 2**62), rng.randrange(2**64)
         row["ip_version"], row["protocol"] = rng.choice([4, 6]), rng.choice([1, 6, 17, 58, 0, 255])
         for side in ("source", "destination"):
             row[f"{side}_high"] = rng.choice([0, 0, 0x20010DB8 << 32, ALL])
@@ -69,7 +69,7 @@ def test_many_rows_are_read_as_few_are(seed: int, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(columns, "_FEW", 0)
     monkeypatch.setattr(columns, "_PIECE", 64)
     many = Columns.all_of(run, rows)
-    for name in ("points", "times", "digests", "paths"):
+    for name in ("points", "times", "identities", "paths"):
         assert (getattr(few, name) == getattr(many, name)).all(), name
     assert few.has == many.has
     assert set(few.paths.tolist()) <= {NO_PATH, NOT_FOLLOWED, *range(len(paths))}

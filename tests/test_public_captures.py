@@ -21,7 +21,7 @@ def analysis_of(tmp_path: Path, first: str, second: str, paths: str) -> Analysis
         (tmp_path / f"{name}.pcap").symlink_to((CORPUS / capture).resolve())
         points += f'[[point]]\nname = "{name}"\ncaptures = ["{name}.pcap"]\n'
     (tmp_path / "run.toml").write_text(f'schema = 1\nname = "public"\n{points}{paths}')
-    return analyze_run(load_run(tmp_path))
+    return analyze_run(load_run(tmp_path, trust=True))
 
 
 BOTH_WAYS = """

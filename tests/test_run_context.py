@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from pktrace.run.context import counter_packets
+from pktrace.run.context import read_context
+from pktrace.run.model import Run
+
+
+def counter_packets(folder: Path) -> dict[str, int]:
+    return read_context(Run(folder, "", "", (), (), (), 1, None, "")).counters
 
 
 def nft(**packets: int) -> str:

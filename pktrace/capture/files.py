@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pktrace.capture import pcap, pcapng, toollog
-from pktrace.capture.index import BROKEN, CORRUPT, CUT, FULL, LARGEST_BLOCK, WHOLE, Interface, Walker
-from pktrace.capture.source import Damaged, open_regular, open_source
+from pktrace.capture.index import (
+    BROKEN,
+    CORRUPT,
+    CROWDED,
+    CUT,
+    EMPTY,
+    FULL,
+    LARGEST_BLOCK,
+    MOST_INTERFACES,
+    WHOLE,
+    Interface,
+    NoBytes,
+    Walker,
+)
+from pktrace.capture.source import Damaged, TooWide, open_regular, open_source, too_wide
 from pktrace.errors import CaptureFileError
+from pktrace.inputs import Location, NotRegular, Stamp, read_whole
+from pktrace.limits import Share
 from pktrace.wire import PACKET, SLACK
 
 # A batch, with what is decoded from it, should stay in a processor's second-level cache.
 _BUFFER = 1 << 20
 _PACKETS = 8192
 _HEAD_BYTES = 24
-_LARGEST_LOG = 4 << 20
+LARGEST_LOG = 64 << 20
+_PARSED_OF_LOG = 4 << 20
 _FORMATS: tuple[tuple[Callable[[bytes], str | None], Callable[[bytes], Any]], ...] = (
     (pcapng.refusal, pcapng.PcapngWalker),
     (pcap.refusal, pcap.PcapWalker),
@@ -43,18 +57,37 @@ class Batch:
 class CaptureReader:
     """One capture file as a stream of batches, in memory that does not grow with the file.
 
-    After the last batch `ended` is WHOLE, CUT (the file ends inside a block or record) or CORRUPT (it contradicts
-    itself), and `ended_at` the offset where reading stopped.
+    After the last batch `ended` is WHOLE, CUT (the file ends inside a block or record), CORRUPT (it contradicts
+    itself) or EMPTY (0 bytes), and `ended_at` the offset where reading stopped. `stamp` is the file's; it holds for
+    every byte that was handed out.
+
+    Args:
+        share: what the file may hold, and is counted against; None where it was read before.
+        same_as: the stamp with which the file was read before.
+        hashed: make `sha256` of the file as it is on disk, of the very bytes that are read; "" until the last batch.
 
     Raises:
         CaptureFileError: the file cannot be read or is no capture; the message lists each format's reason.
+        CaptureChangedError: it is not the file that was read before, or not that any more.
     """
 
-    def __init__(self, path: str | os.PathLike[str], name: str) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | Location,
+        name: str,
+        share: Share | None = None,
+        same_as: Stamp | None = None,
+        hashed: bool = False,
+    ) -> None:
         self.name = name
+        self._share = share
         self.ended = WHOLE
         self.ended_at = 0
-        self._source = open_source(path, name)
+        self.sha256 = ""
+        self._hashed = hashed
+        self._file = open_regular(path, name, same_as, hashed)
+        self.stamp = self._file.stamp
+        self._source = open_source(self._file, name)
         self._buffer = np.empty(_BUFFER + SLACK, np.uint8)
         self._filled = 0
         self._fault: int | None = None
@@ -68,6 +101,8 @@ class CaptureReader:
             raise
 
     def _recognized(self, head: bytes) -> Walker:
+        if not head and self._fault is None:
+            return NoBytes()
         reasons = []
         for refusal, walker in _FORMATS:
             reason = refusal(head)
@@ -89,6 +124,11 @@ class CaptureReader:
         """Blocks so far that hold nothing for us."""
         return self._walker.unknown_blocks
 
+    def is_empty(self) -> bool:
+        """Whether the file has 0 bytes; closes it, so there are no batches after that."""
+        self._source.close()
+        return isinstance(self._walker, NoBytes)
+
     def batches(self) -> Iterator[Batch]:
         """All packets, in file order; to be called once."""
         packets = np.empty(_PACKETS, PACKET)
@@ -98,12 +138,21 @@ class CaptureReader:
             while True:
                 count, stopped = walker.walk(self._buffer, self._filled, packets)
                 if count:
+                    if self._share is not None:
+                        self._share.take(self._source.tell(), 0, count)
                     yield Batch(self._buffer, base, packets[:count])
                 if stopped == FULL:
                     continue
                 done = walker.position
+                if stopped == CROWDED:
+                    raise CaptureFileError(
+                        self.name,
+                        base + done,
+                        f"describes more than {MOST_INTERFACES:,} interfaces; split it: `editcap -c 1000000 IN OUT`",
+                    )
                 if stopped == BROKEN:
                     self.ended, self.ended_at = CORRUPT, base + done
+                    self._finish()
                     return
                 # What is not whole moves to the front; a block that fills the buffer gets a larger one.
                 if done:
@@ -121,9 +170,22 @@ class CaptureReader:
                         self.ended = self._fault
                     elif self._filled or walker.missing():
                         self.ended = CUT
+                    elif isinstance(walker, NoBytes):
+                        self.ended = EMPTY
+                    self._finish()
                     return
         finally:
+            walker.finish()
             self._source.close()
+
+    def _finish(self) -> None:
+        """The hash of the whole file, also of what lies behind a fault."""
+        if not self._hashed:
+            return
+        try:
+            self.sha256 = self._file.sha256()
+        except OSError as problem:
+            raise CaptureFileError(self.name, None, f"cannot be read: {problem.strerror or problem}") from None
 
     def _fill(self) -> int:
         """Read as much as the buffer has room for; returns the bytes that came, 0 at the end."""
@@ -134,33 +196,29 @@ class CaptureReader:
         except Damaged as damage:
             self._fault = CUT if damage.cut else CORRUPT
             return 0
+        except TooWide:
+            raise too_wide(self.name) from None
         except OSError as problem:
             raise CaptureFileError(self.name, None, f"cannot be read: {problem.strerror or problem}") from None
+        if self._share is not None:
+            self._share.take(self._source.tell(), got, 0)
         self._filled += got
         return got
 
 
-def sha256_of(path: str | os.PathLike[str], name: str) -> str:
-    """SHA-256 of the file as it is on disk.
+def read_tool_log(log: Location) -> tuple[toollog.ToolCounts, str] | None:
+    """The counts in a capture tool's log (`captures/<point>.log`) and its SHA-256; None where there is no such file.
 
     Raises:
-        CaptureFileError: it cannot be read, or is no regular file.
+        NotInside: the log lies outside of its run folder.
+        CaptureFileError: it is too large to be one.
     """
     try:
-        with open_regular(path, name) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as problem:
-        raise CaptureFileError(name, None, f"cannot be read: {problem.strerror}") from None
-
-
-def read_tool_log(log: Path) -> toollog.ToolCounts | None:
-    """The counts in a capture tool's log (`captures/<point>.log`), or None where there is no such file."""
-    try:
-        if not log.is_file():
-            return None
-        with open(log, "rb") as file:
-            file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - _LARGEST_LOG))
-            return toollog.parse(file.read().decode("utf-8", "replace"))
-    except OSError:
+        found = read_whole(log, LARGEST_LOG)
+    except (OSError, NotRegular):
         return None
+    if found is None:
+        raise CaptureFileError(
+            log.name, None, f"has more than {LARGEST_LOG >> 20} MiB, which no capture tool writes; move it away"
+        )
+    return toollog.parse(found[0][-_PARSED_OF_LOG:].decode("utf-8", "replace")), found[1]

@@ -7,15 +7,18 @@ from typing import Any, Protocol
 
 import numpy as np
 
-# How reading ended.
-WHOLE, CUT, CORRUPT = 0, 1, 2
+# How reading ended; EMPTY: the file has 0 bytes, not even a header, UNREADABLE: nothing in it can be used.
+WHOLE, CUT, CORRUPT, EMPTY, UNREADABLE = 0, 1, 2, 3, 4
 
-# Why a format's `walk` stopped: it needs more bytes, the packet index is full, or the file contradicts itself.
-MORE, FULL, BROKEN = 0, 1, 2
+# Why a format's `walk` stopped: it needs more bytes, the packet index is full, the file contradicts itself, or it
+# describes more than MOST_INTERFACES.
+MORE, FULL, BROKEN, CROWDED = 0, 1, 2, 3
 
 # What is larger is no packet (Wireshark's bound), and no block of a kind that is looked into.
 LARGEST_PACKET = 262_144
 LARGEST_BLOCK = 1 << 20
+# An interface takes 20 bytes of a file and some 350 of memory.
+MOST_INTERFACES = 1 << 17
 
 
 @dataclass(slots=True)
@@ -52,6 +55,31 @@ class Walker(Protocol):
         """Index whole packets of data[position:size] into `packets`; returns (how many, MORE or FULL or BROKEN)."""
         ...
 
+    def finish(self) -> None:
+        """Enter into the interfaces what the file said of them last; to be called once, after the last packet."""
+        ...
+
     def missing(self) -> bool:
         """Whether bytes of something that is being skipped are still to come."""
         ...
+
+
+class NoBytes:
+    """The index of a file of 0 bytes: what a capture tool leaves that was killed before it wrote anything."""
+
+    unknown_blocks = 0
+
+    def __init__(self) -> None:
+        self.position = 0
+        self.interfaces: list[Interface] = []
+
+    def walk(self, data: np.ndarray[Any, Any], size: int, packets: np.ndarray[Any, Any]) -> tuple[int, int]:
+        """No packets."""
+        return 0, MORE
+
+    def finish(self) -> None:
+        """Nothing was said."""
+
+    def missing(self) -> bool:
+        """Nothing was begun."""
+        return False

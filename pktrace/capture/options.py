@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 _MOST_OPTIONS = 1000
+# Names of interfaces are at most some 60 characters on Linux and Windows; descriptions are a line of text.
+LONGEST_TEXT = 1000
 
 
 class Options:
@@ -34,13 +36,9 @@ class Options:
         return int.from_bytes(value, "big" if self._order == ">" else "little", signed=signed)
 
     def text(self, code: int) -> str | None:
-        """A string option; bytes that are no UTF-8 are shown as escapes."""
+        """A string option; bytes that are no UTF-8 are shown as escapes, long ones are cut (LONGEST_TEXT)."""
         value = self._first(code)
-        return None if value is None else value.rstrip(b"\0").decode("utf-8", "backslashreplace")
-
-    def comments(self) -> list[str]:
-        """All comments (opt_comment, code 1)."""
-        return [value.decode("utf-8", "backslashreplace") for code, value in self._found if code == 1]
+        return None if value is None else _bounded(value.rstrip(b"\0").decode("utf-8", "backslashreplace"))
 
     def first_byte(self, code: int, default: int) -> int:
         """A one-byte option."""
@@ -52,24 +50,14 @@ class Options:
         value = self._first(code)
         return self._number(value, signed=True) if value is not None and len(value) == 8 else default
 
-    def unsigned(self, code: int) -> int | None:
-        """An unsigned 64 bit option; all ones means "not available" in some writers."""
-        value = self._first(code)
-        if value is None or len(value) != 8:
-            return None
-        number = self._number(value)
-        return None if number == (1 << 64) - 1 else number
-
-    def time(self, code: int) -> int | None:
-        """A time in ticks: two 32 bit words, the high one first in either byte order."""
-        value = self._first(code)
-        if value is None or len(value) != 8:
-            return None
-        return (self._number(value[:4]) << 32) | self._number(value[4:])
-
     def capture_filter(self) -> str | None:
         """if_filter (code 11): a type byte, then the filter; type 0 is the filter's text."""
         value = self._first(11)
         if not value:
             return None
         return value[1:].decode("utf-8", "backslashreplace") if value[0] == 0 else None
+
+
+def _bounded(text: str) -> str:
+    """The text, or its beginning and its length, so that different texts mostly stay different."""
+    return text if len(text) <= LONGEST_TEXT else f"{text[: LONGEST_TEXT - 30]}... ({len(text)} characters)"

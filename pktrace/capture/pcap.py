@@ -32,7 +32,7 @@ _TODAY, _SWAPPED, _PERHAPS_SWAPPED = 0, 1, 2
 def refusal(head: bytes) -> str | None:
     """Why a file that begins with these bytes is no pcap file; None if it is one."""
     if head[:4] not in _MAGICS:
-        return f"pcap: begins with {head[:4].hex() or 'nothing'}, not with a magic number such as d4c3b2a1"
+        return f"pcap: {'does not begin' if head else 'empty, no beginning'} with a magic number such as d4c3b2a1"
     if len(head) < _FILE_HEADER:
         return f"pcap: the file header has 24 bytes, the file only {len(head)}"
     return None
@@ -63,6 +63,9 @@ class PcapWalker:
         )
         self._frames += int(count)
         return int(count), int(stopped)
+
+    def finish(self) -> None:
+        """A pcap file says nothing of its interface behind its header."""
 
     def missing(self) -> bool:
         """Nothing is ever skipped in a pcap file."""

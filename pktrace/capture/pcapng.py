@@ -10,7 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from pktrace.capture.index import BROKEN, FULL, LARGEST_BLOCK, LARGEST_PACKET, MORE, Interface
+from pktrace.capture.index import (
+    BROKEN,
+    CROWDED,
+    FULL,
+    LARGEST_BLOCK,
+    LARGEST_PACKET,
+    MORE,
+    MOST_INTERFACES,
+    Interface,
+)
 from pktrace.capture.options import Options
 from pktrace.compiled import inlined, kernel
 from pktrace.wire import BIG_ENDIAN, CHECKSUM_NOT_READY, NO_TIME, OUT_OF_RANGE, PACKET_ID, half, memory, word
@@ -25,19 +34,24 @@ _HEAD = b"\x0a\x0d\x0d\x0a"
 
 # The scanner's state between calls. SKIP: bytes of a large block without packets that are still to come.
 _POSITION, _BIG, _UNKNOWN, _END, _INTERFACES, _SKIP, _FIRST, _FRAMES = range(8)
-_STOP_MORE, _STOP_FULL, _STOP_BROKEN, _STOP_BLOCK = MORE, FULL, BROKEN, 3
-# Columns of the interface table that the scanner needs for times.
+_STOP_MORE, _STOP_FULL, _STOP_BROKEN, _STOP_BLOCK = MORE, FULL, BROKEN, 4
+# Columns of the interface table that the scanner needs for times. A row per interface, through all sections.
 _SCALE_UP, _SCALE_DOWN, _BINARY, _OFFSET_S, _SNAP = range(5)
+# Columns of the table of statistics: the last that an interface's blocks said, and the bits that say which of them did.
+_START, _END_TIME, _RECEIVED, _DROPPED, _SAID = range(5)
+# Options of one statistics block that are looked at.
+_MOST_OPTIONS = 1000
 # Names, descriptions and filters of all interfaces together; those that come after are left out.
 _MOST_TEXT = 4 << 20
-_LARGEST_COUNT = 1 << 62
+_LARGEST_COUNT = np.uint64(1 << 62)
+_UNAVAILABLE = np.uint64((1 << 64) - 1)
 _LARGEST_NS = 9_000_000_000_000_000_000
 
 
 def refusal(head: bytes) -> str | None:
     """Why a file that begins with these bytes is no pcapng file; None if it is one."""
     if head[:4] != _HEAD:
-        return f"pcapng: begins with {head[:4].hex() or 'nothing'}, not with a section header block (0a0d0d0a)"
+        return "pcapng: does not begin with a section header block (0a0d0d0a)"
     if head[8:12] not in (b"\x1a\x2b\x3c\x4d", b"\x4d\x3c\x2b\x1a"):
         return "pcapng: the section header block has no byte-order magic"
     return None
@@ -49,6 +63,7 @@ class PcapngWalker:
     def __init__(self, head: bytes) -> None:
         self._state = np.zeros(8, np.int64)
         self._times = np.zeros((8, 5), np.int64)
+        self._statistics = np.zeros((8, 5), np.uint64)
         self.interfaces: list[Interface] = []
         self._text_left = _MOST_TEXT
 
@@ -70,23 +85,19 @@ class PcapngWalker:
         """Index whole blocks; see `index.Walker`."""
         count = 0
         while True:
-            count, stopped = _scan(data, size, packets, count, self._state, self._times)
+            count, stopped = _scan(data, size, packets, count, self._state, self._times, self._statistics)
             if stopped != _STOP_BLOCK:
                 return int(count), int(stopped)
+            if len(self.interfaces) == MOST_INTERFACES:
+                return int(count), CROWDED
             position, end = self.position, int(self._state[_END])
-            big = bool(self._state[_BIG])
-            kind = int.from_bytes(data[position : position + 4].tobytes(), "big" if big else "little")
-            body = data[position + 8 : end - 4].tobytes()
-            if kind == SECTION_HEADER:
-                if not _known_version(body, big):
-                    return int(count), BROKEN
-                self._state[_FIRST] = len(self.interfaces)
-                self._state[_INTERFACES] = 0
-            elif kind == INTERFACE_DESCRIPTION:
-                self._describe(body, big)
-            else:
-                _statistics(body, big, self.interfaces, int(self._state[_FIRST]), self._times)
+            self._describe(data[position + 8 : end - 4].tobytes(), bool(self._state[_BIG]))
             self.position = end
+
+    def finish(self) -> None:
+        """Enter what the statistics blocks said last into the interfaces."""
+        for number in np.flatnonzero(self._statistics[:, _SAID]).tolist():
+            _tell(self.interfaces[number], self._statistics[number].tolist(), self._times[number].tolist())
 
     def missing(self) -> bool:
         """Whether bytes of a block that is being skipped are still to come."""
@@ -98,19 +109,13 @@ class PcapngWalker:
             self._text_left -= len(getattr(interface, name) or "")
             if self._text_left < 0:
                 setattr(interface, name, None)
+        number = len(self.interfaces)
         self.interfaces.append(interface)
-        number = int(self._state[_INTERFACES])
         if number == len(self._times):
             self._times = np.concatenate([self._times, np.zeros_like(self._times)])
+            self._statistics = np.concatenate([self._statistics, np.zeros_like(self._statistics)])
         self._times[number] = row
         self._state[_INTERFACES] += 1
-
-
-def _known_version(body: bytes, big: bool) -> bool:
-    """Versions 1.0, and 1.2, which some writers gave to the same format (4.1)."""
-    order = "big" if big else "little"
-    major, minor = (int.from_bytes(body[at : at + 2], order) for at in (4, 6))  # type: ignore[arg-type]
-    return major == 1 and minor in (0, 2)
 
 
 def _interface(body: bytes, big: bool) -> tuple[Interface, tuple[int, ...]]:
@@ -141,29 +146,17 @@ def _interface(body: bytes, big: bool) -> tuple[Interface, tuple[int, ...]]:
     return interface, (up, down, bits if resolution & 0x80 else -1, offset_s, snap_length)
 
 
-def _statistics(
-    body: bytes, big: bool, interfaces: list[Interface], first_of_section: int, times: np.ndarray[Any, Any]
-) -> None:
-    """An interface statistics block (4.6); a later block of the same interface replaces an earlier one."""
-    order = "big" if big else "little"
-    number = int.from_bytes(body[0:4], order)  # type: ignore[arg-type]
-    if len(body) < 12 or number >= len(interfaces) - first_of_section:
-        return
-    interface = interfaces[first_of_section + number]
-    options = Options(body[12:], big)
-    for code, name in ((2, "start_ns"), (3, "end_ns")):
-        ticks = options.time(code)
-        if ticks is not None:
-            ns = _exact_nanoseconds(ticks, times[number].tolist())
+def _tell(interface: Interface, said: list[int], times: list[int]) -> None:
+    """Enter what interface statistics (4.6) said; a later block of the same interface has replaced an earlier one."""
+    for bit, column, name in ((1, _START, "start_ns"), (2, _END_TIME, "end_ns")):
+        if said[_SAID] & bit:
+            ns = _exact_nanoseconds(said[column], times)
             if abs(ns) < _LARGEST_NS:
                 setattr(interface, name, ns)
-    received = options.unsigned(4)
-    drops = [count for count in (options.unsigned(5), options.unsigned(7)) if count is not None]
-    if received is not None:
-        interface.received = min(received, _LARGEST_COUNT)
-    if drops:
-        # isb_ifdrop (interface) and isb_osdrop (operating system) count different packets (4.6).
-        interface.dropped = min(sum(drops), _LARGEST_COUNT)
+    if said[_SAID] & 4:
+        interface.received = said[_RECEIVED]
+    if said[_SAID] & 8:
+        interface.dropped = said[_DROPPED]
 
 
 def _exact_nanoseconds(ticks: int, row: list[int]) -> int:
@@ -239,6 +232,60 @@ def _packet_options(data, start, end, big, packet):
 
 
 @inlined
+def _known_version(source, position, big):
+    """Versions 1.0, and 1.2, which some writers gave to the same format (4.1)."""
+    minor = half(source, position + 14, big)
+    return half(source, position + 12, big) == 1 and (minor == 0 or minor == 2)
+
+
+@inlined
+def _doubled(source, at, big):
+    """An unsigned 64 bit number at an offset that the caller has checked."""
+    first, second = np.uint64(word(source, at, big)), np.uint64(word(source, at + 4, big))
+    return (first << np.uint64(32)) | second if big else (second << np.uint64(32)) | first
+
+
+@inlined
+def _keep_statistics(source, start, end, big, said):
+    """Options of an interface statistics block (4.6) into one row of the table of statistics.
+
+    Of several options of one code the first counts. At most _MOST_OPTIONS steps.
+    """
+    at = start
+    met = 0
+    dropped = np.uint64(0)
+    any_dropped = False
+    for _ in range(_MOST_OPTIONS):
+        if at + 4 > end:
+            break
+        code = half(source, at, big)
+        length = half(source, at + 2, big)
+        if code == 0 or at + 4 + length > end:
+            break
+        if code < 8 and not met & (1 << code):
+            met |= 1 << code
+            if length == 8 and (code == 2 or code == 3):
+                # A time: the high word comes first in either byte order.
+                high, low = np.uint64(word(source, at + 4, big)), np.uint64(word(source, at + 8, big))
+                said[code - 2] = (high << np.uint64(32)) | low
+                said[_SAID] |= np.uint64(code - 1)
+            elif length == 8 and (code == 4 or code == 5 or code == 7):
+                # All ones means "not available" in some writers.
+                number = _doubled(source, at + 4, big)
+                if number != _UNAVAILABLE and code == 4:
+                    said[_RECEIVED] = min(number, _LARGEST_COUNT)
+                    said[_SAID] |= np.uint64(4)
+                elif number != _UNAVAILABLE:
+                    # isb_ifdrop (interface) and isb_osdrop (operating system) count different packets.
+                    dropped += min(number, _LARGEST_COUNT)
+                    any_dropped = True
+        at += 4 + ((length + 3) & ~3)
+    if any_dropped:
+        said[_DROPPED] = min(dropped, _LARGEST_COUNT)
+        said[_SAID] |= np.uint64(8)
+
+
+@inlined
 def _is_frame(kind):
     """Whether Wireshark gives a number to a block without a packet: custom blocks, journal entries, system events."""
     event = kind == 9 or kind == 0x204 or kind == 0x216 or kind == 0x221
@@ -246,11 +293,12 @@ def _is_frame(kind):
 
 
 @kernel
-def _scan(data, size, packets, count, state, times):
+def _scan(data, size, packets, count, state, times, statistics):
     """Walk blocks from the state's position; returns (packets, why it stopped).
 
     Every read is checked against `size`; each step goes on by at least 12 bytes. A block is looked at when all of it
-    is there, so that what is found does not depend on how the file was cut into pieces.
+    is there, so that what is found does not depend on how the file was cut into pieces. Sections and statistics are
+    dealt with here, since a file may consist of them: only interface descriptions are for the caller.
     """
     source = memory(data)
     position = state[_POSITION]
@@ -304,8 +352,8 @@ def _scan(data, size, packets, count, state, times):
             if kind == 3:
                 length = word(source, position + 8, big)
                 captured = length
-                if described > 0 and times[0, 4] > 0:
-                    captured = min(captured, times[0, 4])
+                if described > 0 and times[state[_FIRST], 4] > 0:
+                    captured = min(captured, times[state[_FIRST], 4])
             else:
                 if kind == 6:
                     interface = word(source, position + 8, big)
@@ -321,7 +369,7 @@ def _scan(data, size, packets, count, state, times):
             else:
                 high = np.uint64(word(source, position + 12, big))
                 low = np.uint64(word(source, position + 16, big))
-                packet["ts"] = _nanoseconds((high << np.uint64(32)) | low, times, interface)
+                packet["ts"] = _nanoseconds((high << np.uint64(32)) | low, times, state[_FIRST] + interface)
             state[_FRAMES] += 1
             packet["frame"] = state[_FRAMES]
             packet["offset"] = position + head
@@ -347,9 +395,20 @@ def _scan(data, size, packets, count, state, times):
             if total < (28 if kind == 0x0A0D0D0A else 20 if kind == 1 else 24):
                 stopped = _STOP_BROKEN
                 break
-            state[_END] = end
-            stopped = _STOP_BLOCK
-            break
+            if kind == 1:
+                state[_END] = end
+                stopped = _STOP_BLOCK
+                break
+            if kind == 5:
+                number = word(source, position + 8, big)
+                if number < described:
+                    _keep_statistics(source, position + 20, end - 4, big, statistics[state[_FIRST] + number])
+            elif _known_version(source, position, big):
+                state[_FIRST] += described
+                state[_INTERFACES] = described = 0
+            else:
+                stopped = _STOP_BROKEN
+                break
         else:
             state[_UNKNOWN] += 1
             state[_FRAMES] += 1 if _is_frame(kind) else 0

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import os
-import stat
 import zlib
 from typing import Any, BinaryIO, Protocol
 
 from pktrace.errors import CaptureFileError
+from pktrace.inputs import InputFile, Location, NotInside, NotRegular, Stamp
+from pktrace.sizes import as_size
 
 # Bytes taken from a compressed file, or asked of a decompressor, at a time: what is lost where it is damaged.
 _PIECE = 1 << 14
+# What a zstd frame may ask its reader to keep; `zstd -d` has the same bound (RFC 8878 3.1.1.1.2 asks for 8 MiB).
+LARGEST_WINDOW = 1 << 27
+_MOST_SKIPPED = 1000
 
 
 class Damaged(Exception):
@@ -21,41 +24,64 @@ class Damaged(Exception):
         self.cut = cut
 
 
+class TooWide(Exception):
+    """A zstd frame asks its reader to keep more than LARGEST_WINDOW bytes of it."""
+
+
 class Source(Protocol):
-    """A stream of bytes: `readinto` returns how many came, 0 at the end; raises OSError, Damaged."""
+    """A stream of bytes: `readinto` returns how many came, 0 at the end; raises OSError, Damaged, TooWide.
+
+    `tell` is how many bytes of the file itself have been taken for them.
+    """
 
     def readinto(self, target: memoryview) -> int: ...
+
+    def tell(self) -> int: ...
 
     def close(self) -> None: ...
 
 
-def open_regular(path: str | os.PathLike[str], name: str) -> io.FileIO:
+def open_regular(
+    path: str | os.PathLike[str] | Location, name: str, same_as: Stamp | None = None, hashed: bool = False
+) -> InputFile:
     """Open a file as it is on disk, unbuffered.
+
+    Args:
+        path: where it lies; a location inside a run folder is opened over no link.
+        same_as: the stamp with which it was read before; hashed: make the SHA-256 of what is read.
 
     Raises:
         CaptureFileError: it cannot be opened, or is no regular file (opening a pipe would wait for its writer).
+        CaptureChangedError: it is not the file that was read before.
     """
+    location = path if isinstance(path, Location) else Location(os.fspath(path))
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise CaptureFileError(name, None, "is no regular file; captures are read from files")
-        return open(path, "rb", buffering=0)
+        return InputFile(location.open(), name, same_as, hashed)
+    except NotRegular:
+        raise CaptureFileError(name, None, "is no regular file; captures are read from files") from None
+    except NotInside as problem:
+        raise CaptureFileError(
+            name, None, f"{problem}; put the file itself into the run folder, or use --trust"
+        ) from None
     except OSError as problem:
         raise CaptureFileError(name, None, f"cannot be read: {problem.strerror}") from None
 
 
-def open_source(path: str | os.PathLike[str], name: str) -> Source:
-    """Open a file for reading as a stream.
+def open_source(file: InputFile, name: str) -> Source:
+    """The bytes of an open file as a stream, from its beginning.
 
     Raises:
-        CaptureFileError: it cannot be opened, or is no regular file.
+        CaptureFileError: it cannot be read; the file is closed.
     """
-    file = open_regular(path, name)
     try:
-        head = file.read(4)
-        file.seek(0)
+        head = file.head(4)
+        window = _zstd_window(file)
     except OSError as problem:
         file.close()
         raise CaptureFileError(name, None, f"cannot be read: {problem.strerror}") from None
+    if window > LARGEST_WINDOW:
+        file.close()
+        raise too_wide(name, window)
     if head[:2] == b"\x1f\x8b":
         return _Gzip(file)
     if head == b"\x28\xb5\x2f\xfd" or (head[1:] == b"\x2a\x4d\x18" and head[0] & 0xF0 == 0x50):
@@ -63,6 +89,38 @@ def open_source(path: str | os.PathLike[str], name: str) -> Source:
     if head == b"\x04\x22\x4d\x18":
         return _ByArrow(file, "lz4")
     return file
+
+
+def too_wide(name: str, window: int | None = None) -> CaptureFileError:
+    """The error for a zstd frame whose window is larger than LARGEST_WINDOW."""
+    asked = as_size(window) if window is not None else f"more than {as_size(LARGEST_WINDOW)}"
+    return CaptureFileError(
+        name,
+        None,
+        f"its zstd frame asks for a window of {asked}, and readers give {as_size(LARGEST_WINDOW)}; compress it anew: "
+        "`zstd -d --long=31 --stdout IN | zstd > OUT`",
+    )
+
+
+def _zstd_window(file: InputFile) -> int:
+    """The window that a file's first zstd frame asks for (RFC 8878 3.1.1.1), 0 where there is none."""
+    at = 0
+    for _ in range(_MOST_SKIPPED):
+        head = file.head(14, at)
+        if len(head) >= 8 and head[1:4] == b"\x2a\x4d\x18" and head[0] & 0xF0 == 0x50:
+            at += 8 + int.from_bytes(head[4:8], "little")  # a skippable frame (3.1.2)
+            continue
+        if len(head) < 6 or head[:4] != b"\x28\xb5\x2f\xfd":
+            return 0
+        described = head[4]
+        if not described & 0x20:
+            base = 1 << (10 + (head[5] >> 3))
+            return base + base // 8 * (head[5] & 7)
+        # A single segment: the window is all of the content, whose size follows the dictionary's number.
+        begin, size = 5 + (0, 1, 2, 4)[described & 3], (1, 2, 4, 8)[described >> 6]
+        field = file.head(size, at + begin)
+        return int.from_bytes(field, "little") + (256 if size == 2 else 0) if len(field) == size else 0
+    return 0
 
 
 class _Gzip:
@@ -118,6 +176,9 @@ class _Gzip:
         self._member, self._input = member, member.unconsumed_tail + self._input[taken:]
         return bytes(made)
 
+    def tell(self) -> int:
+        return self._file.tell()
+
     def close(self) -> None:
         self._file.close()
 
@@ -137,15 +198,21 @@ class _ByArrow:
         while made < len(target):
             try:
                 got = self._stream.read(min(_PIECE, len(target) - made))
-            except (OSError, ValueError):
+            except (OSError, ValueError) as problem:
                 if made:
                     return made  # the fault is met again at the next call
+                if "too much memory" in str(problem):  # libzstd's words for a window; a later frame's, here
+                    raise TooWide from None
                 raise Damaged(cut=self._file.tell() >= self._size) from None
             if not got:
                 break
             target[made : made + len(got)] = got
             made += len(got)
         return made
+
+    def tell(self) -> int:
+        position: int = self._file.tell()
+        return position
 
     def close(self) -> None:
         self._stream.close()

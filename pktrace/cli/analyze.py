@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-from pktrace.cli.narration import analysis_of, show, tell, with_kernels
+from pktrace.cli.limits import limit_options, watching
+from pktrace.cli.narration import analysis_of, say_why, show, tell, trust_option, with_kernels
 from pktrace.errors import EXIT_CRITERION_FAILED, EXIT_DAMAGED_OR_UNDECIDED, EXIT_DONE, PktraceError
 from pktrace.report.words import one_line, plural
 
@@ -31,8 +33,21 @@ _WORST_FIRST = (2, EXIT_DAMAGED_OR_UNDECIDED, EXIT_CRITERION_FAILED, EXIT_DONE)
 @click.option(
     "--fail-on", default="", metavar="LIST", help="Criteria: loss, rules; exit 1 if one fails, 3 if undecided."
 )
+@click.option("--no-wait", is_flag=True, help="Give up where another analysis writes these results; default: wait.")
+@trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print summary.json instead of tables.")
-def analyze(runs: tuple[str, ...], output: str | None, plots: bool, fail_on: str, as_json: bool) -> int:
+@limit_options
+@watching
+def analyze(
+    runs: tuple[str, ...],
+    output: str | None,
+    plots: bool,
+    fail_on: str,
+    no_wait: bool,
+    trust: bool,
+    as_json: bool,
+    **limits: int | None,
+) -> int:
     """Analyse recorded runs: follow every packet, judge it, measure each stage, write RUN/results/.
 
     RUN is a folder with a run.toml. Tables go to stdout, narration to stderr.
@@ -49,35 +64,53 @@ def analyze(runs: tuple[str, ...], output: str | None, plots: bool, fail_on: str
     codes = []
     for number, location in enumerate(runs):
         if len(runs) == 1:
-            codes.append(_analyze(location, output, plots, wanted, as_json))
+            codes.append(_analyze(location, output, plots, wanted, no_wait, trust, as_json, limits))
             continue
         try:
             if number and not as_json:
                 click.echo()
-            codes.append(_analyze(location, output, plots, wanted, as_json))
+            codes.append(_analyze(location, output, plots, wanted, no_wait, trust, as_json, limits))
         except PktraceError as problem:
             tell(f"pktrace: error: {one_line(str(problem))}")
             codes.append(problem.exit_code)
     return next((code for code in _WORST_FIRST if code in codes), max(codes))
 
 
-def _analyze(location: str, output: str | None, plots: bool, fail_on: frozenset[str], as_json: bool) -> int:
-    analysis = analysis_of(location)
-    with_kernels(lambda: analysis.transforms)
-    from pktrace.findings.criteria import exit_code
-    from pktrace.findings.summary import summary, summary_json
-    from pktrace.report.results import write_results
+def _analyze(
+    location: str,
+    output: str | None,
+    plots: bool,
+    fail_on: frozenset[str],
+    no_wait: bool,
+    trust: bool,
+    as_json: bool,
+    limits: dict[str, int | None],
+) -> int:
+    from pktrace import memory
+    from pktrace.run.runfile import load_run
 
-    code = exit_code(analysis, fail_on)
-    document = summary(analysis, code)
-    folder = Path(output) if output is not None else analysis.run.folder / "results"
+    run = load_run(location, trust)
+    folder = Path(output) if output is not None else run.folder / "results"
+    from pktrace.report.exchange import results_folder
 
-    def draw(into: Path) -> list[Path]:
-        from pktrace.report.plots import draw_all
+    with results_folder(folder, output is None, tell, not no_wait) as results:
+        # From run.toml on: it may have changed while this one waited.
+        analysis = analysis_of(location, limits, memory.ANALYSIS, trust)
+        memory.check_writing(len(analysis.observations.rows), len(analysis.trajectories))
+        with_kernels(lambda: analysis.transforms)
+        from pktrace.findings.criteria import outcome
+        from pktrace.findings.summary import summary, summary_json
+        from pktrace.report.results import write_results
 
-        return draw_all(analysis, into)
+        ended = outcome(analysis, fail_on)
+        document = summary(analysis, ended.code)
 
-    written = write_results(analysis, folder, document, draw if plots else None)
+        def draw(create: Callable[[str], BinaryIO]) -> list[str]:
+            from pktrace.report.plots import draw_all
+
+            return draw_all(analysis, create)
+
+        written = write_results(analysis, results, document, draw if plots else None)
     if as_json:
         show(lambda: click.echo(summary_json(document), nl=False))
     else:
@@ -90,7 +123,7 @@ def _analyze(location: str, output: str | None, plots: bool, fail_on: frozenset[
         f", {plural(len(analysis.trajectories), 'packet')} followed{_not_placed(analysis, counts['not_placed'])}"
     )
     tell(f"Results: {plural(len(written), 'file')} in {os.path.join(folder, '')}")
-    return code
+    return say_why(analysis.run.name, ended)
 
 
 def _not_placed(analysis: Analysis, count: int) -> str:

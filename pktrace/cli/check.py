@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pktrace.cli.narration import from_observations, show
+from pktrace.cli.limits import limit_options, watching
+from pktrace.cli.narration import from_observations, say_why, show, trust_option
 
 if TYPE_CHECKING:
     from pktrace.findings.suitability import Suitability
@@ -16,8 +17,11 @@ if TYPE_CHECKING:
 
 @click.command(epilog="Example: pktrace check fixtures/service-chain")
 @click.argument("run")
+@trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print all facts, findings and answers as JSON.")
-def check(run: str, as_json: bool) -> int:
+@limit_options
+@watching
+def check(run: str, trust: bool, as_json: bool, **limits: int | None) -> int:
     """Whether a run can answer what is asked of it: what each point covers, dropped and missed, whether packets can
     be recognised from point to point, and what follows from that for latency, losses and rules.
 
@@ -26,21 +30,21 @@ def check(run: str, as_json: bool) -> int:
     3 input is damaged, or there are packets and nothing can be answered;
     2 usage or run.toml error, or no capture.
     """
-    facts = from_observations(run, _facts)
-    from pktrace.findings.advice import answers_of, check_exit_code, findings_of
+    facts = from_observations(run, _facts, limits, trust=trust)
+    from pktrace.findings.advice import answers_of, check_outcome, findings_of
 
     findings = findings_of(facts)
     answers = answers_of(facts, findings)
-    code = check_exit_code(facts, answers)
+    ended = check_outcome(facts, answers)
     if as_json:
         from pktrace.report.suitability_json import suitability_json
 
-        show(lambda: click.echo(suitability_json(facts, findings, answers, code), nl=False))
+        show(lambda: click.echo(suitability_json(facts, findings, answers, ended.code), nl=False))
     else:
         from pktrace.report.suitability import print_suitability
 
         show(lambda: print_suitability(facts, findings, answers, sys.stdout))
-    return code
+    return say_why(facts.run.name, ended)
 
 
 def _facts(observations: Observations) -> Suitability:

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 import click
 
-from pktrace.cli.narration import analysis_of, show, with_kernels
+from pktrace.cli.limits import limit_options, watching
+from pktrace.cli.narration import analysis_of, say_why, show, trust_option, with_kernels
+from pktrace.visible import json_text
 
 
 @click.command(epilog="Example: pktrace explain fixtures/service-chain 1184")
 @click.argument("run")
 @click.argument("trajectory", type=int, metavar="ID")
+@trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print the explanation as JSON.")
-def explain(run: str, trajectory: int, as_json: bool) -> int:
+@limit_options
+@watching
+def explain(run: str, trajectory: int, trust: bool, as_json: bool, **limits: int | None) -> int:
     """Tell the life of one packet: every sighting, every changed field, and why the verdict is what it is.
 
     ID is the number in the column `trajectory` of trajectories.parquet.
     """
-    analysis = analysis_of(run)
-    from pktrace.findings.criteria import exit_code
+    analysis = analysis_of(run, limits, trust=trust)
+    from pktrace.findings.criteria import outcome
     from pktrace.report.explain import explain_packet
 
     explanation = with_kernels(lambda: explain_packet(analysis, trajectory))
     if as_json:
-        show(lambda: click.echo(json.dumps(explanation.as_dict(), indent=2, ensure_ascii=False)))
+        show(lambda: click.echo(json_text(explanation.as_dict())))
     else:
         show(lambda: explanation.print(sys.stdout))
-    return exit_code(analysis)
+    return say_why(analysis.run.name, outcome(analysis))

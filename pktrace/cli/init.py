@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from pktrace.cli.narration import show, tell, with_kernels
+from pktrace.cli.limits import limit_options, limits_of, watching
+from pktrace.cli.narration import say_why, show, tell, with_kernels
 from pktrace.errors import EXIT_DAMAGED_OR_UNDECIDED, EXIT_DONE, CallerError
 from pktrace.report.words import one_line, plural
 
@@ -17,21 +18,25 @@ from pktrace.report.words import one_line, plural
 @click.option("-o", "--output", metavar="DIR", help="Write DIR/run.toml (or this file, if it ends in .toml).")
 @click.option("--force", is_flag=True, help="Replace an existing run.toml.")
 @click.option("--json", "as_json", is_flag=True, help="Print the proposal as JSON.")
-def init(files: tuple[str, ...], output: str | None, force: bool, as_json: bool) -> int:
+@limit_options
+@watching
+def init(files: tuple[str, ...], output: str | None, force: bool, as_json: bool, **limits: int | None) -> int:
     """Propose a run.toml for captures: points, their order, clocks and paths, from the packets that they share.
 
     Without -o the proposal goes to stdout, with the captures named relative to the current folder. No capture is
     copied, moved or changed. What the captures cannot show is left out, and said in a comment.
     """
     target = _target(output, files, force)
+    from pktrace.findings.criteria import Outcome
     from pktrace.findings.proposal import propose
-    from pktrace.findings.samples import read_samples
+    from pktrace.findings.samples import read_samples, usable
     from pktrace.report.proposal import proposal_json, proposal_toml, relative_names, write_proposal
 
-    chosen = _each_once(files)
+    chosen, problems = with_kernels(lambda: usable(_each_once(files)))
     folder = target.parent if target is not None else Path.cwd()
     names = relative_names(chosen, folder)
-    proposal = with_kernels(lambda: propose(*read_samples(chosen)))
+    samples, every = with_kernels(lambda: read_samples(chosen, limits=limits_of(limits)))
+    proposal = with_kernels(lambda: propose(samples, every))
     title = _title(folder, chosen)
     text = proposal_toml(proposal, title, names)
     if target is not None:
@@ -46,14 +51,18 @@ def init(files: tuple[str, ...], output: str | None, force: bool, as_json: bool)
     )
     for note in proposal.notes:
         tell(one_line(note))
-    if any(name.startswith("..") for name in names.values()):
-        tell("Some captures lie outside the folder of run.toml: the run cannot be moved without them.")
+    outside = any(name.startswith(("..", "/")) for name in names.values())
+    if outside:
+        tell("Some captures lie outside the folder of run.toml: it needs --trust, and cannot be moved without them.")
     if target is not None:
         run = target.parent if target.name == "run.toml" else target
-        tell(f"Wrote {one_line(str(target))}; next: pktrace analyze {one_line(str(run))}")
+        trust = "--trust " if outside else ""
+        tell(f"Wrote {one_line(str(target))}; next: pktrace analyze {trust}{one_line(str(run))}")
     else:
         tell("To keep it: add -o FOLDER, then run pktrace analyze FOLDER")
-    return EXIT_DAMAGED_OR_UNDECIDED if proposal.damaged else EXIT_DONE
+    reasons = [f"left out: {problem}" for problem in problems]
+    reasons += [f"input is damaged: {sample.name} ends too early" for sample in samples if sample.damaged]
+    return say_why("init", Outcome(EXIT_DAMAGED_OR_UNDECIDED if reasons else EXIT_DONE, tuple(reasons)))
 
 
 def _target(output: str | None, files: tuple[str, ...], force: bool) -> Path | None:

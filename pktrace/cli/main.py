@@ -10,13 +10,15 @@ import os
 import signal
 import sys
 import traceback
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, TextIO
 
 import click
 
 from pktrace.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_USAGE, PktraceError
 from pktrace.report.words import one_line
 from pktrace.version import __version__
+from pktrace.visible import VisibleStream, visible_lines
 
 # name -> (module, help line): the module is imported only when its command runs.
 _COMMANDS = {
@@ -63,7 +65,7 @@ def pktrace(debug: bool) -> None:
     cost in time.
 
     \b
-    Exit codes: 0 done; 1 a criterion failed; 2 usage or run.toml error, or no capture;
+    Exit codes: 0 done; 1 a criterion failed; 2 usage or run.toml error, no capture, or a limit was met;
     3 damaged input, or a criterion that cannot be decided; 4 integrity failure;
     70 internal error; 130 interrupted.
     """
@@ -76,27 +78,49 @@ def run(arguments: list[str] | None = None) -> None:
     _prepare_streams()
     code = EXIT_INTERRUPTED
     with contextlib.suppress(KeyboardInterrupt):
-        signal.signal(signal.SIGTERM, _terminated)
-        code = _run(sys.argv[1:] if arguments is None else arguments)
+        try:
+            for ending in (signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(ending) != signal.SIG_IGN:  # `nohup` asks that it be ignored
+                    signal.signal(ending, _terminated)
+            code = _run(sys.argv[1:] if arguments is None else arguments)
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else EXIT_INTERNAL
+            _give_up(sys.stdout)  # whoever reads it may have stopped to, and what is left would wait for that
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # from here on it is over anyway
-    try:
-        sys.stdout.flush()
-    except (OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):  # the reader or the terminal has gone, which is no fault here
+            _give_up(stream)
     sys.exit(code)
 
 
+def _give_up(stream: TextIO) -> None:
+    """Let what a stream has not written yet go nowhere."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def _prepare_streams() -> None:
-    """Streams that were closed take everything and keep nothing; those that cannot show a letter show a `?`."""
+    """Streams that were closed take everything and keep nothing; those that cannot show a letter show a `?`.
+
+    Everything that this process writes to them passes a `VisibleStream`: results, narration, errors of click, warnings
+    of libraries, tracebacks.
+    """
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - lasts as long as the process
-        elif isinstance(getattr(sys, name), io.TextIOWrapper):
-            getattr(sys, name).reconfigure(errors="replace")
+        stream = getattr(sys, name)
+        if stream is None:
+            stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - lasts as long as the process
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+        setattr(sys, name, stream if isinstance(stream, VisibleStream) else VisibleStream(stream))
 
 
 def _terminated(number: int, frame: object) -> None:
-    """SIGTERM ends the process as Ctrl-C does: half-written files and helper processes are removed on the way out."""
+    """SIGTERM and SIGHUP end the process as Ctrl-C does: half-written files and helper processes are removed on the
+    way out, which a second one of them does not cut short."""
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, signal.SIG_IGN)
     raise SystemExit(128 + number)
 
 
@@ -108,23 +132,44 @@ def _run(arguments: list[str]) -> int:
         problem.show()
         return EXIT_USAGE
     except click.ClickException as problem:
-        problem.show()
+        said = one_line(problem.format_message())
+        click.UsageError(said, getattr(problem, "ctx", None)).show()
         return problem.exit_code
     except (KeyboardInterrupt, click.Abort):
         click.echo("pktrace: interrupted; files under their final names are whole", err=True)
         return EXIT_INTERRUPTED
     except PktraceError as problem:
         if debug:
-            traceback.print_exc()
+            _show_traceback(problem)
         click.echo(f"pktrace: error: {one_line(str(problem))}", err=True)
         return problem.exit_code
-    except MemoryError:
-        click.echo("pktrace: error: not enough memory for these captures", err=True)
-        return EXIT_INTERNAL
+    except MemoryError as problem:
+        from pktrace.memory import short
+
+        click.echo(f"pktrace: error: {one_line(short(problem))}", err=True)
+        return EXIT_USAGE
     except Exception as problem:  # noqa: BLE001 - the last line of defence: users see one line, not a traceback
         if debug:
-            traceback.print_exc()
+            _show_traceback(problem)
         text = one_line(f"{type(problem).__name__}: {problem}")[:500]
         click.echo(f"pktrace: internal error: {text} (run `pktrace --debug ...` for the traceback)", err=True)
         return EXIT_INTERNAL
     return result if isinstance(result, int) else 0
+
+
+def _show_traceback(problem: BaseException) -> None:
+    """The traceback on stderr; a message is one line in it, so that it cannot look like further lines of it."""
+    for error in _causes_first(problem):
+        lines = "".join(traceback.format_tb(error.__traceback__))
+        said = one_line(f"{type(error).__name__}: {error}")
+        click.echo(f"Traceback (most recent call last):\n{visible_lines(lines)}{said}\n", err=True)
+
+
+def _causes_first(problem: BaseException) -> Iterator[BaseException]:
+    """An error with those that it came from, the first one first."""
+    chain: list[BaseException] = []
+    error: BaseException | None = problem
+    while error is not None and error not in chain:
+        chain.append(error)
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    yield from reversed(chain)

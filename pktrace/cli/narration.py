@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 from pktrace.errors import OutputError
 from pktrace.report.words import plural
+from pktrace.surroundings import python_command
+from pktrace.visible import visible
 
 if TYPE_CHECKING:
     from pktrace.findings.analysis import Analysis
+    from pktrace.findings.criteria import Outcome
+    from pktrace.memory import Need
     from pktrace.observations.observe import Observations
 
 _LONGEST_COMPILATION_S = 120
+_MUCH_MEMORY = 2 << 30
 _Result = TypeVar("_Result")
 
 
 def tell(line: str) -> None:
     """One line of narration on stderr."""
-    click.echo(line, err=True)
+    click.echo(visible(line), err=True)
+
+
+def say_why(name: str, outcome: Outcome) -> int:
+    """One line on stderr that says why the exit code is not 0; returns the code."""
+    if outcome.reasons:
+        tell(f"{name}: {outcome.sentence()}")
+    return outcome.code
 
 
 def show(write: Callable[[], None]) -> None:
@@ -48,6 +61,7 @@ def with_kernels(work: Callable[[], _Result]) -> _Result:
     """Do work that uses the kernels; once more without their cache where that is damaged or cannot be written."""
     from pktrace.compiled import without_cache
 
+    _say_where_there_is_no_cache()
     try:
         return work()
     except (EOFError, pickle.UnpicklingError, ValueError, AttributeError, ImportError, OSError) as problem:
@@ -56,6 +70,16 @@ def with_kernels(work: Callable[[], _Result]) -> _Result:
         tell("The cache of compiled kernels is damaged or cannot be written; compiling without it ...")
         without_cache()
         return work()
+
+
+@functools.cache
+def _say_where_there_is_no_cache() -> None:
+    """One line, once, where nothing that is compiled can be kept."""
+    from pktrace.compiled import why_no_cache
+
+    why = why_no_cache()
+    if why is not None:
+        tell(f"Compiling the packet kernels without a cache, at every start: {why}")
 
 
 def _is_of_the_cache(problem: BaseException) -> bool:
@@ -68,32 +92,57 @@ def _is_of_the_cache(problem: BaseException) -> bool:
     return False
 
 
-def analysis_of(location: str) -> Analysis:
-    """Load and analyse one run; says so when the kernels have to be compiled first."""
+trust_option = click.option(
+    "--trust", is_flag=True, help="Follow links out of the run folder, and lift the limits on how much is in it."
+)
+
+
+def analysis_of(
+    location: str, options: dict[str, int | None], need: Need | None = None, trust: bool = False
+) -> Analysis:
+    """Load and analyse one run; says so when the kernels have to be compiled first.
+
+    Args:
+        options: those of `limit_options`; need: the memory that an observation takes, all in all;
+        trust: as `load_run`.
+    """
 
     def analyze(observations: Observations) -> Analysis:
         from pktrace.findings.analysis import analyze_observations
 
         return analyze_observations(observations)
 
-    return from_observations(location, analyze)
+    return from_observations(location, analyze, options, need, trust)
 
 
-def from_observations(location: str, work: Callable[[Observations], _Result]) -> _Result:
+def from_observations(
+    location: str,
+    work: Callable[[Observations], _Result],
+    options: dict[str, int | None],
+    need: Need | None = None,
+    trust: bool = False,
+) -> _Result:
     """What `work` makes of the observations of one run; says so when the kernels have to be compiled first."""
+    from pktrace import memory
     from pktrace.run.runfile import load_run
 
-    run = load_run(location)  # before anything slow: most mistakes are in run.toml
+    run = load_run(location, trust)  # before anything slow: most mistakes are in run.toml
     if run.criteria:
         tell(f"{plural(run.criteria, 'criterion')} of run.toml not evaluated: [[criterion]] is reserved; use --fail-on")
-    from pktrace.compiled import compiled_all, must_compile
+    from pktrace.cli.limits import limits_of
+    from pktrace.compiled import compiled_all, is_cached, must_compile
     from pktrace.observations.observe import observe_run
 
-    if not must_compile():
-        return with_kernels(lambda: work(observe_run(run)))
+    def observed() -> Observations:
+        return observe_run(run, limits_of(options), need or memory.FOLLOWING)
+
+    memory.step("reading the captures")
+    if not must_compile() or not is_cached():
+        return with_kernels(lambda: work(observed()))
     tell("Compiling the packet kernels for this machine; this happens once and takes a few seconds ...")
-    with _compiling_the_rest():
-        observations = with_kernels(lambda: observe_run(run))
+    # A second process needs as much memory as this one without packets.
+    with _compiling_the_rest() if memory.available_bytes() > _MUCH_MEMORY else nullcontext():
+        observations = with_kernels(observed)
         from pktrace.verdicts.precompile import compile_kernels
 
         with_kernels(compile_kernels)
@@ -105,7 +154,7 @@ def from_observations(location: str, work: Callable[[Observations], _Result]) ->
 @contextmanager
 def _compiling_the_rest() -> Iterator[None]:
     """Compile the kernels for following packets in a second process, meanwhile; they come back through the cache."""
-    command = [sys.executable, "-m", "pktrace.trajectories.precompile"]
+    command = python_command("pktrace.trajectories.precompile", "compile_kernels")
     quiet = subprocess.DEVNULL
     try:
         other = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet)

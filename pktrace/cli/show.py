@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Any
 
 import click
 
-from pktrace.cli.narration import analysis_of, show
+from pktrace.cli.limits import limit_options, watching
+from pktrace.cli.narration import analysis_of, say_why, show, trust_option
+from pktrace.visible import json_text
 
 
 def _rows(rows: list[dict[str, Any]]) -> None:
-    show(lambda: click.echo(json.dumps(rows, indent=2, ensure_ascii=False)))
+    show(lambda: click.echo(json_text(rows)))
 
 
 @click.command(epilog="Example: pktrace latency fixtures/service-chain")
 @click.argument("run")
+@trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
-def latency(run: str, as_json: bool) -> int:
+@limit_options
+@watching
+def latency(run: str, trust: bool, as_json: bool, **limits: int | None) -> int:
     """Latency per stage and direction (mode 0): N, mean, median, p99, max, share of the whole."""
-    analysis = analysis_of(run)
-    from pktrace.findings.criteria import exit_code
+    analysis = analysis_of(run, limits, trust=trust)
+    from pktrace.findings.criteria import outcome
 
     if as_json:
         from pktrace.findings.tables import latency_table
@@ -31,16 +35,19 @@ def latency(run: str, as_json: bool) -> int:
         from pktrace.report.terminal import print_latency
 
         show(lambda: print_latency(analysis, sys.stdout))
-    return exit_code(analysis)
+    return say_why(analysis.run.name, outcome(analysis))
 
 
 @click.command(epilog="Example: pktrace rules fixtures/service-chain")
 @click.argument("run")
+@trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
-def rules(run: str, as_json: bool) -> int:
+@limit_options
+@watching
+def rules(run: str, trust: bool, as_json: bool, **limits: int | None) -> int:
     """What each rule says, what the filter did, and the data plane's own counter (mode 1)."""
-    analysis = analysis_of(run)
-    from pktrace.findings.criteria import exit_code
+    analysis = analysis_of(run, limits, trust=trust)
+    from pktrace.findings.criteria import outcome
 
     if as_json:
         from pktrace.findings.tables import rules_table
@@ -50,25 +57,28 @@ def rules(run: str, as_json: bool) -> int:
         from pktrace.report.terminal import print_rules
 
         show(lambda: print_rules(analysis, sys.stdout))
-    return exit_code(analysis)
+    return say_why(analysis.run.name, outcome(analysis))
 
 
 @click.command(epilog="Example: pktrace losses fixtures/service-chain")
 @click.argument("run")
+@trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print the losses per stage as JSON.")
-def losses(run: str, as_json: bool) -> int:
+@limit_options
+@watching
+def losses(run: str, trust: bool, as_json: bool, **limits: int | None) -> int:
     """Lost packets by the stage where they were lost, apart from what the captures lost or cannot tell."""
-    analysis = analysis_of(run)
-    from pktrace.findings.criteria import exit_code
+    analysis = analysis_of(run, limits, trust=trust)
+    from pktrace.findings.criteria import outcome
 
-    code = exit_code(analysis)
+    ended = outcome(analysis)
     if as_json:
         from pktrace.findings.summary import summary
 
-        paths = summary(analysis, code)["paths"]
+        paths = summary(analysis, ended.code)["paths"]
         _rows([{"path": name, **loss} for name, path in paths.items() for loss in path["losses"]])
     else:
         from pktrace.report.terminal import print_losses
 
         show(lambda: print_losses(analysis, sys.stdout))
-    return code
+    return say_why(analysis.run.name, ended)

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pktrace.cli.narration import analysis_of, show, tell
+from pktrace.cli.narration import analysis_of, say_why, show, tell
 from pktrace.errors import EXIT_DAMAGED_OR_UNDECIDED, EXIT_INTERRUPTED, CallerError, PktraceError
+from pktrace.visible import toml_text
 
 if TYPE_CHECKING:
     from pktrace.findings.analysis import Analysis
@@ -124,7 +125,7 @@ def trace(
             write_paths(folder, interfaces, said)
         raise
     write_paths(folder, interfaces, said)
-    analysis = analysis_of(str(folder))
+    analysis = analysis_of(str(folder), {})
     return _print(analysis, mode, detail, as_json)
 
 
@@ -253,8 +254,9 @@ def write_paths(folder: Path, interfaces: dict[str, str | None], rules: dict[str
             "match": {"source": inside},
         },
     ]
-    text = tomli_w.dumps({"path": paths, **rules})
-    with (folder / "run.toml").open("a", encoding="utf-8") as file:
+    text = toml_text(tomli_w.dumps({"path": paths, **rules}))
+    opened = os.open(folder / "run.toml", os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with open(opened, "a", encoding="utf-8") as file:
         file.write(f"\n{text}")
 
 
@@ -288,7 +290,7 @@ def _addresses_inside(folder: Path) -> list[str]:
     first: dict[str, tuple[Any, Any]] = {}
     for name in ("uplink", "switchport"):
         here = rows[rows["point"] == observations.points.index(name)]
-        first[name] = np.unique(here["digest"], return_index=True)  # rows are in order of time
+        first[name] = np.unique(here["identity"], return_index=True)  # rows are in order of time
         first[name] = (first[name][0], here[first[name][1]])
     _, at_uplink, at_port = np.intersect1d(
         first["uplink"][0], first["switchport"][0], assume_unique=True, return_indices=True
@@ -301,14 +303,16 @@ def _addresses_inside(folder: Path) -> list[str]:
 
 
 def _print(analysis: Analysis, mode: str, detail: bool, as_json: bool) -> int:
-    from pktrace.findings.criteria import exit_code
+    from pktrace.findings.criteria import outcome
     from pktrace.findings.summary import summary, summary_json
+    from pktrace.report.exchange import results_folder
     from pktrace.report.results import write_results
     from pktrace.report.terminal import print_latency, print_losses, print_rules
 
-    code = exit_code(analysis)
-    document = summary(analysis, code)
-    write_results(analysis, analysis.run.folder / "results", document)
+    ended = outcome(analysis)
+    document = summary(analysis, ended.code)
+    with results_folder(analysis.run.folder / "results", own=True, say=tell) as results:
+        write_results(analysis, results, document)
     if as_json:
         show(lambda: click.echo(summary_json(document), nl=False))
     else:
@@ -317,7 +321,7 @@ def _print(analysis: Analysis, mode: str, detail: bool, as_json: bool) -> int:
         if detail:
             show(lambda: _dump(analysis, range(min(len(analysis.trajectories), _PAPER_LIMIT))))
     tell(f"Run and results: {os.path.join(analysis.run.folder, '')}")
-    return code
+    return say_why(analysis.run.name, ended)
 
 
 def _dump(analysis: Analysis, packets: Sequence[int]) -> None:
@@ -332,7 +336,8 @@ def _dump(analysis: Analysis, packets: Sequence[int]) -> None:
         for sighting in explanation.sightings:
             if sighting.capture is not None and sighting.frame is not None:
                 frames.setdefault(sighting.capture, []).append(sighting.frame)
-    dissected = {name: dissect(analysis.run.folder / name, numbers) for name, numbers in frames.items()}
+    places = {name: analysis.observations.location(analysis.observations.captures.index(name)) for name in frames}
+    dissected = {name: dissect(places[name], numbers) for name, numbers in frames.items()}
     for explanation in told:
         click.echo()
         explanation.print(sys.stdout)

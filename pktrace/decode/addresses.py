@@ -5,14 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from pktrace.compiled import kernel
+from pktrace.decode.identity import TABLES, add_pair, finished
+from pktrace.wire import memory
 
 
 @kernel
-def number_addresses(version, high, low, absent, slots, code, first):
+def number_addresses(version, high, low, absent, secret, slots, code, first):
     """Number the distinct addresses in order of appearance.
 
     Args:
         version, high, low: uint8, uint64, uint64 per entry; absent: bool, entries to leave out;
+        secret: of identity.py;
         slots: int32, zeros, a power of two of at least twice as many as entries;
         code: int32, filled: the address's number, 0 for those left out; first: int64, filled: an entry that has it.
 
@@ -21,13 +24,14 @@ def number_addresses(version, high, low, absent, slots, code, first):
     """
     count = 0
     last = len(slots) - 1
+    key = memory(secret)
     for entry in range(len(version)):
         code[entry] = 0
         if absent[entry]:
             continue
-        state = (high[entry] * np.uint64(0x9E3779B185EBCA87)) ^ low[entry] ^ np.uint64(version[entry])
-        state = (state ^ (state >> np.uint64(32))) * np.uint64(0xC2B2AE3D27D4EB4F)
-        slot = np.int64((state >> np.uint64(20)) & np.uint64(last))
+        # Of one address in both versions are two places one after the other.
+        lower, upper = add_pair(np.uint64(0), np.uint64(0), key, TABLES + 4, high[entry], low[entry])
+        slot = np.int64((finished(lower, upper, key, TABLES) + np.uint64(version[entry])) & np.uint64(last))
         while slots[slot]:
             other = first[slots[slot] - 1]
             if low[other] == low[entry] and high[other] == high[entry] and version[other] == version[entry]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from pktrace.compiled import inlined, kernel
-from pktrace.decode.digest import mix_word
+from pktrace.decode.identity import TCP_OPTION_WORDS, TCP_OPTIONS, narrowed
 from pktrace.decode.rows import HAS_IP, HAS_TCP, PARTIAL_CHECKSUM
 from pktrace.wire import byte, half, memory, word
 
@@ -72,9 +72,10 @@ def _retry(data, at, limit, found):
 
 
 @inlined
-def _options(data, at, end, found):
+def _options(data, at, end, found, key):
     """Hash of the options, without the value of the MSS and without what only fills up (RFC 9293 3.1)."""
-    state = np.uint64(1)
+    state, number = np.uint64(0), np.int64(TCP_OPTIONS)
+    end = min(end, at + TCP_OPTION_WORDS // 2)  # a TCP header has no more than 40 bytes of them
     while at < end:
         kind = byte(data, at)
         if kind == 0:
@@ -87,13 +88,15 @@ def _options(data, at, end, found):
         length = byte(data, at + 1)
         if length < 2 or at + length > end:
             break
-        state = mix_word(state, np.uint64(kind << 8 | length))
+        state += narrowed(key, number, np.uint64(1 << 16 | kind << 8 | length))
+        number += 2
         if kind == 2 and length == 4:
             found["mss"] = half(data, at + 2, True)
             found["known"] |= MSS
         else:
             for place in range(at + 2, at + length):
-                state = mix_word(state, np.uint64(byte(data, place)))
+                state += narrowed(key, number, np.uint64(1 << 8 | byte(data, place)))
+                number += 2
         at += length
     found["options"] = state
     found["known"] |= OPTIONS
@@ -120,21 +123,22 @@ def _adds_up(data, start, row):
 
 
 @kernel
-def read_changeable(data, base, rows, which, offsets, link_types, found):
+def read_changeable(data, base, rows, which, offsets, link_types, secret, found):
     """Fill `found` (CHANGEABLE, zeroed, one per row of all) for some rows.
 
     Args:
         data, base: a batch; rows: ROW, all; which: the numbers of the rows whose bytes `data` holds;
-        offsets: int64, the offset in the file of each of these; link_types: int64, one per interface of the file.
+        offsets: int64, the offset in the file of each of these; link_types: int64, one per interface of the file;
+        secret: of identity.py.
     """
-    source = memory(data)
+    source, key = memory(data), memory(secret)
     for number in range(len(which)):
         row = rows[which[number]]
         into = found[which[number]]
         start = offsets[number] - base
         limit = start + np.int64(row["captured_length"])
-        if start < 0 or limit > len(data):
-            continue  # the file has changed since it was decoded
+        if start < 0 or limit > len(data) or row["interface"] >= len(link_types):
+            continue  # the file has changed since it was decoded, as its reader is about to say
         _link(source, start, limit, link_types[row["interface"]], into)
         has = row["has"]
         if not has & HAS_IP:
@@ -147,7 +151,7 @@ def read_changeable(data, base, rows, which, offsets, link_types, found):
         first = start + np.int64(row["l4"]) + 20
         end = start + np.int64(row["payload"])
         if has & HAS_TCP and row["protocol"] == 6 and end <= limit and first <= end:
-            _options(source, first, end, into)
+            _options(source, first, end, into, key)
         # One checksum in 65,536 equals the sum of its pseudo header, as if the interface were still to complete it.
         kind = row["protocol"]
         seems_partial = has & PARTIAL_CHECKSUM != 0 and (kind == 6 or kind == 17)

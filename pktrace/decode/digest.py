@@ -6,15 +6,32 @@ link layer, VLAN, IPv4 options, IPv6 flow label. All points must hash the same b
 with the same network header short at some point, that bounds how many of their bytes are used at all points (`kept`).
 
 The mixing rounds are those of xxHash64; equal digests by chance: n^2 / 2^65, that is 4e-5 for 40 million packets.
+The digest has no key, so that it is the same for everybody: anybody can make a packet that has a wanted one. It is
+written into tables, and decides nothing. Beside it a row has `identity`, a hash of the same fields and bytes, and of
+how many these are, with the key of this process (identity.py), and `content`, such a hash of the first payload bytes.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from pktrace.compiled import inlined, kernel
+from pktrace.compiled import inlined, kernel, unfolded
+from pktrace.decode.identity import (
+    HEADER,
+    LENGTHS,
+    NARROW_CONTENT,
+    NARROW_HEADER,
+    NARROW_IDENTITY,
+    PAYLOAD,
+    TRANSPORT,
+    TRANSPORT_WORDS,
+    add_pair,
+    finished,
+    key_word,
+    narrowed,
+)
 from pktrace.decode.rows import HAS_ICMP, HAS_IP
-from pktrace.wire import little_double, memory
+from pktrace.wire import SLACK, little_double, memory
 
 PAYLOAD_BYTES = 64
 UNBOUNDED = np.int64(1 << 40)
@@ -22,6 +39,7 @@ UNBOUNDED = np.int64(1 << 40)
 _P1 = np.uint64(0x9E3779B185EBCA87)
 _P2 = np.uint64(0xC2B2AE3D27D4EB4F)
 _P3 = np.uint64(0x165667B19E3779F9)
+_NOTHING = np.uint64(0)
 
 
 @inlined
@@ -49,24 +67,41 @@ def _header(row):
     return mix_word(state, (np.uint64(row["protocol"]) << np.uint64(32)) | np.uint64(length))
 
 
+@inlined
+def _identity_of_header(row, key, transport, payload):
+    """The sums of an identity with the same fields, and how many bytes of header and payload behind them count."""
+    fragment = (np.uint64(row["fragment_offset"]) << np.uint64(8)) | np.uint64(row["more_fragments"])
+    place = (np.uint64(payload) << np.uint64(56)) | (np.uint64(row["ip_id"]) << np.uint64(24)) | fragment
+    length = max(np.int64(0), np.int64(row["ip_end"]) - np.int64(row["l4"]))
+    kind = (np.uint64(row["protocol"]) << np.uint64(40)) | (np.uint64(row["ip_version"]) << np.uint64(32))
+    kind |= (np.uint64(transport) << np.uint64(48)) | np.uint64(length)
+    low, high = add_pair(np.uint64(0), np.uint64(0), key, HEADER, row["source_low"], row["destination_low"])
+    if row["ip_version"] != 4:
+        low, high = add_pair(low, high, key, HEADER + 2, row["source_high"], row["destination_high"])
+    return add_pair(low, high, key, HEADER + 4, place, kind)
+
+
 @kernel
-def headers_and_kept(rows, header, kept):
+def headers_and_kept(rows, secret, header, kept):
     """What the snap length left of each packet that it cut before the digest's end.
 
     Args:
-        rows: ROW; header: uint64 per row, filled with the hash of its network header; kept: int64 per row, filled with
-        the bytes captured from the network header on, UNBOUNDED where the digest is not shortened.
+        rows: ROW; secret: of identity.py; header: uint64 per row, filled with the identity of its network header;
+        kept: int64 per row, filled with the bytes captured from the network header on, UNBOUNDED where the digest is
+        not shortened.
 
     Returns:
         Payload bytes that the digest covers at least, at most PAYLOAD_BYTES.
     """
+    key = memory(secret)
     payload = np.int64(PAYLOAD_BYTES)
     for number in range(len(rows)):
         row = rows[number]
         kept[number] = UNBOUNDED
         if not row["has"] & HAS_IP:
             continue
-        header[number] = _header(row)
+        low, high = _identity_of_header(row, key, np.int64(0), np.int64(0))
+        header[number] = finished(low, high, key, NARROW_HEADER)
         captured = np.int64(row["captured_length"])
         wanted = min(np.int64(row["payload"]) + PAYLOAD_BYTES, np.int64(row["ip_end"]))
         if captured < np.int64(row["length"]) and captured < wanted:
@@ -75,45 +110,105 @@ def headers_and_kept(rows, header, kept):
     return payload
 
 
+@kernel
+def header_digests(rows, found):
+    """uint64 per row: a hash of its network header without a key, which is the same in every process; 0 without IP."""
+    for number in range(len(rows)):
+        if rows[number]["has"] & HAS_IP:
+            found[number] = _header(rows[number])
+
+
 @inlined
 def _rest(data, at, stop):
     """The last bytes before `stop`, less than 8, as a number; 0 if there are none."""
     return little_double(data, at) & ((np.uint64(1) << np.uint64(8 * (stop - at))) - np.uint64(1))
 
 
-@inlined
-def _payload(data, at, stop):
-    """Hash of the bytes data[at:stop], at most PAYLOAD_BYTES. Most packets have them all: no branch for those."""
-    state = _P3
+@unfolded
+def _payload(data, at, stop, key):
+    """The bytes data[at:stop], at most PAYLOAD_BYTES: the digest's hash, and the sums of an identity.
+
+    Most packets have them all: no branch for those.
+    """
+    state, low, high = _P3, np.uint64(0), np.uint64(0)
     if stop - at == PAYLOAD_BYTES:
-        for number in range(PAYLOAD_BYTES // 8):
-            state = mix_word(state, little_double(data, at + 8 * number))
-        return state
-    while at + 8 <= stop:
-        state = mix_word(state, little_double(data, at))
+        for number in range(0, PAYLOAD_BYTES // 8, 2):
+            one, other = little_double(data, at + 8 * number), little_double(data, at + 8 * number + 8)
+            state = mix_word(mix_word(state, one), other)
+            low, high = add_pair(low, high, key, PAYLOAD + number, one, other)
+        return state, low, high
+    number = np.int64(PAYLOAD)
+    while at + 16 <= stop:
+        one, other = little_double(data, at), little_double(data, at + 8)
+        state = mix_word(mix_word(state, one), other)
+        low, high = add_pair(low, high, key, number, one, other)
+        number += 2
+        at += 16
+    one, other = _NOTHING, _NOTHING
+    if at + 8 <= stop:
+        one = little_double(data, at)
+        state = mix_word(state, one)
         at += 8
-    return mix_word(state, _rest(data, at, stop))
+        other = _rest(data, at, stop)
+        state = mix_word(state, other)
+    else:
+        one = _rest(data, at, stop)
+        state = mix_word(state, one)
+    low, high = add_pair(low, high, key, number, one, other)
+    return state, low, high
 
 
 @inlined
-def _header_bytes(data, at, stop, holed, left, state):
-    """Mix the bytes data[at:stop] in, by words of 8; of word number `holed` only the bits in `left`."""
+def _content(low, high, size, key):
+    """The `content` of a row by the sums over so many bytes of its payload."""
+    return finished(low, high, key, NARROW_CONTENT) + key_word(key, LENGTHS + size)
+
+
+@unfolded
+def _header_bytes(data, at, stop, holed, left, state, low, high, key):
+    """Take the bytes data[at:stop] in, by words of 8; of word number `holed` only the bits in `left`."""
     number = np.int64(0)
-    while at + 8 <= stop:
-        value = little_double(data, at)
-        state = mix_word(state, value & left if number == holed else value)
-        number += 1
+    while at + 16 <= stop:
+        one, other = little_double(data, at), little_double(data, at + 8)
+        if number == holed:
+            one &= left
+        elif number + 1 == holed:
+            other &= left
+        state = mix_word(mix_word(state, one), other)
+        if number < TRANSPORT_WORDS:
+            low, high = add_pair(low, high, key, TRANSPORT + number, one, other)
+        number += 2
+        at += 16
+    one, other = _NOTHING, _NOTHING
+    if at + 8 <= stop:
+        one = little_double(data, at)
+        if number == holed:
+            one &= left
+        state = mix_word(state, one)
         at += 8
-    value = _rest(data, at, stop)
-    return mix_word(state, value & left if number == holed else value)
+        other = _rest(data, at, stop)
+        if number + 1 == holed:
+            other &= left
+        state = mix_word(state, other)
+    else:
+        one = _rest(data, at, stop)
+        if number == holed:
+            one &= left
+        state = mix_word(state, one)
+        if at == stop:
+            return state, low, high
+    if number < TRANSPORT_WORDS:
+        low, high = add_pair(low, high, key, TRANSPORT + number, one, other)
+    return state, low, high
 
 
 @inlined
-def digest_of(data, start, row, kept):
-    """Fill `digest` and `content` of a row whose packet begins at data[start], followed by SLACK bytes at least.
+def digest_of(data, start, row, kept, key):
+    """Fill `digest`, `identity` and `content` of a row whose packet begins at data[start], followed by SLACK bytes.
 
     Args:
-        kept: how many bytes from the network header on every capture of such packets kept, UNBOUNDED if not known.
+        kept: how many bytes from the network header on every capture of such packets kept, UNBOUNDED if not known;
+        key: the memory of the secret of identity.py.
     """
     state = _header(row)
     l4 = np.int64(row["l4"])
@@ -135,10 +230,16 @@ def digest_of(data, start, row, kept):
             elif protocol == 132:
                 holed, left = np.int64(1), np.uint64(0xFFFFFFFF00000000)
         payload = min(payload, stop)  # never begin to read behind what was captured
-        content = _payload(data, start + payload, start + stop)
-        row["content"] = content
-        state = _header_bytes(data, start + min(l4, payload), start + payload, holed, left, state)
+        l4 = min(l4, payload)
+        content, low, high = _payload(data, start + payload, start + stop, key)
+        row["content"] = _content(low, high, stop - payload, key)
+        of_header = _identity_of_header(row, key, payload - l4, stop - payload)
+        low, high = low + of_header[0], high + of_header[1]
+        state, low, high = _header_bytes(data, start + l4, start + payload, holed, left, state, low, high, key)
         state = mix_word(state, content)
+    else:
+        low, high = _identity_of_header(row, key, np.int64(0), np.int64(0))
+    row["identity"] = finished(low, high, key, NARROW_IDENTITY)
     state ^= state >> np.uint64(33)
     state *= _P2
     state ^= state >> np.uint64(29)
@@ -148,16 +249,20 @@ def digest_of(data, start, row, kept):
 
 
 @kernel
-def digest_again(data, base, rows, kept):
+def digest_again(data, base, rows, kept, secret):
     """Digest rows anew over fewer bytes; `data` holds all their captured bytes, its first byte is at `base`.
 
     Args:
-        kept: int64 per row, how many bytes from the network header on every capture of such packets kept.
+        kept: int64 per row, how many bytes from the network header on every capture of such packets kept;
+        secret: of identity.py.
     """
-    source = memory(data)
+    source, key = memory(data), memory(secret)
     for number in range(len(rows)):
+        start = rows[number]["byte_offset"] - base
+        if start < 0 or start + rows[number]["captured_length"] + SLACK > len(data):
+            continue  # the file has changed since it was decoded, as its reader is about to say
         if rows[number]["has"] & HAS_IP:
-            digest_of(source, rows[number]["byte_offset"] - base, rows[number], kept[number])
+            digest_of(source, start, rows[number], kept[number], key)
 
 
 @inlined
@@ -206,23 +311,30 @@ def _left_of_quote(first, protocol, number):
 
 
 @inlined
-def _quoted(data, at, stop):
-    """Hash of what a rewrite leaves of the bytes data[at:stop], a quoted packet."""
+def _quoted(data, at, stop, key):
+    """The `content` of what a rewrite leaves of the bytes data[at:stop], a quoted packet."""
     first, protocol = np.int64(0), np.int64(-1)
     if stop - at >= 10:
         first = np.int64(little_double(data, at) & np.uint64(0xFF))
         of_four, of_six = little_double(data, at + 2) >> np.uint64(56), little_double(data, at) >> np.uint64(48)
         protocol = np.int64(of_four if first >> 4 == 4 else of_six & np.uint64(0xFF))
-    state, number = _P3, 0
-    while at + 8 <= stop:
-        state = mix_word(state, little_double(data, at) & _left_of_quote(first, protocol, number))
-        number += 1
+    size, low, high = stop - at, np.uint64(0), np.uint64(0)
+    for number in range(0, PAYLOAD_BYTES // 8, 2):
+        one, other = _NOTHING, _NOTHING
+        if at < stop:
+            one = little_double(data, at) if at + 8 <= stop else _rest(data, at, stop)
+            one &= _left_of_quote(first, protocol, number)
         at += 8
-    return mix_word(state, _rest(data, at, stop) & _left_of_quote(first, protocol, number))
+        if at < stop:
+            other = little_double(data, at) if at + 8 <= stop else _rest(data, at, stop)
+            other &= _left_of_quote(first, protocol, number + 1)
+        at += 8
+        low, high = add_pair(low, high, key, PAYLOAD + number, one, other)
+    return _content(low, high, size, key)
 
 
 @inlined
-def _quoted_ports(data, at, stop):
+def _quoted_ports(data, at, stop, key):
     """A hash of the ports, or of the identifier, in a quoted packet; 0 if they were not captured."""
     six = stop - at > 0 and (little_double(data, at) & np.uint64(0xF0)) == 0x60
     place = at + (40 if six else 20)
@@ -232,40 +344,47 @@ def _quoted_ports(data, at, stop):
     found = little_double(data, place)
     protocol = little_double(data, at + (6 if six else 9)) & np.uint64(0xFF)
     found = (found >> np.uint64(32)) & np.uint64(0xFFFF) if protocol == 1 or protocol == 58 else found
-    return np.uint16((mix_word(_P3, found & np.uint64(0xFFFFFFFF)) >> np.uint64(40)) & np.uint64(0xFFFF))
+    return np.uint16(narrowed(key, PAYLOAD, found & np.uint64(0xFFFFFFFF)) >> np.uint64(48))
 
 
 @kernel
-def content_again(data, base, rows, payload_bytes):
-    """Hash the first payload bytes of rows anew, at most `payload_bytes` of them; data and base as above.
+def content_again(data, base, rows, payload_bytes, secret):
+    """Hash the first payload bytes of rows anew, at most `payload_bytes` of them; data, base, secret as above.
 
     Of what ICMP errors quote, only what a rewrite leaves alone; the rest of it tells whose error it is: a hash of the
     quoted ports stands in `icmp_id` then, as part of the flow. There is no HAS_ECHO beside it: it is not shown.
     """
-    source = memory(data)
+    source, key = memory(data), memory(secret)
     for number in range(len(rows)):
         row = rows[number]
         if row["has"] & HAS_IP and row["l4"] > 0:
             start = row["byte_offset"] - base
+            if start < 0 or start + row["captured_length"] + SLACK > len(data):
+                continue  # as above
             payload = np.int64(row["payload"])
             stop = min(payload + payload_bytes, np.int64(row["ip_end"]))
             stop = min(stop, np.int64(row["captured_length"]))
+            payload = min(payload, stop)
             if is_icmp_error(row["protocol"], row["has"], row["icmp_type"]) and row["fragment_offset"] == 0:
-                row["content"] = _quoted(source, start + min(payload, stop), start + stop)
-                row["icmp_id"] = _quoted_ports(source, start + min(payload, stop), start + stop)
+                row["content"] = _quoted(source, start + payload, start + stop, key)
+                row["icmp_id"] = _quoted_ports(source, start + payload, start + stop, key)
             else:
-                row["content"] = _payload(source, start + min(payload, stop), start + stop)
+                _, low, high = _payload(source, start + payload, start + stop, key)
+                row["content"] = _content(low, high, stop - payload, key)
 
 
 @kernel
-def content_of(data, size):
+def content_of(data, size, secret):
     """The hash that `content` of a row is, of the first `size` bytes, at most PAYLOAD_BYTES; SLACK more are there."""
-    return _payload(memory(data), np.int64(0), size)
+    key = memory(secret)
+    _, low, high = _payload(memory(data), np.int64(0), size, key)
+    return _content(low, high, size, key)
 
 
 @kernel
-def contents_of(data, begins, sizes, found):
+def contents_of(data, begins, sizes, secret, found):
     """The same of several places of one file; SLACK bytes more are behind each."""
-    source = memory(data)
+    source, key = memory(data), memory(secret)
     for number in range(len(begins)):
-        found[number] = _payload(source, begins[number], begins[number] + sizes[number])
+        _, low, high = _payload(source, begins[number], begins[number] + sizes[number], key)
+        found[number] = _content(low, high, sizes[number], key)

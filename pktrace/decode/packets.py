@@ -27,19 +27,19 @@ from pktrace.wire import CHECKSUM_NOT_READY, NO_TIME, OUT_OF_RANGE, PACKET_ID, b
 
 
 @kernel
-def decode(data, base, packets, link_types, rows, entries, slots, tunnels, first):
+def decode(data, base, packets, link_types, rows, entries, slots, tunnels, secret, first):
     """Decode the packets of one batch.
 
     Args:
         data, base, packets: the batch; link_types: int64, one per interface;
         rows: ROW, zeroed, one per packet, filled here (all but point and capture);
         entries, slots, tunnels: the file's table of tunnels (its entries, hash table and count);
-        first: the packet to begin with.
+        secret: of identity.py; first: the packet to begin with.
 
     Returns:
         The packets that are done: all, unless the table of tunnels needs more room.
     """
-    source = memory(data)
+    source, key = memory(data), memory(secret)
     pending = np.empty((ROOM, 2), np.int64)
     for number in range(first, len(packets)):
         if tunnels[0] + ROOM > len(entries):
@@ -80,7 +80,7 @@ def decode(data, base, packets, link_types, rows, entries, slots, tunnels, first
             below = ipv6(source, start, at, limit, np.int64(row["length"]), row)
         if kind == NSH or (below >= 0 and row["protocol"] != TCP and may_carry(source, below, limit, row["protocol"])):
             below, limit = descend(
-                source, start, below if kind != NSH else at, limit, kind, row, entries, slots, tunnels, pending
+                source, start, below if kind != NSH else at, limit, kind, row, entries, slots, tunnels, pending, key
             )
         if below < 0:
             if not row["has"] & HAS_IP:
@@ -116,5 +116,5 @@ def decode(data, base, packets, link_types, rows, entries, slots, tunnels, first
             if known and payload - start <= ip_end:
                 row["has"] |= HAS_PAYLOAD
                 row["payload_length"] = ip_end - (payload - start)
-        digest_of(source, start, row, UNBOUNDED)
+        digest_of(source, start, row, UNBOUNDED, key)
     return len(packets)

@@ -8,7 +8,9 @@ import numpy as np
 
 # Addresses are two 64 bit halves; an IPv4 address is in the low half. `l3`, `l4` and `payload` are offsets from the
 # packet's first captured byte; `ip_end` is where the IP header says that the packet ends, which excludes padding.
-# `digest` covers all that stays the same along a path, `content` only the first payload bytes (decode/digest.py).
+# `digest` covers all that stays the same along a path, and is written into tables; anybody can make it up. `identity`
+# covers the same and `content` only the first payload bytes, with a secret key: by these packets are taken for one
+# (decode/digest.py, identity.py). They are worth nothing outside of the process, and no order of them means anything.
 # `tunnel` is 1 + the number of the innermost entry of the file's tunnel table (decode/tunnels.py), 0 for none.
 ROW = np.dtype(
     [
@@ -20,6 +22,7 @@ ROW = np.dtype(
         ("destination_high", np.uint64),
         ("destination_low", np.uint64),
         ("digest", np.uint64),
+        ("identity", np.uint64),
         ("content", np.uint64),
         ("packet_id", np.uint64),
         ("captured_length", np.uint32),

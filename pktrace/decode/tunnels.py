@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pktrace.compiled import inlined, kernel
+from pktrace.decode.identity import TABLES, add_pair, finished, secret
 from pktrace.decode.link import (
     ETHERNET,
     IPV4,
@@ -25,7 +26,7 @@ from pktrace.decode.link import (
 )
 from pktrace.decode.network import ipv4, ipv6, plausible_ipv4, plausible_ipv6
 from pktrace.decode.rows import HAS_FRAGMENT, HAS_ID, HAS_IP
-from pktrace.wire import byte, half, word
+from pktrace.wire import byte, half, memory, word
 
 # A packet is looked for below at most this many IP headers.
 MOST_IP_HEADERS = 8
@@ -69,7 +70,7 @@ class TunnelTable:
         """Room for more entries: twice as many."""
         self.entries = np.concatenate([self.entries, np.zeros(len(self.entries), ENTRY)])
         self.slots = np.zeros(1 << (4 * len(self.entries) - 1).bit_length(), np.uint32)
-        _fill_slots(self.entries, self.slots, self.count[0])
+        _fill_slots(self.entries, self.slots, self.count[0], secret())
 
     def chain(self, code: int) -> list[Any]:
         """The entries of a row's `tunnel`, outermost first."""
@@ -81,19 +82,13 @@ class TunnelTable:
 
 
 @inlined
-def _slot(entry, slots):
-    """Where in the hash table the search for an entry begins."""
-    state = np.uint64(entry["parent"]) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(entry["kind"])
-    for value in (
-        entry["source_high"],
-        entry["source_low"],
-        entry["destination_high"],
-        entry["destination_low"],
-        np.uint64(entry["id"]),
-    ):
-        state = (state ^ value) * np.uint64(0xC2B2AE3D27D4EB4F)
-        state ^= state >> np.uint64(29)
-    return np.int64(state & np.uint64(len(slots) - 1))
+def _slot(entry, slots, key):
+    """Where in the hash table the search for an entry begins: nobody can know it without the key."""
+    place = (np.uint64(entry["parent"]) << np.uint64(8)) | np.uint64(entry["kind"])
+    low, high = add_pair(_ZERO, _ZERO, key, TABLES + 4, entry["source_high"], entry["source_low"])
+    low, high = add_pair(low, high, key, TABLES + 6, entry["destination_high"], entry["destination_low"])
+    low, high = add_pair(low, high, key, TABLES + 8, np.uint64(entry["id"]), place)
+    return np.int64(finished(low, high, key, TABLES) & np.uint64(len(slots) - 1))
 
 
 @inlined
@@ -111,19 +106,20 @@ def _equal(one, other):
 
 
 @kernel
-def _fill_slots(entries, slots, count):
+def _fill_slots(entries, slots, count, secret):
+    key = memory(secret)
     for number in range(count):
-        slot = _slot(entries[number], slots)
+        slot = _slot(entries[number], slots, key)
         while slots[slot]:
             slot = (slot + 1) & (len(slots) - 1)
         slots[slot] = number + 1
 
 
 @inlined
-def _keep(entries, slots, count):
+def _keep(entries, slots, count, key):
     """Code of the entry that stands behind the last one: that of its equal, or its own, in which case it stays."""
     candidate = entries[count[0]]
-    slot = _slot(candidate, slots)
+    slot = _slot(candidate, slots, key)
     while slots[slot]:
         if _equal(entries[slots[slot] - 1], candidate):
             return np.int64(slots[slot])
@@ -265,12 +261,12 @@ def _inside(data, at, limit, protocol, version):
 
 
 @inlined
-def descend(data, start, at, limit, kind, row, entries, slots, count, pending):
+def descend(data, start, at, limit, kind, row, entries, slots, count, pending, key):
     """Go down to the innermost IP packet.
 
     Args:
         at: where what follows the IP header of `row` begins; where `row` has none, a header of the given `kind` (NSH).
-        pending: int64, for (kind, number) of the tunnels between two IP headers.
+        pending: int64, for (kind, number) of the tunnels between two IP headers; key: the memory of the secret.
 
     Returns:
         Where what follows the innermost IP header begins, -1 if there is nothing; and where the captured bytes of
@@ -317,7 +313,7 @@ def descend(data, start, at, limit, kind, row, entries, slots, count, pending):
             entry["id"] = pending[step, 1]
             entry["kind"] = pending[step, 0]
             entry["parent"] = row["tunnel"]
-            row["tunnel"] = _keep(entries, slots, count)
+            row["tunnel"] = _keep(entries, slots, count, key)
         row["has"] &= ~np.uint32(HAS_IP | HAS_ID | HAS_FRAGMENT)
         row["source_high"] = 0
         row["destination_high"] = 0

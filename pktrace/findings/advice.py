@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 from pktrace.errors import EXIT_DAMAGED_OR_UNDECIDED, EXIT_DONE
 from pktrace.findings import recognition, recording
+from pktrace.findings.criteria import Outcome, damage_of
 from pktrace.findings.finding import NO, PARTLY, QUESTIONS, RULES, WORSE, YES, Finding
 from pktrace.findings.suitability import Suitability
+from pktrace.observations.coverage import damage_matters
 
 # What a run is looked at for, each yields findings.
 _LOOKS = (
@@ -68,7 +70,10 @@ def _answer(facts: Suitability, findings: tuple[Finding, ...], question: str) ->
     return Answer(question, answer, tuple(saying))
 
 
-def check_exit_code(facts: Suitability, answers: tuple[Answer, ...]) -> int:
+def check_outcome(facts: Suitability, answers: tuple[Answer, ...]) -> Outcome:
     """3 where input is damaged, or there are packets and yet no question can be answered, else 0."""
-    nothing = any(point.cover.packets for point in facts.points) and all(answer.answer == NO for answer in answers)
-    return EXIT_DAMAGED_OR_UNDECIDED if facts.damaged or nothing else EXIT_DONE
+    harmed = [point.name for point in facts.points if damage_matters(facts.run, point.cover)] if facts.damaged else []
+    reasons = damage_of(facts.ledger, harmed)
+    if any(point.cover.packets for point in facts.points) and all(answer.answer == NO for answer in answers):
+        reasons += (f"none of {', '.join(answer.question for answer in answers)} can be answered, see the findings",)
+    return Outcome(EXIT_DAMAGED_OR_UNDECIDED if reasons else EXIT_DONE, reasons)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +13,7 @@ from pktrace.latency.stages import StageLatency, differences
 from pktrace.ledger import Ledger
 from pktrace.observations.observe import Observations, observe_run
 from pktrace.rules.expect import Expected, expected_treatment
-from pktrace.run.context import counter_packets, marked_incomplete
+from pktrace.run.context import Context, read_context
 from pktrace.run.model import Run
 from pktrace.trajectories.copies import copies_of
 from pktrace.trajectories.follow import follow_packets
@@ -34,6 +34,18 @@ class Analysis:
     verdicts: Verdicts
     counters: dict[str, int]
     ledger: Ledger
+    context: Context = field(default_factory=Context)
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """SHA-256 of every file that was read, of the bytes that were used, by name relative to the run."""
+        observations = self.observations
+        return {
+            self.run.file: self.run.run_toml_sha256,
+            **dict(zip(observations.captures, observations.sha256, strict=True)),
+            **dict(sorted(log for cover in observations.coverage for log in cover.logs)),
+            **self.context.sha256,
+        }
 
     @cached_property
     def latencies(self) -> list[StageLatency]:
@@ -75,7 +87,8 @@ def analyze_trajectories(trajectories: Trajectories) -> Analysis:
     """Judge trajectories."""
     run = trajectories.run
     expected = expected_treatment(trajectories)
-    counters = counter_packets(run.folder)
+    context = read_context(run)
+    counters = context.counters
     verdicts = judge_trajectories(trajectories, expected, counters)
     ledger = trajectories.observations.ledger.merged(trajectories.ledger)
     if run.window is not None and len(trajectories):
@@ -91,11 +104,12 @@ def analyze_trajectories(trajectories: Trajectories) -> Analysis:
             ("copies_retried", copies.retried), ("copies_rewritten", copies.rewritten), ("copies_first", first),
         ):  # fmt: skip
             ledger.add(counter, int(counts[number]), point=point.name)
-    ledger.add("recording_incomplete", int(marked_incomplete(run.folder)))
+    ledger.add("recording_incomplete", int(context.incomplete))
+    ledger.add("context_unread", len(context.unread))
     for rule in run.rules:
         if rule.counter is not None and rule.counter not in counters:
             ledger.add("counter_missing")
-    return Analysis(run, trajectories.observations, trajectories, expected, verdicts, counters, ledger)
+    return Analysis(run, trajectories.observations, trajectories, expected, verdicts, counters, ledger, context)
 
 
 def stage_latencies(verdicts: Verdicts, parts: Parts, complete: np.ndarray[Any, Any]) -> list[StageLatency]:

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from pktrace.decode.identity import mixed
 from pktrace.findings.chains import Chain
-from pktrace.findings.samples import mixed
 from pktrace.findings.sharing import Sightings
 
 Array = np.ndarray[Any, Any]
@@ -48,8 +48,8 @@ def _by_conversation(chain: Chain, sightings: Sightings, rows: Array, across: Ar
     """Whether packets of one conversation do alike more often than by chance."""
     row = sightings.row[chain.packets][across].max(axis=1)
     packet = rows[row]
-    key = mixed(sightings.flow[chain.packets][across].astype(np.uint64), packet["protocol"])
-    key = mixed(mixed(mixed(key, packet["sport"]), packet["dport"]), packet["icmp_type"])
+    flow = sightings.flow[chain.packets][across]
+    key = mixed(flow, packet["protocol"], packet["sport"], packet["dport"], packet["icmp_type"])
     order = np.argsort(key, kind="stable")
     same = key[order][1:] == key[order][:-1]
     if not same.any():

@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode import rows as field
+from pktrace.decode.identity import mixed
 
 LEAST_PACKETS = 16
 COPY_NS = 1_000_000
@@ -75,7 +76,7 @@ def sender_ids(rows: Array, times: Array) -> tuple[SenderIds, ...]:
     sources, sender = np.unique(rows["source_low"][members], return_inverse=True)
     order = np.lexsort((times[members], sender))
     members, sender = members[order], sender[order]
-    copies = _copies(rows["digest"][members], times[members], rows["point"][members])
+    copies = _copies(rows["identity"][members], times[members], rows["point"][members])
     return _judged(rows[members], times[members], sources, sender, copies)
 
 
@@ -102,20 +103,11 @@ def _copies(digests: Array, times: Array, points: Array) -> Array:
     return found
 
 
-def _key(*columns: Array) -> Array:
-    """One uint64 per row that differs where any column does (but for chance, n^2 / 2^65)."""
-    state = np.full(len(columns[0]), 0x27D4EB2F165667C5, np.uint64)
-    for column in columns:
-        state = (state ^ column.astype(np.uint64)) * np.uint64(0x9E3779B185EBCA87)
-        state ^= state >> np.uint64(29)
-    return state
-
-
 def _judged(rows: Array, times: Array, sources: Array, sender: Array, copies: Array) -> tuple[SenderIds, ...]:
     """The senders of rows in order of (sender, time); steps are not taken to or from copies."""
     ids = rows["ip_id"].astype(np.int64)
-    pair = _key(rows["source_low"], rows["destination_low"], rows["protocol"])
-    flow = _key(pair, rows["sport"], rows["dport"])
+    pair = mixed(rows["source_low"], rows["destination_low"], rows["protocol"])
+    flow = mixed(pair, rows["sport"], rows["dport"])
     many = len(sources)
     packets = np.bincount(sender, minlength=many)
     zero = np.bincount(sender[ids == 0], minlength=many)
@@ -146,7 +138,7 @@ def _judged(rows: Array, times: Array, sources: Array, sender: Array, copies: Ar
         ["zero", "mixed", "constant", "shared counter", "flow counter", "counter", "random"],
         "mixed",
     )
-    repeat = _shortest_repeat(_key(pair, ids)[kept], times[kept], sender[kept], many)
+    repeat = _shortest_repeat(mixed(pair, ids)[kept], times[kept], sender[kept], many)
     first = np.searchsorted(sender, np.arange(many))
     return tuple(
         SenderIds(

@@ -103,10 +103,10 @@ def key_qualities(trajectories: Trajectories) -> list[KeyQuality]:
     """The keys in use, and how many chance matches each makes expect."""
     threshold = trajectories.run.threshold_ns
     rows, basis = trajectories.first_rows, trajectories.basis
-    digests = np.ascontiguousarray(trajectories.observations.rows["digest"])
+    digests = np.ascontiguousarray(trajectories.observations.rows["identity"])
     # A packet that is changed on its way has one more digest from there on.
     changed = 0
-    latest = np.ascontiguousarray(rows["digest"])
+    latest = np.ascontiguousarray(rows["identity"])
     for at in trajectories.seen.T:
         now = np.where(at >= 0, digests[np.maximum(at, 0)], latest) if len(digests) else latest
         changed += int(np.count_nonzero(now != latest))

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pktrace.findings.finding import LATENCY, LOSSES, NO, PARTLY, RULES, Finding, duration, limits, listed, many, part
 from pktrace.findings.pauses import EXPECTED_IN_PAUSE
 from pktrace.findings.suitability import Suitability, ends_of, limit_at, paths_of, stages_of
-from pktrace.run.context import counter_packets, marked_incomplete
 
 _FEW_OUTSIDE = 0.01  # of a path's packets
 _UNUSABLE = (
@@ -104,6 +103,8 @@ def damage(facts: Suitability) -> Iterator[Finding]:
     kinds = {
         "capture_cut": "ends in the middle of a packet",
         "capture_corrupt": "contradicts itself, and reading stopped there",
+        "capture_empty": "has 0 bytes",
+        "capture_unreadable": "cannot be used",
     }
     for counter, name, capture, _ in facts.ledger.rows():
         if counter.name in kinds:
@@ -128,7 +129,7 @@ def damage(facts: Suitability) -> Iterator[Finding]:
                 limits(PARTLY, LOSSES, RULES),
                 paths_of(facts, number)[0],
             )
-    if marked_incomplete(run.folder):
+    if facts.context.incomplete:
         yield Finding(
             "The recorder says that something went wrong (context/incomplete.txt).",
             "Read that file, and record again.",
@@ -235,7 +236,7 @@ def counters(facts: Suitability) -> Iterator[Finding]:
     named = [rule.counter for rule in facts.run.rules if rule.counter is not None]
     if not named:
         return
-    missing = sorted(set(named) - set(counter_packets(facts.run.folder)))
+    missing = sorted(set(named) - set(facts.context.counters))
     if missing:
         yield Finding(
             f"context/ does not hold {many(len(missing), 'counter')} that rules name ({listed(missing)}): there is no "

@@ -14,16 +14,23 @@ from typing import Any
 
 import numpy as np
 
+from pktrace.capture.files import CaptureReader
 from pktrace.capture.index import WHOLE, Interface
 from pktrace.decode import rows as bits
-from pktrace.decode.digest import headers_and_kept
+from pktrace.decode.digest import header_digests
 from pktrace.decode.rows import ROW
-from pktrace.observations.decoded import DecodedFile, digest_comparably
+from pktrace.errors import CaptureFileError
+from pktrace.inputs import Stamp
+from pktrace.limits import DEFAULT_LIMITS, Budget, Limits
+from pktrace.observations.decoded import NO_BYTES, DecodedFile, digest_comparably
 from pktrace.observations.stream import RowReader
 
 Array = np.ndarray[Any, Any]
 _MOST_ROWS = 1 << 20  # of all files together
 _MOST_CELLS = 1 << 24  # packets x files
+_MOST_EVERY = (
+    1 << 40
+)  # what is still too much then is of packets that are the same, or were made for it: the first ones
 _SMALL = 1 << 14  # so many rows of any file are kept at first, whatever the number of files
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _PRIME = np.uint64(0xC2B2AE3D27D4EB4F)
@@ -59,6 +66,7 @@ class Sample:
     damaged: bool
     every: int = 1
     tallies: dict[tuple[int, int, int], Tally] = field(default_factory=dict)
+    stamp: Stamp | None = None
 
     def tally(self) -> Tally:
         """All packets of the file."""
@@ -68,20 +76,51 @@ class Sample:
         return total
 
 
-def read_samples(paths: Sequence[str], most: int = _MOST_ROWS) -> tuple[list[Sample], int]:
+def usable(paths: Sequence[str]) -> tuple[list[str], list[CaptureFileError]]:
+    """The files that are captures, and why each of the others is none.
+
+    Raises:
+        CaptureFileError: of the first file, where none of them is a capture.
+    """
+    found, problems = [], []
+    for path in paths:
+        try:
+            is_empty = CaptureReader(path, path).is_empty()
+        except CaptureFileError as error:
+            if error.costs_all:
+                raise
+            problems.append(error)
+            continue
+        if is_empty:
+            problems.append(CaptureFileError(path, 0, NO_BYTES))
+        else:
+            found.append(path)
+    if problems and not found:
+        raise problems[0]
+    return found, problems
+
+
+def read_samples(
+    paths: Sequence[str], most: int = _MOST_ROWS, limits: Limits = DEFAULT_LIMITS
+) -> tuple[list[Sample], int]:
     """Read files; returns them, and that one in so many packets is in their rows.
 
     Raises:
-        CaptureFileError: of the first file that cannot be read or is no capture.
+        CaptureFileError: of the first file that cannot be read or is no capture, or holds more than is read of it.
+        LimitError: all files together do.
     """
+    budget = Budget(paths, limits)
     files = max(1, len(paths))
     most = max(1, min(most, _MOST_CELLS // files))
     with ThreadPoolExecutor(max(1, min(files, os.cpu_count() or 1))) as pool:
-        samples = list(pool.map(lambda path: _read(path, max(most // files, min(most, _SMALL))), paths))
+        samples = list(pool.map(lambda path: _read(path, max(most // files, min(most, _SMALL)), budget), paths))
     every = max((sample.every for sample in samples), default=1)
     while True:
         samples = [_thinned(sample, every) for sample in samples]
         if sum(len(sample.rows) for sample in samples) <= most:
+            break
+        if every >= _MOST_EVERY:
+            samples = [replace(sample, rows=sample.rows[: most // files]) for sample in samples]
             break
         every *= 2
     for number, sample in enumerate(samples):
@@ -90,9 +129,9 @@ def read_samples(paths: Sequence[str], most: int = _MOST_ROWS) -> tuple[list[Sam
     return samples, every
 
 
-def _read(path: str, most: int) -> Sample:
+def _read(path: str, most: int, budget: Budget) -> Sample:
     """One file: rows are thinned out by half whenever they become more than `most`."""
-    reader = RowReader(path, path)
+    reader = RowReader(path, path, budget.share(path, path))
     tallies: dict[tuple[int, int, int], Tally] = {}
     kept: list[Array] = []
     count, every = 0, 1
@@ -103,10 +142,13 @@ def _read(path: str, most: int) -> Sample:
         rows = rows[_chosen(rows, every)] if every > 1 else rows
         kept.append(rows)
         count += len(rows)
-        while count > most:
+        while count > most and every < _MOST_EVERY:
             every *= 2
             kept = [rows[_chosen(rows, every)] for rows in kept]
             count = sum(map(len, kept))
+        if count > most:
+            kept = [np.concatenate(kept)[:most]]
+            count = most
     return Sample(
         name=path,
         rows=np.concatenate(kept) if kept else np.zeros(0, ROW),
@@ -114,6 +156,7 @@ def _read(path: str, most: int) -> Sample:
         damaged=reader.capture.ended != WHOLE,
         every=every,
         tallies=tallies,
+        stamp=reader.capture.stamp,
     )
 
 
@@ -144,10 +187,10 @@ def _count(rows: Array, tallies: dict[tuple[int, int, int], Tally]) -> None:
 def _chosen(rows: Array, every: int) -> Array:
     """bool per row: about one in `every`, the same packets in every file whatever was captured of them."""
     header = np.zeros(len(rows), np.uint64)
-    headers_and_kept(rows, header, np.zeros(len(rows), np.int64))
+    header_digests(rows, header)
     # A packet id stays where even the addresses are rewritten.
     identity = np.where(rows["has"] & bits.HAS_PACKET_ID != 0, rows["packet_id"], header)
-    found: Array = mixed(np.zeros(len(rows), np.uint64), identity) % np.uint64(every) == 0
+    found: Array = _spread(identity) % np.uint64(every) == 0
     return found
 
 
@@ -155,15 +198,17 @@ def _make_comparable(samples: Sequence[Sample]) -> None:
     """Digests over bytes that all files kept of such packets."""
     nothing = np.zeros(0, np.int64)
     files = [
-        DecodedFile(sample.name, sample.name, sample.rows, sample.interfaces, nothing, nothing, (), WHOLE, 0, "")
+        DecodedFile(
+            sample.name, sample.name, sample.rows, sample.interfaces, nothing, nothing, (), WHOLE, 0, "", sample.stamp
+        )
         for sample in samples
     ]
     digest_comparably(files, [(number, sample.rows) for number, sample in enumerate(samples)])
 
 
-def mixed(state: Array, value: Array) -> Array:
-    """A hash of what came before and one more value, per element."""
-    state = (state + value.astype(np.uint64)) * _ODD
+def _spread(value: Array) -> Array:
+    """A hash without a key: a sample has the same packets each time. Who knows it can choose what is in the sample."""
+    state = (value.astype(np.uint64) + _ODD) * _ODD
     state = (state ^ (state >> np.uint64(29))) * _PRIME
     result: Array = state ^ (state >> np.uint64(32))
     return result

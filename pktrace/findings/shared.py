@@ -90,7 +90,7 @@ def stage_facts(trajectories: Trajectories, order: Array, times: Array, paths: A
         for point in set(path.points):
             mine = order[bounds[point] : bounds[point + 1]]
             mine = mine[paths[mine] == number]
-            seen[point] = _sightings(rows["digest"][mine], times[mine])
+            seen[point] = _sightings(rows["identity"][mine], times[mine])
         detour = [seen[point].digests for point in path.points[path.detour_first : path.detour_last + 1]]
         for stage in path.stage_numbers():
             leave = np.concatenate(detour) if path.has_detour and stage == path.bypass else None
@@ -134,7 +134,7 @@ def _stage(
     mine = trajectories.path == number
     sightings = trajectories.seen[mine][:, list(ends)]
     followed = (sightings >= 0).all(axis=1)
-    digests = trajectories.observations.rows["digest"][sightings[followed]]
+    digests = trajectories.observations.rows["identity"][sightings[followed]]
     if not len(a):
         sure = sightings[followed & (trajectories.candidates[mine] == 1)]
         transit = times[sure[:, 1]] - times[sure[:, 0]]

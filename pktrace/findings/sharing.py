@@ -1,6 +1,6 @@
 """Which places saw the same packets: a row per packet with its sightings, and what pairs of places share.
 
-Packets are the same where their digests are, or, within one recording session, where the capture gave them the same
+Packets are the same where their identities are, or, within one recording session, where the capture gave them the same
 packet id (pcapng epb_packetid). What order says is taken from certain packets alone: seen once at every place, or
 twice at some places and once at another, as a packet does that passes a place twice.
 """
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode import rows as field
-from pktrace.findings.samples import mixed
+from pktrace.decode.identity import group_numbers, groups_of, mixed
 
 Array = np.ndarray[Any, Any]
 _TWICE_SHARE = 0.01  # a second visit is looked at where at least this share of a place's packets came twice
@@ -62,14 +62,14 @@ def packet_keys(rows: Array, capture_session: Array) -> Array:
         capture_session: per file, the number of its recording session; packet ids of different sessions mean nothing
         to each other.
     """
-    keys = rows["digest"].astype(np.uint64)
+    keys = rows["identity"].astype(np.uint64)
     members = np.flatnonzero(rows["has"] & field.HAS_PACKET_ID != 0)
     if len(members) == 0:
         return keys
     # All observations with one id take the digest of the earliest: what was rewritten on the way stays one packet,
     # and files without ids are joined where the packet was first seen.
     session = capture_session[rows["capture"][members]].astype(np.uint64)
-    number = mixed(mixed(np.zeros(len(members), np.uint64), session), rows["packet_id"][members])
+    number = mixed(session, rows["packet_id"][members])
     members = members[np.lexsort((rows["frame"][members], rows["ts_ns"][members], number))]
     number = np.sort(number)
     starts = np.flatnonzero(np.append(True, number[1:] != number[:-1])[: len(number)])
@@ -87,7 +87,7 @@ def sessions_of(rows: Array, captures: int) -> Array:
     for file in files:
         mine = np.flatnonzero(has & (rows["capture"] == file))
         ids, first = np.unique(rows["packet_id"][mine], return_index=True)
-        known[file] = ids, rows["digest"][mine[first]]
+        known[file] = ids, rows["identity"][mine[first]]
     for at, a in enumerate(files):
         for b in files[at + 1 :]:
             _, in_a, in_b = np.intersect1d(known[a][0], known[b][0], assume_unique=True, return_indices=True)
@@ -101,7 +101,8 @@ def sessions_of(rows: Array, captures: int) -> Array:
 def sightings_of(rows: Array, where: Array, keys: Array, places: int) -> tuple[Sightings, Shared]:
     """Group rows (IP packets with a time) by packet."""
     members = np.flatnonzero(where >= 0)
-    members = members[np.lexsort((rows["frame"][members], rows["ts_ns"][members], where[members], keys[members]))]
+    of_packet = group_numbers(keys[members])
+    members = members[np.lexsort((rows["frame"][members], rows["ts_ns"][members], where[members], of_packet))]
     key, place = keys[members], where[members]
     new_packet = np.append(True, key[1:] != key[:-1])[: len(key)]
     new_visit = new_packet | np.append(True, place[1:] != place[:-1])[: len(key)]
@@ -154,16 +155,15 @@ def _flows(rows: Array, row: Array) -> tuple[Array, Array, Array]:
         return nothing, nothing, nothing
     times = np.where(row >= 0, rows["ts_ns"][row], np.iinfo(np.int64).max)
     earliest = rows[row[np.arange(len(row)), times.argmin(axis=1)]]
-    zero = np.zeros(len(earliest), np.uint64)
-    source, destination = (
-        mixed(mixed(zero, earliest[f"{end}_high"]), earliest[f"{end}_low"]) for end in ("source", "destination")
-    )
-    names, first, flow = np.unique(mixed(source, destination >> np.uint64(1)), return_index=True, return_inverse=True)
-    other_way = mixed(destination, source >> np.uint64(1))[first]
-    at = np.minimum(np.searchsorted(names, other_way), len(names) - 1)
+    ends = [(earliest[f"{end}_high"], earliest[f"{end}_low"]) for end in ("source", "destination")]
+    names = mixed(*ends[0], *ends[1])
+    first, flow = groups_of(names)
+    names, other_way = names[first], mixed(*ends[1], *ends[0])[first]
+    order = np.argsort(names)
+    at = order[np.minimum(np.searchsorted(names[order], other_way), len(names) - 1)]
     back = np.where(names[at] == other_way, at, -1)
     flow_row = row[first, times.argmin(axis=1)[first]]
-    return flow.astype(np.int64), flow_row, back.astype(np.int64)
+    return flow, flow_row, back.astype(np.int64)
 
 
 def group_medians(groups: Array, values: Array) -> tuple[Array, Array, Array]:

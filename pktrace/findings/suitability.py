@@ -20,6 +20,7 @@ from pktrace.findings.shared import StageFacts, stage_facts
 from pktrace.ledger import Ledger
 from pktrace.observations.coverage import Coverage
 from pktrace.observations.observe import Observations
+from pktrace.run.context import Context, read_context
 from pktrace.run.model import Run
 from pktrace.trajectories.clock_model import Contradiction
 from pktrace.trajectories.columns import Columns
@@ -97,6 +98,7 @@ class Suitability:
     no_path: int
     damaged: bool
     ledger: Ledger
+    context: Context = field(default_factory=Context)
 
 
 def suitability_of(observations: Observations) -> Suitability:
@@ -107,8 +109,8 @@ def suitability_of(observations: Observations) -> Suitability:
     times = rows["ts_ns"] - clocks.offset_ns[rows["point"]]
     paths = Columns.all_of(run, rows).paths
     members = np.flatnonzero(paths != NOT_FOLLOWED)
-    order = members[np.lexsort((times[members], rows["digest"][members], rows["point"][members]))]
-    every = np.sort(rows["digest"][members])
+    order = members[np.lexsort((times[members], rows["identity"][members], rows["point"][members]))]
+    every = np.sort(rows["identity"][members])
     digests = int(np.count_nonzero(every[1:] != every[:-1])) + bool(len(every))
     ledger = observations.ledger.merged(trajectories.ledger)
     stages = stage_facts(trajectories, order, times, paths)
@@ -124,6 +126,7 @@ def suitability_of(observations: Observations) -> Suitability:
         no_path=ledger.total("no_path"),
         damaged=observations.damaged,
         ledger=ledger,
+        context=read_context(run),
     )
 
 
@@ -220,7 +223,7 @@ def _repeated(run: Run, rows: Array, order: Array, times: Array, paths: Array) -
     gaps: list[int | None] = [None] * many
     if not len(order):
         return np.zeros(many, np.int64), np.zeros(many, np.int64), gaps
-    points, digests, when = rows["point"][order].astype(np.int64), rows["digest"][order], times[order]
+    points, digests, when = rows["point"][order].astype(np.int64), rows["identity"][order], times[order]
     again = (points[1:] == points[:-1]) & (digests[1:] == digests[:-1])
     again &= when[1:] - when[:-1] <= run.threshold_ns
     first = np.flatnonzero(np.concatenate([[True], ~again]))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from pktrace.findings.analysis import Analysis
 from pktrace.findings.quality import duplication, key_qualities, path_quality
-from pktrace.findings.tables import latency_table, ledger_table, rules_table
+from pktrace.findings.tables import latency_table, ledger_rows, rules_table
 from pktrace.findings.tallies import fate_counts, stage_losses
 from pktrace.schema import SCHEMA_VERSION
 from pktrace.version import __version__
+from pktrace.visible import json_text
 
 
 def summary(analysis: Analysis, exit_code: int) -> dict[str, Any]:
@@ -54,10 +54,7 @@ def summary(analysis: Analysis, exit_code: int) -> dict[str, Any]:
         "pktrace_version": __version__,
         "run": run.name,
         "description": run.description,
-        "inputs_sha256": {
-            "run.toml": run.run_toml_sha256,
-            **dict(zip(analysis.observations.captures, analysis.observations.sha256, strict=True)),
-        },
+        "inputs": analysis.inputs,
         "observations": {
             "total": len(owner),
             "placed": int((owner >= 0).sum()),
@@ -73,6 +70,7 @@ def summary(analysis: Analysis, exit_code: int) -> dict[str, Any]:
                 "dropped": cover.dropped,
                 "unread": cover.unread,
                 "cut": cover.cut,
+                "lost_file": cover.lost_file,
                 "clock": point.clock,
                 "clock_offset_ns": int(trajectories.clocks.offset_ns[number]),
             }
@@ -94,7 +92,7 @@ def summary(analysis: Analysis, exit_code: int) -> dict[str, Any]:
         ],
         "latency": latency_table(analysis).to_pylist(),
         "rules": rules_table(analysis).to_pylist(),
-        "ledger": ledger_table(analysis).to_pylist(),
+        "ledger": ledger_rows(analysis),
         "parameters": {
             "loss_threshold_ns": run.threshold_ns,
             "window_ns": list(run.window) if run.window else None,
@@ -113,5 +111,4 @@ def summary(analysis: Analysis, exit_code: int) -> dict[str, Any]:
 
 def summary_json(document: dict[str, Any]) -> str:
     """The document as text, the same bytes for the same document."""
-    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-    return text.encode("utf-8", "backslashreplace").decode()  # names of files may hold bytes that are no UTF-8
+    return json_text(document) + "\n"

@@ -195,20 +195,22 @@ def rules_table(analysis: Analysis) -> pa.Table:
 
 def ledger_table(analysis: Analysis) -> pa.Table:
     """A row per thing that was counted and not used."""
-    return _from_rows(
-        schema.LEDGER,
-        [
-            {
-                "counter": counter.name,
-                "point": point,
-                "capture": capture,
-                "severity": counter.severity,
-                "count": count,
-                "sentence": counter.sentence,
-            }
-            for counter, point, capture, count in analysis.ledger.rows()
-        ],
-    )
+    return _from_rows(schema.LEDGER, ledger_rows(analysis))
+
+
+def ledger_rows(analysis: Analysis) -> list[dict[str, Any]]:
+    """The same as plain values, with names of files as they are."""
+    return [
+        {
+            "counter": counter.name,
+            "point": point,
+            "capture": capture,
+            "severity": counter.severity,
+            "count": count,
+            "sentence": counter.sentence,
+        }
+        for counter, point, capture, count in analysis.ledger.rows()
+    ]
 
 
 def _from_rows(spec: schema.TableSpec, rows: list[dict[str, Any]]) -> pa.Table:

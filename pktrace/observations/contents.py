@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from pktrace.capture.files import CaptureReader
 from pktrace.decode import rows as field
 from pktrace.decode.digest import PAYLOAD_BYTES, content_again
+from pktrace.decode.identity import secret
 from pktrace.decode.rows import rows_at
 from pktrace.observations.observe import Observations
 from pktrace.observations.stream import rows_beside_bytes
@@ -27,16 +27,16 @@ def make_contents_comparable(observations: Observations) -> None:
     wanted = _quotes_another(rows) if observations.digest_payload_bytes >= PAYLOAD_BYTES else None
     if wanted is not None and not wanted.any():
         return
-    for number, name in enumerate(observations.captures):
+    for number in range(len(observations.captures)):
         of_file = rows["capture"] == number
         mine = np.flatnonzero(of_file if wanted is None else of_file & wanted)
         if not len(mine):
             continue
         mine = mine[np.argsort(rows["byte_offset"][mine])]
         again = rows_at(rows, mine)
-        reader = CaptureReader(observations.run.folder / name, name)
+        reader = observations.reader(number)
         for batch, some in rows_beside_bytes(reader, np.ascontiguousarray(again["byte_offset"])):
-            content_again(batch.data, batch.base, again[some], observations.digest_payload_bytes)
+            content_again(batch.data, batch.base, again[some], observations.digest_payload_bytes, secret())
         for column in ("content", "icmp_id"):
             rows[column][mine] = again[column]
 

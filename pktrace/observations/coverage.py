@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -11,12 +11,15 @@ import numpy as np
 from pktrace.capture.files import read_tool_log
 from pktrace.capture.index import WHOLE, Interface
 from pktrace.decode import rows as field
-from pktrace.errors import CaptureFileError
+from pktrace.errors import CaptureFileError, RunFileError
+from pktrace.inputs import NotInside
 from pktrace.ledger import Ledger
 from pktrace.observations.decoded import DecodedFile
 from pktrace.run.model import Point, Run
 
 _SLACK_NS = 10**9
+# Names of interfaces that an error shows, and letters of each.
+_SHOWN_NAMES, _SHOWN_LETTERS = 20, 60
 _1990_NS = 631_152_000 * 10**9
 
 
@@ -24,11 +27,13 @@ _1990_NS = 631_152_000 * 10**9
 class Coverage:
     """What one point's captures cover, on its own clock.
 
-    `start_ns` and `end_ns` are the interface statistics' times, else those of the first and last packet; None where
-    there is neither. `dropped` is None where nothing says how many packets the capture dropped. `cut` says that a
-    file is damaged, `hole` that packets may be missing between its files; `unusable` counts packets that are in the
-    files and could not be followed (link type, snap length, missing time or direction). `link_types` are in order of
-    number, `snap_length` is the shortest that a file states, None where none does.
+    `start_ns` and `end_ns` are the interface statistics' times, else those of the first and last packet, also of other
+    interfaces where the point's own saw none; None where there is neither. `dropped` is None where nothing says how
+    many packets the capture dropped. `cut` says that a file is damaged, `lost_file` that nothing of a file can be used,
+    `hole` that packets may be missing between its files; `unusable` counts packets that are in the files and could not
+    be followed (link type, snap length, missing time or direction). `link_types` are in order of number, `snap_length`
+    is the shortest that a file states, None where none does. `logs` are the names and
+    SHA-256 of the capture tools' logs that were read.
     """
 
     packets: int
@@ -44,6 +49,8 @@ class Coverage:
     resolution_ns: int
     link_types: tuple[int, ...] = ()
     snap_length: int | None = None
+    lost_file: bool = False
+    logs: tuple[tuple[str, str], ...] = ()
 
     @property
     def incomplete(self) -> bool:
@@ -62,17 +69,18 @@ def interfaces_of(file: DecodedFile, point: Point) -> list[int]:
     every = list(range(len(interfaces)))
     if wanted is None:
         return every
-    found = [number for number in every if interfaces[number].name == wanted]
-    if found:
-        return found
+    if wanted in file.numbers_by_name:
+        return file.numbers_by_name[wanted]
     if wanted[:1] == "#" and wanted[1:].isdecimal() and int(wanted[1:]) < len(interfaces):
         return [int(wanted[1:])]
     if interface_index(file, point) is not None:
         return every
     if len(interfaces) <= 1 and not any(interface.name for interface in interfaces):
         return every
-    named = sorted({interface.name for interface in interfaces if interface.name})
-    known = ", ".join(named) or f"none with a name, {len(interfaces)} by number (#0 and so on)"
+    named = sorted(name for name in file.numbers_by_name if name)
+    known = ", ".join(name[:_SHOWN_LETTERS] for name in named[:_SHOWN_NAMES])
+    known += f" and {len(named) - _SHOWN_NAMES:,} more" if len(named) > _SHOWN_NAMES else ""
+    known = known or f"none with a name, {len(interfaces)} by number (#0 and so on)"
     raise CaptureFileError(
         file.name, None, f"has no interface {wanted!r} that point {point.name!r} asks for; it has: {known}"
     )
@@ -81,12 +89,7 @@ def interfaces_of(file: DecodedFile, point: Point) -> list[int]:
 def interface_index(file: DecodedFile, point: Point) -> int | None:
     """The host's number of the interface that a point asks for, in a file whose packets tell it; else None."""
     wanted = point.interface
-    if (
-        wanted is None
-        or not wanted.isdecimal()
-        or len(wanted) > 9
-        or not (file.rows["ifindex"].any() or not len(file.rows))
-    ):
+    if wanted is None or not wanted.isdecimal() or len(wanted) > 9 or not file.has_indexes:
         return None
     return int(wanted)
 
@@ -103,7 +106,7 @@ def coverage_of(
     link_types, snap_lengths = set(), set()
     firsts, lasts, cut_at = [], [], []
     stated: list[tuple[int, int]] = []
-    logs: set[Path] = set()
+    logs: dict[str, str] = {}
     unread = unusable = 0
     for file, rows in zip(files, decoded, strict=True):
         times = rows["ts_ns"][rows["has"] & field.HAS_TIME != 0]
@@ -112,12 +115,14 @@ def coverage_of(
         lasts.append(span[1])
         damaged = file.ended != WHOLE
         cut_at.append(damaged)
-        chosen = [file.interfaces[number] for number in interfaces_of(file, point)]
+        numbers = interfaces_of(file, point)
+        chosen = [file.interfaces[number] for number in numbers]
         steps.extend(interface.resolution_ns for interface in chosen)
         link_types |= {interface.link_type for interface in chosen}
         snap_lengths |= {interface.snap_length for interface in chosen if interface.snap_length > 0}
-        start, end = span
-        if _is_excerpt(file, chosen):
+        # A capture whose other interfaces saw packets ran at that time, though this one saw none.
+        start, end = span if len(times) else _span_of(file)
+        if _is_excerpt(file, numbers):
             ledger.add("excerpt", point=point.name, capture=file.name)
         else:
             told = [_statistics_span(interface, span) for interface in chosen]
@@ -128,7 +133,7 @@ def coverage_of(
         starts.append(start)
         ends.append(end)
         unusable += _unusable(rows, point)
-        dropped, missing = _dropped(run, point, file, logs)
+        dropped, missing = _dropped(run, point, file, numbers, logs)
         drops.append(dropped)
         unread += missing
         ledger.add("capture_drops", dropped or 0, point=point.name, capture=file.name)
@@ -151,7 +156,15 @@ def coverage_of(
         resolution_ns=max(steps),
         link_types=tuple(sorted(link_types)),
         snap_length=min(snap_lengths, default=None),
+        lost_file=any(file.proves_nothing for file in files),
+        logs=tuple(logs.items()),
     )
+
+
+def _span_of(file: DecodedFile) -> tuple[int, int] | tuple[None, None]:
+    """First and last time of all packets of a file."""
+    times = file.rows["ts_ns"][file.rows["has"] & field.HAS_TIME != 0]
+    return (int(times.min()), int(times.max())) if len(times) else (None, None)
 
 
 def _statistics_span(interface: Interface, packets: tuple[int | None, int | None]) -> tuple[int | None, int | None]:
@@ -170,17 +183,15 @@ def _statistics_span(interface: Interface, packets: tuple[int | None, int | None
     return (None, None) if packets[0] is not None else (start, end)
 
 
-def _is_excerpt(file: DecodedFile, chosen: list[Interface]) -> bool:
+def _is_excerpt(file: DecodedFile, numbers: list[int]) -> bool:
     """Whether the statistics are of a larger capture, from which the file was cut out, and say nothing of its ends.
 
     Some tools count received packets with those dropped, some without; both ways round, a whole file has at least
     received - dropped packets.
     """
-    received = sum(interface.received or 0 for interface in chosen)
-    dropped = sum(interface.dropped or 0 for interface in chosen)
-    packets = sum(
-        int(file.packets_of[number]) for number, interface in enumerate(file.interfaces) if interface in chosen
-    )
+    received = sum(file.interfaces[number].received or 0 for number in numbers)
+    dropped = sum(file.interfaces[number].dropped or 0 for number in numbers)
+    packets = int(file.packets_of[numbers].sum())
     return packets < received - dropped
 
 
@@ -208,31 +219,39 @@ def _unusable(rows: np.ndarray[Any, Any], point: Point) -> int:
     return int(np.count_nonzero(lost))
 
 
-def _dropped(run: Run, point: Point, file: DecodedFile, logs: set[Path]) -> tuple[int | None, int]:
+def _dropped(
+    run: Run, point: Point, file: DecodedFile, numbers: list[int], logs: dict[str, str]
+) -> tuple[int | None, int]:
     """(packets dropped by the capture, or None where nothing says so; packets left unread).
 
     The interface statistics, the packets' own drop counts and the tool's log may each tell; the largest is believed.
     Rotated files share one log, which counts once: `logs` holds those that were read.
     """
-    numbers = interfaces_of(file, point)
     told = [file.interfaces[number].dropped for number in numbers]
     in_statistics = [count for count in told if count is not None]
     with_packets = int(file.drops_of[numbers].sum())
     found = [sum(in_statistics)] if in_statistics else []
     found += [with_packets] if with_packets else []
-    capture = run.folder / file.name
-    candidates = [capture.with_suffix(".log")]
+    capture = PurePosixPath(file.name)
+    candidates = [str(capture.with_suffix(".log"))]
     if "/" not in point.name and len(point.captures) == 1:
-        candidates.append(capture.parent / f"{point.name}.log")
+        candidates.append(str(capture.parent / f"{point.name}.log"))
     unread = 0
     for log in candidates:
         if log in logs:
             found.append(0)  # counted with the first of the files that share it
             break
-        counts = read_tool_log(log)
-        if counts is None:
+        try:
+            log_read = read_tool_log(run.input(log))
+        except NotInside as problem:
+            raise RunFileError(
+                run.folder / run.file,
+                f"point[{point.name}].captures",
+                f"its log {log!r} {problem}; put the file itself there, or use --trust",
+            ) from None
+        if log_read is None:
             continue
-        logs.add(log)
+        counts, logs[log] = log_read
         if counts.dropped is not None or counts.by_interface:
             found.append((counts.dropped or 0) + counts.by_interface)
         unread = counts.unread if len(point.captures) == 1 else 0
@@ -241,7 +260,8 @@ def _dropped(run: Run, point: Point, file: DecodedFile, logs: set[Path]) -> tupl
 
 
 def damage_matters(run: Run, cover: Coverage) -> bool:
-    """A damaged file matters unless it still covers the whole window in which all points captured."""
-    if not cover.cut:
-        return False
+    """A damaged file matters unless it still covers the whole window in which all points captured; a file of which
+    nothing can be used always does, for nobody knows what was in it."""
+    if not cover.cut or cover.lost_file:
+        return cover.lost_file
     return run.window is None or cover.last_ns is None or cover.last_ns < run.window[1]

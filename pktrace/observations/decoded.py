@@ -3,33 +3,49 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from pktrace.capture.files import CaptureReader, sha256_of
-from pktrace.capture.index import CORRUPT, CUT, Interface
+from pktrace import memory
+from pktrace.capture.files import CaptureReader
+from pktrace.capture.index import CORRUPT, CUT, EMPTY, UNREADABLE, Interface
+from pktrace.capture.source import LARGEST_WINDOW, open_regular
 from pktrace.decode import rows as field
 from pktrace.decode.digest import PAYLOAD_BYTES, UNBOUNDED, digest_again, headers_and_kept
+from pktrace.decode.identity import secret
 from pktrace.decode.rows import OPAQUE, ROW, rows_at
+from pktrace.decode.tunnels import TunnelTable
+from pktrace.errors import CaptureFileError
+from pktrace.inputs import Location, Stamp
 from pktrace.ledger import Ledger
+from pktrace.limits import Budget
 from pktrace.observations.stream import RowReader, rows_beside_bytes
 from pktrace.observations.tunnels import tunnel_texts
+
+LARGEST_UNUSED = 1 << 30  # bytes of a file that is hashed though nothing of it is used
+NO_BYTES = "is no capture file (it has 0 bytes)"
+# Link types of one file that the ledger names.
+_NAMED_LINK_TYPES = 20
 
 
 @dataclass(frozen=True)
 class DecodedFile:
-    """One capture file: `name` as it is shown and written, `path`, its rows (ROW), its interfaces.
+    """One capture file: `name` as it is shown and written, where it lies, its rows (ROW), its interfaces.
 
+    `stamp` is what the file had while it was read, and must have when it is read again; `sha256` is of those bytes.
     `packets_of` and `drops_of` count packets, and packets that the capture lost between them, per interface;
-    `tunnels` are the texts that `tunnel` of the rows numbers from 1; `ended` as in capture/index.py.
+    `tunnels` are the texts that `tunnel` of the rows numbers from 1; `ended` as in capture/index.py; `problem` says why
+    nothing of the file is used, None where it is; `sha256` is "" where the file cannot even be read.
     """
 
     name: str
-    path: str
+    path: str | Location
     rows: np.ndarray[Any, Any]
     interfaces: list[Interface]
     packets_of: np.ndarray[Any, Any]
@@ -38,6 +54,27 @@ class DecodedFile:
     ended: int
     unknown_blocks: int
     sha256: str
+    stamp: Stamp | None = None
+    problem: str | None = None
+
+    @property
+    def proves_nothing(self) -> bool:
+        """Whether the file says nothing of any packet, not even that there was none."""
+        return self.ended in (EMPTY, UNREADABLE)
+
+    @cached_property
+    def numbers_by_name(self) -> dict[str, list[int]]:
+        """The numbers of the interfaces that have a name, by their name."""
+        found: dict[str, list[int]] = {}
+        for number, interface in enumerate(self.interfaces):
+            if interface.name is not None:
+                found.setdefault(interface.name, []).append(number)
+        return found
+
+    @cached_property
+    def has_indexes(self) -> bool:
+        """Whether packets say the host's number of their interface (SLL2), or there are none to say otherwise."""
+        return not len(self.rows) or bool(self.rows["ifindex"].any())
 
 
 class InterfaceCounts:
@@ -57,13 +94,15 @@ class InterfaceCounts:
         self.drops[used] += np.bincount(place, weights=packets["dropped"], minlength=len(used)).astype(np.int64)
 
 
-def decode_file(path: str, name: str) -> DecodedFile:
-    """Read and decode one whole capture file.
+def decode_file(path: str | Location, name: str, budget: Budget | None = None) -> DecodedFile:
+    """Read and decode one whole capture file, counted against the budget of its call.
 
     Raises:
-        CaptureFileError: the file cannot be read or is no capture.
+        CaptureFileError: the file cannot be read or is no capture, or holds more than its share of the budget.
+        LimitError, MemoryShort: the budget of all files is used up.
     """
-    reader = RowReader(path, name)
+    share = (budget or Budget([path])).share(path, name)
+    reader = RowReader(path, name, share, hashed=True)
     counts = InterfaceCounts()
     parts = [np.zeros(0, OPAQUE)]
     for batch in reader.batches():
@@ -71,29 +110,87 @@ def decode_file(path: str, name: str) -> DecodedFile:
         parts.append(batch.rows.view(OPAQUE).copy())
     interfaces = reader.capture.interfaces
     counts.add(np.zeros(0, [("interface", np.int32), ("dropped", np.uint32)]), len(interfaces))
+    rows = np.concatenate(parts).view(ROW)
     return DecodedFile(
         name=name,
         path=path,
-        rows=np.concatenate(parts).view(ROW),
+        rows=rows,
         interfaces=interfaces,
         packets_of=counts.packets,
         drops_of=counts.drops,
-        tunnels=tuple(tunnel_texts(reader.tunnels)),
+        tunnels=_number_tunnels(rows, reader.tunnels),
         ended=reader.capture.ended,
         unknown_blocks=reader.capture.unknown_blocks,
-        sha256=sha256_of(path, name),
+        sha256=reader.capture.sha256,
+        stamp=reader.capture.stamp,
     )
 
 
-def decode_files(files: Sequence[tuple[str, str]]) -> list[DecodedFile]:
+def _number_tunnels(rows: np.ndarray[Any, Any], table: TunnelTable) -> tuple[str, ...]:
+    """The texts of the tunnels that rows have, and `tunnel` of the rows renumbered to them.
+
+    A packet in 40 headers adds 40 tunnels to the table, and has one.
+    """
+    if not table.count[0]:
+        return ()
+    used = np.zeros(int(table.count[0]) + 1, bool)
+    used[rows["tunnel"]] = True
+    used[0] = False
+    rows["tunnel"] = np.cumsum(used, dtype=np.uint32)[rows["tunnel"]]
+    return tuple(tunnel_texts(table, np.flatnonzero(used).tolist()))
+
+
+def decode_files(files: Sequence[tuple[str | Location, str]], budget: Budget | None = None) -> list[DecodedFile]:
     """Decode files given as (path, name), a thread per file (the kernels release the interpreter's lock).
 
+    A file that cannot be read or is no capture has no rows, and its `problem` says why.
+
     Raises:
-        CaptureFileError: of the first file, in the order given, that cannot be read or is no capture.
+        CaptureFileError: of the first file, in the order given, where none of them is a capture.
+        LimitError, MemoryShort: they hold more than the budget (default: that of their sizes) has.
     """
-    workers = max(1, min(len(files), os.cpu_count() or 1))
-    with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(lambda file: decode_file(*file), files))
+    budget = budget or Budget([path for path, _ in files])
+    workers = max(1, min(len(files), os.cpu_count() or 1, memory.available_bytes() // (2 * LARGEST_WINDOW)))
+    pool = ThreadPoolExecutor(workers)
+    try:
+        decoded = list(pool.map(lambda file: _decoded_or_not(file[0], file[1], budget), files))
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an error, the others need not be begun
+    if decoded and all(file.proves_nothing for file in decoded):
+        first = decoded[0]
+        raise CaptureFileError(first.name, 0, first.problem or NO_BYTES)
+    return decoded
+
+
+def _decoded_or_not(path: str | Location, name: str, budget: Budget) -> DecodedFile:
+    try:
+        return decode_file(path, name, budget)
+    except CaptureFileError as error:
+        if error.costs_all:
+            raise
+        nothing = np.zeros(0, np.int64)
+        return DecodedFile(
+            name=name,
+            path=path,
+            rows=np.zeros(0, ROW),
+            interfaces=[],
+            packets_of=nothing,
+            drops_of=nothing,
+            tunnels=(),
+            ended=UNREADABLE,
+            unknown_blocks=0,
+            sha256=sha256_if_readable(path, name),
+            problem=error.problem,
+        )
+
+
+def sha256_if_readable(path: str | Location, name: str) -> str:
+    """SHA-256 of a file that is not used, "" where it cannot be read or claims more than LARGEST_UNUSED bytes."""
+    try:
+        with open_regular(path, name, hashed=True) as file:
+            return file.sha256() if file.stamp.size <= LARGEST_UNUSED else ""
+    except (CaptureFileError, OSError):
+        return ""
 
 
 def digest_comparably(files: Sequence[DecodedFile], parts: Sequence[tuple[int, np.ndarray[Any, Any]]]) -> int:
@@ -109,7 +206,7 @@ def digest_comparably(files: Sequence[DecodedFile], parts: Sequence[tuple[int, n
     kept = [np.zeros(len(rows), np.int64) for _, rows in parts]
     payload = PAYLOAD_BYTES
     for (_, rows), header, bound in zip(parts, headers, kept, strict=True):
-        payload = min(payload, int(headers_and_kept(rows, header, bound)))
+        payload = min(payload, int(headers_and_kept(rows, secret(), header, bound)))
     cut = [bound < UNBOUNDED for bound in kept]
     if not any(mask.any() for mask in cut):
         return payload
@@ -125,39 +222,58 @@ def digest_comparably(files: Sequence[DecodedFile], parts: Sequence[tuple[int, n
         if shorter.any():
             again = rows_at(rows, shorter)
             bounds = shortest[at[shorter]]
-            reader = CaptureReader(files[number].path, files[number].name)
+            reader = CaptureReader(files[number].path, files[number].name, same_as=files[number].stamp)
             for batch, some in rows_beside_bytes(reader, np.ascontiguousarray(again["byte_offset"])):
-                digest_again(batch.data, batch.base, again[some], bounds[some])
-            for name in ("digest", "content"):
+                digest_again(batch.data, batch.base, again[some], bounds[some], secret())
+            for name in ("digest", "identity", "content"):
                 rows[name][shorter] = again[name]
     return payload
 
 
 def count_oddities(file: DecodedFile, rows: np.ndarray[Any, Any], point: str | None, ledger: Ledger) -> None:
     """Put what is odd about one file, and about the rows of it that are used, into the ledger."""
-    count_file(file.name, file.ended, file.unknown_blocks, point, ledger)
-    count_rows(file.name, rows, [interface.link_type for interface in file.interfaces], point, ledger)
+    count_file(file.name, file.ended, file.unknown_blocks, point, ledger, file.problem)
+    count_rows(file.name, rows, point, ledger)
+    count_link_types(file.name, unknown_link_types(rows, file.interfaces), point, ledger)
 
 
-def count_file(name: str, ended: int, unknown_blocks: int, point: str | None, ledger: Ledger) -> None:
-    """Put how reading a file ended into the ledger."""
+def count_file(
+    name: str, ended: int, unknown_blocks: int, point: str | None, ledger: Ledger, problem: str | None = None
+) -> None:
+    """Put how reading a file ended into the ledger, with the problem of a file that cannot be used."""
     if ended == CUT:
         ledger.add("capture_cut", point=point, capture=name)
     elif ended == CORRUPT:
         ledger.add("capture_corrupt", point=point, capture=name)
+    elif ended == EMPTY:
+        ledger.add("capture_empty", point=point, capture=name)
+    elif ended == UNREADABLE:
+        ledger.add("capture_unreadable", point=point, capture=name, detail=f"It {problem}.")
     ledger.add("unknown_block", unknown_blocks, point=point, capture=name)
 
 
-def count_rows(
-    name: str, rows: np.ndarray[Any, Any], link_types: Sequence[int], point: str | None, ledger: Ledger
-) -> None:
-    """Put packets that could not be decoded, and why, into the ledger."""
+def unknown_link_types(rows: np.ndarray[Any, Any], interfaces: Sequence[Interface]) -> Counter[int]:
+    """Packets that were not decoded, by their link type."""
+    numbers, counts = np.unique(rows["interface"][rows["has"] & field.UNKNOWN_LINK != 0], return_counts=True)
+    found: Counter[int] = Counter()
+    for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
+        found[interfaces[number].link_type] += count
+    return found
+
+
+def count_link_types(name: str, unknown: Counter[int], point: str | None, ledger: Ledger) -> None:
+    """Put packets of unknown link types into the ledger: the most frequent link types each, the others together."""
+    ordered = sorted(unknown.items(), key=lambda item: (-item[1], item[0]))
+    named, others = ordered[:_NAMED_LINK_TYPES], ordered[_NAMED_LINK_TYPES:]
+    for number, count in named:
+        ledger.add("unknown_link_type", count, point=point, capture=name, detail=f"Link type {number}.")
+    rest = sum(count for _, count in others)
+    ledger.add("unknown_link_type", rest, point=point, capture=name, detail=f"{len(others):,} further link types.")
+
+
+def count_rows(name: str, rows: np.ndarray[Any, Any], point: str | None, ledger: Ledger) -> None:
+    """Put packets that could not be decoded, and why, into the ledger; link types are counted apart."""
     has = rows["has"]
-    unknown = rows["interface"][has & field.UNKNOWN_LINK != 0]
-    if len(unknown):
-        numbers, counts = np.unique(np.asarray(link_types)[unknown], return_counts=True)
-        for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
-            ledger.add("unknown_link_type", count, point=point, capture=name, detail=f"Link type {number}.")
     for counter, bits in (
         ("timestamp_out_of_range", field.BAD_TIME),
         ("not_ip", field.NOT_IP),

@@ -9,11 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from pktrace.capture.files import CaptureReader
 from pktrace.capture.index import WHOLE, Interface
 from pktrace.decode import rows as field
 from pktrace.decode.changeable import WIRELESS
 from pktrace.decode.rows import OPAQUE, ROW, rows_at
+from pktrace.inputs import Location, Stamp
 from pktrace.ledger import Ledger
+from pktrace.limits import DEFAULT_LIMITS, Budget, Limits
+from pktrace.memory import FOLLOWING, Need, Purse
 from pktrace.observations.coverage import Coverage, coverage_of, damage_matters, interface_index, interfaces_of
 from pktrace.observations.decoded import DecodedFile, count_oddities, decode_files, digest_comparably
 from pktrace.run.model import ANY_DIRECTION, Point, Run
@@ -26,7 +30,8 @@ class Observations:
     """All observations of a run (or of bare files), in order of time, then point, file and frame.
 
     `rows` is an array of ROW; `points` and `captures` are the names that its `point` and `capture` index, `tunnels` the
-    texts that its `tunnel` numbers from 1; `wireless` says of each capture whether it holds 802.11 frames.
+    texts that its `tunnel` numbers from 1; `wireless` says of each capture whether it holds 802.11 frames. `stamps` are
+    those of the captures, which are read again for what rows do not keep.
     """
 
     rows: np.ndarray[Any, Any]
@@ -40,21 +45,42 @@ class Observations:
     tunnels: tuple[str, ...] = ()
     run: Run | None = None
     wireless: tuple[bool, ...] = ()
+    stamps: tuple[Stamp | None, ...] = ()
+
+    def reader(self, capture: int) -> CaptureReader:
+        """A capture once more, from its beginning.
+
+        Raises:
+            CaptureFileError: it cannot be read any more, or has changed.
+        """
+        name = self.captures[capture]
+        return CaptureReader(self.location(capture), name, same_as=self.stamps[capture] if self.stamps else None)
+
+    def location(self, capture: int) -> Location:
+        """Where a capture lies."""
+        name = self.captures[capture]
+        return Location(name) if self.run is None else self.run.input(name)
 
 
-def observe_run(run: Run) -> Observations:
+def observe_run(run: Run, limits: Limits = DEFAULT_LIMITS, need: Need = FOLLOWING) -> Observations:
     """Read all captures of a run.
 
+    Args:
+        limits: how much is read at most; need: the memory that an observation will take later.
+
     Raises:
-        CaptureFileError: a file cannot be read or is no capture, or has not the interface that the point names.
+        LimitError, MemoryShort: the captures hold more packets than that.
+        CaptureFileError: no file can be read and is a capture, or one has not the interface that its point names.
     """
     ledger = Ledger()
-    wanted: dict[str, tuple[str, str]] = {}  # several points may be interfaces of one file: it is read once
-    for point in run.points:
-        for name in point.captures:
-            wanted.setdefault(os.path.realpath(run.folder / name), (str(run.folder / name), name))
-    users = Counter(os.path.realpath(run.folder / name) for point in run.points for name in point.captures)
-    decoded = dict(zip(wanted, decode_files(list(wanted.values())), strict=True))
+    wanted: dict[str, tuple[str | Location, str]] = {}  # several points may be interfaces of one file: it is read once
+    same = {name: _same_file(run, name) for point in run.points for name in point.captures}
+    for name, one in same.items():
+        wanted.setdefault(one, (run.input(name), name))
+    users = Counter(same[name] for point in run.points for name in point.captures)
+    purse = Purse(need, limits.max_memory)
+    budget = Budget([path for path, _ in wanted.values()], limits, purse)
+    decoded = dict(zip(wanted, decode_files(list(wanted.values()), budget), strict=True))
     tunnels = _common_tunnels(list(decoded.values()))
     files: list[DecodedFile] = []
     parts: list[tuple[int, np.ndarray[Any, Any]]] = []
@@ -62,9 +88,9 @@ def observe_run(run: Run) -> Observations:
     for number, point in enumerate(run.points):
         own_files, own_rows = [], []
         for name in point.captures:
-            file = decoded[os.path.realpath(run.folder / name)]
+            file = decoded[same[name]]
             keep = _selected(file, point, ledger)
-            alone = users[os.path.realpath(run.folder / name)] == 1
+            alone = users[same[name]] == 1
             rows = file.rows if alone and keep.all() else rows_at(file.rows, keep)
             rows["point"] = number
             rows["capture"] = len(files)
@@ -87,7 +113,13 @@ def observe_run(run: Run) -> Observations:
         tunnels=tunnels,
         run=run,
         wireless=tuple(any(one.link_type in WIRELESS for one in file.interfaces) for file in files),
+        stamps=tuple(file.stamp for file in files),
     )
+
+
+def _same_file(run: Run, name: str) -> str:
+    """One text for all names of a file; inside a run folder there are no links, so each has one name."""
+    return os.path.realpath(run.folder / name) if run.trusted else name
 
 
 def observe_files(paths: list[str]) -> Observations:
@@ -96,7 +128,8 @@ def observe_files(paths: list[str]) -> Observations:
     The `point` of a row is the name of its interface, where the file has one.
     """
     ledger = Ledger()
-    files = decode_files([(path, path) for path in paths])
+    budget = Budget(paths, DEFAULT_LIMITS, Purse(FOLLOWING))
+    files = decode_files([(path, path) for path in paths], budget)
     tunnels = _common_tunnels(files)
     names: dict[str, int] = {}
     parts = []
@@ -117,6 +150,7 @@ def observe_files(paths: list[str]) -> Observations:
         digest_payload_bytes=payload_bytes,
         damaged=any(file.ended != WHOLE for file in files),
         tunnels=tunnels,
+        stamps=tuple(file.stamp for file in files),
     )
 
 

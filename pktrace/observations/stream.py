@@ -9,11 +9,17 @@ from typing import Any
 
 import numpy as np
 
+from pktrace import memory
 from pktrace.capture.files import Batch, CaptureReader
 from pktrace.capture.index import Interface
+from pktrace.decode.identity import secret
 from pktrace.decode.packets import decode
 from pktrace.decode.rows import ROW
 from pktrace.decode.tunnels import TunnelTable
+from pktrace.inputs import Location
+from pktrace.limits import Share
+
+_SMALL_TABLE = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +38,20 @@ class RowBatch:
 class RowReader:
     """Decodes one capture file; `capture` says after the last batch how reading ended, `tunnels` what rows refer to.
 
+    `share` as in `CaptureReader`. With `hashed`, the file is hashed meanwhile (`capture.sha256`).
+
     Raises:
         CaptureFileError: the file cannot be read or is no capture.
     """
 
-    def __init__(self, path: str | os.PathLike[str], name: str) -> None:
-        self.capture = CaptureReader(path, name)
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | Location,
+        name: str,
+        share: Share | None = None,
+        hashed: bool = False,
+    ) -> None:
+        self.capture = CaptureReader(path, name, share, hashed=hashed)
         self.tunnels = TunnelTable()
 
     def batches(self) -> Iterator[RowBatch]:
@@ -55,11 +69,19 @@ class RowReader:
             while done < count:
                 done = decode(
                     batch.data, batch.base, batch.packets, link_types.array(), rows,
-                    table.entries, table.slots, table.count, done,
+                    table.entries, table.slots, table.count, secret(), done,
                 )  # fmt: skip
                 if done < count:
+                    _check_tunnels(table)
                     table.make_room()
             yield RowBatch(rows, batch.packets, batch.data, batch.base)
+
+
+def _check_tunnels(table: TunnelTable) -> None:
+    """Stop before a table of tunnels doubles that does not fit. Raises MemoryShort."""
+    held = table.entries.nbytes + table.slots.nbytes
+    if held > _SMALL_TABLE:
+        memory.check(f"keeping {int(table.count[0]):,} tunnels of one file", 3 * held)
 
 
 class _LinkTypes:

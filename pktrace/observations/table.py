@@ -12,6 +12,7 @@ from pktrace import schema
 from pktrace.decode import details as detail
 from pktrace.decode import rows as field
 from pktrace.decode.addresses import number_addresses
+from pktrace.decode.identity import secret
 from pktrace.observations.observe import Observations
 from pktrace.observations.tunnels import address_text
 
@@ -100,7 +101,8 @@ def _address_pair(
     code = np.empty(2 * count, np.int32)
     first = np.empty(2 * count, np.int64)
     slots = np.zeros(1 << max(4, (4 * count).bit_length()), np.int32)
-    first = first[: number_addresses(version, high, low, np.concatenate([absent, absent]), slots, code, first)]
+    left_out = np.concatenate([absent, absent])
+    first = first[: number_addresses(version, high, low, left_out, secret(), slots, code, first)]
     order = np.lexsort((low[first], high[first], version[first]))
     rank = np.zeros(max(1, len(first)), np.int32)
     rank[order] = np.arange(len(first))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from pktrace.capture.source import open_regular
 from pktrace.errors import CallerError
-from pktrace.report.words import safe
+from pktrace.inputs import Location
+from pktrace.surroundings import elsewhere, homeless
+from pktrace.visible import visible
 
 # Fields in which tshark says again what another field has said, or what depends on when it was captured.
 _REPEATS = ("[", "(resolved)", "OUI:", "LG bit", "IG bit", "Source or Destination", "Address:", "(LE)", "(relative)")
@@ -21,7 +25,7 @@ def need_tshark() -> None:
         raise CallerError("--detail needs tshark to dissect packets; install the package tshark, or leave --detail out")
 
 
-def dissect(capture: Path, frames: Sequence[int]) -> dict[int, list[str]]:
+def dissect(capture: Location, frames: Sequence[int]) -> dict[int, list[str]]:
     """Headers of some packets of a capture file, a line per layer.
 
     Args:
@@ -32,24 +36,36 @@ def dissect(capture: Path, frames: Sequence[int]) -> dict[int, list[str]]:
 
     Raises:
         CallerError: tshark is not installed.
+        CaptureFileError: the capture cannot be read any more.
     """
     need_tshark()
-    import pyshark
-
     found: dict[int, list[str]] = {}
-    wanted = sorted(set(frames))[:_MOST_PACKETS]
-    for begin in range(0, len(wanted), _MOST_FRAMES_A_CALL):
-        part = wanted[begin : begin + _MOST_FRAMES_A_CALL]
-        numbers = ", ".join(map(str, part))
-        packets = pyshark.FileCapture(
-            str(capture), display_filter=f"frame.number in {{{numbers}}}", keep_packets=False, use_json=False
-        )
-        try:
-            for packet in packets:
-                found[int(packet.number)] = [_layer_line(layer) for layer in packet.layers]
-        finally:
-            packets.close()
+    with open_regular(capture, capture.name) as file:  # tshark gets the open file: no link can take its place
+        _dissect(Path(f"/proc/{os.getpid()}/fd/{file.fileno()}"), frames, found)
     return found
+
+
+def _dissect(capture: Path, frames: Sequence[int], found: dict[int, list[str]]) -> None:
+    with elsewhere():  # pyshark reads a config.ini in the current folder, which names the program to start
+        import pyshark
+
+    wanted = sorted(set(frames))[:_MOST_PACKETS]
+    with homeless():
+        for begin in range(0, len(wanted), _MOST_FRAMES_A_CALL):
+            part = wanted[begin : begin + _MOST_FRAMES_A_CALL]
+            numbers = ", ".join(map(str, part))
+            packets = pyshark.FileCapture(
+                str(capture),
+                display_filter=f"frame.number in {{{numbers}}}",
+                keep_packets=False,
+                use_json=False,
+                tshark_path=shutil.which("tshark"),
+            )
+            try:
+                for packet in packets:
+                    found[int(packet.number)] = [_layer_line(layer) for layer in packet.layers]
+            finally:
+                packets.close()
 
 
 def _layer_line(layer: object) -> str:
@@ -62,4 +78,4 @@ def _layer_line(layer: object) -> str:
         if not shown or any(word in str(shown) for word in _REPEATS):
             continue
         fields.append(" ".join(str(shown).split()))
-    return safe(f"{name}: {'; '.join(fields)}")
+    return visible(f"{name}: {'; '.join(fields)}")

@@ -16,12 +16,13 @@ from pktrace.findings.analysis import Analysis
 from pktrace.observations.changeable import changeable_of
 from pktrace.observations.tunnels import address_text
 from pktrace.report.terminal import console, plain_table
-from pktrace.report.words import clock_time, date_time, microseconds, plural, safe
+from pktrace.report.words import clock_time, date_time, microseconds, plural
 from pktrace.run.conditions import PROTOCOL_NAMES
 from pktrace.schema import BASES, FATES, REASONS, RULE_VERDICTS, TREATMENTS, VERDICTS
 from pktrace.trajectories.model import UNSEEN
 from pktrace.trajectories.transforms import ECN_NAMES, mac_text
 from pktrace.verdicts.judge import NONE
+from pktrace.visible import visible
 
 # Fields that may change on the way; addresses and tunnels are compared as text.
 _WATCHED = (
@@ -145,13 +146,17 @@ class Explanation:
                 sighting.point,
                 clock_time(sighting.ts_ns) if sighting.ts_ns is not None else "not seen",
                 microseconds(sighting.since_previous_ns) if sighting.since_previous_ns is not None else "",
-                f"{safe(sighting.capture.rpartition('/')[2])} {sighting.frame}" if sighting.capture is not None else "",
+                f"{_file_name(sighting.capture)} {sighting.frame}" if sighting.capture is not None else "",
                 "; ".join(happened),
             )
         out.print(table)
         out.print()
         for line in self.because:
             out.print(line)
+
+
+def _file_name(capture: str) -> str:
+    return visible(capture.rpartition("/")[2])
 
 
 def explain_packet(analysis: Analysis, trajectory: int) -> Explanation:

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import warnings
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from pktrace.findings.analysis import Analysis
 from pktrace.latency.stages import StageLatency, percentile
+from pktrace.surroundings import elsewhere
+from pktrace.visible import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,38 +32,51 @@ _SETTINGS: Any = {"svg.hashsalt": "pktrace", "svg.fonttype": "path", "font.size"
 _NO_DATE = {"svg": {"Date": None}, "png": {"Software": None}}
 
 
-def draw_all(analysis: Analysis, folder: Path) -> list[Path]:
+def draw_all(analysis: Analysis, create: Callable[[str], BinaryIO]) -> list[str]:
     """Write every plot as SVG and PNG.
 
-    Returns:
-        The files written: ecdf and waterfall; none where no stage has a latency.
-    """
-    import matplotlib as mpl
+    Args:
+        create: makes a file of this name.
 
-    with mpl.rc_context(_SETTINGS), warnings.catch_warnings():
+    Returns:
+        Names of the files written: ecdf and waterfall; none where no stage has a latency.
+    """
+    mpl = _matplotlib()
+    # The settings of whoever calls, and those of a file in the current folder, do not count: the same bytes each time.
+    settings = {**mpl.rcParamsDefault, **_SETTINGS}
+    settings.pop("backend", None)
+    with mpl.rc_context(settings), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # letters that the font lacks, axes without extent: nothing to be done about
         written = []
         for name, figure in (("ecdf", ecdf_figure(analysis)), ("waterfall", waterfall_figure(analysis))):
             if figure is not None:
-                written.extend(_save(figure, folder / name))
+                written.extend(_save(figure, name, create))
         return written
 
 
-def _save(figure: Figure, stem: Path) -> list[Path]:
+def _matplotlib() -> Any:
+    """matplotlib, without a `matplotlibrc` of the current folder or of $HOME, which may be somebody else's.
+
+    That file may have text set by TeX, which runs programs, and its values are evaluated while it is read.
+    """
+    if "matplotlib" not in sys.modules:
+        os.environ["MATPLOTLIBRC"] = os.devnull
+        with elsewhere():
+            import matplotlib  # noqa: F401
+    import matplotlib as mpl
+
+    return mpl
+
+
+def _save(figure: Figure, stem: str, create: Callable[[str], BinaryIO]) -> list[str]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     written = []
     for suffix, canvas in (("svg", FigureCanvasSVG), ("png", FigureCanvasAgg)):
-        path = stem.with_name(f"{stem.name}.{suffix}")
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            canvas(figure).print_figure(partial, format=suffix, metadata=_NO_DATE[suffix], dpi=110)
-            os.replace(partial, path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-        written.append(path)
+        with create(f"{stem}.{suffix}") as file:
+            canvas(figure).print_figure(file, format=suffix, metadata=_NO_DATE[suffix], dpi=110)
+        written.append(f"{stem}.{suffix}")
     return written
 
 
@@ -88,6 +104,7 @@ def _grid(
     whole = (width * columns, height * rows + heading)
     figure = Figure(figsize=whole)
     size = min(10.0, 115 * whole[0] / max(1, len(title)))  # a letter is about 0.086 inches wide at 10 points
+    title = visible(title)
     figure.text(0.1 / whole[0], 1 - 0.1 / whole[1], title, va="top", fontsize=size, weight="bold", parse_math=False)
     axes = []
     for number in range(paths):
@@ -136,19 +153,22 @@ def draw_ecdf(ax: Axes, analysis: Analysis, path: int) -> Axes:
             color="0.35" if whole else _colour(analysis, latency.name),
             linestyle=_STYLES[order % len(_STYLES)] if not whole else (0, (1, 1)),
             linewidth=1.0 if whole else 1.5,
-            label=f"{latency.name}\nN {len(latency.values):,}{f', lost {latency.lost:,}' if latency.lost else ''}",
+            label=str(order),
         )
     ax.set_xscale("log")
     ax.set_ylim(0, 1.02)
     ax.set_xlabel("latency, µs")
     ax.set_ylabel("share of packets")
-    ax.set_title(analysis.run.paths[path].name, parse_math=False, fontsize=10)
+    ax.set_title(visible(analysis.run.paths[path].name), parse_math=False, fontsize=10)
     _microsecond_ticks(ax)
     ax.set_yticks((0, 0.25, 0.5, 0.75, 1))
     ax.grid(True, which="major", color="0.9", linewidth=0.6)
     # Beside the panel: inside it, some curve would always be hidden.
-    for text in ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.02), fontsize=7, frameon=False).get_texts():
-        text.set_parse_math(False)
+    legend = ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.02), fontsize=7, frameon=False)
+    for text, latency in zip(legend.get_texts(), drawn, strict=True):
+        # Not as the label of the curve: one that begins with an underscore would be left out.
+        lost = f", lost {latency.lost:,}" if latency.lost else ""
+        text.set(text=f"{visible(latency.name)}\nN {len(latency.values):,}{lost}", parse_math=False)
     return ax
 
 
@@ -222,12 +242,12 @@ def draw_waterfall(ax: Axes, analysis: Analysis, path: int, most: int | None = N
             va="center",
             fontsize=7,
         )
-    ax.set_yticks(range(len(stages)), [latency.name for latency in stages], parse_math=False)
+    ax.set_yticks(range(len(stages)), [visible(latency.name) for latency in stages], parse_math=False)
     ax.set_ylim(most - 0.4, -0.6)
     ax.set_xlim(0, 1.45 * max(reached, max(ends)))
     ax.locator_params(axis="x", nbins=6)
     ax.set_xlabel("mean latency, µs; medians do not add up")
-    ax.set_title(way.name, parse_math=False, fontsize=10)
+    ax.set_title(visible(way.name), parse_math=False, fontsize=10)
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 

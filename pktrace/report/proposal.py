@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import glob
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pktrace.errors import CallerError, OutputError
 from pktrace.findings.proposal import Pair, Proposal, ProposedPath, ProposedPoint, ProposedStage
+from pktrace.report.whole import whole_file
 from pktrace.report.words import one_line, plural
+from pktrace.visible import json_text, toml_text
 
 _LISTED_PAIRS = 60
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")  # a byte, as Python shows it in a name (PEP 383)
 _LONGEST_COMMENT = 118
 
 
@@ -41,22 +45,29 @@ def proposal_json(proposal: Proposal, name: str, files: Mapping[str, str], outpu
     document: dict[str, Any] = {"name": name, "output": output, **dataclasses.asdict(proposal)}
     for point in document["points"]:
         point["captures"] = [files[capture] for capture in point["captures"]]
-    return json.dumps(document, indent=2)
+    return json_text(document)
 
 
 def relative_names(captures: Sequence[str], folder: Path) -> dict[str, str]:
     """How a run.toml in a folder names each capture.
 
+    TOML is UTF-8: a byte of a name that is not becomes `?` in a pattern, where no other file fits it.
+
     Raises:
-        CallerError: a name cannot be written in TOML, which is UTF-8.
+        CallerError: other files fit it, too.
     """
-    names = {capture: os.path.relpath(capture, folder) for capture in captures}
-    for capture, name in names.items():
-        try:
-            name.encode("utf-8")
-        except UnicodeEncodeError:
-            raise CallerError(f"{capture}: run.toml cannot name this file, its name is not UTF-8; rename it") from None
-    return names
+    return {capture: _named_in_toml(capture, os.path.relpath(capture, folder), folder) for capture in captures}
+
+
+def _named_in_toml(capture: str, name: str, folder: Path) -> str:
+    if not _NOT_UTF8.search(name):
+        return name
+    pattern = _NOT_UTF8.sub("?", glob.escape(name))
+    here = os.path.abspath(folder)  # it need not be there yet
+    fitting = glob.glob(os.path.normpath(os.path.join(glob.escape(here), pattern)))
+    if fitting != [os.path.normpath(os.path.join(here, name))]:
+        raise CallerError(f"{capture}: run.toml cannot name this file, its name is not UTF-8; rename it")
+    return pattern
 
 
 def write_proposal(text: str, file: Path) -> None:
@@ -65,16 +76,10 @@ def write_proposal(text: str, file: Path) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            partial.write_text(text, encoding="utf-8")
-            os.replace(partial, file)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                partial.unlink()
-            raise
+        with whole_file(file) as opened:
+            opened.write(text.encode())
     except OSError as problem:
         raise OutputError(f"{file}: cannot write: {problem.strerror or problem}") from None
 
@@ -209,8 +214,8 @@ def _comment(text: str) -> str:
 
 
 def _text(value: str) -> str:
-    """A TOML basic string: JSON's escapes are TOML's, but for DEL, which JSON leaves as it is."""
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    """A TOML basic string: JSON's short escapes are TOML's, and the others are made by TOML's rule."""
+    return toml_text(json.dumps(value, ensure_ascii=False))
 
 
 def _list(values: Sequence[str]) -> str:

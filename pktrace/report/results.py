@@ -1,12 +1,10 @@
-"""Writes results/: Parquet tables, summary.json and plots, each under its final name only when it is whole."""
+"""Writes results/: Parquet tables, summary.json and plots, all of an analysis or nothing."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,11 +14,11 @@ from pktrace.errors import OutputError
 from pktrace.findings.analysis import Analysis
 from pktrace.findings.summary import summary_json
 from pktrace.findings.tables import all_tables
-from pktrace.observations.observe import Observations
+from pktrace.report.exchange import PLOT_FOLDER, SUMMARY, ResultsFolder
+from pktrace.report.whole import whole_file
 from pktrace.version import __version__
+from pktrace.visible import distinct
 
-_PARTIAL = ".partial"
-PLOTS = ("ecdf.svg", "ecdf.png", "waterfall.svg", "waterfall.png")
 _ROW_GROUP = 1 << 19
 # Where values hardly repeat, a dictionary of them would only be overhead; sorted times have small differences.
 _PLAIN = {"digest", "tcp_seq", "tcp_ack", "ip_id", "icmp_seq", "tcp_tsval", "tcp_tsecr", "packet_id", "sequence"}
@@ -28,45 +26,36 @@ _DELTA = {"ts_ns", "first_ns", "frame", "byte_offset", "trajectory"}
 
 
 def write_results(
-    analysis: Analysis, folder: Path, summary: dict[str, Any], figures: Callable[[Path], list[Path]] | None = None
+    analysis: Analysis,
+    into: ResultsFolder,
+    summary: dict[str, Any],
+    figures: Callable[[Callable[[str], BinaryIO]], list[str]] | None = None,
 ) -> list[Path]:
-    """Write all results of an analysis.
+    """Write all results of an analysis, and put them in the place of those before.
 
     Args:
-        folder: made if missing; existing files of the same names are replaced one by one.
-        figures: writes the plots into a folder and returns their paths; None for no plots.
+        into: the results folder, locked since before the analysis began.
+        figures: writes the plots to the files that its argument makes by name, and returns their names; None for none.
 
     Returns:
         The files written.
 
     Raises:
-        OutputError: the folder cannot be written or the disk is full; no half-written file is left under its name.
+        OutputError: the folder cannot be written or the disk is full; the results before are as they were.
     """
+    metadata = metadata_of(analysis)
     written = []
-    metadata = metadata_of(analysis.observations)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # Written last: where it is, all of an analysis is there, and nothing of an earlier one.
-        (folder / "summary.json").unlink(missing_ok=True)
-        for name in PLOTS:
-            (folder / "plots" / name).unlink(missing_ok=True)
+    with into.fresh() as create:
         for name, table in all_tables(analysis).items():
-            with _whole(folder / f"{name}.parquet") as partial:
-                write_parquet(table, partial, metadata)
-            written.append(folder / f"{name}.parquet")
+            with create(f"{name}.parquet") as file:
+                write_parquet(table, file, metadata)
+            written.append(f"{name}.parquet")
         if figures is not None:
-            (folder / "plots").mkdir(exist_ok=True)
-            written.extend(figures(folder / "plots"))
-        elif (folder / "plots").is_dir() and not any((folder / "plots").iterdir()):
-            (folder / "plots").rmdir()
-        with _whole(folder / "summary.json") as partial:
-            partial.write_text(summary_json(summary), encoding="utf-8")
-        written.append(folder / "summary.json")
-    except OSError as problem:
-        raise OutputError(
-            f"{problem.filename or folder}: cannot write results: {problem.strerror or problem}"
-        ) from None
-    return written
+            written += figures(lambda name: create(f"{PLOT_FOLDER}/{name}"))
+        with create(SUMMARY) as file:
+            file.write(summary_json(summary).encode())
+        written.append(SUMMARY)
+    return [into.path / name for name in written]
 
 
 def write_observations(
@@ -81,9 +70,9 @@ def write_observations(
         OutputError: the file cannot be written.
     """
     try:
-        with _whole(path) as partial:
+        with whole_file(path) as file:
             columns = schema.OBSERVATIONS.with_columns(schema.DETAILS if with_details else ()).arrow_schema()
-            with pq.ParquetWriter(partial, columns, **_parquet_options(columns.names)) as writer:
+            with pq.ParquetWriter(file, columns, **_parquet_options(columns.names)) as writer:
                 for table in tables:
                     writer.write_table(table, row_group_size=_ROW_GROUP)
                 writer.add_key_value_metadata(metadata())
@@ -91,28 +80,29 @@ def write_observations(
         raise OutputError(f"{path}: cannot write: {problem.strerror or 'is there such a folder?'}") from None
 
 
-def metadata_of(observations: Observations) -> dict[str, str]:
-    """Key-value metadata of every file of an analysis: versions, the run, and the hashes of what went in."""
-    found = input_metadata(observations.captures, observations.sha256)
-    found["pktrace.digest_payload_bytes"] = str(observations.digest_payload_bytes)
-    if observations.run is not None:
-        found["pktrace.run"] = observations.run.name
-        found["pktrace.input.sha256:run.toml"] = observations.run.run_toml_sha256
+def metadata_of(analysis: Analysis) -> dict[str, str]:
+    """Key-value metadata of every file of an analysis: versions, the run, and the hashes of every file that went in."""
+    inputs = analysis.inputs
+    found = input_metadata(list(inputs), list(inputs.values()))
+    found["pktrace.digest_payload_bytes"] = str(analysis.observations.digest_payload_bytes)
+    found["pktrace.run"] = analysis.run.name
     return found
 
 
-def input_metadata(captures: Sequence[str], sha256: Sequence[str]) -> dict[str, str]:
-    """Key-value metadata that every file has: versions, and the hashes of the captures."""
+def input_metadata(names: Sequence[str], sha256: Sequence[str]) -> dict[str, str]:
+    """Key-value metadata that every file has: versions, and the hashes of the inputs."""
     found = {"pktrace.schema_version": str(schema.SCHEMA_VERSION), "pktrace.version": __version__}
-    for name, digest in zip(captures, sha256, strict=True):
-        found[f"pktrace.input.sha256:{name.encode('utf-8', 'backslashreplace').decode()}"] = digest
+    for name, digest in zip(names, sha256, strict=True):
+        if not digest:
+            continue  # the file could not be read
+        found[f"pktrace.input.sha256:{distinct(name)}"] = digest
     return found
 
 
-def write_parquet(table: pa.Table, path: Path, metadata: dict[str, str]) -> None:
+def write_parquet(table: pa.Table, file: Path | BinaryIO, metadata: dict[str, str]) -> None:
     """Write one Parquet file: zstd, the same bytes for the same table."""
     table = table.replace_schema_metadata({key: value.encode() for key, value in metadata.items()})
-    pq.write_table(table, path, row_group_size=_ROW_GROUP, **_parquet_options(table.column_names))
+    pq.write_table(table, file, row_group_size=_ROW_GROUP, **_parquet_options(table.column_names))
 
 
 def _parquet_options(names: Sequence[str]) -> dict[str, Any]:
@@ -123,22 +113,3 @@ def _parquet_options(names: Sequence[str]) -> dict[str, Any]:
         "write_page_index": True,
         "store_schema": True,
     }
-
-
-@contextlib.contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A name to write to; renamed to `path` when all went well, removed otherwise.
-
-    Raises:
-        OutputError: there is something that is no file, such as a device, which a rename would replace.
-    """
-    if path.exists() and not path.is_file():
-        raise OutputError(f"{path}: is no file; results replace files only")
-    partial = path.with_name(f".{path.name}.{os.getpid()}{_PARTIAL}")
-    try:
-        yield partial
-        os.replace(partial, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise

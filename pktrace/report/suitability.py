@@ -15,7 +15,8 @@ from pktrace.findings.pauses import EXPECTED_IN_PAUSE
 from pktrace.findings.suitability import LONGEST_FRAME, PointFacts, Suitability
 from pktrace.report.strip import strip, window_strip
 from pktrace.report.terminal import console, plain_table
-from pktrace.report.words import clock_time, count, date_time, percent, plural, safe
+from pktrace.report.words import clock_time, count, date_time, percent, plural
+from pktrace.visible import visible
 
 _WIDE = 120
 _WIDEST_TEXT = 120
@@ -49,8 +50,8 @@ def print_suitability(
         grid = Table.grid(padding=0, expand=False)
         grid.add_column(no_wrap=True)
         grid.add_column(ratio=1)
-        grid.add_row(head, Text(safe(finding.sentence)))
-        grid.add_row("", Text(safe(finding.fix), style="dim"))
+        grid.add_row(head, Text(visible(finding.sentence)))
+        grid.add_row("", Text(visible(finding.fix), style="dim"))
         out.print(grid, width=min(out.width, _WIDEST_TEXT))
     out.print()
     out.print(_verdict(answers, out.width))
@@ -98,7 +99,7 @@ def _points(facts: Suitability, wide: bool) -> Group:
             _dot(point.repeats) if not point.repeats else percent(point.repeats / max(1, cover.packets)),
             _clock(point),
         )
-    return _part(f"Points of {safe(facts.run.name)}", made)
+    return _part(f"Points of {visible(facts.run.name)}", made)
 
 
 def _time(time: int, first: int | None, wide: bool) -> str:
@@ -198,7 +199,7 @@ def _paths(facts: Suitability, wide: bool) -> list[Group]:
             continue
         described = facts.run.paths[path.number]
         told = f"{count(path.by_order)} told apart only by order" if path.by_order else "all told apart"
-        title = f"Path {safe(described.name)}: {plural(path.packets, 'packet')}, {told}"
+        title = f"Path {visible(described.name)}: {plural(path.packets, 'packet')}, {told}"
         columns = [("stage", "left"), ("from", "left"), ("to", "left"), ("at from", "right"), ("at to", "right")]
         columns += [("both", "right"), ("share", "right")]
         # What was rewritten, split or merged on the way has other bytes, and is followed all the same.
@@ -264,7 +265,7 @@ def _small(value: float) -> str:
 
 
 def _name(text: str) -> str:
-    plain = safe(text)
+    plain = visible(text)
     return plain if len(plain) <= _LONGEST_NAME else f"{plain[: _LONGEST_NAME - 1]}…"
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
-import json
 from typing import Any
 
 from pktrace.findings.advice import Answer
 from pktrace.findings.finding import Finding
 from pktrace.findings.suitability import PathFacts, PointFacts, Suitability
 from pktrace.version import __version__
+from pktrace.visible import json_text
 
 
 def suitability_json(
@@ -54,8 +54,7 @@ def suitability_json(
         "window_ns": list(run.window) if run.window else None,
         "exit_code": exit_code,
     }
-    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-    return text.encode("utf-8", "backslashreplace").decode()  # names of files may hold bytes that are no UTF-8
+    return json_text(document) + "\n"
 
 
 def _point(point: PointFacts) -> dict[str, Any]:

@@ -138,7 +138,7 @@ first of them alone. They open unchanged in polars, pandas, DuckDB and Spark.
 * Rows are in a total order, and the same input gives the same bytes.
 * Each column carries its sentence as field metadata (`description`). Each file carries
   `pktrace.schema_version`, `pktrace.version`, `pktrace.run`, `pktrace.digest_payload_bytes` and the SHA-256 of
-  `run.toml` and of every capture (`pktrace.input.sha256:<file>`).
+  every file that was read: `run.toml`, captures, their logs, `context/` (`pktrace.input.sha256:<file>`).
 """
 _TIMES = """
 After these follows one column `<point>_ns` (int64) per point of the run: the time stamp of the packet's

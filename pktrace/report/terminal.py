@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import IO, Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from pktrace.findings.analysis import Analysis
 from pktrace.findings.tallies import RuleTally, fate_counts, stage_losses
 from pktrace.latency.stages import StageLatency, percentile, shares, summary_row
-from pktrace.report.words import count, microseconds, percent, plural, safe
+from pktrace.report.words import count, microseconds, percent, plural
 from pktrace.schema import RULE_VERDICTS
+from pktrace.visible import VisibleStream, visible, visible_lines
 
 _MISSES = tuple(name for name in RULE_VERDICTS if name != "hit")
 _WIDE = 120
@@ -28,9 +32,18 @@ _COPIES = (
     ("copies_rewritten", "rewritten at that point"),
 )
 _SEVERITY_STYLE = {"error": "bold red", "data_loss": "yellow"}
+# Lines of one counter of the ledger.
+_MOST_LINES = 20
 
 
 class _Console(Console):
+    """A console that makes every piece of text visible before its own styles come around it."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """The pieces of what is printed, also of cells and columns inside it."""
+        for text, style, control in super().render(renderable, options):
+            yield Segment(visible_lines(text), style, control)
+
     def on_broken_pipe(self) -> None:
         """rich would end the process with 1; whoever prints decides what a reader that has gone means."""
         raise BrokenPipeError
@@ -38,8 +51,9 @@ class _Console(Console):
 
 def console(stream: IO[str]) -> Console:
     """A console that follows NO_COLOR, COLUMNS and whether it writes to a terminal; nothing is taken as markup."""
+    inner = stream.inner if isinstance(stream, VisibleStream) else stream
     # In a notebook rich would display by itself, beside what the caller returns.
-    made = _Console(file=stream, force_jupyter=False, markup=False, highlight=False, emoji=False, soft_wrap=False)
+    made = _Console(file=inner, force_jupyter=False, markup=False, highlight=False, emoji=False, soft_wrap=False)
     # A narrower terminal breaks the lines itself; a table that is squeezed would cut its numbers.
     made.width = max(_NARROWEST, made.width)
     return made
@@ -174,12 +188,24 @@ def fates_lines(analysis: Analysis) -> list[str]:
 
 
 def ledger_lines(analysis: Analysis) -> list[Text]:
-    """What was not used and is no mere information: damaged input and missing packets."""
+    """What was not used and is no mere information: damaged input and missing packets.
+
+    Of each counter _MOST_LINES are shown, and how many more there are: a run may have thousands of files.
+    """
     lines = []
-    for counter, point, capture, number in analysis.ledger.rows():
-        if counter.severity == "info":
+    rows = [row for row in analysis.ledger.rows() if row[0].severity != "info"]
+    left = Counter(counter.name for counter, _, _, _ in rows)
+    shown: Counter[str] = Counter()
+    for counter, point, capture, number in rows:
+        shown[counter.name] += 1
+        if shown[counter.name] > _MOST_LINES:
+            if shown[counter.name] == left[counter.name]:
+                more = left[counter.name] - _MOST_LINES
+                lines.append(
+                    Text(f"{counter.name}: {more:,} more in ledger.parquet", style=_SEVERITY_STYLE[counter.severity])
+                )
             continue
-        where = " ".join(safe(part) for part in (point, capture) if part)
+        where = " ".join(visible(part) for part in (point, capture) if part)
         lines.append(
             Text(
                 f"{counter.name}: {number:,} at {where or 'the run'}. {counter.sentence}",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 
+from pktrace.visible import visible
+
 _LONGEST_LINE = 1200
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
@@ -39,18 +41,12 @@ def _seconds(ns: int) -> datetime.datetime:
     return _EPOCH + datetime.timedelta(seconds=ns // 10**9)
 
 
-def safe(text: str) -> str:
-    """Text from outside (file names, names in captures) without control characters that a terminal would obey."""
-    plain = text.encode("utf-8", "backslashreplace").decode()
-    return "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in plain)
-
-
 def plural(number: int, word: str) -> str:
     """`1 packet`, `2 packets`."""
     return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def one_line(text: str) -> str:
-    """Text as one line of bounded length: line ends become spaces, control characters and stray bytes escapes."""
-    line = safe(" ".join(text.splitlines()))
+    """Text as one line of bounded length: line ends become spaces, what cannot be seen escapes."""
+    line = visible(" ".join(text.splitlines()))
     return line if len(line) <= _LONGEST_LINE else f"{line[: _LONGEST_LINE // 2]} ... {line[-_LONGEST_LINE // 4 :]}"

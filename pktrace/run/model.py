@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pktrace.inputs import Location
+
 ANY_DIRECTION = "any"
 
 
@@ -111,7 +113,10 @@ class Rule:
 
 @dataclass(frozen=True)
 class Run:
-    """One recording: a folder with run.toml and captures, checked."""
+    """One recording: a folder with run.toml and captures, checked.
+
+    Its files lie inside the folder, over no link, unless it is `trusted`; `file` is the name of its run.toml.
+    """
 
     folder: Path
     name: str
@@ -123,6 +128,12 @@ class Run:
     window: tuple[int, int] | None
     run_toml_sha256: str
     criteria: int = 0  # [[criterion]] tables: reserved, counted and not evaluated
+    trusted: bool = False
+    file: str = "run.toml"
+
+    def input(self, name: str) -> Location:
+        """Where a file of the run lies, by its name relative to the folder."""
+        return Location(str(self.folder / name)) if self.trusted else Location(name, self.folder)
 
     def position_columns(self, path: PacketPath) -> tuple[str, ...]:
         """Name of the time column of each position of a path: `<point>_ns`, `<point>_2_ns` at a second visit."""

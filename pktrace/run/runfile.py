@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import difflib
-import glob
-import hashlib
 import os
 import re
-import tomllib
+from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import msgspec
 
 from pktrace.errors import CallerError, RunFileError
+from pktrace.inputs import NotInside
+from pktrace.run.captures import CaptureNames, TooMany
 from pktrace.run.conditions import BadValue, condition_of
+from pktrace.run.context import context_files
+from pktrace.run.document import read_document, shortened
 from pktrace.run.model import Condition, PacketPath, Point, Rule, Run
+from pktrace.visible import is_visible
 
 SCHEMA = 1
 RUN_FILE = "run.toml"
-_LARGEST_RUN_FILE = 16 << 20
+# More than these need --trust. No run that was recorded comes near; what is done for each of them is bounded by them.
+MOST_POINTS = 1000
+MOST_PATHS = 1000
+MOST_RULES = 10_000
+MOST_PATTERNS = 10_000
 _LARGEST_NS = 1 << 62
 _LONGEST_NAME = 4000
 _UNITS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "min": 60 * 10**9, "h": 3600 * 10**9}
@@ -100,29 +108,22 @@ class _RunFile(_Strict):
     criterion: list[dict[str, Any]] = []  # reserved for certification
 
 
-def load_run(location: str | os.PathLike[str]) -> Run:
+def load_run(location: str | os.PathLike[str], trust: bool = False) -> Run:
     """Read and check a run.
 
     Args:
         location: the run folder, or its run.toml.
+        trust: follow links and names that lead out of the run folder, and have no limits on how much there is.
 
     Raises:
         CallerError: there is no such run.
-        RunFileError: run.toml is wrong; the message names the key and the fix.
+        RunFileError: run.toml is wrong, or leads out of its folder; the message names the key and the fix.
     """
     folder, file = _find(Path(location))
-    try:
-        size = file.stat().st_size
-        if size > _LARGEST_RUN_FILE:
-            raise RunFileError(file, "", f"has {size} bytes; that is no run.toml")
-        raw = file.read_bytes()
-    except OSError as problem:
-        raise CallerError(f"{file}: cannot be read: {problem.strerror}") from None
-    try:
-        document = tomllib.loads(raw.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as problem:  # also an integer of thousands of digits
-        raise RunFileError(file, "", f"is no valid TOML: {problem}") from None
-    return _Checker(folder, file).run(document, hashlib.sha256(raw).hexdigest())
+    document, digest = read_document(folder, file, trust)
+    run = _Checker(folder, file, trust).run(document, digest)
+    context_files(run)  # what it must not hold is said before anything slow
+    return run
 
 
 def _find(location: Path) -> tuple[Path, Path]:
@@ -132,7 +133,7 @@ def _find(location: Path) -> tuple[Path, Path]:
         raise CallerError(f"{location}: no such run: {getattr(problem, 'strerror', None) or problem}") from None
     if is_folder:
         file = location / RUN_FILE
-        if not _is_file(file):
+        if not os.path.lexists(file):
             raise CallerError(
                 f"{location}: no run here: it has no {RUN_FILE}; name a run folder, or use `pktrace observe FILE...`"
             )
@@ -147,16 +148,22 @@ def _find(location: Path) -> tuple[Path, Path]:
 
 
 class _Checker:
-    def __init__(self, folder: Path, file: Path) -> None:
+    def __init__(self, folder: Path, file: Path, trust: bool = False) -> None:
         self.folder = folder
         self.file = file
+        self.trust = trust
+        self.names = CaptureNames(folder, trust)
 
     def wrong(self, key: str, problem: str) -> RunFileError:
-        return RunFileError(self.file, key, problem)
+        return RunFileError(self.file, shortened(key, 300), shortened(problem, 1000))
+
+    def at_most(self, number: int, most: int, key: str, what: str) -> None:
+        if number > most and not self.trust:
+            raise self.wrong(key, f"has {number:,} {what}; more than {most:,} need --trust")
 
     def convert(self, value: Any, kind: type[_Entry], key: str) -> _Entry:
         if isinstance(value, dict):
-            known = [name.name for name in msgspec.structs.fields(kind)]
+            known = _keys_of(kind)
             for name in value:
                 if name not in known:
                     close = difflib.get_close_matches(name, known, 1)
@@ -180,6 +187,9 @@ class _Checker:
         if document.get("schema", SCHEMA) != SCHEMA:
             raise self.wrong("schema", f"{document['schema']!r} is not known; this version reads schema {SCHEMA}")
         top = self.convert(document, _RunFile, "")
+        self.at_most(len(top.point), MOST_POINTS, "point", "points")
+        self.at_most(len(top.path), MOST_PATHS, "path", "paths")
+        self.at_most(len(top.rule), MOST_RULES, "rule", "rules")
         if not top.point:
             raise self.wrong("point", "there is no [[point]]; a run needs at least one")
         self.plain_name(top.name, "name")
@@ -199,6 +209,8 @@ class _Checker:
             window=self.window(top.window),
             run_toml_sha256=digest,
             criteria=len(top.criterion),
+            trusted=self.trust,
+            file=self.file.name,
         )
 
     def window(self, table: dict[str, Any] | None) -> tuple[int, int] | None:
@@ -225,12 +237,15 @@ class _Checker:
 
     def points(self, tables: Sequence[dict[str, Any]]) -> tuple[Point, ...]:
         points: list[Point] = []
+        taken: set[str] = set()
+        self.at_most(sum(len(_list(table.get("captures"))) for table in tables), MOST_PATTERNS, "point", "captures")
         for number, table in enumerate(tables):
             key = _entry("point", number, table.get("name"))
             entry = self.convert(table, _Point, key)
             self.plain_name(entry.name, f"{key}.name")
-            if any(point.name == entry.name for point in points):
+            if entry.name in taken:
                 raise self.wrong(f"{key}.name", "is given twice; every point needs a name of its own")
+            taken.add(entry.name)
             points.append(
                 Point(
                     entry.name,
@@ -250,32 +265,39 @@ class _Checker:
         for pattern in patterns:
             if "\0" in pattern or len(pattern) > _LONGEST_NAME:
                 raise self.wrong(key, "is no name of a file: it holds a NUL character, or is too long")
-            if _is_file(self.folder / pattern):
-                found = [pattern]
-            else:
-                found = sorted(glob.glob(pattern, root_dir=self.folder, recursive=True))
-                found = [name for name in found if _is_file(self.folder / name)]
+            try:
+                found = self.names.matching(pattern)
+            except NotInside as problem:
+                raise self.wrong(
+                    key, f"{pattern!r} {problem}; put the file itself into the run folder, or use --trust"
+                ) from None
+            except TooMany as problem:
+                raise self.wrong(key, f"{pattern!r} {problem}; name fewer, or use --trust") from None
             if not found:
                 raise self.wrong(
                     key, f"no file {pattern!r} in {self.folder}; put the capture there or take the point out"
                 )
-            files.extend(os.path.relpath(self.folder / name, self.folder) for name in found)
-        real = [os.path.realpath(self.folder / name) for name in files]
-        for number, name in enumerate(real):
-            if name in real[:number]:
-                raise self.wrong(key, f"{files[number]!r} is given twice to this point; name it once")
+            files.extend(found)
+        taken: set[str] = set()
+        for name in files:
+            real = os.path.realpath(self.folder / name) if self.trust else name
+            if real in taken:
+                raise self.wrong(key, f"{name!r} is given twice to this point; name it once")
+            taken.add(real)
         return tuple(files)
 
     def paths(self, tables: Sequence[dict[str, Any]], index: dict[str, int]) -> tuple[PacketPath, ...]:
         paths: list[PacketPath] = []
+        taken: set[str] = set()
         for number, table in enumerate(tables):
             key = _entry("path", number, table.get("name"))
             if isinstance(table.get("match"), dict):
                 self.convert(table["match"], _Match, f"{key}.match")
             entry = self.convert(table, _Path, key)
             self.plain_name(entry.name, f"{key}.name")
-            if any(path.name == entry.name for path in paths):
+            if entry.name in taken:
                 raise self.wrong(f"{key}.name", "is given twice; every path needs a name of its own")
+            taken.add(entry.name)
             if not entry.points:
                 raise self.wrong(f"{key}.points", "is empty; list the points in the order of the packets")
             paths.append(self.path(entry, key, index))
@@ -290,8 +312,8 @@ class _Checker:
         for first, second in zip(entry.points, entry.points[1:], strict=False):
             if first == second:
                 raise self.wrong(f"{key}.points", f"{first!r} stands twice in a row; a stage needs two points")
-        for name in entry.points:
-            if entry.points.count(name) > 2:
+        for name, visits in Counter(entry.points).items():
+            if visits > 2:
                 raise self.wrong(
                     f"{key}.points", f"{name!r} stands more than twice; a path visits a point at most twice"
                 )
@@ -340,12 +362,14 @@ class _Checker:
     def rules(self, tables: Sequence[dict[str, Any]], paths: Sequence[PacketPath]) -> tuple[Rule, ...]:
         names = {path.name: number for number, path in enumerate(paths)}
         rules: list[Rule] = []
+        taken: set[str] = set()
         for number, table in enumerate(tables):
             key = _entry("rule", number, table.get("id"))
             entry = self.convert(table, _Rule, key)
             self.plain_name(entry.id, f"{key}.id")
-            if any(rule.id == entry.id for rule in rules):
+            if entry.id in taken:
                 raise self.wrong(f"{key}.id", "is given twice; every rule needs an id of its own")
+            taken.add(entry.id)
             if entry.path not in names:
                 known = ", ".join(names) or "none: add a [[path]]"
                 raise self.wrong(f"{key}.path", f"there is no path {entry.path!r}; paths are: {known}")
@@ -369,13 +393,13 @@ class _Checker:
         return tuple(rules)
 
     def plain_name(self, name: str, key: str) -> None:
-        if not name or not name.isprintable() or len(name) > 200:
+        if not name or not is_visible(name) or len(name) > 200:
             raise self.wrong(key, f"{name!r} must be 1 to 200 printable characters")
 
     def column_names(self, points: Sequence[Point], paths: Sequence[PacketPath]) -> None:
         """Each visit of a point has a column `<point>_ns` or `<point>_2_ns`; none may hide another."""
         taken = {"first_ns": "a column of the trajectories table"}
-        twice = {point for path in paths for point in path.points if path.points.count(point) == 2}
+        twice = {point for path in paths for point, visits in Counter(path.points).items() if visits == 2}
         for number, point in enumerate(points):
             for column in [f"{point.name}_ns", *([f"{point.name}_2_ns"] if number in twice else [])]:
                 if column in taken:
@@ -386,11 +410,13 @@ class _Checker:
                 taken[column] = f"that of point {point.name!r}"
 
 
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:
-        return False
+@cache
+def _keys_of(kind: type[msgspec.Struct]) -> tuple[str, ...]:
+    return tuple(field.name for field in msgspec.structs.fields(kind))
+
+
+def _list(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
 
 
 def _entry(table: str, number: int, name: object) -> str:

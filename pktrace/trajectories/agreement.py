@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from pktrace.decode.identity import group_numbers, groups_of, mixed
 from pktrace.decode.rows import rows_at
 from pktrace.run.model import Run
 from pktrace.trajectories.exact import EARLY_NS
-from pktrace.trajectories.hashing import mixed
 from pktrace.trajectories.paths import not_all_along, visits
 from pktrace.trajectories.reach import Reach
 from pktrace.trajectories.remains import Remains, flow_of, of_beginning, of_change, side_of, stays_on_its_link
@@ -73,9 +73,9 @@ def open_ends(run: Run, rows: Array, members: Array, owner: Array, seen: Array, 
     ends, last = some[ended], last[ended]
     begun, first = some[late], first[late]
     unplaced = members[owner[members] < 0]
-    # Where such bytes were seen first, each sighting begins a packet (members are in order of digest, then time).
+    # Where such bytes were seen first, each sighting begins a packet (members are in order of identity, then time).
     first_of = np.ones(len(unplaced), bool)
-    first_of[1:] = rows["digest"][unplaced[1:]] != rows["digest"][unplaced[:-1]]
+    first_of[1:] = rows["identity"][unplaced[1:]] != rows["identity"][unplaced[:-1]]
     point = rows["point"][unplaced]
     new = point == point[first_of][np.cumsum(first_of) - 1]
     return Open(
@@ -135,7 +135,7 @@ def pairs_of(
 ) -> tuple[Pairs, Array]:
     """Ends with the starts that fit them, of each the first `most`; and per end whether some start fits it."""
     end_rows, start_rows = rows_at(rows, found.end_rows), rows_at(rows, found.start_rows)
-    _, group = np.unique(np.concatenate([remains(end_rows), remains(start_rows)]), return_inverse=True)
+    group = group_numbers(np.concatenate([remains(end_rows), remains(start_rows)]))
     groups = int(group.max(initial=-1)) + 1
     of_end, of_start = group[: len(end_rows)], group[len(end_rows) :]
     both = np.bincount(of_end, minlength=groups).astype(bool) & np.bincount(of_start, minlength=groups).astype(bool)
@@ -183,15 +183,15 @@ def pairs_of(
     doubtful = np.zeros(len(found.end_rows), bool)
     doubtful[left] = True
     # Where a packet is rewritten twice, it fits its last form, too: the nearest position counts.
-    before, behind = _numbered(flows_before)[left], _numbered(flows_behind)[right]
+    before, behind = group_numbers(flows_before)[left], group_numbers(flows_behind)[right]
     width = int(at.max(initial=0)) + 1
     stage = (found.end_path[left] * width + found.end_position[left]) * width
-    place = _numbered(_joined(of_end[left], _joined(before, stage)))
+    place = group_numbers(_joined(of_end[left], _joined(before, stage)))
     nearest = np.full(int(place.max(initial=-1)) + 1, width)
     np.minimum.at(nearest, place, at)
     near = at == nearest[place]
     left, right, at, before, behind = left[near], right[near], at[near], before[near], behind[near]
-    group = _numbered(_joined(of_end[left], stage[near] + at))
+    group = group_numbers(_joined(of_end[left], stage[near] + at))
     order = np.lexsort((behind, _joined(group, before)))
     pairs = Pairs(
         left, right, group, at, flows_before[left], flows_behind[right], after[fits][near], one_clock[fits][near]
@@ -239,13 +239,6 @@ def _not_before(end_times: Array, end_groups: Array, start_times: Array, start_g
     found[order] = before
     # A start at the very time of an end counts as before it in this order, and is close enough to be missed by none.
     return found[len(start_groups) :]
-
-
-def _numbered(values: Array) -> Array:
-    """Numbers from 0 for different values."""
-    _, number = np.unique(values, return_inverse=True)
-    found: Array = number.astype(np.int64)
-    return found
 
 
 def _joined(one: Array, other: Array) -> Array:
@@ -303,7 +296,7 @@ class Agreement:
         """bool per pair: of all packets that speak for one of its flows, few speak for another pair."""
         best = np.ones(len(self.packets), bool)
         for side in (self.before, self.after):
-            place = _numbered(side)
+            place = group_numbers(side)
             total = np.bincount(place, weights=self.packets)
             best &= self.packets * (DISAGREE + 1) >= total[place] * DISAGREE
         return best
@@ -322,7 +315,7 @@ def agreement_of(pairs: Pairs, found: Open, rows: Array, times: Array, window: i
     new_pair = _first_of(pairs.group, pairs.before, pairs.behind)
     # Remains speak for a pair of flows if they occur in one flow before and in one behind.
     pairs_in = np.bincount(pairs.group[new_pair], minlength=int(pairs.group.max(initial=-1)) + 1)
-    fitting = _numbered(mixed(pairs.before, pairs.behind))
+    fitting = group_numbers(pairs.before, pairs.behind)
     begun = _distinct(fitting, pairs.start, int(fitting.max(initial=-1)) + 1)[fitting]
     clear = pairs_in[pairs.group] == 1
     pairs, begun = pairs.chosen(clear), begun[clear]
@@ -348,7 +341,7 @@ def agreement_of(pairs: Pairs, found: Open, rows: Array, times: Array, window: i
     stays = np.zeros(count, bool)
     for side in ("source", "destination"):
         stays |= mixed(*side_of(end_rows, side)) == mixed(*side_of(start_rows, side))
-    _, index, which = np.unique(mixed(pairs.before[clear], pairs.behind[clear]), return_index=True, return_inverse=True)
+    index, which = groups_of(pairs.before[clear], pairs.behind[clear])
     flows = which[pair]  # numbers pairs of flows
     first, last = _least(flows, sent, len(index)), -_least(flows, -sent, len(index))
 

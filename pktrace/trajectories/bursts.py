@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode import rows as field
+from pktrace.decode.identity import group_numbers, mixed
 from pktrace.decode.rows import is_fragment
 from pktrace.observations.payloads import Payloads
 from pktrace.trajectories.exact import EARLY_NS
-from pktrace.trajectories.hashing import mixed
 from pktrace.trajectories.part_bytes import packets_of_segments
 
 Array = np.ndarray[Any, Any]
@@ -64,7 +64,7 @@ def _of_split_flows(chosen: Array, flows: Array, times: Array, is_sender: Array)
     known = np.unique(first_bytes[udp & is_sender])
     split = np.unique(flows[udp & ~is_sender & np.isin(first_bytes, known)])
     ordered = np.flatnonzero(udp & np.isin(flows, split))
-    found: Array = ordered[np.lexsort((times[ordered], flows[ordered]))]
+    found: Array = ordered[np.lexsort((times[ordered], group_numbers(flows[ordered])))]
     return found
 
 
@@ -87,10 +87,10 @@ def _in_flow(
     nobodys: set[int] = set()  # and where it could not be told there, it cannot be told here
     for point in points[np.argsort(first_place)]:
         arrivals = others[rows["point"][others] == point]
-        digests = rows["digest"][arrivals].tolist()
-        known = [known_segments.get(digest) for digest in digests]
+        identities = rows["identity"][arrivals].tolist()
+        known = [known_segments.get(identity) for identity in identities]
         again = [(whose[0], at, *whose[1:]) for at, whose in zip(arrivals.tolist(), known, strict=True) if whose]
-        new = [not whose and one not in nobodys for whose, one in zip(known, digests, strict=True)]
+        new = [not whose and one not in nobodys for whose, one in zip(known, identities, strict=True)]
         left = arrivals[np.array(new, bool)]
         whose = packet[mine[left]]
         fresh: list[_Placed] = [
@@ -103,13 +103,13 @@ def _in_flow(
             guessed = [one for one in guessed if open_to[mine[one[1]]]]
             fresh = _beside(fresh, guessed)
             doubtful.update(int(mine[sender]) for sender in doubts)
-            nobodys.update(rows["digest"][undecided].tolist())
+            nobodys.update(rows["identity"][undecided].tolist())
         if all(begin == 0 for *_, begin, _ in fresh):
             # Never a second segment: equal first bytes alone, where ID 0 identifies nothing, may be chance.
             fresh = [one for one in fresh if rows["ip_id"][one[0]] != 0]
         found += again + fresh
         for sender, segment, begin, end in fresh:
-            known_segments[int(rows["digest"][segment])] = (sender, begin, end)
+            known_segments[int(rows["identity"][segment])] = (sender, begin, end)
     return [(int(mine[sender]), int(mine[at]), begin, end) for sender, at, begin, end in found]
 
 

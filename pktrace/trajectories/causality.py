@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from pktrace.decode.identity import mixed
 from pktrace.trajectories.exact import EARLY_NS
-from pktrace.trajectories.hashing import mixed
 
 Array = np.ndarray[Any, Any]
 _DISAGREE = 10  # so many packets have to agree for each that does not

@@ -45,14 +45,14 @@ def _fits(row, tests, at):
 
 
 @kernel
-def read_columns(rows, first, last, candidates, conditions, alternatives, tests, points, times, digests, paths):
+def read_columns(rows, first, last, candidates, conditions, alternatives, tests, points, times, identities, paths):
     """Fill the columns of rows [first, last).
 
     Args:
         candidates: int64 points + 1 x paths, the paths that visit a point in file order, -1 where there are no more;
         conditions, alternatives: int64, where the conditions of each path begin among the alternatives, and these
         among the tests: of each condition one of its alternatives has to hold; tests: uint64 n x 6;
-        points: int32, times: int64, digests: uint64, paths: int16 per row, filled.
+        points: int32, times: int64, identities: uint64, paths: int16 per row, filled.
 
     Returns:
         The bits of `has` that any of them has.
@@ -62,7 +62,7 @@ def read_columns(rows, first, last, candidates, conditions, alternatives, tests,
         row = rows[number]
         has, point = row["has"], row["point"]
         found |= has
-        points[number], times[number], digests[number] = point, row["ts_ns"], row["digest"]
+        points[number], times[number], identities[number] = point, row["ts_ns"], row["identity"]
         if has & _ASKED != _WANTED:
             paths[number] = NOT_FOLLOWED
             continue

@@ -44,11 +44,11 @@ def in_pieces(count: int, action: Callable[[slice], None]) -> Iterator[tuple[int
 class Columns:
     """One entry per observation.
 
-    `digests` (uint64), `points` (int32), `times` (int64, as captured), `paths` (int16: number of the path that the row
-    may belong to, NO_PATH, or NOT_FOLLOWED).
+    `identities` (uint64), `points` (int32), `times` (int64, as captured), `paths` (int16: number of the path that the
+    row may belong to, NO_PATH, or NOT_FOLLOWED).
     """
 
-    digests: Array
+    identities: Array
     points: Array
     times: Array
     paths: Array
@@ -57,9 +57,9 @@ class Columns:
     @classmethod
     def of(cls, rows: int) -> Columns:
         """Columns of so many rows that hold nothing yet."""
-        digests, points = np.empty(rows, np.uint64), np.empty(rows, np.int32)
+        identities, points = np.empty(rows, np.uint64), np.empty(rows, np.int32)
         times, paths = np.empty(rows, np.int64), np.empty(rows, np.int16)
-        return cls(digests, points, times, paths, np.zeros(-(-rows // _PIECE), np.uint32))
+        return cls(identities, points, times, paths, np.zeros(-(-rows // _PIECE), np.uint32))
 
     @classmethod
     def all_of(cls, run: Run, rows: Array) -> Columns:
@@ -70,7 +70,7 @@ class Columns:
         return columns
 
     def __len__(self) -> int:
-        return len(self.digests)
+        return len(self.identities)
 
     @property
     def has(self) -> int:
@@ -89,7 +89,7 @@ class Columns:
 
         def read_some(span: slice) -> None:
             self._has[span.start // _PIECE] |= read_columns(
-                rows, span.start, span.stop, *tests, self.points, self.times, self.digests, self.paths
+                rows, span.start, span.stop, *tests, self.points, self.times, self.identities, self.paths
             )
 
         yield from in_pieces(len(rows), read_some)
@@ -97,6 +97,6 @@ class Columns:
     def _read_few(self, run: Run, some: Array) -> int:
         self.points[:] = some["point"]
         self.times[:] = some["ts_ns"]
-        self.digests[:] = some["digest"]
+        self.identities[:] = some["identity"]
         self.paths[:] = path_of_rows(run, some)
         return int(np.bitwise_or.reduce(some["has"]))

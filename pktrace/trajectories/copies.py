@@ -1,9 +1,9 @@
 """Further sightings of a packet at one point: which of them the network made, which the capture, which are retries.
 
 What counts as the same packet (RFC 5560 2.5): equal addresses, protocol, IP ID, fragment position, length, transport
-header without its checksum, and first payload bytes, that is an equal digest; of packets that were changed on the way,
-an equal key. A TCP retransmission has another IP ID, or other time stamps, and is a packet of its own. Where it has
-neither (IPv6 without time stamps) it is one all the same if the first point of its path saw it.
+header without its checksum, and first payload bytes, that is an equal identity; of packets that were changed on the
+way, an equal key. A TCP retransmission has another IP ID, or other time stamps, and is a packet of its own. Where it
+has neither (IPv6 without time stamps) it is one all the same if the first point of its path saw it.
 
 Bound: a duplicate that is lost or removed before the next point looks like a copy that the capture made.
 """
@@ -134,10 +134,10 @@ def maybe_copies(trajectories: Trajectories) -> Array:
         return found
     seen = trajectories.seen[some]
     rows = rows_at(trajectories.observations.rows, seen[:, 0])
-    order = np.lexsort((rows["ts_ns"], rows["digest"], rows["point"]))
+    order = np.lexsort((rows["ts_ns"], rows["identity"], rows["point"]))
     some, seen, rows = some[order], seen[order], rows[order]
     equal = np.zeros(len(some), bool)
-    equal[1:] = (rows["point"][1:] == rows["point"][:-1]) & (rows["digest"][1:] == rows["digest"][:-1])
+    equal[1:] = (rows["point"][1:] == rows["point"][:-1]) & (rows["identity"][1:] == rows["identity"][:-1])
     close = equal.copy()
     close[1:] &= np.diff(rows["ts_ns"]) <= _CLOSE_NS
     cluster = np.cumsum(~close) - 1

@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode import rows as field
+from pktrace.decode.identity import group_numbers, groups_of, mixed
 from pktrace.run.model import Run
 from pktrace.trajectories.agreement import DISAGREE, Open, Pairs
 from pktrace.trajectories.crowd_kernel import without_end
-from pktrace.trajectories.hashing import mixed
 
 Array = np.ndarray[Any, Any]
 _TCP = 6
@@ -71,23 +71,30 @@ def crowds_of(
     path, position = found.end_path[pairs.end], found.end_position[pairs.end]
     point = rows["point"][found.start_rows[pairs.start]]
     order = np.argsort(label, kind="stable")
+    # There may be as many crowds as a sixteenth of the packets: each one looks at its own rows alone.
+    ends_of, starts_of, rows_of = (_ByFlow(flows[some]) for some in (ends, found.start_rows, slice(None)))
+    first_of, number = groups_of(pairs.before)
+    mostly_ends = (share(pairs.before[first_of]) >= _WHOLE)[number]
     for mine in np.split(order, np.flatnonzero(np.diff(label[order])) + 1):
         first = mine[0]
-        before, behind = np.unique(pairs.before[mine]), np.unique(pairs.behind[mine])
+        before, behind = (side[mine][groups_of(side[mine])[0]] for side in (pairs.before, pairs.behind))
         many_enough = len(behind) <= len(before) <= 2 * len(behind) and len(before) > 1
         if not many_enough or len(np.unique(pairs.start[mine])) < _FEWEST:
             continue
         alike = np.unique(remains[ends[pairs.end[mine]]])
-        at_stage = (found.end_path == path[first]) & (found.end_position == position[first])
-        of_crowd = at_stage & np.isin(flows[ends], before) & np.isin(remains[ends], alike)
-        here = rows["point"][found.start_rows] == point[first]
-        begun = here & np.isin(flows[found.start_rows], behind) & np.isin(remains[found.start_rows], alike)
-        end_rows, start_rows = ends[of_crowd], found.start_rows[begun]
+        at = ends_of.places(before)
+        at = at[(found.end_path[at] == path[first]) & (found.end_position[at] == position[first])]
+        end_rows, start_rows = ends[at], found.start_rows[starts_of.places(behind)]
+        end_rows = end_rows[np.isin(remains[end_rows], alike)]
+        start_rows = start_rows[rows["point"][start_rows] == point[first]]
+        start_rows = start_rows[np.isin(remains[start_rows], alike)]
         if not len(start_rows) <= len(end_rows) <= 2 * len(start_rows):
             continue
-        if (share(before) < _WHOLE).any() or not _all_begin(behind, start_rows, rows, flows, int(point[first])):
+        there = rows_of.places(behind)
+        there = there[rows["point"][there] == point[first]]
+        if not mostly_ends[mine].all() or not _all_begin(flows[there], flows[start_rows]):
             continue
-        _, group = np.unique(np.concatenate([remains[end_rows], remains[start_rows]]), return_inverse=True)
+        group = group_numbers(np.concatenate([remains[end_rows], remains[start_rows]]))
         # An offset between clocks that was estimated hides the delay: starts come as often too early as late.
         clocks = [run.points[rows["point"][some[0]]].clock for some in (end_rows, start_rows)]
         if _in_time(
@@ -105,7 +112,7 @@ def _components(pairs: Pairs) -> Array:
     size = len(of_group)
     # A flow is one thing at each stage; all pairs of a group are of one stage.
     for flow, stage in ((pairs.before, 0), (pairs.behind, 1)):
-        _, number = np.unique(mixed(flow, np.full(len(flow), stage)), return_inverse=True)
+        number = group_numbers(flow, np.full(len(flow), stage))
         nodes.append(size + number)
         size += int(number.max()) + 1
     label = np.arange(size)
@@ -120,11 +127,27 @@ def _components(pairs: Pairs) -> Array:
         label = new
 
 
-def _all_begin(flows_behind: Array, start_rows: Array, rows: Array, flows: Array, point: int) -> bool:
-    """Whether all packets of these flows at this point are starts, but for copies."""
-    there = np.flatnonzero(rows["point"] == point)
-    unique, sightings = np.unique(flows[there][np.isin(flows[there], flows_behind)], return_counts=True)
-    of_start, starts = np.unique(flows[start_rows], return_counts=True)
+class _ByFlow:
+    """Where the rows of each flow are."""
+
+    def __init__(self, flows: Array) -> None:
+        self._order = np.argsort(flows, kind="stable")
+        self._flows = flows[self._order]
+
+    def places(self, flows: Array) -> Array:
+        """All rows of some flows, in order."""
+        low, high = (np.searchsorted(self._flows, flows, side) for side in ("left", "right"))
+        return np.sort(np.concatenate([self._order[a:b] for a, b in zip(low, high, strict=True)]))
+
+
+def _all_begin(there: Array, begun: Array) -> bool:
+    """Whether all packets of the flows behind are starts, but for copies.
+
+    Args:
+        there, begun: the flows of what their point saw, and of what begins there.
+    """
+    unique, sightings = np.unique(there, return_counts=True)
+    of_start, starts = np.unique(begun, return_counts=True)
     return bool(len(unique) == len(of_start) and (starts >= _WHOLE * sightings).all())
 
 

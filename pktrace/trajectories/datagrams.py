@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode import rows as field
+from pktrace.decode.identity import mixed
 from pktrace.decode.rows import is_fragment
 from pktrace.observations.payloads import Payloads
-from pktrace.trajectories.hashing import mixed
 from pktrace.trajectories.part_bytes import datagrams_of_fragments
 
 Array = np.ndarray[Any, Any]
@@ -146,10 +146,11 @@ def _as_at_the_first_point(
     rows: Array, chosen: Array, group: Array, times: Array, followers: Array, threshold: int
 ) -> None:
     """Give what later points saw of a fragment the group that was told where it was seen first, if it is one."""
-    digests, points = chosen["digest"][followers], chosen["point"][followers]
-    order = np.lexsort((rows[followers], times[followers], digests))
-    mine, digests, points = followers[order], digests[order], points[order]
-    begins = np.append(True, digests[1:] != digests[:-1]) | (np.diff(times[mine], prepend=times[mine[0]]) > threshold)
+    identities, points = chosen["identity"][followers], chosen["point"][followers]
+    order = np.lexsort((rows[followers], times[followers], identities))
+    mine, identities, points = followers[order], identities[order], points[order]
+    begins = np.append(True, identities[1:] != identities[:-1])
+    begins |= np.diff(times[mine], prepend=times[mine[0]]) > threshold
     starts, of = np.flatnonzero(begins), np.cumsum(begins) - 1
     told = (points == points[starts][of]) & (group[mine] != 0)
     least = np.minimum.reduceat(np.where(told, group[mine], np.uint64(0xFFFFFFFFFFFFFFFF)), starts)

@@ -1,11 +1,12 @@
 """The exact rung: observations with one key, at most one per visit of a point, are one packet.
 
-Rule: equal digests are the same packet if no point of its path saw the digest more often than the path visits it, and
+Rule: equal identities are the same packet if no point of its path saw them more often than the path visits it, and
 the points saw it in the order of the path, as far as their clocks can tell, or all within the loss threshold (it came
 the other way, on a path whose `match` does not say which way it means, or a clock was stepped); two visits of one point
 lie within the threshold.
 Bound: wrong only where two packets with equal bytes were each missed by the captures of the other's points, or where
-two digests collide (n^2 / 2^65). Groups that a point saw more often are left to the order rung.
+two identities collide (at most n^2 / 2^63, whatever the bytes: decode/identity.py). Groups that a point saw more often
+are left to the order rung.
 
 Most packets are seen in the order of their path, once at each point: `place_in_order` follows them in one pass over
 the rows in order of time. Only the groups that do anything else are gathered, and looked at as the rule says.

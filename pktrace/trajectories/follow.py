@@ -1,6 +1,7 @@
 """From observations to trajectories: group by key, align clocks, place unique packets, then equal ones.
 
-The key is the digest; where flows turn out to be rewritten on their way, their packets get keys of what is left.
+The key is the identity of the bytes that stay the same (decode/identity.py); where flows turn out to be rewritten on
+their way, their packets get keys of what is left.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from pktrace import memory
 from pktrace.decode import rows as field
+from pktrace.decode.identity import group_numbers, mixed
 from pktrace.ledger import Ledger
 from pktrace.observations.contents import make_contents_comparable
 from pktrace.observations.observe import Observations
@@ -22,7 +25,6 @@ from pktrace.trajectories.clock_model import align_clocks
 from pktrace.trajectories.columns import Columns
 from pktrace.trajectories.forms import NO_FORMS, Forms
 from pktrace.trajectories.grouping import Groups, grouped
-from pktrace.trajectories.hashing import mixed
 from pktrace.trajectories.model import Trajectories
 from pktrace.trajectories.numbering import Followed, in_order, owned
 from pktrace.trajectories.packet_id import keys_by_number, numbered_packets
@@ -51,6 +53,7 @@ def follow_packets(observations: Observations) -> Trajectories:
     if run is None:
         raise ValueError("observations of bare files have no run; use load_run and observe")
     rows = observations.rows
+    memory.check_following(len(rows))
     columns, numbers, keys, groups = _begin(observations, run)
     payloads = Payloads(observations)
     every, forms = columns, NO_FORMS
@@ -69,6 +72,7 @@ def follow_packets(observations: Observations) -> Trajectories:
         found = open_ends(run, rows, unplaced, owner, seen, path_of)
         ranges, doubtful_parts = NO_RANGES, np.zeros(0, np.int64)
         if round_number == 0 and len(found.start_rows) and len(found.end_rows):
+            memory.check_loose_ends(len(found.start_rows) + len(found.end_rows))
             make_contents_comparable(observations)
         if keys.learn_rewritten(found, run, times, clocks.group):
             columns, forms, groups = _with_keys(keys, every, run)
@@ -143,12 +147,12 @@ def _begin(observations: Observations, run: Run) -> tuple[Columns, Array | None,
     columns, groups = Columns.of(len(rows)), Groups(len(rows))
     for first, last in columns.read(run, rows):
         if not part.any():
-            groups.add(columns.digests, columns.paths, first, last)  # while others are still read
+            groups.add(columns.identities, columns.paths, first, last)  # while others are still read
     numbers = numbered_packets(observations) if columns.has & field.HAS_PACKET_ID else None
-    first_keys = columns.digests if numbers is None else keys_by_number(rows, columns.digests, numbers)
+    first_keys = columns.identities if numbers is None else keys_by_number(rows, columns.identities, numbers)
     if part.any():
         first_keys = mixed(first_keys, part[columns.points])
-    if first_keys is not columns.digests:
+    if first_keys is not columns.identities:
         groups = grouped(first_keys, columns.paths)
     return columns, numbers, Keys(rows, first_keys, part), groups
 
@@ -165,10 +169,10 @@ def _with_keys(keys: Keys, every: Columns, run: Run) -> tuple[Columns, Forms, Gr
 
 
 def _unplaced(owner: Array, columns: Columns, times: Array) -> Array:
-    """Rows that belong to no trajectory, in order of digest and time."""
+    """Rows that belong to no trajectory, in order of identity and time: identities come as they were seen first."""
     rows = np.flatnonzero(owner < 0)
     rows = rows[columns.paths[rows] != NOT_FOLLOWED]
-    in_order: Array = rows[np.lexsort((times[rows], columns.digests[rows]))]
+    in_order: Array = rows[np.lexsort((times[rows], group_numbers(columns.identities[rows])))]
     return in_order
 
 
@@ -229,7 +233,7 @@ def _basis(rows: Array, keys: Keys, seen: Array, candidates: Array) -> Array:
         for position in range(seen.shape[1]):
             there = np.flatnonzero(seen[:, position] >= 0)
             row, begin = seen[there, position], first[there]
-            changed = rows["digest"][row] != rows["digest"][begin]
+            changed = rows["identity"][row] != rows["identity"][begin]
             header = (keys.flow[row] != keys.flow[begin]) | (rows["ip_id"][row] != rows["ip_id"][begin])
             found[there[changed & ~header & (found[there] == BASES.index("exact"))]] = BASES.index("modified")
             found[there[changed & header]] = BASES.index("rewritten")

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from pktrace.decode.identity import mixed
 from pktrace.trajectories.exact import EARLY_NS
-from pktrace.trajectories.hashing import mixed
 
 Array = np.ndarray[Any, Any]
 

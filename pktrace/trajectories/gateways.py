@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from pktrace.decode.identity import mixed
 from pktrace.decode.rows import rows_at
 from pktrace.trajectories.agreement import CONCENTRATED, DISAGREE, Agreement, Open, usual_times
 from pktrace.trajectories.exact import EARLY_NS
-from pktrace.trajectories.hashing import mixed
 from pktrace.trajectories.remains import side_of
 
 Array = np.ndarray[Any, Any]

@@ -2,7 +2,7 @@
 
 Sightings of a packet lie close together in time, so of its look-ups only the first misses the processor's cache;
 sorting the rows by key would touch all of them several times over. Each key is compared whole, so keys are never mixed
-up. Hostile keys that share a place make the table slow, not wrong.
+up. Keys are hashes with a secret key (decode/identity.py): nobody can make packets whose keys share a place.
 """
 
 from __future__ import annotations

@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode.digest import PAYLOAD_BYTES
+from pktrace.decode.identity import group_numbers, mixed
 from pktrace.decode.rows import is_fragment
 from pktrace.observations.payloads import Payloads
 from pktrace.trajectories.exact import EARLY_NS
-from pktrace.trajectories.hashing import mixed
 
 Array = np.ndarray[Any, Any]
 _UDP = 17
@@ -139,12 +139,12 @@ def packets_in_frames(
     some = _of_divided_flows(chosen, flows, np.flatnonzero(udp), sent)
     if not len(some):
         return NOT_PLACED
-    sizes = _sizes(chosen, np.unique(flows[some], return_inverse=True)[1], some)
+    sizes = _sizes(chosen, group_numbers(flows[some]), some)
     asked = ~given[some] & _asked_for(flows, times, some, given, sent, threshold)
     some, sizes = some[asked], sizes[asked]
     if not len(some):
         return NOT_PLACED
-    flow = np.unique(flows[some], return_inverse=True)[1]
+    flow = group_numbers(flows[some])
     length = chosen["payload_length"][some].astype(np.int64)
     pieces = 1 + np.where(sizes > 0, -(-length[:, None] // np.maximum(sizes, 1)), 0).sum(axis=1)
     turns, too_many = _in_turn(flow, pieces)
@@ -206,7 +206,7 @@ def _sizes(chosen: Array, flow: Array, some: Array) -> Array:
     rank = np.arange(len(order)) - np.searchsorted(kind[order] >> 16, kind[order] >> 16)
     first = order[rank < _USUAL]
     usual[kind[first] >> 16, rank[rank < _USUAL]] = kind[first] & _LONGEST
-    beginning = np.unique(mixed(flow, chosen["content"][some]), return_inverse=True)[1]
+    beginning = group_numbers(flow, chosen["content"][some])
     # Of each beginning, from the shortest on, the most usual length so far.
     order = np.lexsort((length, beginning))
     found = np.zeros((len(some), 1 + _USUAL), np.int64)
@@ -361,14 +361,13 @@ class _Flows:
         """What is found, packets in doubt, frames that hold something of some packet, or may."""
         from pktrace.trajectories.offload_kernel import OF_ONE, give_in_order  # seldom needed, and slow to load
 
-        of_sender, of_arrival = (self._keys(part, by_bytes, by_id) for part in (senders, arrivals))
-        shared = np.intersect1d(of_sender, of_arrival)
-        if not len(shared):
+        of_both = group_numbers(np.concatenate([self._keys(part, by_bytes, by_id) for part in (senders, arrivals)]))
+        of_sender, of_arrival = of_both[: len(senders)], of_both[len(senders) :]
+        sent, arrived = np.isin(of_sender, of_arrival), np.isin(of_arrival, of_sender)
+        if not sent.any():
             return _Found.none(), _NOTHING, _NOTHING
-        senders, arrivals = senders.chosen(np.isin(of_sender, shared)), arrivals.chosen(np.isin(of_arrival, shared))
-        of_sender, of_arrival = (
-            np.searchsorted(shared, self._keys(part, by_bytes, by_id)) for part in (senders, arrivals)
-        )
+        senders, arrivals = senders.chosen(sent), arrivals.chosen(arrived)
+        of_sender, of_arrival = of_sender[sent], of_arrival[arrived]
         order = np.lexsort((senders.place, senders.of, self.times[senders.of], of_sender))
         senders, of_sender = senders.chosen(order), of_sender[order]
         point = self.chosen["point"][arrivals.of].astype(np.int64)

@@ -198,20 +198,21 @@ def _may_begin(missed, start, end, path, position, time):
 
 
 @inlined
-def _by_digest(
-    rows, digests, digest_at, arrived, sent_at, due_at, penalty_of, earliest_of, threshold, packet_of, unchanged, known
+def _by_identity(
+    rows, identities, identity_at, arrived, sent_at, due_at, penalty_of, earliest_of, threshold, packet_of, unchanged,
+    known,
 ):  # fmt: skip
-    """Sightings whose digest some packets had where they were seen last are these packets, or copies of them.
+    """Sightings whose identity some packets had where they were seen last are these packets, or copies of them.
 
     What is the same before and behind was not rewritten between: one of each is certain, of several the order decides.
-    `known` tells of sightings whose digest any packet had: they are of no packet that had another.
+    `known` tells of sightings whose identity any packet had: they are of no packet that had another.
     """
     count = len(rows)
-    both = np.empty(count + len(digest_at), np.uint64)  # of the sightings, then of the packets
+    both = np.empty(count + len(identity_at), np.uint64)  # of the sightings, then of the packets
     for index in range(count):
-        both[index] = digests[rows[index]]
-    for index in range(len(digest_at)):
-        both[count + index] = digest_at[index]
+        both[index] = identities[rows[index]]
+    for index in range(len(identity_at)):
+        both[count + index] = identity_at[index]
     order = np.arange(len(both))
     _sort(both.view(np.int64), order)
     first = 0
@@ -243,11 +244,11 @@ def _by_digest(
 
 
 @inlined
-def _given_with(rows, digests, packet_of, index, step):
-    """The nearest sighting before (step -1) or after rows[index] (1) that has a packet and its digest, else -1."""
+def _given_with(rows, identities, packet_of, index, step):
+    """The nearest sighting before (step -1) or after rows[index] (1) that has a packet and its identity, else -1."""
     at = index + step
     while 0 <= at < len(rows) and abs(at - index) <= _LOOK_AHEAD:
-        if packet_of[at] >= 0 and digests[rows[at]] == digests[rows[index]]:
+        if packet_of[at] >= 0 and identities[rows[at]] == identities[rows[index]]:
             return np.int64(at)
         at += step
     return np.int64(-1)
@@ -255,15 +256,15 @@ def _given_with(rows, digests, packet_of, index, step):
 
 @inlined
 def _place_many(
-    members, first, last, times, digests, numbered, points, path, visits, layout, delays, slack, plausible, start, end,
-    may_miss, missed, threshold, owner, seen, base,
+    members, first, last, times, identities, numbered, points, path, visits, layout, delays, slack, plausible, start,
+    end, may_miss, missed, threshold, owner, seen, base,
 ):  # fmt: skip
     """Place one cluster of equal packets, position by position; returns how many packets it holds."""
     size = last - first
-    digest_at = np.empty(size, np.uint64)  # where it was seen last
-    varied = False  # rewritten packets have equal keys, and digests that still tell many of them apart
+    identity_at = np.empty(size, np.uint64)  # where it was seen last
+    varied = False  # rewritten packets have equal keys, and identities that still tell many of them apart
     for index in range(first + 1, last):
-        varied |= digests[members[index]] != digests[members[first]]
+        varied |= identities[members[index]] != identities[members[first]]
     last_at = np.empty(size, np.int64)
     sent_at = np.empty(size, np.int64)  # time at the last position where a packet was seen
     began_at = np.empty(size, np.int64)  # and at the first
@@ -296,8 +297,8 @@ def _place_many(
         unchanged = np.zeros(packets, np.bool_)
         known = np.zeros(count, np.bool_)
         if varied and packets:
-            _by_digest(
-                rows, digests, digest_at[:packets], arrived, sent_at, due_at, penalty_of, earliest_of, threshold,
+            _by_identity(
+                rows, identities, identity_at[:packets], arrived, sent_at, due_at, penalty_of, earliest_of, threshold,
                 packet_of, unchanged, known,
             )  # fmt: skip
         # Every packet that can have come here, in the order in which it is due.
@@ -340,8 +341,8 @@ def _place_many(
             if packet_of[index] < 0 and not again and is_copy:
                 nearest, next_one = before, behind[index]
                 if varied:
-                    alike = _given_with(rows, digests, packet_of, index, -1)
-                    alike_behind = _given_with(rows, digests, packet_of, index, 1)
+                    alike = _given_with(rows, identities, packet_of, index, -1)
+                    alike_behind = _given_with(rows, identities, packet_of, index, 1)
                     if alike >= 0 or alike_behind >= 0:
                         nearest, next_one = alike, alike_behind
                 copy_of[index] = _duplicate_of(rows, packet_of, index, nearest, next_one, times, began_at, within)
@@ -350,7 +351,7 @@ def _place_many(
             packet = max(packet_of[index], copy_of[index])
             if packet < 0 and position > 0 and numbered[row] and not again:
                 # Nothing before it was there to see whether it was one packet: its IP ID says so.
-                alike = _given_with(rows, digests, packet_of, index, -1)
+                alike = _given_with(rows, identities, packet_of, index, -1)
                 if alike >= 0 and times[row] - times[rows[alike]] <= _SAME_ID:
                     packet = copy_of[index] = packet_of[alike]
             if packet < 0 and begins > 0:
@@ -368,7 +369,7 @@ def _place_many(
                     seen[base + packet, position] = row
                     last_at[packet] = position
                     sent_at[packet] = times[row]
-                    digest_at[packet] = digests[row]
+                    identity_at[packet] = identities[row]
     return packets
 
 
@@ -412,17 +413,17 @@ def _count_candidates(seen, base, packets, positions, times, threshold, candidat
 
 @kernel
 def follow_repeated(
-    repeated, members, times, digests, numbered, points, paths, visits, clocks, layout, delays, slack, plausible, start,
-    end, may_miss, missed, threshold, owner, seen, path_of, candidates, count,
+    repeated, members, times, identities, numbered, points, paths, visits, clocks, layout, delays, slack, plausible,
+    start, end, may_miss, missed, threshold, owner, seen, path_of, candidates, count,
 ):  # fmt: skip
     """Place the groups that `exact.follow_unique` left.
 
     Args:
-        repeated: begin and end of each group in `members`; threshold: ns; digests: uint64 per row; numbered: bool per
-        row, it has an IP ID other than 0; clocks: int64 per point; layout: int64 per path: positions, filter input or
-        -1, position after the detour or -1, then the point of each position; delays, slack: int64 by path and pair of
-        positions, the median delay of certain packets and how early a sighting may lie; plausible: int64 by path and
-        position, 10 x the largest certain delay on the way there, beyond which another packet is the better
+        repeated: begin and end of each group in `members`; threshold: ns; identities: uint64 per row; numbered: bool
+        per row, it has an IP ID other than 0; clocks: int64 per point; layout: int64 per path: positions, filter input
+        or -1, position after the detour or -1, then the point of each position; delays, slack: int64 by path and pair
+        of positions, the median delay of certain packets and how early a sighting may lie; plausible: int64 by path
+        and position, 10 x the largest certain delay on the way there, beyond which another packet is the better
         explanation; start, end: int64 by path and position, what the capture covers; may_miss, missed: bool by path
         and position, the capture may have missed packets, or did; candidates: int32 per trajectory, filled; count:
         trajectories so far. The rest as for follow_unique.
@@ -456,7 +457,7 @@ def follow_repeated(
                 count += 1
             else:
                 placed = _place_many(
-                    members, first, last, times, digests, numbered, points, path, visits, layout, delays, slack,
+                    members, first, last, times, identities, numbered, points, path, visits, layout, delays, slack,
                     plausible, start, end, may_miss, missed, threshold, owner, seen, count,
                 )  # fmt: skip
                 for packet in range(placed):

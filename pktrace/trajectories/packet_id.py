@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode import rows as field
+from pktrace.decode.identity import mixed
 from pktrace.observations.observe import Observations
-from pktrace.trajectories.hashing import mixed
 
 Array = np.ndarray[Any, Any]
 
@@ -39,18 +39,18 @@ def numbered_packets(observations: Observations) -> Array | None:
     return np.where(numbered, mixed(scope, rows["packet_id"]) | np.uint64(1), np.uint64(0))
 
 
-def keys_by_number(rows: Array, digests: Array, numbers: Array) -> Array:
-    """The keys that the numbers make of the digests; rows are in order of time."""
-    keys = digests.copy()
+def keys_by_number(rows: Array, identities: Array, numbers: Array) -> Array:
+    """The keys that the numbers make of the identities; rows are in order of time."""
+    keys = identities.copy()
     mine = np.flatnonzero(numbers)
     order = mine[np.argsort(numbers[mine], kind="stable")]
     new = np.ones(len(order), bool)
     new[1:] = numbers[order[1:]] != numbers[order[:-1]]
     group = np.cumsum(new) - 1
-    first = digests[order[new]]  # what each packet was when it was seen first
+    first = identities[order[new]]  # what each packet was when it was seen first
     # Bytes that several packets began with, or that are seen without a number.
     unique, place, packets = np.unique(first, return_inverse=True, return_counts=True)
-    without = np.isin(unique, digests[(numbers == 0) & (rows["has"] & field.HAS_IP != 0)])
+    without = np.isin(unique, identities[(numbers == 0) & (rows["has"] & field.HAS_IP != 0)])
     by_number = (packets > 1) & ~without
     keys[order] = np.where(by_number[place][group], numbers[order], first[group])
     return keys

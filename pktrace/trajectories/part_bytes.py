@@ -18,9 +18,9 @@ import numpy as np
 
 from pktrace.decode import rows as field
 from pktrace.decode.digest import PAYLOAD_BYTES
+from pktrace.decode.identity import mixed
 from pktrace.observations.payloads import Payloads
 from pktrace.trajectories.exact import EARLY_NS
-from pktrace.trajectories.hashing import mixed
 
 Array = np.ndarray[Any, Any]
 _AT_ONCE = 1 << 13  # parts, for each of which there is a line of packets

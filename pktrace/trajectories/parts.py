@@ -24,7 +24,7 @@ class Parts:
     """Which frames held which bytes of the packets that are in `ranges`, also where they were whole.
 
     Arrays of equal length, in order of (trajectory, position, first byte): `trajectory`, `position`, `row`, `first`,
-    `last`, `size` (bytes of the frame, also those of other packets), `digest`, `fragment`. `divided` is bool by
+    `last`, `size` (bytes of the frame, also those of other packets), `identity`, `fragment`. `divided` is bool by
     trajectory and position: the packet was not whole in one frame of its own there.
     """
 
@@ -34,7 +34,7 @@ class Parts:
     first: Array
     last: Array
     size: Array
-    digest: Array
+    identity: Array
     fragment: Array
     divided: Array
 
@@ -71,7 +71,7 @@ class Parts:
         _, pair = np.unique(frames, axis=1, return_inverse=True)
         found = np.bincount(pair.ravel(), weights=both).astype(np.int64)[pair.ravel()]
         # A frame that passed as it was is all the same, even if not all of its bytes are of packets that were followed.
-        return np.where(self.digest[old] == self.digest[new], self.size[old], found)
+        return np.where(self.identity[old] == self.identity[new], self.size[old], found)
 
 
 def parts_of(trajectories: Trajectories) -> Parts:
@@ -100,7 +100,7 @@ def parts_of(trajectories: Trajectories) -> Parts:
     order = np.lexsort((first, position, trajectory))
     return Parts(
         trajectory[order], position[order], row[order], first[order], last[order], size[order],
-        held["digest"][order], fragment[order], divided,
+        held["identity"][order], fragment[order], divided,
     )  # fmt: skip
 
 

@@ -78,7 +78,7 @@ def place(
     path_of = np.concatenate([path_of, np.full(most, -1, np.int16)])
     candidates = np.concatenate([candidates, np.ones(most, np.int32)])
     count, more = follow_repeated(
-        repeated, members, times, columns.digests, rows["ip_id"] != 0, columns.points, columns.paths, table,
+        repeated, members, times, columns.identities, rows["ip_id"] != 0, columns.points, columns.paths, table,
         clocks.clock, _layout(run), delays, slack, plausible, *_unseen(run, reach), threshold, owner, seen, path_of,
         candidates, certain,
     )  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from pktrace.decode.changeable import CHANGEABLE, read_changeable
+from pktrace.decode.identity import secret
 from pktrace.decode.rows import ROW
 from pktrace.trajectories.exact import place_in_order, settle_unclear
 from pktrace.trajectories.grouping import grouped
@@ -34,7 +35,7 @@ def compile_kernels() -> None:
         pairs, pairs, one, one, one, flags, flags, np.int64(0), owner, seen, paths, candidates, 0,
     )  # fmt: skip
     rows, unkept = np.zeros(0, ROW), np.zeros(0, CHANGEABLE)
-    read_changeable(np.zeros(0, np.uint8), 0, rows, numbers, numbers, numbers, unkept)
+    read_changeable(np.zeros(0, np.uint8), 0, rows, numbers, numbers, numbers, secret(), unkept)
     compare_sightings(rows, unkept, numbers, numbers, np.zeros(0, bool), np.zeros(0, np.uint32))
     count_distinct(np.zeros(0, np.uint64), numbers, numbers)
 

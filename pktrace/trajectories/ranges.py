@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode import rows as field
+from pktrace.decode.identity import group_numbers
 from pktrace.decode.rows import is_fragment, rows_at
 from pktrace.observations.payloads import Payloads
 from pktrace.trajectories.exact import EARLY_NS
@@ -149,14 +150,14 @@ def copies_of_parts(rows: Array, times: Array, ranges: Ranges, loose: Array, thr
     """
     part, first = np.unique(ranges.row, return_index=True)
     loose = loose[~np.isin(loose, part)]
-    loose = loose[np.isin(rows["digest"][loose], rows["digest"][part])]
+    loose = loose[np.isin(rows["identity"][loose], rows["identity"][part])]
     both = np.concatenate([part, loose])
     found = np.concatenate([ranges.trajectory[first], np.full(len(loose), -1, np.int64)])
     chosen = rows_at(rows, both)
-    order = np.lexsort((both, times[both], chosen["point"], chosen["digest"]))
+    order = np.lexsort((both, times[both], chosen["point"], group_numbers(chosen["identity"])))
     both, found, chosen = both[order], found[order], chosen[order]
     begins = np.append(
-        True, (chosen["digest"][1:] != chosen["digest"][:-1]) | (chosen["point"][1:] != chosen["point"][:-1])
+        True, (chosen["identity"][1:] != chosen["identity"][:-1]) | (chosen["point"][1:] != chosen["point"][:-1])
     )
     # The last part before each, if it is of the same bytes at the same point.
     before = np.maximum.accumulate(np.where(begins | (found >= 0), np.arange(len(both)), 0))
@@ -180,18 +181,17 @@ def _matched(
 ) -> Array:  # fmt: skip
     """int64 n x 5: trajectory, row, position, first and last byte."""
     is_sender = spans.sender >= 0
-    shared = np.intersect1d(spans.group[is_sender], spans.group[~is_sender])
+    group = group_numbers(spans.group)
+    shared = np.intersect1d(group[is_sender], group[~is_sender])
     if not len(shared):
         return np.zeros((0, 5), np.int64)
     sides = []
     for side in (is_sender, ~is_sender):
-        chosen = np.flatnonzero(side & np.isin(spans.group, shared))
-        chosen = chosen[np.lexsort((spans.row[chosen], times[spans.row[chosen]], spans.group[chosen]))]
+        chosen = np.flatnonzero(side & np.isin(group, shared))
+        chosen = chosen[np.lexsort((spans.row[chosen], times[spans.row[chosen]], group[chosen]))]
         sides.append(chosen)
     senders, arrivals = sides
-    begins = np.stack(
-        [np.append(np.searchsorted(spans.group[side], shared, "left"), len(side)) for side in sides], axis=1
-    )
+    begins = np.stack([np.append(np.searchsorted(group[side], shared, "left"), len(side)) for side in sides], axis=1)
     size = 2 * len(arrivals) + 1024
     while True:
         pair = np.zeros((size, 6), np.int64)

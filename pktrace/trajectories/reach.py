@@ -33,7 +33,9 @@ def reach_of(run: Run, coverage: tuple[Coverage, ...], clocks: Clocks) -> Reach:
     """What the captures say of themselves.
 
     A capture runs from its statistics' start to their end, else from its first to its last packet; the window of
-    run.toml widens that, since every point captured all through it, except where a file is damaged.
+    run.toml widens that, since every point captured all through it, except where a file is damaged. A point whose
+    captures are valid and hold no packet, no statistics and no window saw nothing all the time: the emptiest capture is
+    that of a link on which everything was lost. A point of which nothing is left but damaged files proves nothing.
     """
     start = np.full(len(run.points), FOREVER)
     end = np.full(len(run.points), -FOREVER)
@@ -44,7 +46,11 @@ def reach_of(run: Run, coverage: tuple[Coverage, ...], clocks: Clocks) -> Reach:
         if run.window is not None:
             first.append(run.window[0])
             last += [] if cover.cut else [run.window[1]]
-        if first and last:
+        if cover.cut and not cover.packets and cover.end_ns is None:
+            start[point] = end[point] = -FOREVER  # whatever is asked of it lies behind its end
+        elif not first and not last and not cover.cut:
+            start[point], end[point] = -FOREVER, FOREVER
+        elif first and last:
             start[point] = max(-int(FOREVER), min(first))
             end[point] = min(int(FOREVER), max(last))
     return Reach(

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from pktrace.decode.identity import mixed
 from pktrace.trajectories.columns import in_pieces
-from pktrace.trajectories.hashing import mixed
 
 Array = np.ndarray[Any, Any]
 Remains = Callable[[Array], Array]

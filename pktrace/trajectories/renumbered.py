@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
+from pktrace.decode.identity import group_numbers, mixed
 from pktrace.run.model import Run
 from pktrace.trajectories.agreement import DISAGREE, Open, Pairs
-from pktrace.trajectories.hashing import mixed
 from pktrace.trajectories.remains import flow_of
 
 Array = np.ndarray[Any, Any]
@@ -67,14 +67,14 @@ def renumberings(
     here = ends_here[at_end]
     unique = np.unique(flow_at[pairs.end])
     mostly = (share(unique) >= _WHOLE)[np.searchsorted(unique, flow_at)[pairs.end]]
-    _, of_stage = np.unique(mixed(flow_at[pairs.end], at_end[pairs.end], pairs.at), return_inverse=True)
+    of_stage = group_numbers(flow_at[pairs.end], at_end[pairs.end], pairs.at)
     order = np.argsort(of_stage, kind="stable")
     found_here: dict[tuple[int, int], Shift] = {}
     answers: list[tuple[int, int, Shift]] = []
     for mine in np.split(order, np.flatnonzero(np.diff(of_stage[order])) + 1):
         if len(mine) < _ENOUGH or not moved[mine].any():
             continue
-        _, of_shift = np.unique(mixed(added[0][mine], added[1][mine]), return_inverse=True)
+        of_shift = group_numbers(added[0][mine], added[1][mine])
         # Each end counts once for each difference.
         many = np.bincount(np.unique(np.stack([of_shift, pairs.end[mine]]), axis=1)[0])
         best = int(np.argmax(many))
@@ -139,6 +139,6 @@ def without_shifts(
         rows["ip_id"], rows["tcp_flags"], rows["fragment_offset"], rows["more_fragments"], rows["payload_length"],
         rows["content"],
     )  # fmt: skip
-    _, first, of_digest = np.unique(rows["digest"], return_index=True, return_inverse=True)
-    apart = (added != added[first[of_digest]]).any(axis=1)
-    return keys, ~np.isin(of_digest, of_digest[apart])
+    _, first, of_identity = np.unique(rows["identity"], return_index=True, return_inverse=True)
+    apart = (added != added[first[of_identity]]).any(axis=1)
+    return keys, ~np.isin(of_identity, of_identity[apart])

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode import rows as field
+from pktrace.decode.identity import mixed
 from pktrace.decode.rows import is_fragment, rows_at
 from pktrace.run.model import Run
 from pktrace.trajectories import remains as remains_of
@@ -35,7 +36,6 @@ from pktrace.trajectories.crowds import Crowd, crowds_of
 from pktrace.trajectories.exact import EARLY_NS
 from pktrace.trajectories.forms import NO_FORMS, Forms, forms_of
 from pktrace.trajectories.gateways import ENOUGH, ENOUGH_ALONE, Gateways
-from pktrace.trajectories.hashing import mixed
 from pktrace.trajectories.paths import visits
 from pktrace.trajectories.remains import flow_of, flows_of
 from pktrace.trajectories.renumbered import Shift, renumberings, without_shifts
@@ -60,7 +60,7 @@ _SIDE_KEPT = (remains_of.of_rewritten_source, remains_of.of_rewritten_destinatio
 
 
 class Keys:
-    """The keys by which packets are grouped: the digests, until flows turn out to be rewritten."""
+    """The keys by which packets are grouped: the identities of rows, until flows turn out to be rewritten."""
 
     def __init__(self, rows: Array, keys: Array, part: Array) -> None:
         """Rows and their first keys; per point the part of the network it is in, which no packet leaves."""
@@ -278,7 +278,7 @@ class Keys:
             return False
         for crowd in crowds:
             flows = [*crowd.before.tolist(), *crowd.behind.tolist()]
-            first = self._first_of(min(crowd.before.tolist()))
+            first = self._first_of(int(crowd.before[0]))
             for flow in flows:
                 # Flows that a gateway has changed before come along with what they began as.
                 self._canonical[self._first_of(flow)] = first
@@ -440,7 +440,7 @@ class Keys:
     def _assign(self) -> None:
         """New keys for all packets of rewritten flows."""
         rows = self._rows
-        # Not in place: these may be the digests, by which the order rung tells rewritten packets apart.
+        # Not in place: these may be the identities, by which the order rung tells rewritten packets apart.
         self.keys = self.keys.copy()
         if self._canonical:
             self._assign_rewritten()

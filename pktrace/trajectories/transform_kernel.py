@@ -53,7 +53,7 @@ def _transport(before, after, both, parted, change):
         return change
     if both & field.HAS_ID and before["ip_id"] != after["ip_id"]:
         change |= IP_ID
-    if before["digest"] == after["digest"]:
+    if before["identity"] == after["identity"]:
         return change
     if both & field.HAS_TCP:
         if before["tcp_window"] != after["tcp_window"]:

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode.digest import PAYLOAD_BYTES
+from pktrace.decode.identity import mixed
 from pktrace.observations.changeable import changeable_of
 from pktrace.observations.contents import make_contents_comparable
 from pktrace.observations.tunnels import address_text
 from pktrace.trajectories import transform_kernel as bit
-from pktrace.trajectories.hashing import mixed
 from pktrace.trajectories.model import Trajectories
 from pktrace.trajectories.parts import Parts
 

@@ -149,7 +149,7 @@ def columns(count: int, inward: Array, rng: np.random.Generator) -> dict[str, Ar
         "destination_low": np.where(inward, here, there),
         "sport": np.where(inward, port, service),
         "dport": np.where(inward, service, port),
-        "digest": rng.integers(0, 1 << 64, count, np.uint64),
+        "identity": rng.integers(0, 1 << 64, count, np.uint64),
         "content": rng.integers(0, 1 << 64, count, np.uint64),
         "has": np.where(tcp, of_all | field.HAS_TCP, of_all),
         "protocol": np.where(tcp, 6, 17),
@@ -227,7 +227,7 @@ class PolarsOnOneThread:
 def sort_on_demand(rows: int) -> None:
     """The other end of PolarsOnOneThread."""
     observed = make_observations(rows).rows
-    action = sort_with_polars(*(np.ascontiguousarray(observed[name]) for name in ("digest", "point", "ts_ns")))
+    action = sort_with_polars(*(np.ascontiguousarray(observed[name]) for name in ("identity", "point", "ts_ns")))
     del observed
     action()
     print(0.0, flush=True)
@@ -240,7 +240,7 @@ def compare(rows: int, rounds: int) -> None:
     one_thread = PolarsOnOneThread(rows)  # makes its rows first, and frees them
     observations = make_observations(rows)
     observed = observations.rows
-    action = sort_with_polars(*(np.ascontiguousarray(observed[name]) for name in ("digest", "point", "ts_ns")))
+    action = sort_with_polars(*(np.ascontiguousarray(observed[name]) for name in ("identity", "point", "ts_ns")))
     trajectories = follow_packets(observations)
     action()
     print(f"\n{len(observed):,} observations of {len(trajectories.path):,} packets at {len(POINTS)} points")

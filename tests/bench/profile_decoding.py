@@ -9,6 +9,7 @@ capture, for example one made by tests/bench/traffic.py.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import sys
 import tempfile
@@ -21,8 +22,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from pktrace.capture.files import CaptureReader, sha256_of
+from pktrace.capture.files import CaptureReader
 from pktrace.decode.digest import UNBOUNDED, digest_again
+from pktrace.decode.identity import secret
 from pktrace.errors import PktraceError
 from pktrace.ledger import Ledger
 from pktrace.observations.decoded import InterfaceCounts, count_rows, decode_file, digest_comparably
@@ -59,7 +61,7 @@ def decode(steps: Steps, path: str) -> int:
     for batch in row_batches(path):
         count += len(batch.rows)
         kept = np.full(len(batch.rows), UNBOUNDED)
-        steps.call("digest once more", digest_again, batch.data, batch.base, batch.rows, kept)
+        steps.call("digest once more", digest_again, batch.data, batch.base, batch.rows, kept, secret())
         steps.call("clear rows", lambda rows=batch.rows: rows.view(np.uint8).fill(0))
     return count
 
@@ -67,7 +69,7 @@ def decode(steps: Steps, path: str) -> int:
 def keep(steps: Steps, path: str) -> None:
     """All rows in memory, step by step as `observe_files` does it."""
     file = steps.call("decode_file", decode_file, path, path)
-    steps.call("  of it sha256", sha256_of, path, path)
+    steps.call("  of it sha256", lambda: hashlib.sha256(Path(path).read_bytes()))
     counts = InterfaceCounts()
     packets = np.zeros(len(file.rows), [("interface", np.int32), ("dropped", np.uint32)])
     steps.call("  of it packets per interface", counts.add, packets, len(file.interfaces))

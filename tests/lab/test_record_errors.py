@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import os
 import signal
-import time
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from capture_scripts import record as recorder
 from capture_scripts.processes import run
-from tests.lab.conftest import Wire, packets, processes_about, record, run_toml, start, wait_for
+from capture_scripts.quiet import wait_until
+from tests.lab.cable import Wire
+from tests.lab.conftest import (
+    LONG_S,
+    packets,
+    processes_about,
+    record,
+    run_toml,
+    running,
+    start,
+    wait_for,
+    wait_until_deserted,
+)
 
 lab = pytest.mark.lab
 
@@ -127,23 +139,31 @@ def incomplete(out: Path, words: str) -> None:
     assert processes_about(str(out)) == []
 
 
+def wait_for_words(process: subprocess.Popen[str], words: str) -> None:
+    """Until the recorder has said a line that holds the words on stderr."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if words in line:
+            return
+    raise AssertionError(f"it ended and did not say {words!r}")
+
+
 @lab
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_while_the_command_runs(tmp_path: Path, wire: Wire, sign: signal.Signals) -> None:
     out = tmp_path / "run"
     sleep = f"sleep 61.{os.getpid()}"  # nobody else's
-    shell = f"ping -n -q -c 5 -i 0.01 {wire.right_address}; exec {sleep}"
+    shell = f"ping -n -q -c 5 -i 0.01 {wire.right_address}; touch {tmp_path}/sent; exec {sleep}"
     recorder_ = start(out, *wire.points(), "--", *wire.in_left("sh", "-c", shell))
-    wait_for(out / "context" / "ruleset-before.nft")
-    time.sleep(0.5)
+    wait_for(tmp_path / "sent")
     recorder_.send_signal(sign)
-    _, said = recorder_.communicate(timeout=30)
+    _, said = recorder_.communicate(timeout=LONG_S)
     assert recorder_.returncode == 130
     assert said.strip() == f"record: interrupted ({sign.name}); what there was is in {out}"
     incomplete(out, "interrupted")
     assert packets(out) == {"near": 10, "far": 10}
-    assert processes_about(sleep) == []
-    assert run(["ip", "netns", "pids", wire.left]) == ""
+    wait_until(lambda: not processes_about(sleep), "the command ends")
+    wait_until_deserted(wire.left)
 
 
 @lab
@@ -152,22 +172,21 @@ def test_interrupted_before_it_records(tmp_path: Path, wire: Wire) -> None:
     recorder_ = start(out, *wire.points(), "--kernel-drops", "--duration", 30)
     wait_for(out / "captures")
     recorder_.send_signal(signal.SIGINT)
-    _, said = recorder_.communicate(timeout=30)
+    _, said = recorder_.communicate(timeout=LONG_S)
     assert recorder_.returncode == 130
     assert len([line for line in said.splitlines() if "warning" not in line]) == 1
     assert processes_about(str(out)) == []
-    assert run(["ip", "netns", "pids", wire.left]) == ""
+    wait_until_deserted(wire.left)
 
 
 @lab
 def test_ctrl_c_is_how_to_end_a_recording_without_a_command(tmp_path: Path, wire: Wire) -> None:
     out = tmp_path / "run"
     recorder_ = start(out, *wire.points(), "--threshold", 0.1)
-    wait_for(out / "context" / "ruleset-before.nft")
-    time.sleep(0.3)
+    wait_for_words(recorder_, "all points record")
     run(wire.ping(20))
     recorder_.send_signal(signal.SIGINT)
-    said, errors = recorder_.communicate(timeout=30)
+    said, errors = recorder_.communicate(timeout=LONG_S)
     assert recorder_.returncode == 0, errors
     assert said == f"{out}\n"
     assert "window" in run_toml(out)
@@ -177,14 +196,13 @@ def test_ctrl_c_is_how_to_end_a_recording_without_a_command(tmp_path: Path, wire
 @lab
 def test_a_second_ctrl_c_does_not_wait_for_the_threshold(tmp_path: Path, wire: Wire) -> None:
     out = tmp_path / "run"
-    recorder_ = start(out, *wire.points(), "--threshold", 60)
-    wait_for(out / "context" / "ruleset-before.nft")
-    time.sleep(0.3)
+    recorder_ = start(out, *wire.points(), "--threshold", 600)
+    wait_for_words(recorder_, "all points record")
     run(wire.ping(5))
     recorder_.send_signal(signal.SIGINT)
-    time.sleep(0.3)
+    wait_for_words(recorder_, "once more")
     recorder_.send_signal(signal.SIGINT)
-    recorder_.communicate(timeout=30)
+    recorder_.communicate(timeout=LONG_S)
     assert recorder_.returncode == 130
     incomplete(out, "interrupted")
     assert packets(out) == {"near": 10, "far": 10}
@@ -193,18 +211,20 @@ def test_a_second_ctrl_c_does_not_wait_for_the_threshold(tmp_path: Path, wire: W
 @lab
 def test_a_capture_that_dies(tmp_path: Path, wire: Wire) -> None:
     out = tmp_path / "run"
-    recorder_ = start(out, *wire.points(), "--duration", 30)
+    recorder_ = start(out, *wire.points(), "--duration", 300)
     wait_for(out / "context" / "ruleset-before.nft")
     run(wire.ping(5))
-    time.sleep(1.5)
     (victim,) = [
-        int(entry.name)
-        for entry in Path("/proc").iterdir()
-        if entry.name.isdecimal() and (entry / "cmdline").read_bytes().startswith(b"tcpdump")
-        and f"{out}/captures/far.pcap".encode() in (entry / "cmdline").read_bytes()
-    ]  # fmt: skip
+        number for number, line in running() if line.startswith("tcpdump") and f"{out}/captures/far.pcap" in line
+    ]
+
+    def has_read_all() -> bool:
+        os.kill(victim, signal.SIGUSR1)
+        return "10 packets captured" in (out / "captures/far.log").read_text()
+
+    wait_until(has_read_all, "tcpdump has read the ten packets")
     os.kill(victim, signal.SIGTERM)
-    _, said = recorder_.communicate(timeout=30)
+    _, said = recorder_.communicate(timeout=LONG_S)
     assert recorder_.returncode == 1
     assert "the capture at far (eth0) ended before it was told to" in said
     incomplete(out, "ended before it was told to")
@@ -233,7 +253,7 @@ def test_the_disk_fills_up(wire: Wire, small_disk: Path) -> None:
     seen = packets(out)
     assert min(seen.values()) > 100
     assert not list(out.glob("captures/*.pcap"))
-    assert run(["ip", "netns", "pids", wire.left]) == ""
+    wait_until_deserted(wire.left)
 
 
 @lab
@@ -245,4 +265,4 @@ def test_the_disk_is_full_at_once(wire: Wire, small_disk: Path) -> None:
     assert "nearly full" in said or "ended before" in said
     incomplete(out, "not sealed")
     assert [point["captures"] for point in run_toml(out)["point"]] == [["captures/near.pcap"], ["captures/far.pcap"]]
-    assert run(["ip", "netns", "pids", wire.left]) == ""
+    wait_until_deserted(wire.left)

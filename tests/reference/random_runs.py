@@ -85,6 +85,7 @@ def fill(made: Any, row: dict[str, Any], point: int) -> None:
     has |= field_of.HAS_ECHO if row["icmp_id"] is not None else 0
     has |= field_of.HAS_PACKET_ID if row["packet_id"] is not None else 0
     made["digest"] = number_of([row[name] for name in (*identity, "_ip_length", "_identity")])
+    made["identity"] = made["digest"]
     made["content"] = number_of(row["_content"])
     for side in ("source", "destination"):
         value = int(ipaddress.ip_address(row[side]))

@@ -16,11 +16,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pktrace.decode.identity import mixed
 from pktrace.findings.analysis import analyze_trajectories
 from pktrace.schema import BASES, FATES
 from pktrace.trajectories import follow as fast_follow
 from pktrace.trajectories.follow import follow_packets
-from pktrace.trajectories.hashing import mixed
 from pktrace.trajectories.model import Trajectories
 from pktrace.trajectories.rewritten import Keys
 from tests.reference.follow import Followed, follow

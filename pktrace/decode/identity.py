@@ -1,0 +1,165 @@
+"""Identity: hashes with a secret key, by which packets, flows and headers are taken for the same.
+
+Whoever sends a packet can give it any value of a hash that has no key (the digest's rounds can be undone one by one).
+So equality is decided by hashes whose key is drawn when the process starts and never leaves it. For two inputs that
+were chosen without the key the probability of equal hashes is
+
+- at most 2^-62 for `identity` and `content` of a row, and for the hash of a network header: products of pairs of words
+  (NH of UMAC, Black et al. 1999), narrowed to 64 bits by a multilinear hash (Dietzfelbinger 1996);
+- at most 2^-64 for `mixed`: two multilinear hashes of 32 bits (Lemire and Kaser, "Strongly universal string hashing is
+  fast", 2014). A hash of a hash adds its own bound.
+
+No result may depend on the key otherwise. Hashes have no order that means anything: whoever numbers, sorts or walks
+over groups of equal hashes takes `group_numbers`, which counts them as they come first.
+
+The proof, the costs and what was rejected: docs/decisions/0008-identity-with-a-key.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from typing import Any
+
+import numba
+import numpy as np
+
+from pktrace.compiled import inlined
+from pktrace.wire import little_double
+
+Array = np.ndarray[Any, Any]
+
+# The key, in words of 64 bits: which are for what. Kernels get it as an argument: what they took from a global name
+# would be compiled into the cache on the disk.
+NARROW_IDENTITY, NARROW_CONTENT, NARROW_HEADER = 0, 2, 4
+HEADER, PAYLOAD, TRANSPORT = 6, 12, 20
+_AH_BYTES, _TCP_BYTES = (255 + 2) * 4, 60
+TRANSPORT_WORDS = -(-(_AH_BYTES + _TCP_BYTES) // 16) * 2 + 2  # of the longest transport header, and what it ends with
+LENGTHS = TRANSPORT + TRANSPORT_WORDS
+_MOST_LENGTHS = 65  # of payload bytes that are hashed
+TCP_OPTIONS = LENGTHS + _MOST_LENGTHS
+TCP_OPTION_WORDS = 80  # two for each of 40 bytes
+TABLES = TCP_OPTIONS + TCP_OPTION_WORDS
+_TABLE_WORDS = 16
+_START = TABLES + _TABLE_WORDS
+_COLUMNS = _START + 2
+_MOST_COLUMNS = 24
+_WORDS = _COLUMNS + 4 * (_MOST_COLUMNS * (_MOST_COLUMNS + 1) // 2)
+
+_HALF = np.uint64(0xFFFFFFFF)
+_UPPER = np.uint64(0xFFFFFFFF00000000)
+_32 = np.uint64(32)
+
+_key = np.frombuffer(bytearray(secrets.token_bytes(8 * _WORDS)), np.uint8)
+
+
+def secret() -> Array:
+    """The key of this process, uint8: what kernels get as an argument."""
+    return _key
+
+
+def _use_key_of(seed: int) -> None:
+    """For tests alone: another key, which follows from a number. Rows that were made before are worth nothing then."""
+    _key[:] = np.frombuffer(hashlib.shake_256(str(seed).encode()).digest(len(_key)), np.uint8)
+
+
+if numba.config.DISABLE_JIT:
+
+    def product(one, other):
+        """Both halves, lower and upper, of a product of two 64 bit words."""
+        whole = int(one) * int(other)
+        return np.uint64(whole & 0xFFFFFFFFFFFFFFFF), np.uint64(whole >> 64)
+
+else:
+    from llvmlite import ir
+    from numba.core import types
+    from numba.extending import intrinsic
+
+    @intrinsic
+    def product(typing_context, one, other):
+        """Both halves, lower and upper, of a product of two 64 bit words."""
+
+        def generate(context, builder, signature, arguments):
+            wide, word = ir.IntType(128), ir.IntType(64)
+            whole = builder.mul(*(builder.zext(argument, wide) for argument in arguments))
+            halves = (builder.trunc(whole, word), builder.trunc(builder.lshr(whole, ir.Constant(wide, 64)), word))
+            return context.make_tuple(builder, signature.return_type, halves)
+
+        return types.UniTuple(types.uint64, 2)(types.uint64, types.uint64), generate
+
+
+@inlined
+def key_word(key, number):
+    """One word of the key; `key` is the memory of `secret()`."""
+    return little_double(key, 8 * number)
+
+
+@inlined
+def add_pair(low, high, key, number, one, other):
+    """The sums with the product of a further pair of words; `number` is the place of the pair's keys.
+
+    The upper halves are added without what the lower ones carry: two sums of carries differ by 1, no more.
+    """
+    lower, upper = product(one + key_word(key, number), other + key_word(key, number + 1))
+    return low + lower, high + upper
+
+
+@inlined
+def narrowed(key, number, value):
+    """The upper 64 bits of a word times a key of 128 bits, modulo 2^128."""
+    _, upper = product(key_word(key, number), value)
+    return upper + key_word(key, number + 1) * value
+
+
+@inlined
+def finished(low, high, key, number):
+    """64 bits of the sums; `number` is the place of two words of the key.
+
+    Where the lower sums are the same, the upper ones are not; where they differ, one key in 2^63 makes up for it.
+    """
+    return narrowed(key, number, low) + high
+
+
+def mixed(*columns: Array) -> Array:
+    """A 64 bit hash per row of some columns, with the key of this process; equal for equal rows, whatever their types.
+
+    Each half is the upper half of a sum of products, modulo 2^64, of 32 bit words and keys of 64 bits. A number of
+    columns has its own keys: hashes of two columns are not those of three.
+    """
+    width = len(columns)
+    words, at = _key.view(np.uint64), _COLUMNS + 2 * width * (width - 1)
+    keys = words[at : at + 4 * width].reshape(width, 4)
+    lower, upper = (np.full(len(columns[0]), words[_START + half]) for half in (0, 1))
+    for column, (a, b, c, d) in zip(columns, keys, strict=True):
+        whole = column.astype(np.uint64)
+        short = column.dtype == np.bool_ or (column.dtype.kind == "u" and column.dtype.itemsize <= 4)
+        low = whole if short else whole & _HALF
+        lower += low * a
+        upper += low * c
+        if not short:
+            high = whole >> _32
+            lower += high * b
+            upper += high * d
+    lower >>= _32
+    upper &= _UPPER
+    lower |= upper
+    return lower
+
+
+def groups_of(*columns: Array) -> tuple[Array, Array]:
+    """Equal rows get one number, from 0 on in the order in which they come first, whatever the key.
+
+    Returns:
+        The first row of each number; int64 per row, its number.
+    """
+    values = columns[0] if len(columns) == 1 else mixed(*columns)
+    _, first, which = np.unique(values, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    number = np.empty(len(first), np.int64)
+    number[order] = np.arange(len(first))
+    return first[order], number[which.ravel()]
+
+
+def group_numbers(*columns: Array) -> Array:
+    """int64 per row: the numbers of `groups_of`."""
+    return groups_of(*columns)[1]

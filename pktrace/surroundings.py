@@ -1,0 +1,64 @@
+"""Settings and modules that lie around are not to be trusted: the current folder may be a run that a stranger sent."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def elsewhere() -> Iterator[None]:
+    """Be in the root folder for a moment, for a library that looks for settings in the current one as it is imported.
+
+    To be used before threads are started that open files by relative names.
+    """
+    try:
+        here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:  # the current folder has been removed: nothing can lie in it
+        yield
+        return
+    try:
+        os.chdir("/")
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.fchdir(here)
+        os.close(here)
+
+
+@contextlib.contextmanager
+def homeless() -> Iterator[None]:
+    """An empty $HOME for the programs that are started meanwhile, so that they load no settings and no plugins from it.
+
+    With sudo it may be another user's home, and its plugins would run with the rights of root.
+    """
+    names = ("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "WIRESHARK_CONFIG_DIR", "WIRESHARK_PLUGIN_DIR")
+    before = {name: os.environ.get(name) for name in names}
+    with tempfile.TemporaryDirectory(prefix="pktrace-home-") as home:
+        os.environ.update(dict.fromkeys(names, home))
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
+
+
+def python_command(module: str, function: str) -> list[str]:
+    """A command that calls a function of this package in a second Python, with the package that runs here.
+
+    `python -m` puts the current folder first where modules are looked for, so a `pktrace` or a `numpy.py` in it would
+    be imported; `-P` leaves it out.
+    """
+    root = str(Path(__file__).parent.parent)
+    program = (
+        "import sys; sys.path[:0] = [] if sys.argv[1] in sys.path else sys.argv[1:2]; "
+        f"from {module} import {function}; {function}()"
+    )
+    return [sys.executable, "-P", "-c", program, root]
