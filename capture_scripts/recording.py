@@ -35,7 +35,7 @@ _GROWTH, _GROWTH_WITH_DIRECTION = 0.4, 0.65
 _DISK_RESERVE = 1 << 20
 # From a look at the disk to the end of the inflow: the next look, and a block that the kernel holds for up to 1 s.
 _REACTION_S = 1.5
-_CHECK_S = 0.2
+_CHECK_S = 0.1
 _POLL_S = 0.005
 
 
@@ -96,13 +96,17 @@ class Running:
         return sum(counts.received for counts in _ask_all(chosen) if counts is not None)
 
     def _rate(self, size: int) -> float:
-        """Bytes per second that all captures wrote since a look a second ago or more."""
+        """Bytes per second that all captures wrote: in the last second, or since the last look if that is more.
+
+        What a second says comes too late on a disk that is full within one; a short time alone says little of traffic
+        that the kernel hands over in blocks.
+        """
         now = time.monotonic()
         self._sizes.append((now, size))
         while len(self._sizes) > 2 and now - self._sizes[1][0] >= 1.0:
             del self._sizes[0]
-        then, before = self._sizes[0]
-        return max(0, size - before) / max(1.0, now - then)
+        looks = (self._sizes[0], self._sizes[max(0, len(self._sizes) - 2)])
+        return max(max(0, size - before) / max(_CHECK_S, now - then) for then, before in looks)
 
 
 def record(
@@ -124,7 +128,7 @@ def record(
     what was captured until then is sealed all the same. Nothing is raised once a capture runs. No process is left.
 
     The shield is lifted while ``before``, ``traffic`` and ``after`` run. Signals before that end the start; while the
-    captures are stopped they end the wait for unread packets; the second one while they are sealed ends the sealing.
+    captures are stopped they change nothing; the second one while they are sealed ends the sealing.
     """
     recorded = Recorded(journal.started, journal.clocks)
     trouble: BaseException | None = None
@@ -153,7 +157,7 @@ def record(
             shield.up()  # once more: the signal may have come just before it was up
             trouble = error
             recorded.problems.append(reason(error))
-        _end(running, recorded, shield, whole=trouble is None)
+        _end(running, recorded, whole=trouble is None)
     if not recorded.began and not any(packets_in(file) for capture in running for file in capture.raw_files()):
         return recorded, trouble
     journal.problems, journal.notes = list(recorded.problems), list(recorded.notes)
@@ -162,12 +166,12 @@ def record(
     return recorded, trouble or interrupted
 
 
-def _end(running: Sequence[Capture], recorded: Recorded, shield: Shield, *, whole: bool) -> None:
+def _end(running: Sequence[Capture], recorded: Recorded, *, whole: bool) -> None:
     """Shut, settle and stop the captures that run. What goes wrong is a problem of the recording."""
     alive = [capture for capture in running if capture.running]
     try:
         if recorded.began:
-            _settle(running if whole else alive, recorded, shield)
+            _settle(running if whole else alive, recorded)
         _stop(running if recorded.began else alive, recorded)
     except Exception as error:
         recorded.problems.append(reason(error))
@@ -265,8 +269,8 @@ def _wait_ready(captures: Sequence[Capture], shield: Shield) -> None:
         time.sleep(_POLL_S)
 
 
-def _settle(captures: Sequence[Capture], recorded: Recorded, shield: Shield) -> None:
-    """Shut the inflow of every capture and wait until each has read all that it received, or until a signal."""
+def _settle(captures: Sequence[Capture], recorded: Recorded) -> None:
+    """Shut the inflow of every capture and wait until each has read all that it received."""
     for capture in captures:
         try:
             capture.shut_inflow()
@@ -284,8 +288,6 @@ def _settle(captures: Sequence[Capture], recorded: Recorded, shield: Shield) -> 
         now = time.monotonic()
         waiting = [capture for capture in waiting if not (capture.complete() or (not capture.shut and now > patience))]
         names = ", ".join(capture.name for capture in waiting)
-        if waiting and shield.arrived:
-            raise LabError(f"interrupted ({shield.arrived[0]}) while packets were unread at: {names}")
         if waiting and now > deadline:
             raise LabError(f"packets are still unread {SETTLE_TIMEOUT_S:g} s after the end at: {names}")
         if waiting:

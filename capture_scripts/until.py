@@ -12,7 +12,7 @@ from .processes import Children, Interrupted, LabError, accept_interruptions
 from .recording import Running
 
 _POLL_S = 0.02
-_CHECK_S = 0.2
+_CHECK_S = 0.1
 # Each question for counts adds a line to the tool's log, so they become rarer while nothing comes.
 _FIRST_QUESTION_S = 0.1
 _LAST_QUESTION_S = 2.0

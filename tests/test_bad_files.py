@@ -106,11 +106,16 @@ def test_a_run_of_bad_files_only_is_an_error(pktrace: CommandLine, tmp_path: Pat
 
 
 def test_a_valid_capture_without_packets_saw_nothing(pktrace: CommandLine, tmp_path: Path) -> None:
-    """Everything was lost before c, and was once undetermined, reason outside_window: an empty capture has no time."""
+    """Everything was lost before c if it is known that c ran; an empty capture alone does not say when it ran."""
     run = three_points(tmp_path / "run", {"a": packets(20, 0), "b": packets(20, 1000), "c": packets(0, 0)})
     result = pktrace("analyze", run, "--no-plots")
     assert result.returncode == 0, result.stderr
     assert "exit code" not in result.stderr
+    assert fates(run) == {"undetermined": 20}
+    with (run / "run.toml").open("a") as file:
+        file.write("[window]\nstart_ns = 0\nend_ns = 4000000000000000000\n")
+    result = pktrace("analyze", run, "--no-plots")
+    assert result.returncode == 0, result.stderr
     assert fates(run) == {"lost": 20}
     assert set(pl.read_parquet(run / "results/trajectories.parquet")["lost_stage"]) == {1}
 

@@ -40,7 +40,7 @@ def analyzed(files: Iterable[Path], folder: Path) -> tuple[dict[str, Any], Analy
     proposal = proposed(files)
     text = proposal_toml(proposal, "run", relative_names(list(map(str, files)), folder))
     (folder / "run.toml").write_text(text, encoding="utf-8")
-    return tomllib.loads(text), analyze_run(load_run(folder))
+    return tomllib.loads(text), analyze_run(load_run(folder, trust=True))  # captures may lie elsewhere
 
 
 def paths_of(proposal: Proposal) -> set[tuple[str, ...]]:

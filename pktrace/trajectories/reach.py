@@ -33,9 +33,9 @@ def reach_of(run: Run, coverage: tuple[Coverage, ...], clocks: Clocks) -> Reach:
     """What the captures say of themselves.
 
     A capture runs from its statistics' start to their end, else from its first to its last packet; the window of
-    run.toml widens that, since every point captured all through it, except where a file is damaged. A point whose
-    captures are valid and hold no packet, no statistics and no window saw nothing all the time: the emptiest capture is
-    that of a link on which everything was lost. A point of which nothing is left but damaged files proves nothing.
+    run.toml widens that, since every point captured all through it, except where a file is damaged. A capture without
+    packets saw nothing in that time; without statistics and window nobody knows when it ran, and it proves nothing: it
+    may be that of a tool with a wrong filter, or one that was started too late. Damaged files alone prove nothing.
     """
     start = np.full(len(run.points), FOREVER)
     end = np.full(len(run.points), -FOREVER)
@@ -48,8 +48,6 @@ def reach_of(run: Run, coverage: tuple[Coverage, ...], clocks: Clocks) -> Reach:
             last += [] if cover.cut else [run.window[1]]
         if cover.cut and not cover.packets and cover.end_ns is None:
             start[point] = end[point] = -FOREVER  # whatever is asked of it lies behind its end
-        elif not first and not last and not cover.cut:
-            start[point], end[point] = -FOREVER, FOREVER
         elif first and last:
             start[point] = max(-int(FOREVER), min(first))
             end[point] = min(int(FOREVER), max(last))

@@ -280,13 +280,15 @@ def full_disk(folder: Path, number: int) -> str | None:
     """Packets at full speed onto a disk with little room: stopped in time, sealed as a whole, and said."""
     disk = folder / "disk"
     disk.mkdir()
-    run(["mount", "-t", "tmpfs", "-o", f"size={(24, 48, 96)[number % 3]}m", "tmpfs", str(disk)])
+    run(["mount", "-t", "tmpfs", "-o", f"size={(48, 64, 96)[number % 3]}m", "tmpfs", str(disk)])
     out = disk / "run"
     way = [("--snaplen", "0"), ("--snaplen", "64", "--direction"), ("--snaplen", "0", "--keep-raw")][number % 3]
     try:
         with cable() as wire:
             flood = wire.in_left(sys.executable, "-c", _FLOOD, wire.right_address, "60")
-            said = _ended(recorder := _start(out, *wire.points(), *way, "--threshold", "30", "--", *flood))
+            said = _ended(
+                recorder := _start(out, *wire.points(), *way, "--threshold", "30", "--buffer", "4096", "--", *flood)
+            )
             left = _gone(str(out))
         whole = not list(out.glob("captures/*.pcap")) or "--keep-raw" in way
         sealed = len(list(out.glob("captures/*.pcapng"))) == 2

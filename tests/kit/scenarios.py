@@ -87,6 +87,7 @@ SCENARIOS: dict[str, Options] = {
     "snaplen-headers-only": Options(snaplen={"return": 76, "vnic": 80}),
     "silent-point": Options(silent=("punt",), statistics=False),
     "silent-point-that-covered": Options(silent=("punt",)),
+    "silent-end": Options(silent=("vnic",), statistics=False),
     "clock-offset": Options(
         clock_offsets={"vnic": -37 * SECOND - 123_457}, loss={("ingress", 3): 0.1, ("ingress", 4): 0.1}
     ),

@@ -98,12 +98,10 @@ def logged_drops(log: Path) -> int | None:
 
 def widened(coverage: Coverage, window: tuple[int, int] | None, cut: bool) -> Coverage:
     """[window] widens what a point covers; a cut capture ends at its last whole packet whatever the window
-    says. A point whose captures are whole and hold nothing that says when they ran saw nothing all the time.
+    says.
     """
     if window is None:
-        if cut or coverage.start_ns is not None or coverage.end_ns is not None:
-            return coverage
-        return dataclasses.replace(coverage, start_ns=-(1 << 62), end_ns=1 << 62)
+        return coverage
     start = min(window[0], coverage.start_ns) if coverage.start_ns is not None else window[0]
     end = max(window[1], coverage.end_ns) if coverage.end_ns is not None else window[1]
     return dataclasses.replace(coverage, start_ns=start, end_ns=coverage.end_ns if cut else end)
