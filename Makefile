@@ -76,9 +76,10 @@ format: $(VENV)/installed-dev  ## Put all Python files into the common format.
 	@$(PY) -m ruff format .
 
 .PHONY: docs
-docs: $(VENV)/installed-dev  ## Write the generated parts of the documents anew: docs/tables.md, output shown in README.md.
+docs: $(VENV)/installed-dev  ## Write the generated parts of the documents anew: docs/tables.md, output shown in README.md, attacks in docs/security.md.
 	@$(PY) -m pktrace.report.tables_page docs/tables.md
 	@$(PY) -m tests.kit.shown_output README.md
+	@$(PY) -m tests.hostile.page docs/security.md
 
 .PHONY: corpus
 corpus: $(VENV)/installed-dev  ## Compare the decoder with tshark over the captures in PKTRACE_CORPUS; ARGS=--more makes further ones.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,9 @@ ROOT = Path(__file__).parent.parent
 SERVICE_CHAIN = ROOT / "fixtures" / "service-chain"
 
 CommandLine = Callable[..., "subprocess.CompletedProcess[str]"]
+
+# `nohup make test` hands an ignored hang-up down to every process that tests start, and some test what one does.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from pktrace import errors
 from pktrace.cli.main import _COMMANDS, pktrace
 from pktrace.report.tables_page import tables_page
 from pktrace.run.runfile import load_run
+from tests.hostile.page import with_all_attacks
 from tests.kit.shown_output import output_of, with_new_output
 
 ROOT = Path(__file__).parent.parent
@@ -35,6 +36,12 @@ def test_the_tables_page_is_up_to_date() -> None:
 def test_the_readme_shows_what_the_program_prints() -> None:
     assert README.count("<!-- shown: ") >= 3
     assert with_new_output(README, cache(output_of)) == README, "run `make docs`"
+
+
+def test_the_security_page_lists_every_attack() -> None:
+    committed = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    assert "<!-- attacks -->" in committed
+    assert with_all_attacks(committed) == committed, "run `make docs`"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -45,7 +45,8 @@ _PARTS = ("*", "**", "?", "a*", "*.pcap", "[a-c]", "c", "d", "e", ".*", "a.pcap"
 def test_patterns_match_what_glob_matches(tree: Path, parts: list[str]) -> None:
     pattern = "/".join(parts)
     expected = sorted(set(glob.glob(pattern, root_dir=tree, recursive=True)))
-    expected = [name for name in expected if (tree / name).is_file()]
+    # `a.pcap/**` gives `a.pcap/` there, in some versions of Python: the name of a folder, which it is not.
+    expected = [name for name in expected if (tree / name).is_file() and not name.endswith("/")]
     assert CaptureNames(tree).matching(pattern) == expected
 
 

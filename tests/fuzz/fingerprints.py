@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from pktrace.decode.identity import _use_key_of
 from pktrace.observations.changeable import changeable_of
 from tests.fuzz.damage import flipped, flips, sample
 from tests.fuzz.outcome import Reader
@@ -52,6 +53,7 @@ def fingerprint(reader: Reader, content: bytes) -> str:
 
 def main(folder: Path, each: int) -> None:
     """Print the fingerprints of all cases."""
+    _use_key_of(0)  # hashes are compared between processes
     reader = Reader(folder)
     found = {}
     for name, content in cases(each):

@@ -8,7 +8,7 @@ import pkgutil
 from tests import hostile
 from tests.hostile.attack import Attack
 
-_NO_AREAS = {"attack", "catalogue", "__main__"}
+_NO_AREAS = {"attack", "catalogue", "page", "__main__"}
 
 
 def areas() -> dict[str, tuple[Attack, ...]]:

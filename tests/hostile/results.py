@@ -351,7 +351,10 @@ ATTACKS: tuple[Attack, ...] = (
         "While results are written, links take the place of every name that appears.",
         _exchanged_meanwhile, fast=1, full=20,
     ),
-    Attack("observe-links", "`observe -o` to a link, a pipe, a folder, over links in passing names", _observe_to_links),
+    Attack(
+        "observe-links", "`observe -o` to a link, a pipe, a folder, over links in passing names.",
+        _observe_to_links,
+    ),
     Attack("results-named-folder", "`analyze -o` to the user's own folder, a link, a file, `.`.", _named_folder),
     Attack("results-cannot-write", "A full disk, a mount point, a file system without exchange.", _cannot_write),
     Attack("results-killed", "SIGKILL at a random moment of `analyze`; then another one.", _killed, fast=1, full=60),
