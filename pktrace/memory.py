@@ -10,7 +10,7 @@ import contextlib
 import os
 import resource
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -273,7 +273,8 @@ def short(problem: BaseException) -> str:
 
 _step = "starting"
 _max_memory: int | None = None
-_unfinished: set[str] = set()
+_unfinished: set[Callable[[], None]] = set()
+_unfinished_lock = threading.Lock()
 
 
 def step(doing: str) -> None:
@@ -283,14 +284,18 @@ def step(doing: str) -> None:
 
 
 @contextlib.contextmanager
-def unfinished(path: str | os.PathLike[str]) -> Iterator[None]:
-    """While this lasts, a stop by the watch removes this file."""
-    name = os.fspath(path)
-    _unfinished.add(name)
+def unfinished(remove: Callable[[], None]) -> Iterator[None]:
+    """While this lasts, a stop by the watch calls `remove`, from another thread, and ends the process.
+
+    A stop that has begun lets nobody out of here: what is being removed is not put in place.
+    """
+    with _unfinished_lock:
+        _unfinished.add(remove)
     try:
         yield
     finally:
-        _unfinished.discard(name)
+        with _unfinished_lock:
+            _unfinished.discard(remove)
 
 
 @contextlib.contextmanager
@@ -360,9 +365,10 @@ def _may_swap(room: Room) -> bool:
 def _stop(room: Room) -> None:
     """End the process here and now: what waits for the main thread would come too late."""
     own = _numbers(Path("/proc/self/status")).get("RssAnon", 0)
-    for name in list(_unfinished):
+    _unfinished_lock.acquire()
+    for remove in _unfinished:
         with contextlib.suppress(OSError):
-            os.unlink(name)
+            remove()
     sentence = (
         f"pktrace: error: not enough memory while {_step}: it takes {as_size(own)} so far, and "
         f"{_there(room)} is left; {_NEXT}\n"

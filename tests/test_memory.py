@@ -108,7 +108,7 @@ import os, sys, time
 import numpy as np
 from pktrace import memory
 os.environ.clear()
-with memory.unfinished(sys.argv[1]), memory.watched(300 << 20):
+with memory.unfinished(lambda: os.unlink(sys.argv[1])), memory.watched(300 << 20):
     memory.step("filling arrays")
     held = []
     for _ in range(200):
@@ -163,3 +163,29 @@ def test_sizes_are_said_with_three_digits() -> None:
 
 def test_available_bytes_is_what_the_machine_has() -> None:
     assert 0 < memory.available_bytes() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+_STOPPED_WHILE_WRITING = """
+import os, sys, threading, time
+from pathlib import Path
+from pktrace import memory
+from pktrace.report.exchange import results_folder
+with results_folder(Path(sys.argv[1]), True, print) as folder, folder.fresh() as create:
+    threading.Timer(0.05, memory._stop, [memory.tightest()]).start()
+    while True:
+        create("plots/ecdf.svg").close()
+        create("summary.json").close()
+        for name in ("summary.json", "plots/ecdf.svg"):
+            os.unlink(next(Path(sys.argv[1]).parent.glob(".*.partial")) / name)
+"""
+
+
+def test_a_stop_leaves_no_folder_of_unfinished_results(tmp_path: Path) -> None:
+    """'A stop by the watch removes what is unfinished': it removed single files, and left the folder of the results."""
+    done = subprocess.run(
+        [sys.executable, "-c", _STOPPED_WHILE_WRITING, str(tmp_path / "results")],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == EXIT_USAGE, done.stderr
+    assert "not enough memory" in done.stderr
+    assert [name for name in os.listdir(tmp_path) if name.endswith(".partial")] == []

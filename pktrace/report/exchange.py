@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from pktrace import schema
+from pktrace import memory, schema
 from pktrace.errors import OutputError
 from pktrace.report.whole import create, kind_of
 
@@ -61,8 +61,9 @@ class ResultsFolder:
             os.mkdir(name, 0o700, dir_fd=self._parent)
             try:
                 with _opened(name, self._parent) as inside:
-                    yield lambda file: _create_in(file, inside)
-                    self._like_the_old(inside)
+                    with memory.unfinished(lambda: self._clear_while_written(name)):
+                        yield lambda file: _create_in(file, inside)
+                        self._like_the_old(inside)
                     old = self._put_in_place(name)
                     if not os.path.samestat(os.fstat(inside), self._status()):
                         raise OutputError(f"{self.path}: another program has exchanged the results; analyse again")
@@ -73,6 +74,14 @@ class ResultsFolder:
                 raise
         except OSError as problem:
             raise OutputError(f"{self.path}: cannot write results: {problem.strerror or problem}") from None
+
+    def _clear_while_written(self, name: str) -> None:
+        """Remove a fresh folder, also of what another thread makes in it meanwhile: of what it makes once it is gone,
+        nothing stays."""
+        for _ in range(_MOST_RACES):
+            self._clear(name)
+            if kind_of(name, self._parent) is None:
+                break
 
     def prepare(self, own: bool) -> None:
         """Refuse what must not be replaced, and remove what a killed analysis left behind.

@@ -43,7 +43,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         _remove_left_behind(path.parent, folder)
         name, file = _locked(folder)
         try:
-            with file, memory.unfinished(path.parent / name):
+            with file, memory.unfinished(lambda: os.unlink(path.parent / name)):
                 yield file
                 file.flush()
                 _need_replaceable(path, folder)
