@@ -146,6 +146,9 @@ OUTER = "192.0.2.1>192.0.2.2"
         (frame(DATAGRAM), frame(DATAGRAM, vlans=(5,)), ("vlan-push", None, "5", 1)),
         (frame(DATAGRAM, vlans=(5,)), frame(DATAGRAM, vlans=(6,)), ("vlan-change", "5", "6", 1)),
         (frame(DATAGRAM, vlans=(5, 6)), frame(DATAGRAM), ("vlan-pop", "5", None, 1)),
+        # 'Another outermost tag is a change of it': the outer one of two was taken off, or put on.
+        (frame(DATAGRAM, vlans=(5, 6)), frame(DATAGRAM, vlans=(6,)), ("vlan-pop", "5", None, 1)),
+        (frame(DATAGRAM, vlans=(6,)), frame(DATAGRAM, vlans=(5, 6)), ("vlan-push", None, "5", 1)),
         (in_vxlan(1), in_vxlan(2), ("tunnel-change", f"vxlan 1 {OUTER}", f"vxlan 2 {OUTER}", 1)),
     ],
 )

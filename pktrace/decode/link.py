@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from pktrace.compiled import inlined
-from pktrace.decode.rows import HAS_VLAN
+from pktrace.decode.rows import HAS_VLAN, STACKED_VLANS
 from pktrace.wire import byte, half, word
 
 IPV4 = 0x0800
@@ -238,6 +238,8 @@ def to_network(data, at, limit, kind, row):
             if not row["has"] & HAS_VLAN:
                 row["has"] |= HAS_VLAN
                 row["vlan"] = half(data, at, True) & 0xFFF
+            elif row["tunnel"] == 0:
+                row["has"] |= STACKED_VLANS
             kind = half(data, at + 2, True)
             at += 4
             if kind < 1536:

@@ -97,3 +97,4 @@ HAS_PACKET_ID = 32768
 NO_DIRECTION = 65536  # the point asks for a direction, and the file does not say which the packet has
 HIDDEN_PACKET = 262144  # an 802.11 data frame that is encrypted, a later fragment, or an aggregate
 PARTIAL_CHECKSUM = 131072  # the checksum field holds the pseudo-header's sum, or the file says that it is not ready
+STACKED_VLANS = 524288  # a further VLAN tag behind the one in `vlan`

@@ -110,6 +110,8 @@ def compare_sightings(rows, unkept, before, after, parted, changes):
                 change |= VLAN_POP
             elif new["has"] & field.HAS_VLAN:
                 change |= VLAN_PUSH
+        elif (old["has"] ^ new["has"]) & field.STACKED_VLANS:
+            change |= VLAN_POP if old["has"] & field.STACKED_VLANS else VLAN_PUSH
         elif old["vlan"] != new["vlan"]:
             change |= VLAN_CHANGE
         if old["tunnel"] != new["tunnel"]:
