@@ -352,7 +352,9 @@ def _place_many(
             if packet < 0 and position > 0 and numbered[row] and not again:
                 # Nothing before it was there to see whether it was one packet: its IP ID says so.
                 alike = _given_with(rows, identities, packet_of, index, -1)
-                if alike >= 0 and times[row] - times[rows[alike]] <= _SAME_ID:
+                if alike < 0 or times[row] - times[rows[alike]] > _SAME_ID:
+                    alike = _given_with(rows, identities, packet_of, index, 1)  # where the later copy was given to it
+                if alike >= 0 and abs(times[row] - times[rows[alike]]) <= _SAME_ID:
                     packet = copy_of[index] = packet_of[alike]
             if packet < 0 and begins > 0:
                 begins -= 1

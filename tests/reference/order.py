@@ -260,9 +260,12 @@ class Cluster:
         for sighting in here:
             equal = given.get(sighting) or copies.get(sighting)
             if equal is None and position and sighting.ip_id and not self.comes_again(position):
-                before = [s for s in here[: here.index(sighting)] if s in given and s.bytes_key == sighting.bytes_key]
-                if before and sighting.time - before[-1].time <= SAME_ID_NS:
-                    equal = given[before[-1]]
+                at = here.index(sighting)
+                alike = [s for s in here[:at][::-1] if s in given and s.bytes_key == sighting.bytes_key][:1]
+                alike += [s for s in here[at + 1 :] if s in given and s.bytes_key == sighting.bytes_key][:1]
+                near = [s for s in alike if abs(sighting.time - s.time) <= SAME_ID_NS]
+                if near:
+                    equal = given[near[0]]
             if equal is None:
                 if not begins:
                     continue
