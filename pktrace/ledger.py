@@ -113,7 +113,7 @@ _DECLARED = (
     Counter(
         "clock_contradicted",
         "data_loss",
-        "Packets seen too early, nearly all of a stage: the points share no clock, or stand in the wrong order.",
+        "Packets seen too early, or all equally late, of a stage: its points share no clock, or stand in wrong order.",
     ),
     Counter("clock_unknown", "data_loss", "Points whose clock offset could not be estimated from certain matches."),
     Counter("counter_missing", "info", "Rules that name a data-plane counter which context/ does not hold."),

@@ -291,11 +291,20 @@ def test_superpackets_that_cannot_be_followed_limit_everything(tmp_path: Path) -
 
 
 def test_captures_at_different_times_answer_nothing(tmp_path: Path) -> None:
-    captures = {"a": capture(numbered(50)), "b": capture(later(numbered(50), 10 * SECOND))}
-    found = checked(a_run(tmp_path / "run", captures))
+    again = later(numbered(50, gap_ns=15 * MILLISECOND), 10 * SECOND)
+    found = checked(a_run(tmp_path / "run", {"a": capture(numbered(50)), "b": capture(again)}))
     assert found.said("a and b were not captured at the same time")
     assert found.verdict[:2] == ("no", "no")
     assert found.exit_code == 3
+
+
+def test_a_constant_difference_of_ten_seconds_is_one_of_clocks(tmp_path: Path) -> None:
+    """'a and b were not captured at the same time': each packet of a was in b, just 10.00002 s later."""
+    captures = {"a": capture(numbered(50)), "b": capture(later(numbered(50), 10 * SECOND + 20_000))}
+    found = checked(a_run(tmp_path / "run", captures))
+    assert found.said("All packets take as long, and longer than the loss threshold")
+    assert not found.said("a and b were not captured at the same time")
+    assert found.verdict[0] == "no"
 
 
 def test_a_capture_that_began_late_limits_losses(tmp_path: Path) -> None:

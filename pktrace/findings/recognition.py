@@ -28,18 +28,33 @@ _FEW_PAYLOAD_BYTES = 16
 def clocks(facts: Suitability) -> Iterator[Finding]:
     """Points on different clocks."""
     run = facts.run
-    if facts.contradictions:
+    late = [entry for entry in facts.contradictions if entry.late]
+    early = [entry for entry in facts.contradictions if not entry.late]
+    if late:
+        stages = [
+            f"{run.points[entry.from_point].name} to {run.points[entry.to_point].name} on path "
+            f"{run.paths[entry.path].name} (median {duration(entry.median_ns)})"
+            for entry in late
+        ]
+        yield Finding(
+            f"All packets take as long, and longer than the loss threshold: {listed(stages)}. Their clocks are not "
+            f"one. No packet is called lost for being late there, and no latency is told{_offsets(facts)}.",
+            "Name the clocks of the points in run.toml, or synchronise them (PTP).",
+            limits(PARTLY if any(stage.same_clock for _, stage in stages_of(facts)) else NO, LATENCY),
+            tuple(sorted({entry.path for entry in late})),
+        )
+    if early:
         stages = [
             f"{run.points[entry.to_point].name} before {run.points[entry.from_point].name} on path "
             f"{run.paths[entry.path].name} (median {duration(entry.median_ns)})"
-            for entry in facts.contradictions
+            for entry in early
         ]
         yield Finding(
             f"Nearly all packets come to {listed(stages)}: the order of the points is wrong, or their clocks are not "
             f"one. So no latency is told between them{_offsets(facts)}.",
             "If they are on different hosts, name their clocks in run.toml; swap them if packets go the other way.",
             limits(PARTLY if any(stage.same_clock for _, stage in stages_of(facts)) else NO, LATENCY),
-            tuple(sorted({entry.path for entry in facts.contradictions})),
+            tuple(sorted({entry.path for entry in early})),
         )
     apart: dict[str, dict[str, set[int]]] = {PARTLY: {}, NO: {}}
     for path, stage in stages_of(facts):

@@ -17,6 +17,8 @@ Array = np.ndarray[Any, Any]
 _SAMPLE = 1 << 16  # packets
 _ENOUGH = 3
 _NEARLY_ALL = 0.9
+# No network holds packets for a second and lets none of them go a hundredth sooner: the rest is the clocks' difference.
+_SHORTEST_OFFSET_NS, _STEADY = 1_000_000_000, 100
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Contradiction:
     to_point: int
     packets: int  # certain ones
     backwards: int  # of them, how many were seen at the second point before the first
+    late: int  # of them, how many took longer than the loss threshold, all about as long
     median_ns: int
 
 
@@ -45,8 +48,10 @@ def align_clocks(run: Run, columns: Columns, groups: Groups) -> Clocks:
     """Offsets between the clocks of the points, from keys that each point saw at most once.
 
     Where packets show that points do not share the clock that run.toml gives them (nearly all come to the second
-    before the first), which of the points with that clock is off cannot be known: each of them counts as having its
-    own, except those between which packets go both ways in no time below zero.
+    before the first, or all of them a second and more after it, and equally late), which of the points with that clock
+    is off cannot be known: each of them counts as having its own, except those between which packets go both ways in a
+    time that a network can take. Two clocks between which packets seem to take so long both ways are not compared: one
+    offset cannot make up for it.
     """
     names = sorted({point.clock for point in run.points}, key=[p.clock for p in run.points].index)
     declared = np.array([names.index(point.clock) for point in run.points], np.int64)
@@ -66,10 +71,11 @@ def align_clocks(run: Run, columns: Columns, groups: Groups) -> Clocks:
     links: dict[tuple[int, int], int] = {}
     empty = [np.zeros(0, np.int64)]
     for a, b in sorted({(min(pair), max(pair)) for pair in forward}):
-        offset = clock_arithmetic.offset_between(
-            np.concatenate(forward.get((a, b), empty)), np.concatenate(forward.get((b, a), empty))
-        )
-        if offset is not None:
+        there, back = np.concatenate(forward.get((a, b), empty)), np.concatenate(forward.get((b, a), empty))
+        offset = clock_arithmetic.offset_between(there, back)
+        if offset is not None and not (
+            len(back) and _is_offset(there - offset, run) and _is_offset(back + offset, run)
+        ):
             links[a, b] = offset
     offsets, comparable = clock_arithmetic.chain(clocks, links)
     return Clocks(np.array(offsets, np.int64)[clock], clock, np.array(comparable, np.int64)[clock], contradictions)
@@ -91,7 +97,7 @@ def _visited_once(run: Run, path: int, a: int, b: int) -> bool:
 
 
 def _contradictions(run: Run, columns: Columns, groups: Groups, clock: Array) -> tuple[Contradiction, ...]:
-    """Stages between points of one clock on which nearly all certain packets go backwards in time.
+    """Stages between points of one clock on which nearly all certain packets go backwards in time, or are as late.
 
     A sample of the packets is looked at: a clock is off for all of them. Points that the path visits twice tell
     nothing: what one of them saw once may have been the visit before, or behind, the rest of the path.
@@ -105,9 +111,18 @@ def _contradictions(run: Run, columns: Columns, groups: Groups, clock: Array) ->
         if clock[a] == clock[b] and _visited_once(run, number, a, b):
             delays = _differences(columns, at[a], at[b], number)
             backwards = int(np.count_nonzero(delays < -EARLY_NS))
-            if backwards >= _ENOUGH and backwards >= _NEARLY_ALL * len(delays):
-                found.append(Contradiction(number, a, b, len(delays), backwards, int(np.median(delays))))
+            late = len(delays) if _is_offset(delays, run) else 0
+            if max(backwards, late) >= _ENOUGH and max(backwards, late) >= _NEARLY_ALL * len(delays):
+                found.append(Contradiction(number, a, b, len(delays), backwards, late, int(np.median(delays))))
     return tuple(found)
+
+
+def _is_offset(delays: Array, run: Run) -> bool:
+    """Whether these delays are beyond the loss threshold and so much alike that they hold an offset between clocks."""
+    if len(delays) < _ENOUGH:
+        return False
+    low, median, high = np.quantile(delays, (0.1, 0.5, 0.9))
+    return bool(low > max(run.threshold_ns, _SHORTEST_OFFSET_NS) and (high - low) * _STEADY <= median)
 
 
 def _apart(
@@ -121,7 +136,7 @@ def _apart(
     for number, a, b in _stages(run):
         delays = _differences(columns, at[a], at[b], number)
         if len(delays) >= _ENOUGH and _visited_once(run, number, a, b):
-            share = np.count_nonzero(delays >= -EARLY_NS) / len(delays)
+            share = 0.0 if _is_offset(delays, run) else np.count_nonzero(delays >= -EARLY_NS) / len(delays)
             forwards[a, b] = forwards.get((a, b), True) and bool(share >= _NEARLY_ALL)
     for a, b in sorted(forwards):
         if clock[a] == clock[b] and doubted[a] and forwards[a, b] and forwards.get((b, a), False):
