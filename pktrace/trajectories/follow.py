@@ -23,14 +23,16 @@ from pktrace.schema import BASES
 from pktrace.trajectories.agreement import begins_unseen, open_ends
 from pktrace.trajectories.clock_model import align_clocks
 from pktrace.trajectories.columns import Columns
+from pktrace.trajectories.evidence import RULES, SAME_HEADERS
 from pktrace.trajectories.forms import NO_FORMS, Forms
 from pktrace.trajectories.grouping import Groups, grouped
+from pktrace.trajectories.joins import Sightings, ends_with_possible_partners
 from pktrace.trajectories.model import Trajectories
 from pktrace.trajectories.numbering import Followed, in_order, owned
 from pktrace.trajectories.packet_id import keys_by_number, numbered_packets
 from pktrace.trajectories.paths import NO_PATH, NOT_FOLLOWED, parts, visits
 from pktrace.trajectories.placing import place
-from pktrace.trajectories.ranges import NO_RANGES, copies_of_parts, match_ranges
+from pktrace.trajectories.ranges import NO_RANGES, Ranges, copies_of_parts, match_ranges
 from pktrace.trajectories.reach import reach_of, with_proven_misses
 from pktrace.trajectories.remains import flow_of
 from pktrace.trajectories.rewritten import Keys
@@ -70,7 +72,8 @@ def follow_packets(observations: Observations) -> Trajectories:
         owner, path_of, seen, candidates = placed.owner, placed.path_of, placed.seen, placed.candidates
         unplaced = _unplaced(owner, columns, times)
         found = open_ends(run, rows, unplaced, owner, seen, path_of)
-        ranges, doubtful_parts = NO_RANGES, np.zeros(0, np.int64)
+        ranges, doubtful_parts, explained = NO_RANGES, np.zeros(0, np.int64), np.zeros(0, np.int64)
+        keys.doubtful_changes, keys.doubtful_joins = np.zeros(0, np.int64), np.zeros(0, np.int64)
         if round_number == 0 and len(found.start_rows) and len(found.end_rows):
             memory.check_loose_ends(len(found.start_rows) + len(found.end_rows))
             make_contents_comparable(observations)
@@ -79,22 +82,35 @@ def follow_packets(observations: Observations) -> Trajectories:
             continue
         if not len(found.start_rows):
             break
+        at = Sightings(owner, seen, path_of, candidates, columns.points, times, columns.paths, clocks.group)
+        if keys.join(SAME_HEADERS, run, at, np.zeros(len(rows), bool)):
+            columns, forms, groups = _with_keys(keys, every, run)
+            continue
         loose = np.concatenate([unplaced, _begun_late(owner, seen)])
         ranges, doubtful_parts, explained = match_ranges(
             rows, times, keys.first_flow, loose, seen, path_of, visits(run), run.threshold_ns, payloads
         )
         unexplained = found.without(ranges.trajectory, np.append(ranges.row, explained))
-        if not len(unexplained.end_rows):
-            break
-        open_rows = unexplained.rows_of(owner, unplaced)
-        unseen = begins_unseen(unexplained, run, rows, times, columns.paths, placed.reach)
-        if not keys.learn_changed(unexplained, run, times, clocks.group, open_rows, unseen):
-            break
-        columns, forms, groups = _with_keys(keys, every, run)
+        if len(unexplained.end_rows):
+            open_rows = unexplained.rows_of(owner, unplaced)
+            unseen = begins_unseen(unexplained, run, rows, times, columns.paths, placed.reach)
+            if keys.learn_changed(unexplained, run, times, clocks.group, open_rows, unseen):
+                columns, forms, groups = _with_keys(keys, every, run)
+                continue
+        if keys.join(RULES, run, at, _holding_parts(owner, ranges, explained, doubtful_parts)):
+            columns, forms, groups = _with_keys(keys, every, run)
+            continue
+        break
     ambiguous = np.zeros(len(path_of), bool)
     ambiguous[found.end_trajectories[keys.doubtful]] = True
     ambiguous[keys.doubtful_changes] = True
     ambiguous[doubtful_parts] = True
+    doubtful = owner[keys.doubtful_joins]
+    ambiguous[doubtful[doubtful >= 0]] = True
+    if keys.learned:
+        at = Sightings(owner, seen, path_of, candidates, columns.points, times, columns.paths, clocks.group)
+        holding = _holding_parts(owner, ranges, explained, doubtful_parts)
+        ambiguous[ends_with_possible_partners(run, rows, at, keys.flow, holding)] = True
     candidates[doubtful_parts] = np.maximum(candidates[doubtful_parts], 2)
     basis = _basis(rows, keys, seen, candidates)
     if numbers is not None:
@@ -118,7 +134,7 @@ def follow_packets(observations: Observations) -> Trajectories:
     for point in np.flatnonzero(reach.missed):
         ledger.add("capture_missed", int(reach.missed[point]), point=run.points[point].name)
     for entry in clocks.contradictions:
-        ledger.add("clock_contradicted", entry.backwards, point=run.points[entry.to_point].name)
+        ledger.add("clock_contradicted", max(entry.backwards, entry.late), point=run.points[entry.to_point].name)
     for point in np.flatnonzero(clocks.group != clocks.group[0]):
         ledger.add("clock_unknown", point=run.points[point].name)
     return Trajectories(
@@ -191,6 +207,14 @@ def _begun_late(owner: Array, seen: Array) -> Array:
     late = seen[:, 0] < 0
     rows = np.flatnonzero(late[owner]) if late.any() else np.zeros(0, np.int64)
     return rows[owner[rows] >= 0]
+
+
+def _holding_parts(owner: Array, ranges: Ranges, explained: Array, doubtful: Array) -> Array:
+    """bool per row: it is a part of a packet, may be one, or belongs to a packet that was seen in parts."""
+    found = np.isin(owner, np.concatenate([ranges.trajectory, doubtful]))
+    found[ranges.row] = True
+    found[explained] = True
+    return found
 
 
 def _all_numbered(seen: Array, numbers: Array) -> Array:

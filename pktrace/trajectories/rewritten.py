@@ -33,9 +33,11 @@ from pktrace.trajectories import remains as remains_of
 from pktrace.trajectories.agreement import Agreement, Open, agreement_of, has_its_own_id, pairs_of, window_of
 from pktrace.trajectories.causality import against_time
 from pktrace.trajectories.crowds import Crowd, crowds_of
+from pktrace.trajectories.evidence import Rule
 from pktrace.trajectories.exact import EARLY_NS
 from pktrace.trajectories.forms import NO_FORMS, Forms, forms_of
 from pktrace.trajectories.gateways import ENOUGH, ENOUGH_ALONE, Gateways
+from pktrace.trajectories.joins import Sightings, join_sets
 from pktrace.trajectories.paths import visits
 from pktrace.trajectories.remains import flow_of, flows_of
 from pktrace.trajectories.renumbered import Shift, renumberings, without_shifts
@@ -71,6 +73,7 @@ class Keys:
         self.closed = False  # nothing more is learned: what was is applied
         self.doubtful = np.zeros(0, bool)
         self.doubtful_changes = np.zeros(0, np.int64)
+        self.doubtful_joins = np.zeros(0, np.int64)
         self.doubtful_numbers = np.zeros(0, bool)
         self._flow: Array | None = None
         self._canonical: dict[int, int] = {}
@@ -81,6 +84,7 @@ class Keys:
         self._shifts: dict[tuple[int, int], Shift] = {}  # by flow and point
         self.behind_here: set[int] = set()  # hashes of flow and point where other flows became it
         self._open = np.zeros(len(rows), bool)
+        self._joined = np.zeros(0, np.int64), np.zeros(0, np.uint64)  # rows of joined sets, and their keys
 
     @property
     def flow(self) -> Array:
@@ -337,6 +341,23 @@ class Keys:
         self.doubtful_changes = found.end_trajectories[doubtful]
         return False
 
+    def join(self, rules: tuple[Rule, ...], run: Run, at: Sightings, explained: Array) -> bool:
+        """Give sets of sightings that are one packet one key; returns whether any keys changed.
+
+        Args:
+            explained: bool per row, what joins nothing.
+        """
+        if self.closed:
+            return False
+        rows, keys, self.doubtful_joins = join_sets(rules, run, self._rows, at, self.flow, explained)
+        if not len(rows):
+            return False
+        before = ~np.isin(self._joined[0], rows)
+        self._joined = np.append(self._joined[0][before], rows), np.append(self._joined[1][before], keys)
+        self.learned = True
+        self._assign()
+        return True
+
     def _learn_renumbered(self, found: Open, run: Run, times: Array, comparable: Array) -> bool:
         """Learn TCP flows whose numbers are translated; returns whether keys changed.
 
@@ -451,6 +472,7 @@ class Keys:
             chosen = rows[mine]
             kept, told = without_shifts(chosen, self.flow[mine], self.first_flow[mine], self._shifts)
             self.keys[mine[told]] = mixed(kept, self._part[chosen["point"]])[told]
+        self.keys[self._joined[0]] = self._joined[1]
 
     def _assign_rewritten(self) -> None:
         rows = self._rows

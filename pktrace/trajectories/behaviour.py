@@ -1,0 +1,168 @@
+"""Behaviour: tests that the pairs of a rule have to pass before two flows are taken for one.
+
+A rule offers pairs of sole partners (joins.py). Unique bytes alone are no proof: strangers count alike, proxies send
+the payloads of others. The pairs of two flows join if
+
+- time: at most one in 20 runs backwards on a common clock, from 3 such pairs on (strangers: 26 to 51 in 100);
+- order: at least 75 in 100 neighbours of renamed flows keep their order, from 8 pairs on (strangers: about half); not
+  asked where IP IDs agree, for a fast flow's packets may overtake each other;
+- partner: renamed flows have at least one pair for each 10 packets that either flow is known to send unchanged;
+- delay: a pair takes at most 10 times as long as packets that are known to have come this way, from 20 of these on;
+- number: one pair is enough if the IP ID and the payload agree, or all headers; else 3 different packets;
+- share: without the IP ID, half of what the flow behind shows and nothing explains is among the pairs;
+- bound: where neither an address nor the IP ID agrees, one of the two sets is seen on both sides of the join, or half
+  of the pairs of its flows are so. Strangers with equal timers keep order and run forward for ever.
+
+Bound: a packet that one point alone missed, and a stranger with equal features that the other point alone missed, in
+flows whose other packets are not seen at both points, are taken for one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pktrace.decode.identity import groups_of, mixed
+from pktrace.decode.rows import rows_at
+from pktrace.trajectories.evidence import Rule, has_id
+from pktrace.trajectories.exact import EARLY_NS
+
+Array = np.ndarray[Any, Any]
+_BACKWARDS, _FEWEST_BACKWARDS = 0.05, 3
+_NEARLY_ALL = 0.9  # of the pairs run backwards: the clocks are wrong, and the packets may be the same
+_IN_ORDER, _FEWEST_IN_ORDER = 0.75, 8
+_ENOUGH = 3
+_SHARE = 0.5
+_PARTNER = 0.1
+_SLOWER, _FEWEST_DELAYS = 10, 20
+_STAMP_NS = 20_000  # how far two stamps of one clock may be in the wrong order where nothing is known of them
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Facts about two positions of a path.
+
+    `times` per row, aligned, and whether they can be compared there (`one_clock`); rows of the packets that were placed
+    at both (`before`, `behind`); flows of what begins behind (`arrivals`); `bounded(x, y)`, bool per pair, whether one
+    of the sets is seen on both sides of the join.
+    """
+
+    times: Array
+    one_clock: bool
+    before: Array
+    behind: Array
+    arrivals: Array
+    bounded: Callable[[Array, Array], Array]
+
+
+@dataclass(frozen=True)
+class Tested:
+    """bool per pair: it joins; its flows are refused; it does not join, and may be one packet all the same."""
+
+    joins: Array
+    refused: Array
+    doubtful: Array
+
+
+def tested(rule: Rule, rows: Array, flow: Array, facts: Facts, x: Array, y: Array, between: Array) -> Tested:
+    """Test the pairs that a rule offers.
+
+    Args:
+        rows, flow: all observations and their flows; x, y: rows of the pairs; between: uint64 per pair, equal for pairs
+        of the same two flows.
+    """
+    first, number = groups_of(between)
+    count = len(first)
+    total = np.bincount(number, minlength=count)
+    renamed = (flow[x] != flow[y])[first]
+    after = facts.times[y] - facts.times[x]
+    behaves = ~renamed | _mostly_partners(facts, flow, x[first], y[first], total)
+    backwards = np.zeros(count, bool)
+    if facts.one_clock:
+        back = np.bincount(number, weights=after < -_stamp_error(facts), minlength=count)
+        forward = (back < _FEWEST_BACKWARDS) | (back <= _BACKWARDS * total)
+        backwards = ~forward & (back >= _NEARLY_ALL * total)
+        behaves &= forward
+    if not rule.asks("I"):
+        kept, steps = _neighbours_in_order(number, facts.times[x], facts.times[y], count)
+        behaves &= ~renamed | (total < _FEWEST_IN_ORDER) | (kept >= _IN_ORDER * steps)
+    enough = _enough(rule, rows, facts, flow, x, y, number, total)
+    fits = np.ones(len(x), bool)
+    if facts.one_clock:
+        fits = (after >= -EARLY_NS) & (after <= _longest(facts))
+    if rule.features == "NP":
+        bounded = facts.bounded(x, y)
+        shown = np.bincount(number, weights=bounded, minlength=count) >= _SHARE * total
+        shown |= _known_as(facts, flow, x[first], y[first]) >= _ENOUGH
+        fits &= bounded | shown[number]
+    joins = behaves[number] & enough & fits
+    possible = (after >= -EARLY_NS) | backwards[number] if facts.one_clock else np.ones(len(x), bool)
+    return Tested(joins, ~behaves[number], enough & ~joins & possible)
+
+
+def _mostly_partners(facts: Facts, flow: Array, x: Array, y: Array, total: Array) -> Array:
+    """bool per pair of flows: not nearly all that is known of either flow passes unchanged, or becomes another one."""
+    found = np.ones(len(x), bool)
+    already = _known_as(facts, flow, x, y)
+    for side, mine in ((facts.before, x), (facts.behind, y)):
+        flows, packets = np.unique(flow[side], return_counts=True)
+        found &= total >= _PARTNER * (_looked_up(flow[mine], flows, packets) - already)
+    return found
+
+
+def _known_as(facts: Facts, flow: Array, x: Array, y: Array) -> Array:
+    """How many packets of the one flow are known to be packets of the other behind, per pair of flows."""
+    known, packets = np.unique(mixed(flow[facts.before], flow[facts.behind]), return_counts=True)
+    return _looked_up(mixed(flow[x], flow[y]), known, packets)
+
+
+def _looked_up(wanted: Array, keys: Array, values: Array) -> Array:
+    """The value of each wanted key, 0 where it is not among the sorted keys."""
+    place = np.minimum(np.searchsorted(keys, wanted), max(0, len(keys) - 1))
+    if not len(keys):
+        return np.zeros(len(wanted), np.int64)
+    found: Array = np.where(keys[place] == wanted, values[place], 0)
+    return found
+
+
+def _enough(
+    rule: Rule, rows: Array, facts: Facts, flow: Array, x: Array, y: Array, number: Array, total: Array
+) -> Array:
+    """bool per pair: its own headers are proof, or the pairs of its flows are together."""
+    one, other = rows_at(rows, x), rows_at(rows, y)
+    sure = has_id(one) & has_id(other) & (one["ip_id"] == other["ip_id"])
+    if not rule.asks("P"):
+        # The same first bytes and another length: a part of the packet, and a matter of byte ranges.
+        sure &= (one["content"] != other["content"]) | (one["payload_length"] == other["payload_length"])
+        return np.asarray(sure)
+    kinds = np.bincount(number[groups_of(number, one["content"], one["tcp_seq"])[0]], minlength=len(total))
+    begun = _looked_up(flow[y], *np.unique(facts.arrivals, return_counts=True))
+    found: Array = sure | ((kinds >= _ENOUGH)[number] & (total[number] >= _SHARE * begun))
+    return found
+
+
+def _longest(facts: Facts) -> int:
+    """How long a packet may take, ns, by those that are known to have come this way."""
+    if len(facts.before) < _FEWEST_DELAYS:
+        return int(np.iinfo(np.int64).max)
+    return _SLOWER * int(np.max(facts.times[facts.behind] - facts.times[facts.before])) + int(EARLY_NS)
+
+
+def _stamp_error(facts: Facts) -> int:
+    """How far packets that were placed before seem to go backwards between two positions of one clock, ns."""
+    if len(facts.before) < _ENOUGH:
+        return _STAMP_NS
+    delays = facts.times[facts.behind] - facts.times[facts.before]
+    return int(np.clip(-np.quantile(delays, 0.01), _STAMP_NS, EARLY_NS))
+
+
+def _neighbours_in_order(number: Array, sent: Array, came: Array, count: int) -> tuple[Array, Array]:
+    """Per group: how many packets come after the one that was sent before them, and of how many."""
+    order = np.lexsort((sent, number))
+    number, came = number[order], came[order]
+    neighbours = number[1:] == number[:-1]
+    kept = np.bincount(number[1:][neighbours & (came[1:] >= came[:-1])], minlength=count)
+    return kept, np.bincount(number[1:][neighbours], minlength=count)
