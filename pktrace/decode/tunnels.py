@@ -1,7 +1,8 @@
 """Tunnels: finds the innermost IP packet, and keeps the headers around it in a table without repetitions.
 
 Sources: RFC 2003 (IP in IP), 4213 (6in4), 2784 and 2890 (GRE), 2637 (PPTP), 7348 (VXLAN), draft-ietf-nvo3-vxlan-gpe,
-8926 (Geneve), 3GPP TS 29.281 (GTP-U), 8300 (NSH), 7510 (MPLS in UDP).
+8926 (Geneve), 3GPP TS 29.281 (GTP-U), 8300 (NSH), 7510 (MPLS in UDP), draft-foschiano-erspan-03 (ERSPAN I to III), and
+TZSP as Wireshark describes it.
 """
 
 from __future__ import annotations
@@ -34,8 +35,26 @@ _MOST_SERVICE_HEADERS = 4
 # Entries that one packet can add to the table at most.
 ROOM = MOST_IP_HEADERS * (1 + _MOST_SERVICE_HEADERS)
 
-NAMES = ("", "ipip", "6in4", "6in6", "gre", "vxlan", "vxlan-gpe", "geneve", "gtp-u", "nsh", "mpls-in-udp")
-_IPIP, _SIX_IN_4, _SIX_IN_6, _GRE, _VXLAN, _VXLAN_GPE, _GENEVE, _GTP_U, _NSH, _MPLS_IN_UDP = range(1, 11)
+NAMES = (
+    "",
+    "ipip",
+    "6in4",
+    "6in6",
+    "gre",
+    "vxlan",
+    "vxlan-gpe",
+    "geneve",
+    "gtp-u",
+    "nsh",
+    "mpls-in-udp",
+    "erspan",
+    "tzsp",
+)
+_IPIP, _SIX_IN_4, _SIX_IN_6, _GRE, _VXLAN, _VXLAN_GPE, _GENEVE, _GTP_U, _NSH, _MPLS_IN_UDP, _ERSPAN, _TZSP = range(
+    1, 13
+)
+_ERSPAN_2, _ERSPAN_3 = 0x88BE, 0x22EB  # EtherTypes; type I has that of II
+_TZSP_PORT = 37008
 _NO_ID = np.int64(-1)
 _ZERO = np.uint64(0)  # a plain 0 beside 64 unsigned bits would make both floating point numbers
 
@@ -136,7 +155,8 @@ def may_carry(data, at, limit, protocol):
         if at + 8 > limit:
             return False
         port = half(data, at + 2, True)
-        return port == 4789 or port == 8472 or port == 2152 or port == 6081 or port == 4790 or port == 6635
+        known = port == 4789 or port == 8472 or port == 2152 or port == 6081 or port == 4790 or port == 6635
+        return known or port == _TZSP_PORT
     if protocol == 51:  # in IPv4; in IPv6 it is one of the extension headers
         return at + 8 <= limit and (byte(data, at) == 4 or byte(data, at) == 41)
     return protocol == 47 or protocol == 4 or protocol == 41
@@ -171,9 +191,48 @@ def _gre(data, at, limit):
         return key, ETHERNET, at
     if kind == 0x880B:
         return key, PPP, at
+    if version == 0 and (kind == _ERSPAN_2 or kind == _ERSPAN_3):
+        return key, kind, at
     if version == 0 and (kind == IPV4 or kind == IPV6 or kind == 0x8847 or kind == 0x8848 or kind == NSH):
         return key, kind, at
     return key, NOTHING, at
+
+
+@inlined
+def _erspan(data, at, limit, kind, numbered):
+    """A mirrored frame: returns (session or _NO_ID, what it carries, where).
+
+    Type I has no header and no GRE sequence number; type II has 8 bytes, type III 12 or, with its flag O, 20.
+    """
+    if kind == _ERSPAN_2 and not numbered:
+        return _NO_ID, ETHERNET, at
+    size = 8 if kind == _ERSPAN_2 else 12
+    if at + size > limit or byte(data, at) >> 4 != (1 if kind == _ERSPAN_2 else 2):
+        return _NO_ID, NOTHING, at
+    session = half(data, at + 2, True) & 0x3FF
+    inside = ETHERNET
+    if kind == _ERSPAN_3:
+        flags = half(data, at + 10, True)
+        frame_type = (flags >> 10) & 31
+        inside = ETHERNET if frame_type == 0 else (RAW_IP if frame_type == 2 else NOTHING)
+        size += 8 * (flags & 1)
+    return session, inside, at + size
+
+
+@inlined
+def _tzsp(data, at, limit):
+    """A mirrored frame behind TZSP: returns (what it carries, where); type 0 (received), version 1, Ethernet inside."""
+    if at + 4 > limit or byte(data, at) != 1 or byte(data, at + 1) != 0 or half(data, at + 2, True) != 1:
+        return NOTHING, at
+    at += 4
+    while at < limit:
+        tag = byte(data, at)
+        if tag == 1:  # the end
+            return ETHERNET, at + 1
+        at += 1
+        if tag:  # 0 is padding; others have a length
+            at += 1 + byte(data, at) if at < limit else 1
+    return NOTHING, at
 
 
 @inlined
@@ -237,13 +296,20 @@ def _inside(data, at, limit, protocol, version):
     if protocol == 41:
         return (_SIX_IN_4 if version == 4 else _SIX_IN_6), _NO_ID, IPV6, at
     if protocol == 47:
+        numbered = at + 2 <= limit and half(data, at, True) & 0x1000 != 0
         number, kind, at = _gre(data, at, limit)
+        if kind == _ERSPAN_2 or kind == _ERSPAN_3:
+            number, kind, at = _erspan(data, at, limit, kind, numbered)
+            return _ERSPAN, number, kind, at
         return _GRE, number, kind, at
     port = half(data, at + 2, True)
     at += 8
     if port == 2152:
         number, kind, at = _gtp(data, at, limit)
         return _GTP_U, number, kind, at
+    if port == _TZSP_PORT:
+        kind, at = _tzsp(data, at, limit)
+        return _TZSP, _NO_ID, kind, at
     if port == 6635:
         return _MPLS_IN_UDP, bottom_label(data, at, limit), MPLS, at
     if at + 8 > limit:

@@ -14,6 +14,7 @@ from pktrace.findings.suitability import (
     paths_of,
     stages_of,
 )
+from pktrace.trajectories.clock_model import Contradiction
 from pktrace.trajectories.exact import EARLY_NS
 
 # Bounds of what is told; each is a judgement, written down once.
@@ -27,33 +28,24 @@ _FEW_PAYLOAD_BYTES = 16
 
 def clocks(facts: Suitability) -> Iterator[Finding]:
     """Points on different clocks."""
-    run = facts.run
+    partly = limits(PARTLY if any(stage.same_clock for _, stage in stages_of(facts)) else NO, LATENCY)
     late = [entry for entry in facts.contradictions if entry.late]
-    early = [entry for entry in facts.contradictions if not entry.late]
     if late:
-        stages = [
-            f"{run.points[entry.from_point].name} to {run.points[entry.to_point].name} on path "
-            f"{run.paths[entry.path].name} (median {duration(entry.median_ns)})"
-            for entry in late
-        ]
         yield Finding(
-            f"All packets take as long, and longer than the loss threshold: {listed(stages)}. Their clocks are not "
-            f"one. No packet is called lost for being late there, and no latency is told{_offsets(facts)}.",
+            f"All packets take as long, and longer than the loss threshold: {_stages(facts, late, 'after')}. Their "
+            "clocks are not one. No packet is called lost for being late there, and no latency is told"
+            f"{_offsets(facts)}.",
             "Name the clocks of the points in run.toml, or synchronise them (PTP).",
-            limits(PARTLY if any(stage.same_clock for _, stage in stages_of(facts)) else NO, LATENCY),
+            partly,
             tuple(sorted({entry.path for entry in late})),
         )
+    early = [entry for entry in facts.contradictions if not entry.late]
     if early:
-        stages = [
-            f"{run.points[entry.to_point].name} before {run.points[entry.from_point].name} on path "
-            f"{run.paths[entry.path].name} (median {duration(entry.median_ns)})"
-            for entry in early
-        ]
         yield Finding(
-            f"Nearly all packets come to {listed(stages)}: the order of the points is wrong, or their clocks are not "
-            f"one. So no latency is told between them{_offsets(facts)}.",
+            f"Nearly all packets come to {_stages(facts, early, 'before')}: the order of the points is wrong, or their "
+            f"clocks are not one. So no latency is told between them{_offsets(facts)}.",
             "If they are on different hosts, name their clocks in run.toml; swap them if packets go the other way.",
-            limits(PARTLY if any(stage.same_clock for _, stage in stages_of(facts)) else NO, LATENCY),
+            partly,
             tuple(sorted({entry.path for entry in early})),
         )
     apart: dict[str, dict[str, set[int]]] = {PARTLY: {}, NO: {}}
@@ -82,6 +74,18 @@ def clocks(facts: Suitability) -> Iterator[Finding]:
                 limits(limit, LATENCY),
                 tuple(sorted(set().union(*pairs.values()))),
             )
+
+
+def _stages(facts: Suitability, entries: list[Contradiction], word: str) -> str:
+    """The stages of contradictions, each with the median of its packets, as part of a sentence."""
+    points, paths = facts.run.points, facts.run.paths
+    return listed(
+        [
+            f"{points[entry.to_point].name} {word} {points[entry.from_point].name} on path {paths[entry.path].name} "
+            f"(median {duration(entry.median_ns)})"
+            for entry in entries
+        ]
+    )
 
 
 def _offsets(facts: Suitability) -> str:

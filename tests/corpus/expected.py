@@ -84,7 +84,8 @@ _MUST_BE = {
     "pppoe.code": {0},
 }
 _IN_GRE = {0x0800, 0x86DD, 0x6558, 0x8847, 0x8848, 0x894F, 0x880B}
-_PORTS = {"vxlan": (4789, 8472), "geneve": (6081,), "gtp": (2152,), "mpls": (6635,)}
+_MIRRORED = {0x88BE, 0x22EB}
+_PORTS = {"tzsp": (37008,), "vxlan": (4789, 8472), "geneve": (6081,), "gtp": (2152,), "mpls": (6635,)}
 
 COLUMNS = (
     *("ip_version", "protocol", "source", "destination", "sport", "dport", "ip_id", "ttl", "dscp"),
@@ -384,10 +385,26 @@ class Walk:
     def _gre(self, layer: Layer) -> bool:
         version = layer.number("gre.flags.version")
         routed = layer.number("gre.flags.routing") == 1  # RFC 1701; not looked into
-        if version not in (0, 1) or routed or layer.number("gre.proto") not in _IN_GRE:
+        if version not in (0, 1) or routed or layer.number("gre.proto") not in _IN_GRE | _MIRRORED:
             return False
+        if layer.number("gre.proto") in _MIRRORED:
+            self.pending.append("")  # the next layer names it
+            return version == 0
         number = layer.number("gre.key") if version == 0 else layer.number("gre.key.call_id")
         self.pending.append(self._named("gre", number))
+        return True
+
+    def _erspan(self, layer: Layer) -> bool:
+        if not self.pending or layer.number("erspan.ft") not in (None, 0, 2):
+            return False
+        self.pending[-1] = self._named("erspan", layer.number("erspan.spanid"))
+        return True
+
+    def _tzsp(self, layer: Layer) -> bool:
+        found = tuple(layer.number(f"tzsp.{name}") for name in ("version", "type", "encap"))
+        if not self._to_port("tzsp") or found != (1, 0, 1):
+            return False
+        self.pending.append(self._named("tzsp", None))
         return True
 
     def _vxlan(self, layer: Layer) -> bool:

@@ -25,7 +25,7 @@ ENABLED = {
     *("null", "raw", "sll", "wlan", "wlan_ext", "wlan_radio", "wlan_aggregate", "radiotap", "prism", "wlancap"),
     *("ip", "ipv6", "ipv6.hopopts", "ipv6.routing", "ipv6.dstopts", "ipv6.fraghdr", "ah", "esp", "mipv6", "hip"),
     *("shim6", "tcp", "udp", "udplite", "sctp", "icmp", "icmpv6", "igmp"),
-    *("gre", "vxlan", "vxlan_gpe", "geneve", "gtp", "nsh"),
+    *("gre", "vxlan", "vxlan_gpe", "geneve", "gtp", "nsh", "erspan", "tzsp"),
 }
 
 EXTENSION_LAYERS = frozenset(

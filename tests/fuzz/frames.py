@@ -15,7 +15,7 @@ LINK_TYPES = (
     147,  # one that nobody decodes
 )  # fmt: skip
 IPV4, IPV6, TAG, MPLS, PPPOE, NSH = 0x0800, 0x86DD, 0x8100, 0x8847, 0x8864, 0x894F
-TUNNEL_PORTS = (4789, 8472, 4790, 6081, 2152, 6635)
+TUNNEL_PORTS = (4789, 8472, 4790, 6081, 2152, 6635, 37008)
 _DEEPEST = 5
 _TCP_OPTION = st.one_of(
     st.sampled_from((b"\2\4\5\xb4", b"\3\3\7", b"\4\2", b"\5\x0a" + bytes(8), b"\x08\x0a" + bytes(8), b"\1", b"\0")),
@@ -69,7 +69,7 @@ def ip_packet(draw: Draw, depth: int = 0) -> tuple[int, bytes]:
 def _carried(draw: Draw, depth: int) -> tuple[int, bytes]:
     """A protocol number, and what is carried under it."""
     plain = ("tcp", "udp", "icmp", "icmpv6", "sctp", "esp", "igmp", "ah", "other")
-    tunnels = ("ip", "gre", "vxlan", "vxlan-gpe", "geneve", "gtp-u", "mpls-in-udp", "any-udp")
+    tunnels = ("ip", "gre", "vxlan", "vxlan-gpe", "geneve", "gtp-u", "mpls-in-udp", "mirror", "tzsp", "any-udp")
     kind = draw(st.sampled_from(plain + tunnels if depth < _DEEPEST else plain))
     if kind == "tcp":
         options = b"".join(draw(st.lists(_TCP_OPTION, max_size=4)))[:40]
@@ -93,6 +93,8 @@ def _carried(draw: Draw, depth: int) -> tuple[int, bytes]:
         return nearly(draw, 4 if ethertype == IPV4 else 41, 8), packet
     if kind == "gre":
         return 47, _gre(draw, depth)
+    if kind == "mirror":
+        return 47, _mirror(draw, depth)
     if kind == "any-udp":
         return _udp(draw, draw(st.sampled_from(TUNNEL_PORTS)), some(draw, 16) + _ethernet(draw, depth + 1))
     return _udp(draw, *_udp_tunnel(draw, kind, depth))
@@ -108,6 +110,19 @@ def _gre(draw: Draw, depth: int) -> bytes:
     parts = [(0xC000, bytes(4)), (0x2000, b"\0\x04\0\x07"), (0x1000, bytes(4)), (0x0080, bytes(4))]
     options = b"".join(part for bit, part in parts if flags & bit)
     return struct.pack("!HH", flags, nearly(draw, kind, 16)) + options + body
+
+
+def _mirror(draw: Draw, depth: int) -> bytes:
+    """ERSPAN of type I, II or III in GRE."""
+    inner, kind = _ethernet(draw, depth + 1), draw(st.integers(1, 3))
+    if kind == 1:
+        return struct.pack("!HH", 0, 0x88BE) + inner
+    first = nearly(draw, (kind - 1) << 12 | 10, 16)
+    if kind == 2:
+        return struct.pack("!HHIHHI", 0x1000, 0x88BE, 1, first, 100, 5) + inner
+    last = nearly(draw, draw(st.sampled_from((0x8000, 0x8001))), 16)
+    head = struct.pack("!HHIHHIHH", 0x1000, 0x22EB, 1, first, 100, 7, 0, last)
+    return head + bytes(8) * (last & 1) + inner
 
 
 def _udp_tunnel(draw: Draw, kind: str, depth: int) -> tuple[int, bytes]:
@@ -135,6 +150,9 @@ def _udp_tunnel(draw: Draw, kind: str, depth: int) -> tuple[int, bytes]:
             extension = bytes(3) + (b"\x85\x01\0\0\0" if draw(st.booleans()) else some(draw, 8))
         head = struct.pack("!BBHI", flags, nearly(draw, 255, 8), nearly(draw, len(extension + inner), 16), 42)
         return 2152, head + extension + inner
+    if kind == "tzsp":
+        tags = b"".join(draw(st.lists(st.sampled_from((b"\0", b"\x0a\x01\xd8", b"\x12\x02\0\x06")), max_size=3)))
+        return 37008, struct.pack("!BBH", 1, 0, nearly(draw, 1, 16)) + tags + b"\1" + _ethernet(draw, depth + 1)
     return 6635, _labels(draw) + ip_packet(draw, depth + 1)[1]
 
 

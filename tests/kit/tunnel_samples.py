@@ -89,6 +89,31 @@ def gre() -> list[Sample]:
     ]
 
 
+@group("tunnel-mirrors")
+def mirrors() -> list[Sample]:
+    """Frames that a switch mirrors: ERSPAN types I, II and III, and TZSP."""
+    (packet4, known4), (packet6, known6) = udp4(), tcp6()
+    frame4, frame6, session = plain_ethernet(packet4), plain_ethernet(packet6), f"erspan 100 {BETWEEN4}"
+
+    def by_udp(inside: bytes) -> bytes:
+        return over_udp4(37008, inside)
+
+    return [
+        on_ethernet(over4(47, tunnels.erspan(frame4, 0, 1)), **known4, tunnel=f"erspan {BETWEEN4}"),
+        on_ethernet(over4(47, tunnels.erspan(frame6, 100, 2)), **known6, tunnel=session),
+        on_ethernet(over4(47, tunnels.erspan(frame4 + bytes(4), 100, 2)), **known4, tunnel=session),
+        on_ethernet(over4(47, tunnels.erspan(frame4, 100, 3)), **known4, tunnel=session),
+        on_ethernet(over4(47, tunnels.erspan(frame6, 100, 3, more=True)), **known6, tunnel=session),
+        on_ethernet(over4(47, tunnels.erspan(packet4, 100, 3, frame_type=2)), **known4, tunnel=session),
+        on_ethernet(over4(47, tunnels.erspan(frame4, 100, 3, frame_type=1)), source=C4, protocol=47, tunnel=None),
+        on_ethernet(by_udp(tunnels.tzsp(frame4)), **known4, tunnel=f"tzsp {BETWEEN4}"),
+        on_ethernet(
+            by_udp(tunnels.tzsp(frame6, tags=b"\x0a\x01\xd8\0\x12\x01\x06")), **known6, tunnel=f"tzsp {BETWEEN4}"
+        ),
+        on_ethernet(by_udp(tunnels.tzsp(frame4, protocol=18)), source=C4, protocol=17, tunnel=None),
+    ]
+
+
 @group("tunnel-gre-pptp")
 def pptp() -> list[Sample]:
     (packet4, known4), (packet6, known6) = udp4(), tcp6()

@@ -28,6 +28,21 @@ def gre(
     return head + inside
 
 
+def erspan(inside: bytes, session: int, kind: int = 2, *, frame_type: int = 0, more: bool = False) -> bytes:
+    """GRE with an ERSPAN header of type I, II or III around a mirrored frame (draft-foschiano-erspan-03)."""
+    if kind == 1:
+        return gre(0x88BE, inside)
+    if kind == 2:
+        return gre(0x88BE, struct.pack("!HHI", 0x1000 | 10, session, 5) + inside, sequence=1)
+    head = struct.pack("!HHIHH", 0x2000 | 10, session, 77, 0, 0x8000 | frame_type << 10 | more)
+    return gre(0x22EB, head + bytes(8) * more + inside, sequence=1)
+
+
+def tzsp(inside: bytes, *, tags: bytes = b"", kind: int = 0, protocol: int = 1) -> bytes:
+    """TZSP version 1 with a list of tags, which a tag 1 ends."""
+    return struct.pack("!BBH", 1, kind, protocol) + tags + b"\1" + inside
+
+
 def pptp(inside: bytes, call: int, *, sequence: int | None = 1, acknowledgment: int | None = None) -> bytes:
     """GRE version 1 (RFC 2637): PPP with a call id."""
     flags = 0x2001 | (sequence is not None) << 12 | (acknowledgment is not None) << 7

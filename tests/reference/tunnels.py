@@ -22,7 +22,7 @@ def inside_ip(data: Bytes, at: int, protocol: int, ip_version: int) -> Found:
         return _gre(data, at)
     if protocol == UDP:
         port = data.number(at + 2, 2)
-        known = {4789: _vxlan, 8472: _vxlan, 4790: _vxlan_gpe, 6081: _geneve, 2152: _gtp_u, 6635: _mpls}
+        known = {4789: _vxlan, 8472: _vxlan, 4790: _vxlan_gpe, 6081: _geneve, 2152: _gtp_u, 6635: _mpls, 37008: _tzsp}
         if port in known:
             return known[port](data, at + 8)
     return None
@@ -50,6 +50,8 @@ def _gre(data: Bytes, at: int) -> Found:
         at += 4 + 4 * bool(flags & 0x1000) + 4 * bool(flags & 0x0080)
     else:
         return None
+    if flags & 7 == 0 and kind in (0x88BE, 0x22EB):
+        return _erspan(data, at, kind, bool(flags & 0x1000))
     words = ["gre" if key is None else f"gre {key}"]
     if kind == TRANSPARENT_ETHERNET:
         return words, ethernet(data, at)
@@ -57,6 +59,38 @@ def _gre(data: Bytes, at: int) -> Found:
         return words, ppp(data, at)
     if kind in (0x0800, 0x86DD, NSH, *MPLS):
         return words, ethertype(data, at, kind)
+    return None
+
+
+def _erspan(data: Bytes, at: int, kind: int, numbered: bool) -> Found:
+    """draft-foschiano-erspan-03: type I is bare; II has 8 bytes, III 12, and 8 more with its last bit."""
+    if kind == 0x88BE and not numbered:
+        return ["erspan"], ethernet(data, at)
+    first, session, end = data.number(at, 1), data.number(at + 2, 2), data.number(at + (4 if kind == 0x88BE else 8), 4)
+    if first is None or session is None or end is None or first >> 4 != (1 if kind == 0x88BE else 2):
+        return None
+    words = [f"erspan {session & 0x3FF}"]
+    if kind == 0x88BE:
+        return words, ethernet(data, at + 8)
+    inside = at + 12 + 8 * (end & 1)
+    frame_type = end >> 10 & 31
+    if frame_type == 0:
+        return words, ethernet(data, inside)
+    return (words, by_version(data, inside)) if frame_type == 2 else None
+
+
+def _tzsp(data: Bytes, at: int) -> Found:
+    """As Wireshark's packet-tzsp.c reads it: version 1, type 0, Ethernet; tags up to the one that ends them."""
+    if (data.number(at, 1), data.number(at + 1, 1), data.number(at + 2, 2)) != (1, 0, 1):
+        return None
+    at += 4
+    while (tag := data.number(at, 1)) is not None:
+        if tag == 1:
+            return ["tzsp"], ethernet(data, at + 1)
+        length = 0 if tag == 0 else data.number(at + 1, 1)
+        if length is None:
+            return None
+        at += 1 if tag == 0 else 2 + length
     return None
 
 
