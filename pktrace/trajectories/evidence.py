@@ -90,7 +90,7 @@ def can_be_asked(rule: Rule, rows: Array) -> Array:
     if rule.asks("I"):
         found &= has_id(rows)
     if rule.asks("T"):
-        found &= numbered
+        found &= numbered | ((rows["protocol"] == _TCP) & (rows["tcp_seq"] > 1) & (rows["tcp_ack"] == 0))  # a SYN
         return found
     if not rule.asks("P"):
         found &= numbered & (payload >= _SOME_BYTES)
@@ -120,9 +120,31 @@ def renumbering_of(one: Array, other: Array) -> Array:
 
     It is the same for both directions: one's sequence numbers are what the other acknowledges.
     """
-    swapped = one["point"] > other["point"]
-    added = [np.where(swapped, one[name] - other[name], other[name] - one[name]) for name in ("tcp_seq", "tcp_ack")]
-    turned = flow_of(one) > flow_of(one, answering=True)
-    first, second = (np.where(turned, added[1 - side], added[side]) for side in (0, 1))
+    sequence, acknowledgment = _added(one, other)
+    turned = _turned(one)
+    first, second = np.where(turned, acknowledgment, sequence), np.where(turned, sequence, acknowledgment)
     found: Array = mixed(connection_of(one, other), first, second)
+    return found
+
+
+def renumbered_side_of(one: Array, other: Array, side: str = "tcp_seq") -> Array:
+    """The same of one side alone, by what was added to the sequence or to the acknowledgment numbers of the pairs.
+
+    A SYN acknowledges nothing: the numbers of its side are all that it has.
+    """
+    added = _added(one, other)[0 if side == "tcp_seq" else 1]
+    sender = _turned(one) if side == "tcp_seq" else ~_turned(one)
+    found: Array = mixed(connection_of(one, other), sender, added)
+    return found
+
+
+def _added(one: Array, other: Array) -> list[Array]:
+    """What was added to sequence and acknowledgment numbers between the lower and the higher of the two points."""
+    swapped = one["point"] > other["point"]
+    return [np.where(swapped, one[name] - other[name], other[name] - one[name]) for name in ("tcp_seq", "tcp_ack")]
+
+
+def _turned(one: Array) -> Array:
+    """bool per row: it goes the way whose flow has the higher hash."""
+    found: Array = flow_of(one) > flow_of(one, answering=True)
     return found

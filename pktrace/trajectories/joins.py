@@ -26,7 +26,7 @@ from pktrace.decode.identity import group_numbers, groups_of, mixed
 from pktrace.decode.rows import rows_at
 from pktrace.run.model import Run
 from pktrace.trajectories.behaviour import Facts, tested
-from pktrace.trajectories.evidence import Rule, can_be_asked, connection_of, keys_of, renumbering_of
+from pktrace.trajectories.evidence import Rule, can_be_asked, connection_of, keys_of, renumbered_side_of, renumbering_of
 from pktrace.trajectories.exact import EARLY_NS
 from pktrace.trajectories.paths import NOT_FOLLOWED, longest, not_all_along, visits
 
@@ -339,8 +339,9 @@ def _offered(
 
 
 def _constant(rows: Array, times: Array, offers: list[tuple[tuple[int, int, int], Array, Array]]) -> Array:
-    """Translations of TCP numbers: what was added to one segment of a connection, and to the next one that was sent.
+    """Translations of TCP numbers, of both sides and of each alone.
 
+    What was added to one segment of a connection, and to the next one that was sent, is a translation.
     A gateway whose helper makes a payload longer adds more from there on; numbers that differ without such runs are
     those of two connections (docs/matching.md).
     """
@@ -356,14 +357,18 @@ def _constant(rows: Array, times: Array, offers: list[tuple[tuple[int, int, int]
     again[1:] = (added[1:] == added[:-1]) & (connection[1:] == connection[:-1])
     first, number = groups_of(added)
     many, runs = np.bincount(number), np.bincount(number, weights=again)
-    constant: Array = added[first][(runs > 0) & (runs >= _CONSTANT * (many - 1))]
-    return constant
+    constant = order[first][(runs > 0) & (runs >= _CONSTANT * (many - 1))]
+    one, other = one[constant], other[constant]
+    sides = [renumbered_side_of(one, other, side) for side in ("tcp_seq", "tcp_ack")]
+    return np.unique(np.concatenate([renumbering_of(one, other), *sides]))
 
 
 def _follows(rows: Array, x: Array, y: Array, renumbered: Array) -> Array:
     """bool per pair: its TCP numbers follow a translation that is known; packets of other protocols have none."""
     one, other = rows_at(rows, x), rows_at(rows, y)
     found: Array = (one["protocol"] != _TCP) | np.isin(renumbering_of(one, other), renumbered)
+    opening = np.flatnonzero(~found & (one["tcp_ack"] == 0) & (other["tcp_ack"] == 0))
+    found[opening] = np.isin(renumbered_side_of(one[opening], other[opening]), renumbered)
     return found
 
 
