@@ -39,6 +39,15 @@ def clocks(facts: Suitability) -> Iterator[Finding]:
             partly,
             tuple(sorted({entry.path for entry in late})),
         )
+    for step in facts.steps:
+        yield Finding(
+            f"The clock of {facts.run.points[step.point].name}, or of its neighbours, was set by "
+            f"{duration(step.jump_ns)} in mid-run, as {step.packets} packets show. Packets are matched across the "
+            "jump, and no latency is told there.",
+            "Keep time synchronisation from setting clocks while captures run; let it change their speed (slew).",
+            partly,
+            tuple(n for n, path in enumerate(facts.run.paths) if step.point in path.points),
+        )
     early = [entry for entry in facts.contradictions if not entry.late]
     if early:
         yield Finding(

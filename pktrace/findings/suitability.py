@@ -23,6 +23,7 @@ from pktrace.observations.observe import Observations
 from pktrace.run.context import Context, read_context
 from pktrace.run.model import Run
 from pktrace.trajectories.clock_model import Contradiction
+from pktrace.trajectories.clock_steps import Step
 from pktrace.trajectories.columns import Columns
 from pktrace.trajectories.follow import follow_packets
 from pktrace.trajectories.model import Trajectories
@@ -85,6 +86,7 @@ class Suitability:
 
     `digests` is how many different digests the run has; `chance_matches` how many pairs of them are expected to be
     equal by chance; `contradictions` are stages whose points show that they do not share the clock that they should.
+    `steps` are clocks that were set in mid-run.
     """
 
     run: Run
@@ -92,6 +94,7 @@ class Suitability:
     paths: tuple[PathFacts, ...]
     senders: tuple[SenderIds, ...]
     contradictions: tuple[Contradiction, ...]
+    steps: tuple[Step, ...]
     digests: int
     chance_matches: float
     digest_payload_bytes: int
@@ -106,7 +109,7 @@ def suitability_of(observations: Observations) -> Suitability:
     trajectories = follow_packets(observations)
     run, rows = trajectories.run, observations.rows
     clocks = trajectories.clocks
-    times = rows["ts_ns"] - clocks.offset_ns[rows["point"]]
+    times = clocks.aligned(rows)
     paths = Columns.all_of(run, rows).paths
     members = np.flatnonzero(paths != NOT_FOLLOWED)
     order = members[np.lexsort((times[members], rows["identity"][members], rows["point"][members]))]
@@ -120,6 +123,7 @@ def suitability_of(observations: Observations) -> Suitability:
         paths=tuple(_path(trajectories, number, stages, times) for number in range(len(run.paths))),
         senders=sender_ids(rows, times),
         contradictions=clocks.contradictions,
+        steps=clocks.steps.steps if clocks.steps is not None else (),
         digests=digests,
         chance_matches=digests * (digests - 1) / 2.0**65,
         digest_payload_bytes=observations.digest_payload_bytes,

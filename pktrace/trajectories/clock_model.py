@@ -9,6 +9,7 @@ import numpy as np
 
 from pktrace import clocks as clock_arithmetic
 from pktrace.run.model import Run
+from pktrace.trajectories.clock_steps import Steps
 from pktrace.trajectories.columns import Columns
 from pktrace.trajectories.exact import EARLY_NS
 from pktrace.trajectories.grouping import Groups
@@ -42,10 +43,19 @@ class Clocks:
     clock: Array  # int64 per point: points with equal numbers share a clock
     group: Array  # int64 per point: times of points with equal numbers can be compared once offsets are removed
     contradictions: tuple[Contradiction, ...] = ()
+    steps: Steps | None = None  # of clocks that were set in mid-run
+
+    def aligned(self, rows: Array) -> Array:
+        """int64 per observation: its time on the clock of the first point of its group, as far as that is known."""
+        found: Array = rows["ts_ns"] - self.offset_ns[rows["point"]]
+        return found if self.steps is None else found - self.steps.correction_ns
 
 
-def align_clocks(run: Run, columns: Columns, groups: Groups) -> Clocks:
+def align_clocks(run: Run, columns: Columns, groups: Groups, steps: Steps | None = None) -> Clocks:
     """Offsets between the clocks of the points, from keys that each point saw at most once.
+
+    Args:
+        columns: with times that are corrected for `steps`. A clock that was set is one of its own.
 
     Where packets show that points do not share the clock that run.toml gives them (nearly all come to the second
     before the first, or all of them a second and more after it, and equally late), which of the points with that clock
@@ -55,13 +65,16 @@ def align_clocks(run: Run, columns: Columns, groups: Groups) -> Clocks:
     """
     names = sorted({point.clock for point in run.points}, key=[p.clock for p in run.points].index)
     declared = np.array([names.index(point.clock) for point in run.points], np.int64)
+    for point in sorted({step.point for step in steps.steps} if steps is not None else ()):
+        declared[point] = len(names) + point
+    declared = np.unique(declared, return_inverse=True)[1].astype(np.int64)
     clock, contradictions = declared, _contradictions(run, columns, groups, declared)
     if contradictions:
         clock = _apart(run, columns, groups, declared, contradictions)
     clocks = int(clock.max(initial=0)) + 1
     if clocks == 1:
         zeros = np.zeros(len(run.points), np.int64)
-        return Clocks(zeros, clock, zeros)
+        return Clocks(zeros, clock, zeros, steps=steps)
     at = _seen_once(run, columns, *_all_numbered(groups))
     forward: dict[tuple[int, int], list[Array]] = {}
     for number, a, b in _stages(run):
@@ -78,7 +91,9 @@ def align_clocks(run: Run, columns: Columns, groups: Groups) -> Clocks:
         ):
             links[a, b] = offset
     offsets, comparable = clock_arithmetic.chain(clocks, links)
-    return Clocks(np.array(offsets, np.int64)[clock], clock, np.array(comparable, np.int64)[clock], contradictions)
+    return Clocks(
+        np.array(offsets, np.int64)[clock], clock, np.array(comparable, np.int64)[clock], contradictions, steps
+    )
 
 
 def _stages(run: Run) -> list[tuple[int, int, int]]:

@@ -22,6 +22,7 @@ from pktrace.run.model import Run
 from pktrace.schema import BASES
 from pktrace.trajectories.agreement import begins_unseen, open_ends
 from pktrace.trajectories.clock_model import align_clocks
+from pktrace.trajectories.clock_steps import clock_steps
 from pktrace.trajectories.columns import Columns
 from pktrace.trajectories.evidence import RULES, SAME_HEADERS
 from pktrace.trajectories.forms import NO_FORMS, Forms
@@ -58,12 +59,15 @@ def follow_packets(observations: Observations) -> Trajectories:
     memory.check_following(len(rows))
     columns, numbers, keys, groups = _begin(observations, run)
     payloads = Payloads(observations)
+    steps = clock_steps(run, rows, columns, groups)
+    if steps is not None:
+        columns = replace(columns, times=columns.times - steps.correction_ns)
     every, forms = columns, NO_FORMS
     for round_number in range(_MOST_ROUNDS):
         keys.closed = round_number == _MOST_ROUNDS - 1
-        clocks = align_clocks(run, columns, groups)
+        clocks = align_clocks(run, columns, groups, steps)
         times, order = columns.times, np.zeros(0, np.int64)  # rows are in order of (time, point, file, frame)
-        if clocks.offset_ns.any():
+        if clocks.offset_ns.any() or steps is not None:
             times = times - clocks.offset_ns[columns.points]
             order = np.flatnonzero(columns.paths != NOT_FOLLOWED)
             order = order[np.argsort(times[order], kind="stable")]
@@ -135,6 +139,8 @@ def follow_packets(observations: Observations) -> Trajectories:
         ledger.add("capture_missed", int(reach.missed[point]), point=run.points[point].name)
     for entry in clocks.contradictions:
         ledger.add("clock_contradicted", max(entry.backwards, entry.late), point=run.points[entry.to_point].name)
+    for step in steps.steps if steps is not None else ():
+        ledger.add("clock_contradicted", step.packets, point=run.points[step.point].name)
     for point in np.flatnonzero(clocks.group != clocks.group[0]):
         ledger.add("clock_unknown", point=run.points[point].name)
     return Trajectories(

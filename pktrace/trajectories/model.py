@@ -84,8 +84,7 @@ class Trajectories:
     @cached_property
     def times(self) -> np.ndarray[Any, Any]:
         """As `raw_times`, on the clock of the first point (offsets removed)."""
-        rows = self.observations.rows
-        return self._times(rows["ts_ns"] - self.clocks.offset_ns[rows["point"]])
+        return self._times(self.clocks.aligned(self.observations.rows))
 
     @cached_property
     def headless(self) -> np.ndarray[Any, Any]:

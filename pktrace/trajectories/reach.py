@@ -42,7 +42,8 @@ def reach_of(run: Run, coverage: tuple[Coverage, ...], clocks: Clocks) -> Reach:
     for point, cover in enumerate(coverage):
         offset = int(clocks.offset_ns[point])
         first = [] if cover.start_ns is None else [cover.start_ns - offset]
-        last = [] if cover.end_ns is None else [cover.end_ns - offset]
+        step = 0 if clocks.steps is None else int(clocks.steps.last_ns[point])
+        last = [] if cover.end_ns is None else [cover.end_ns - offset - step]
         if run.window is not None:
             first.append(run.window[0])
             last += [] if cover.cut else [run.window[1]]

@@ -26,6 +26,7 @@ class Traffic:
     forms: Callable[[int], Forms]
     gap_ns: int = 2_000_000
     clock_ns: tuple[int, ...] = ()  # what each point's clock is ahead
+    clock_set: tuple[int, float, int] | None = None  # a place, a share of the packets, and the ns that it is set then
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Recorded:
 def record(traffic: Traffic, packets: int, seed: int, loss: float = 0.0, reordered: float = 0.0) -> Recorded:
     """Send packets through the boxes; each stage loses some, and holds some back for three packets' time."""
     rng = random.Random(seed)
-    frames: dict[str, list[tuple[int, int, bytes]]] = {point: [] for point in traffic.points}
+    frames: dict[str, list[tuple[int, int, int, bytes]]] = {point: [] for point in traffic.points}
+    set_at = START_NS + int((traffic.clock_set[1] if traffic.clock_set else 0) * packets) * traffic.gap_ns
     seen: dict[int, list[str]] = {}
     lost = [0] * (len(traffic.points) - 1)
     for number in range(packets):
@@ -58,18 +60,22 @@ def record(traffic: Traffic, packets: int, seed: int, loss: float = 0.0, reorder
                 continue
             ahead = traffic.clock_ns[place] if traffic.clock_ns else 0
             for copy, header in enumerate([form] if isinstance(form, Header) else form):
-                frames[point].append((time + ahead + copy * 90_000, number, frame(header)))
+                passed = time + copy * 90_000
+                later = traffic.clock_set[2] if traffic.clock_set and traffic.clock_set[0] == place else 0
+                stamp = passed + ahead + (later if passed >= set_at else 0)
+                frames[point].append((passed, number, stamp, frame(header)))
             seen.setdefault(number, []).append(point)
     files, packet = {}, {}
     end = START_NS + packets * traffic.gap_ns + 3_000_000_000
     for place, (point, held) in enumerate(frames.items()):
         held.sort(key=lambda entry: entry[:2])
-        for at, (_, number, _) in enumerate(held, start=1):
+        for at, (_, number, _, _) in enumerate(held, start=1):
             packet[point, at] = number
         ahead = traffic.clock_ns[place] if traffic.clock_ns else 0
-        span = (START_NS - 1_000_000 + ahead, end + ahead)
+        later = traffic.clock_set[2] if traffic.clock_set and traffic.clock_set[0] == place else 0
+        span = (START_NS - 1_000_000 + ahead, end + ahead + later)
         told = Statistics(ts_ns=span[1], start_ns=span[0], end_ns=span[1], received=len(held), dropped=0)
-        section = Section([Interface(name=point)], [Record(time, data) for time, _, data in held], [told])
+        section = Section([Interface(name=point)], [Record(time, data) for _, _, time, data in held], [told])
         files[point] = pcapng_bytes(section)
     return Recorded(files, packet, {number: tuple(points) for number, points in seen.items()}, tuple(lost))
 
@@ -147,5 +153,8 @@ TRAFFIC = {
     "port-used-again": Traffic(("lan", "wan"), reused_port),
     "helper": Traffic(("lan", "wan"), helper),
     "forwarded-twice": Traffic(("lan", "wan"), twice),
+    "clock-set-forward": Traffic(("left", "right"), plain, clock_set=(1, 0.4, 5_000_000_000)),
+    "clock-set-back": Traffic(("left", "right"), plain, clock_set=(1, 0.5, -3_000_000_000)),
+    "clock-of-the-first-set": Traffic(("left", "right"), plain, clock_set=(0, 0.5, 7_000_000_000)),
     "clock-five-seconds-ahead": Traffic(("left", "right"), plain, clock_ns=(0, 5_000_030_000)),
 }

@@ -1,0 +1,129 @@
+"""Clock steps: clocks that were set in mid-run, found by the packets that two points saw.
+
+Rule: between two points the difference of the time stamps of certain packets stays about the same. Where it jumps by a
+second and more, stays there for at least 3 packets, and varies by less than a quarter of the jump on either side, one
+of the two clocks was set. The clock of the later point, as points are reached from the first one, is taken for the one;
+its times are brought back to what they were before.
+Bound: a queue that holds all packets for a second longer from one packet on, and never lets one go sooner, looks the
+same. Jumps below a second are not looked for. Which of two clocks was set cannot be known, and no latency is told.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pktrace.run.model import Run
+from pktrace.trajectories.columns import Columns
+from pktrace.trajectories.grouping import Groups
+
+Array = np.ndarray[Any, Any]
+SHORTEST_NS = 1_000_000_000
+_FEWEST = 3
+_JITTER = 4  # a jump is so many times what the difference varies by beside it
+_SAMPLE = 1 << 16  # packets
+
+
+@dataclass(frozen=True)
+class Step:
+    """A point whose clock was set: by how much, ns, and how many packets tell of it behind the jump."""
+
+    point: int
+    jump_ns: int
+    packets: int
+
+
+@dataclass(frozen=True)
+class Steps:
+    """All steps; what to subtract from times: `correction_ns`, int64 per row; `last_ns`, per point, at its end."""
+
+    steps: tuple[Step, ...]
+    correction_ns: Array
+    last_ns: Array
+
+
+def clock_steps(run: Run, rows: Array, columns: Columns, groups: Groups) -> Steps | None:
+    """The steps of all clocks, point by point from the first one; None where there are none."""
+    mask = (1 << max(0, (groups.count // _SAMPLE).bit_length())) - 1
+    chosen = np.flatnonzero((groups.group >= 0) & (groups.group & np.int32(mask) == 0))
+    once = _seen_once(columns.points[chosen], groups.group[chosen].astype(np.int64), chosen)
+    times, found = columns.times, []
+    correction: Array | None = None
+    last = np.zeros(len(run.points), np.int64)
+    for a, b in _links(run):
+        if a not in once or b not in once:
+            continue
+        both = np.intersect1d(once[a][0], once[b][0], assume_unique=True)
+        if len(both) < 2 * _FEWEST:
+            continue
+        row_a, row_b = (once[point][1][np.searchsorted(once[point][0], both)] for point in (a, b))
+        order = np.lexsort((rows["frame"][row_b], rows["capture"][row_b]))
+        row_a, row_b = row_a[order], row_b[order]
+        before = times if correction is None else times - correction
+        jumps = list(_jumps(before[row_b] - before[row_a]))
+        if not jumps:
+            continue
+        if correction is None:
+            correction = np.zeros(len(times), np.int64)
+        here = np.flatnonzero(columns.points == b)
+        here = here[np.lexsort((rows["frame"][here], rows["capture"][here]))]
+        for end, begin, jump in jumps:
+            low, high = (int(np.flatnonzero(here == row)[0]) for row in (row_b[end], row_b[begin]))
+            # The stamps of the file itself show between which two of its packets the clock was set.
+            difference = np.diff(times[here[low : high + 1]]) * np.sign(jump)
+            correction[here[low + 1 + int(np.argmax(difference)) :]] += jump
+            last[b] += jump
+            found.append(Step(b, int(jump), len(row_b) - begin))
+    return None if correction is None else Steps(tuple(found), correction, last)
+
+
+def _seen_once(points: Array, numbers: Array, rows: Array) -> dict[int, tuple[Array, Array]]:
+    """By point: the packets that it saw exactly once, in order, and their rows."""
+    found = {}
+    for point in np.unique(points).tolist():
+        mine = np.flatnonzero(points == point)
+        packets, first, many = np.unique(numbers[mine], return_index=True, return_counts=True)
+        found[point] = packets[many == 1], rows[mine[first[many == 1]]]
+    return found
+
+
+def _links(run: Run) -> Iterator[tuple[int, int]]:
+    """Each point but the first ones with a neighbour on some path that was reached before it."""
+    neighbours: dict[int, set[int]] = {}
+    for path in run.paths:
+        for a, b in itertools.pairwise(path.points):
+            if a != b:
+                neighbours.setdefault(a, set()).add(b)
+                neighbours.setdefault(b, set()).add(a)
+    reached: set[int] = set()
+    for first in sorted(neighbours):
+        waiting = [] if first in reached else [first]
+        reached.add(first)
+        while waiting:
+            a = waiting.pop(0)
+            for b in sorted(neighbours[a] - reached):
+                reached.add(b)
+                waiting.append(b)
+                yield a, b
+
+
+def _jumps(difference: Array) -> Iterator[tuple[int, int, int]]:
+    """(last packet before, first packet behind, jump in ns) of each step; single packets that are late are none."""
+    far = np.flatnonzero(np.abs(np.diff(difference)) >= SHORTEST_NS)
+    if not len(far):
+        return
+    bounds = np.concatenate([[0], far + 1, [len(difference)]])
+    levels = [(a, b) for a, b in itertools.pairwise(bounds.tolist()) if b - a >= _FEWEST]
+    # Nearly all packets are on some level: else differences jump to and fro, and no clock was set.
+    if len(levels) < 2 or sum(b - a for a, b in levels) < 0.9 * len(difference):
+        return
+    for (a, b), (c, d) in itertools.pairwise(levels):
+        before, behind = difference[a:b], difference[c:d]
+        jump = int(np.median(behind)) - int(np.median(before))
+        spread = max(np.ptp(np.quantile(before, (0.1, 0.9))), np.ptp(np.quantile(behind, (0.1, 0.9))))
+        if abs(jump) >= max(SHORTEST_NS, _JITTER * spread):
+            yield b - 1, c, jump
