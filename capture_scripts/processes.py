@@ -60,18 +60,22 @@ def run(
     check: bool = True,
     timeout_s: float = COMMAND_TIMEOUT_S,
 ) -> str:
-    """Run to the end and return stdout. A failure raises LabError with the command's own last words."""
+    """Run to the end and return stdout. A failure raises LabError with the command's own last words.
+
+    A signal is raised when the command has ended: Ctrl-C on a terminal ends the command, too.
+    """
     try:
-        done = subprocess.run(
-            list(command),
-            input=stdin,
-            stdin=subprocess.DEVNULL if stdin is None else None,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=timeout_s,
-            check=False,
-        )
+        with _raised_behind():
+            done = subprocess.run(
+                list(command),
+                input=stdin,
+                stdin=subprocess.DEVNULL if stdin is None else None,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=timeout_s,
+                check=False,
+            )
     except FileNotFoundError as error:
         raise LabError(f"cannot run {command[0]}: it is not installed") from error
     except subprocess.TimeoutExpired as error:
@@ -241,6 +245,29 @@ class Shield:
         if len(self.arrived) == 1 and self._words:
             with suppress(OSError):
                 os.write(2, f"{self._words}\n".encode())
+
+
+@contextmanager
+def _raised_behind() -> Iterator[None]:
+    """A signal that would raise Interrupted raises it at the end of the block.
+
+    Raised inside `subprocess`, between the taking of its lock and the block that gives it back, it would leave the lock
+    taken, and the wait for the child would never end.
+    """
+    if all(signal.getsignal(number) is not _interrupt for number in _INTERRUPTIONS):
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in _INTERRUPTIONS}
+    arrived: list[int] = []
+    for number in _INTERRUPTIONS:
+        signal.signal(number, lambda sign, _: arrived.append(sign))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if arrived:
+            _interrupt(arrived[0], None)
 
 
 _shield: Shield | None = None

@@ -27,7 +27,7 @@ from .points import ANY_DEVICE, Point, check_namespace, check_points, interfaces
 from .processes import CannotStart, Interrupted, LabError, interruptible, need_root, need_tools
 from .recording import Recorded, Running, record
 from .run_file import check_fragment
-from .run_folder import RunPlan, record_run, resume, what_is_left, with_filter_beside
+from .run_folder import Incomplete, RunPlan, exists_already, record_run, resume, what_is_left, with_filter_beside
 from .sentinels import SMALLEST_SNAPLEN, parse_sentinels
 from .sources import one_per_namespace, one_per_point, two_per_point
 from .until import Ending
@@ -238,7 +238,7 @@ def _record(options: argparse.Namespace, command: Sequence[str]) -> Recorded:
     if options.lab and (options.points or options.paths or options.netns):
         raise CannotStart("--lab brings its own points and paths: give it without --points, --netns and --paths")
     if options.out.exists():
-        raise CannotStart(f"{options.out} exists already: name another folder, or remove it")
+        raise CannotStart(exists_already(options.out))
     words = f"recorded while running: {visible(shlex.join(command))}" if command else "recorded at all points"
     name = options.run_name or visible(options.out.resolve().name)[:LONGEST_NAME] or "run"
     description = options.description or words
@@ -309,18 +309,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CannotStart as error:
         print(f"record: {error}", file=sys.stderr)
         return 2
+    except Incomplete as error:
+        _print(error.recorded)
+        print(f"record: {error}", file=sys.stderr)
+        return 1
     except LabError as error:
         print(f"record: {error}", file=sys.stderr)
         return 1
     except Interrupted as error:
         print(f"record: interrupted ({error}); {what_is_left(options.out)}", file=sys.stderr)
         return 130
+    _print(recorded)
+    print(options.out)
+    return 0
+
+
+def _print(recorded: Recorded) -> None:
+    """What each capture holds, and what is to be known of it."""
     for name, counts in recorded.counts.items():
         print(f"{name}: {counts.captured} captured, {counts.dropped} dropped", file=sys.stderr)
     for note in recorded.notes:
         print(f"record: note: {note}", file=sys.stderr)
-    print(options.out)
-    return 0
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def new_folder(folder: Path) -> None:
         folder.mkdir(PRIVATE_FOLDER)
         (folder / "captures").mkdir(PRIVATE_FOLDER)
     except FileExistsError as error:
-        raise CannotStart(f"{folder} exists already: name another folder, or remove it") from error
+        raise CannotStart(exists_already(folder)) from error
     except OSError as error:
         raise CannotStart(f"cannot make {folder}: {error.strerror}") from error
 
@@ -281,8 +281,9 @@ def _run_file(journal: Journal, recorded: Recorded) -> RunFile:
 def resume(folder: Path) -> Recorded:
     """Seal a recording whose recorder did not end: what its captures wrote, by what its journal says.
 
-    It is complete if every capture had been stopped by its recorder; else LabError, after all is written. CannotStart:
-    there is nothing to resume, or somebody still writes there; nothing is touched then. Interrupted: as in sealing.
+    It is complete if every capture had been stopped by its recorder; else Incomplete, after all is written.
+    CannotStart: there is nothing to resume, or somebody still writes there; nothing is touched then. Interrupted: as in
+    sealing.
     """
     for place in (folder, folder / "captures", folder / "context"):
         _need_own(place)
@@ -310,8 +311,16 @@ def resume(folder: Path) -> Recorded:
     if interrupted is not None:
         raise interrupted
     if recorded.problems:
-        raise LabError(f"{folder} is incomplete: {'; '.join(recorded.problems)}")
+        raise Incomplete(f"{folder} is sealed; it is incomplete: {'; '.join(recorded.problems)}", recorded)
     return recorded
+
+
+class Incomplete(LabError):
+    """A recording was sealed, and lacks packets; `recorded` says what there is."""
+
+    def __init__(self, words: str, recorded: Recorded) -> None:
+        super().__init__(words)
+        self.recorded = recorded
 
 
 def _need_own(place: Path) -> None:
@@ -327,12 +336,19 @@ def _need_own(place: Path) -> None:
         raise CannotStart(f"{place}: others than its owner, root or you may write there; resume a folder of your own")
 
 
+def exists_already(folder: Path) -> str:
+    """Why nothing can be recorded into a folder that is there, and what to do; a recording may lie in it."""
+    if (folder / "context" / STATE_FILE).exists():
+        return f"{folder} holds a recording that is not sealed: seal it with record {folder} --resume, or name another"
+    return f"{folder} exists already: name another folder, or remove it"
+
+
 def what_is_left(folder: Path) -> str:
     """Half a sentence for the user about an interrupted recording."""
     if not folder.exists():
         return "nothing was recorded yet"
     if (folder / "context" / STATE_FILE).exists():
-        return f"what there was is in {folder}, not sealed: record --resume {folder} seals it"
+        return f"what there was is in {folder}, not sealed: record {folder} --resume seals it"
     return f"what there was is in {folder}"
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 
 from capture_scripts.processes import Interrupted, accept_interruptions, interruptible, shielded
+from tests.conftest import ROOT
 
 
 class InterruptedInItsFinalizer:
@@ -78,3 +81,30 @@ def test_an_interruption_inside_a_finalizer_is_noted_behind_a_shield() -> None:
         shield.up()
         time.sleep(0.05)
         assert shield.arrived == ["SIGINT"]
+
+
+_SIGNALLED = """
+import os, random, signal, sys, threading, time
+from capture_scripts.processes import Interrupted, interruptible, run
+for number in range(60):
+    began = time.monotonic()
+    wait = random.Random(number).uniform(0, 0.05)
+    threading.Timer(wait, os.kill, [os.getpid(), signal.SIGINT]).start()
+    try:
+        with interruptible():
+            run(["sleep", "0.06"])
+            time.sleep(1)
+    except Interrupted:
+        assert time.monotonic() - began >= 0.06, "the command was left behind"
+        continue
+    raise SystemExit("no interruption")
+print("held")
+"""
+
+
+def test_a_signal_while_a_command_runs_is_raised_behind_it() -> None:
+    """It was raised inside `subprocess`, once with its lock taken: the wait for the command never ended."""
+    done = subprocess.run(
+        [sys.executable, "-c", _SIGNALLED], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.stdout, done.stderr) == ("held\n", "")

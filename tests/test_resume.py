@@ -200,7 +200,8 @@ def test_two_signals_end_the_sealing_and_lose_nothing(
         resume(run)
     assert signals == 1
     assert files(run) == ["far.pcap", "near.pcap"]
-    assert "record --resume" in run_folder.what_is_left(run)
+    assert f"record {run} --resume" in run_folder.what_is_left(run)
+    assert recorder.main([str(run), "--points", "a=lo"]) == 2
     assert journal.file.exists()
     monkeypatch.undo()
     resume(run)
