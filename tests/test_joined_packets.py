@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from pktrace.findings.analysis import Analysis
 from pktrace.schema import BASES, FATES
 from pktrace.trajectories.joins import _sole
 from tests.conftest import ROOT
-from tests.kit.changed_traffic import START_NS, TRAFFIC, Forms, Recorded, Traffic, proxy, record, twice
+from tests.kit.changed_traffic import START_NS, TRAFFIC, Forms, Recorded, Traffic, plain, proxy, record, twice
 from tests.kit.packets import UDP, Header, frame
 from tests.kit.pcap_files import Record, pcap_bytes
 from tests.test_named_cases import analyzed
@@ -25,7 +26,11 @@ SIZES = [(30, 1, 0.0, 0.0), (400, 2, 0.02, 0.0), (400, 3, 0.02, 0.05), (4000, 4,
 
 
 def analysed(folder: Path, traffic: Traffic, recorded: Recorded) -> Analysis:
-    return analyzed(folder, recorded.files, [{"name": "there", "points": list(traffic.points)}])
+    paths: list[dict[str, object]] = [{"name": "there", "points": list(traffic.points)}]
+    if traffic.both_ways:
+        paths[0]["match"] = {"destination": "192.0.2.2"}
+        paths.append({"name": "back", "points": list(traffic.points[::-1]), "match": {"destination": "192.0.2.1"}})
+    return analyzed(folder, recorded.files, paths)
 
 
 def packets_of(analysis: Analysis, recorded: Recorded) -> list[set[int]]:
@@ -66,6 +71,16 @@ def test_a_proxy_that_ends_tcp_is_no_rewrite(tmp_path: Path) -> None:
     recorded = record(traffic, 300, 1)
     analysis = analysed(tmp_path, traffic, recorded)
     assert (analysis.trajectories.seen >= 0).sum(axis=1).max() == 1
+
+
+def test_four_packets_that_a_queue_holds_back_are_late(tmp_path: Path) -> None:
+    """Packets of one direction, all 5 s later, looked like a clock that was set."""
+    traffic = replace(TRAFFIC["clock-set-forward"], forms=lambda number: plain(number), both_ways=False)
+    recorded = record(replace(traffic, clock_set=(1, 0.9, 5_000_000_000)), 40, 1)
+    analysis = analysed(tmp_path, traffic, recorded)
+    told = Counter(FATES[fate] for fate in analysis.verdicts.fate.tolist())
+    assert told["delivered"] == 36
+    assert told["lost"] >= 4
 
 
 def test_a_stranger_beside_one_loss_is_no_rewrite(tmp_path: Path) -> None:

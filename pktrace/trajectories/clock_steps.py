@@ -2,10 +2,12 @@
 
 Rule: between two points the difference of the time stamps of certain packets stays about the same. Where it jumps by a
 second and more, stays there for at least 3 packets, and varies by less than a quarter of the jump on either side, one
-of the two clocks was set. The clock of the later point, as points are reached from the first one, is taken for the one;
-its times are brought back to what they were before.
-Bound: a queue that holds all packets for a second longer from one packet on, and never lets one go sooner, looks the
-same. Jumps below a second are not looked for. Which of two clocks was set cannot be known, and no latency is told.
+of the two clocks was set, if packets of both directions show it: a queue holds back those of one. Without packets of
+the other direction 20 have to stand on either side, which vary by less than a hundredth of the jump. The clock of the
+later point, as points are reached from the first one, is taken for the one; its times are brought back to what they
+were.
+Bound: a queue that holds 20 packets for a second longer from one packet on, and all for the same time, looks the same.
+Jumps below a second are not looked for. Which of two clocks was set cannot be known, and no latency is told.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from pktrace.trajectories.grouping import Groups
 Array = np.ndarray[Any, Any]
 SHORTEST_NS = 1_000_000_000
 _FEWEST = 3
+_EACH_WAY = 2  # packets of each direction on either side of a jump; or, of one direction:
+_FEWEST_ONE_WAY, _STEADY = 20, 100
 _JITTER = 4  # a jump is so many times what the difference varies by beside it
 _SAMPLE = 1 << 16  # packets
 
@@ -64,7 +68,7 @@ def clock_steps(run: Run, rows: Array, columns: Columns, groups: Groups) -> Step
         order = np.lexsort((rows["frame"][row_b], rows["capture"][row_b]))
         row_a, row_b = row_a[order], row_b[order]
         before = times if correction is None else times - correction
-        jumps = list(_jumps(before[row_b] - before[row_a]))
+        jumps = list(_jumps(before[row_b] - before[row_a], _goes_there(run, columns.paths[row_a], a, b)))
         if not jumps:
             continue
         if correction is None:
@@ -111,7 +115,16 @@ def _links(run: Run) -> Iterator[tuple[int, int]]:
                 yield a, b
 
 
-def _jumps(difference: Array) -> Iterator[tuple[int, int, int]]:
+def _goes_there(run: Run, paths: Array, a: int, b: int) -> Array:
+    """bool per packet: its path comes to a before b."""
+    there = [
+        a in path.points and b in path.points and path.points.index(a) < path.points.index(b) for path in run.paths
+    ]
+    found: Array = np.array([*there, False])[paths]  # the last is that of packets without a path
+    return found
+
+
+def _jumps(difference: Array, there: Array) -> Iterator[tuple[int, int, int]]:
     """(last packet before, first packet behind, jump in ns) of each step; single packets that are late are none."""
     far = np.flatnonzero(np.abs(np.diff(difference)) >= SHORTEST_NS)
     if not len(far):
@@ -125,5 +138,7 @@ def _jumps(difference: Array) -> Iterator[tuple[int, int, int]]:
         before, behind = difference[a:b], difference[c:d]
         jump = int(np.median(behind)) - int(np.median(before))
         spread = max(np.ptp(np.quantile(before, (0.1, 0.9))), np.ptp(np.quantile(behind, (0.1, 0.9))))
-        if abs(jump) >= max(SHORTEST_NS, _JITTER * spread):
+        ways = [np.count_nonzero(side == way) for side in (there[a:b], there[c:d]) for way in (False, True)]
+        one_way = min(b - a, d - c) >= _FEWEST_ONE_WAY and abs(jump) >= _STEADY * spread
+        if abs(jump) >= max(SHORTEST_NS, _JITTER * spread) and (min(ways) >= _EACH_WAY or one_way):
             yield b - 1, c, jump

@@ -26,6 +26,7 @@ class Traffic:
     forms: Callable[[int], Forms]
     gap_ns: int = 2_000_000
     clock_ns: tuple[int, ...] = ()  # what each point's clock is ahead
+    both_ways: bool = False  # every second packet goes from the last point to the first, with its addresses swapped
     clock_set: tuple[int, float, int] | None = None  # a place, a share of the packets, and the ns that it is set then
 
 
@@ -49,10 +50,11 @@ def record(traffic: Traffic, packets: int, seed: int, loss: float = 0.0, reorder
     for number in range(packets):
         time = START_NS + number * traffic.gap_ns + rng.randrange(traffic.gap_ns // 4)
         forms = traffic.forms(number)
-        for place, (point, form) in enumerate(zip(traffic.points, forms, strict=True)):
-            if place:
+        way = list(enumerate(zip(traffic.points, forms, strict=True)))
+        for step, (place, (point, form)) in enumerate(way[::-1] if traffic.both_ways and number % 2 else way):
+            if step:
                 if rng.random() < loss:
-                    lost[place - 1] += 1
+                    lost[step - 1] += 1
                     break
                 time += STAGE_NS + rng.randrange(STAGE_NS)
                 time += 3 * traffic.gap_ns if rng.random() < reordered else 0
@@ -138,6 +140,14 @@ def plain(number: int) -> Forms:
     return sent, sent
 
 
+def both_ways(number: int) -> Forms:
+    """Nothing is changed; every second packet is an answer."""
+    sent = Header("192.0.2.1", "192.0.2.2", UDP, _payload(number), sport=5000, dport=6000, ip_id=number % 65535 + 1)
+    if number % 2:
+        sent = replace(sent, source="192.0.2.2", destination="192.0.2.1", sport=6000, dport=5000)
+    return sent, sent
+
+
 def proxy(number: int) -> Forms:
     """A transparent proxy ends TCP: the same payloads, in segments with its own numbers and IP IDs."""
     sent = Header("10.0.0.1", "192.0.2.1", TCP, _payload(number), sport=1000, dport=80, ip_id=number % 65535 + 1)
@@ -153,8 +163,8 @@ TRAFFIC = {
     "port-used-again": Traffic(("lan", "wan"), reused_port),
     "helper": Traffic(("lan", "wan"), helper),
     "forwarded-twice": Traffic(("lan", "wan"), twice),
-    "clock-set-forward": Traffic(("left", "right"), plain, clock_set=(1, 0.4, 5_000_000_000)),
-    "clock-set-back": Traffic(("left", "right"), plain, clock_set=(1, 0.5, -3_000_000_000)),
-    "clock-of-the-first-set": Traffic(("left", "right"), plain, clock_set=(0, 0.5, 7_000_000_000)),
+    "clock-set-forward": Traffic(("left", "right"), both_ways, both_ways=True, clock_set=(1, 0.4, 5_000_000_000)),
+    "clock-set-back": Traffic(("left", "right"), both_ways, both_ways=True, clock_set=(1, 0.5, -3_000_000_000)),
+    "clock-of-the-first-set": Traffic(("left", "right"), both_ways, both_ways=True, clock_set=(0, 0.5, 7_000_000_000)),
     "clock-five-seconds-ahead": Traffic(("left", "right"), plain, clock_ns=(0, 5_000_030_000)),
 }
