@@ -29,7 +29,7 @@ _FEWEST = 3
 _EACH_WAY = 2  # packets of each direction on either side of a jump; or, of one direction:
 _FEWEST_ONE_WAY, _STEADY = 20, 100
 _JITTER = 4  # a jump is so many times what the difference varies by beside it
-_SAMPLE = 1 << 16  # packets
+_SAMPLE = 1 << 12  # packets
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ class Steps:
 def clock_steps(run: Run, rows: Array, columns: Columns, groups: Groups) -> Steps | None:
     """The steps of all clocks, point by point from the first one; None where there are none."""
     mask = (1 << max(0, (groups.count // _SAMPLE).bit_length())) - 1
-    chosen = np.flatnonzero((groups.group >= 0) & (groups.group & np.int32(mask) == 0))
+    chosen = np.flatnonzero(groups.group & np.int32(mask) == 0)
+    chosen = chosen[groups.group[chosen] >= 0]
     once = _seen_once(columns.points[chosen], groups.group[chosen].astype(np.int64), chosen)
     times, found = columns.times, []
     correction: Array | None = None
