@@ -9,7 +9,7 @@ import numpy as np
 
 from pktrace import clocks as clock_arithmetic
 from pktrace.run.model import Run
-from pktrace.trajectories.clock_steps import Steps
+from pktrace.trajectories.clock_steps import Steps, sample_of, seen_once
 from pktrace.trajectories.columns import Columns
 from pktrace.trajectories.exact import EARLY_NS
 from pktrace.trajectories.grouping import Groups
@@ -45,10 +45,10 @@ class Clocks:
     contradictions: tuple[Contradiction, ...] = ()
     steps: Steps | None = None  # of clocks that were set in mid-run
 
-    def aligned(self, rows: Array) -> Array:
-        """int64 per observation: its time on the clock of the first point of its group, as far as that is known."""
-        found: Array = rows["ts_ns"] - self.offset_ns[rows["point"]]
-        return found if self.steps is None else found - self.steps.correction_ns
+    def aligned(self, rows: Array, which: Array | slice = slice(None)) -> Array:
+        """int64 per chosen observation: its time on the clock of its group's first point, as far as that is known."""
+        found: Array = rows["ts_ns"][which] - self.offset_ns[rows["point"][which]]
+        return found if self.steps is None else found - self.steps.correction_ns[which]
 
 
 def align_clocks(run: Run, columns: Columns, groups: Groups, steps: Steps | None = None) -> Clocks:
@@ -75,7 +75,7 @@ def align_clocks(run: Run, columns: Columns, groups: Groups, steps: Steps | None
     if clocks == 1:
         zeros = np.zeros(len(run.points), np.int64)
         return Clocks(zeros, clock, zeros, steps=steps)
-    at = _seen_once(run, columns, *_all_numbered(groups))
+    at = seen_once(run, columns, *_all_numbered(groups))
     forward: dict[tuple[int, int], list[Array]] = {}
     for number, a, b in _stages(run):
         if clock[a] != clock[b]:
@@ -117,10 +117,7 @@ def _contradictions(run: Run, columns: Columns, groups: Groups, clock: Array) ->
     A sample of the packets is looked at: a clock is off for all of them. Points that the path visits twice tell
     nothing: what one of them saw once may have been the visit before, or behind, the rest of the path.
     """
-    step = 1 << (groups.count // _SAMPLE).bit_length()
-    rows = np.flatnonzero((groups.group & np.int32(step - 1)) == 0)
-    rows = rows[groups.group[rows] >= 0]
-    at = _seen_once(run, columns, rows, groups.group[rows] // step, 1 + groups.count // step)
+    at = seen_once(run, columns, *sample_of(groups, _SAMPLE))
     found = []
     for number, a, b in _stages(run):
         if clock[a] == clock[b] and _visited_once(run, number, a, b):
@@ -146,7 +143,7 @@ def _apart(
     """Clock numbers of the points where those that are contradicted are taken apart."""
     doubted = np.isin(clock, [clock[entry.from_point] for entry in contradictions])
     apart = np.where(doubted, len(run.points) + np.arange(len(run.points)), clock)
-    at = _seen_once(run, columns, *_all_numbered(groups))
+    at = seen_once(run, columns, *_all_numbered(groups))
     forwards: dict[tuple[int, int], bool] = {}
     for number, a, b in _stages(run):
         delays = _differences(columns, at[a], at[b], number)
@@ -163,24 +160,6 @@ def _all_numbered(groups: Groups) -> tuple[Array, Array, int]:
     """All rows with a group, their groups, and how many groups there are."""
     rows = np.flatnonzero(groups.group >= 0)
     return rows, groups.group[rows], groups.count
-
-
-def _seen_once(run: Run, columns: Columns, rows: Array, numbers: Array, count: int) -> dict[int, Array]:
-    """By point of the paths, int64 per number: its row there, -1 where it has not just one.
-
-    Args:
-        numbers: per row, of packets, below `count`.
-    """
-    found = {}
-    points = columns.points[rows]
-    for point in sorted({point for path in run.paths for point in path.points}):
-        there = points == point
-        mine = numbers[there]
-        one = np.full(count, -1, np.int64)
-        one[mine] = rows[there]
-        one[np.bincount(mine, minlength=count) > 1] = -1
-        found[point] = one
-    return found
 
 
 def _differences(columns: Columns, a: Array, b: Array, path: int) -> Array:

@@ -52,20 +52,15 @@ class Steps:
 
 def clock_steps(run: Run, rows: Array, columns: Columns, groups: Groups) -> Steps | None:
     """The steps of all clocks, point by point from the first one; None where there are none."""
-    mask = (1 << max(0, (groups.count // _SAMPLE).bit_length())) - 1
-    chosen = np.flatnonzero(groups.group & np.int32(mask) == 0)
-    chosen = chosen[groups.group[chosen] >= 0]
-    once = _seen_once(columns.points[chosen], groups.group[chosen].astype(np.int64), chosen)
+    once = seen_once(run, columns, *sample_of(groups, _SAMPLE))
     times, found = columns.times, []
     correction: Array | None = None
     last = np.zeros(len(run.points), np.int64)
     for a, b in _links(run):
-        if a not in once or b not in once:
-            continue
-        both = np.intersect1d(once[a][0], once[b][0], assume_unique=True)
+        both = np.flatnonzero((once[a] >= 0) & (once[b] >= 0))
         if len(both) < 2 * _FEWEST:
             continue
-        row_a, row_b = (once[point][1][np.searchsorted(once[point][0], both)] for point in (a, b))
+        row_a, row_b = once[a][both], once[b][both]
         order = np.lexsort((rows["frame"][row_b], rows["capture"][row_b]))
         row_a, row_b = row_a[order], row_b[order]
         before = times if correction is None else times - correction
@@ -86,13 +81,29 @@ def clock_steps(run: Run, rows: Array, columns: Columns, groups: Groups) -> Step
     return None if correction is None else Steps(tuple(found), correction, last)
 
 
-def _seen_once(points: Array, numbers: Array, rows: Array) -> dict[int, tuple[Array, Array]]:
-    """By point: the packets that it saw exactly once, in order, and their rows."""
+def sample_of(groups: Groups, most: int) -> tuple[Array, Array, int]:
+    """Rows of about `most` packets and more, their packets' numbers, and how many numbers there are."""
+    step = 1 << (groups.count // most).bit_length()
+    rows = np.flatnonzero((groups.group & np.int32(step - 1)) == 0)
+    rows = rows[groups.group[rows] >= 0]
+    return rows, groups.group[rows] // step, 1 + groups.count // step
+
+
+def seen_once(run: Run, columns: Columns, rows: Array, numbers: Array, count: int) -> dict[int, Array]:
+    """By point of the paths, int64 per number: its row there, -1 where it has not just one.
+
+    Args:
+        numbers: per row, of packets, below `count`.
+    """
     found = {}
-    for point in np.unique(points).tolist():
-        mine = np.flatnonzero(points == point)
-        packets, first, many = np.unique(numbers[mine], return_index=True, return_counts=True)
-        found[point] = packets[many == 1], rows[mine[first[many == 1]]]
+    points = columns.points[rows]
+    for point in sorted({point for path in run.paths for point in path.points}):
+        there = points == point
+        mine = numbers[there]
+        one = np.full(count, -1, np.int64)
+        one[mine] = rows[there]
+        one[np.bincount(mine, minlength=count) > 1] = -1
+        found[point] = one
     return found
 
 

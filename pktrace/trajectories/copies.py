@@ -94,8 +94,8 @@ def arrived_again(trajectories: Trajectories) -> Array:
         last = np.array([len(path.points) - 1 for path in trajectories.run.paths])[trajectories.path[owner]]
         rows = trajectories.observations.rows
         points = rows["point"][which].astype(np.int64)
-        times = trajectories.clocks.aligned(rows)
-        after = times[which] - times[trajectories.first_row[owner]]
+        clocks = trajectories.clocks
+        after = clocks.aligned(rows, which) - clocks.aligned(rows, trajectories.first_row[owner])
         at_end = (_positions(trajectories, which, points) == last) & (after <= trajectories.run.threshold_ns)
         found += np.bincount(owner[at_end], minlength=len(found))
     return found
