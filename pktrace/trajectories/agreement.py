@@ -26,6 +26,7 @@ Array = np.ndarray[Any, Any]
 DISAGREE = 10  # so many packets have to agree for each that does not
 CONCENTRATED = 10  # what is of one flow takes times within such a part of those that strangers could take
 _TCP = 6
+_SOON = 4  # share of the time between packets in which packets that are all the same have to come
 _MANY_KINDS = 8  # or comes in order, with as many different remains
 _MOST_STARTS = 8
 _MOST_EARLY = 2  # of these, starts that were stamped before the end
@@ -300,6 +301,12 @@ class Agreement:
             total = np.bincount(place, weights=self.packets)
             best &= self.packets * (DISAGREE + 1) >= total[place] * DISAGREE
         return best
+
+    @property
+    def come_soon(self) -> Array:
+        """bool per pair: packets come before the next one is sent, or very soon, as far as clocks can tell."""
+        soon: Array = np.maximum(self.usual, self.spread) <= np.maximum(self.gap // _SOON, EARLY_NS)
+        return soon | ~self.timed
 
     def chosen(self, which: Array) -> Agreement:
         """Some of the pairs."""

@@ -76,6 +76,7 @@ def follow_packets(observations: Observations) -> Trajectories:
         owner, path_of, seen, candidates = placed.owner, placed.path_of, placed.seen, placed.candidates
         unplaced = _unplaced(owner, columns, times)
         found = open_ends(run, rows, unplaced, owner, seen, path_of)
+        at = Sightings(owner, seen, path_of, candidates, columns.points, times, columns.paths, clocks.group)
         ranges, doubtful_parts, explained = NO_RANGES, np.zeros(0, np.int64), np.zeros(0, np.int64)
         keys.doubtful_changes, keys.doubtful_joins = np.zeros(0, np.int64), np.zeros(0, np.int64)
         if round_number == 0 and len(found.start_rows) and len(found.end_rows):
@@ -86,7 +87,6 @@ def follow_packets(observations: Observations) -> Trajectories:
             continue
         if not len(found.start_rows):
             break
-        at = Sightings(owner, seen, path_of, candidates, columns.points, times, columns.paths, clocks.group)
         if keys.join(SAME_HEADERS, run, at, np.zeros(len(rows), bool)):
             columns, forms, groups = _with_keys(keys, every, run)
             continue
@@ -112,7 +112,6 @@ def follow_packets(observations: Observations) -> Trajectories:
     doubtful = owner[keys.doubtful_joins]
     ambiguous[doubtful[doubtful >= 0]] = True
     if keys.learned:
-        at = Sightings(owner, seen, path_of, candidates, columns.points, times, columns.paths, clocks.group)
         holding = _holding_parts(owner, ranges, explained, doubtful_parts)
         ambiguous[ends_with_possible_partners(run, rows, at, keys.flow, holding)] = True
     candidates[doubtful_parts] = np.maximum(candidates[doubtful_parts], 2)

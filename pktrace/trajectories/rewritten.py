@@ -34,7 +34,6 @@ from pktrace.trajectories.agreement import Agreement, Open, agreement_of, has_it
 from pktrace.trajectories.causality import against_time
 from pktrace.trajectories.crowds import Crowd, crowds_of
 from pktrace.trajectories.evidence import Rule
-from pktrace.trajectories.exact import EARLY_NS
 from pktrace.trajectories.forms import NO_FORMS, Forms, forms_of
 from pktrace.trajectories.gateways import ENOUGH, ENOUGH_ALONE, Gateways
 from pktrace.trajectories.joins import Sightings, join_sets
@@ -48,7 +47,6 @@ _BALANCED = 2  # or half of what ends and of what begins has to agree
 _MOST_ROUNDS = 8
 _WHOLE = 0.8  # share of a flow's packets that must end for its addresses, ports or IP IDs to be rewritten
 _KEPT_BY_HALF = 0.5
-_SOON = 4  # share of the time between packets in which packets that are all the same have to come
 _TCP, _UDP = 6, 17
 _DATAGRAM = ("source_high", "source_low", "destination_high", "destination_low", "protocol", "ip_id")
 # What may stay where remains alone are of several flows; each is believed only of flows of which most packets agree.
@@ -156,7 +154,7 @@ class Keys:
             if kept is remains_of.of_rewrite_with_id and fits.sum() < _KEPT_BY_HALF * len(fits):
                 continue  # IP IDs that few packets have kept are equal by chance
             finer = agreement_of(pairs, found, rows, times, window)
-            eligible = self._mostly_begun(finer, found) & ((finer.single < finer.kinds) | _come_soon(finer))
+            eligible = self._mostly_begun(finer, found) & ((finer.single < finer.kinds) | finer.come_soon)
             if self._learn_whole(finer, found, run, eligible, in_time, window):
                 return True
         if self._learn_whole(agreement, open_again, run, np.ones(len(agreement), bool), in_time, window):
@@ -234,7 +232,7 @@ class Keys:
         agreement = agreement.chosen(whole)
         eligible = eligible[whole] & agreement.agreed
         # Several remains, one side that stays, packets that come soon: two of these, for strangers send the same, too.
-        soon = _come_soon(agreement)
+        soon = agreement.come_soon
         alone = ((agreement.kinds >= ENOUGH_ALONE) & (agreement.stays | soon)) | (agreement.stays & soon)
         enough = (agreement.by_id >= ENOUGH) | (alone & agreement.steady & (agreement.packets >= ENOUGH_ALONE))
         enough |= self._hold_numbers(agreement, found) | self._answer_known(agreement, found)
@@ -487,13 +485,6 @@ class Keys:
         by_header = np.isin(began, np.array(list(self._by_header), np.uint64))
         remains = np.where(by_header, mixed(*remains_of.numbers(chosen)), remains_of.of_rewrite(chosen))
         self.keys[mine] = mixed(began, remains, identification, self._part[chosen["point"]])
-
-
-def _come_soon(agreement: Agreement) -> Array:
-    """bool per pair of flows: packets come before the next one is sent, or very soon, as far as clocks can tell."""
-    soon: Array = np.maximum(agreement.usual, agreement.spread) <= np.maximum(agreement.gap // _SOON, EARLY_NS)
-    soon |= ~agreement.timed
-    return soon
 
 
 def _counted(values: Array, wanted: Array) -> Array:
