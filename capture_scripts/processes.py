@@ -257,17 +257,14 @@ def _raised_behind() -> Iterator[None]:
     if all(signal.getsignal(number) is not _interrupt for number in _INTERRUPTIONS):
         yield
         return
-    before = {number: signal.getsignal(number) for number in _INTERRUPTIONS}
-    arrived: list[int] = []
-    for number in _INTERRUPTIONS:
-        signal.signal(number, lambda sign, _: arrived.append(sign))
+    arrived: list[str] = []
     try:
-        yield
+        with shielded() as shield:
+            arrived = shield.arrived
+            yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         if arrived:
-            _interrupt(arrived[0], None)
+            _interrupt(signal.Signals[arrived[0]], None)
 
 
 _shield: Shield | None = None

@@ -325,7 +325,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _print(recorded: Recorded) -> None:
-    """What each capture holds, and what is to be known of it."""
+    """Print the counts of each capture, and the notes."""
     for name, counts in recorded.counts.items():
         print(f"{name}: {counts.captured} captured, {counts.dropped} dropped", file=sys.stderr)
     for note in recorded.notes:
