@@ -40,6 +40,8 @@ def some_rows(rng: random.Random, count: int) -> np.ndarray:
             row[f"{side}_low"] = rng.choice([0x0A010203, 0x0A020304, 0xC0000201, 0, ALL])
         row["sport"], row["dport"] = rng.choice([0, 53, 443, 65535]), rng.choice([0, 53, 443, 65535])
         row["icmp_type"] = rng.choice([0, 8, 128, 255])
+        row["vlan"], row["tunnel_id"] = rng.choice([0, 10, 4095]), rng.choice([0, 100, 2**32 - 1])
+        row["has"] |= rng.choice([0, field.HAS_VLAN]) | rng.choice([0, field.HAS_TUNNEL_ID])
     return rows
 
 
@@ -50,7 +52,7 @@ def some_condition(rng: random.Random) -> Condition:
     ports = [(0, 65535), (53, 53), (443, 65535), (1, 0)]
     return Condition(
         perhaps([1, 6, 17, 58, 255]), perhaps(list(NETWORKS)), perhaps(list(NETWORKS)), perhaps(ports), perhaps(ports),
-        perhaps([(0, 8), (128, 255)]),
+        perhaps([(0, 8), (128, 255)]), perhaps([(0, 10), (11, 4095)]), perhaps([(0, 99), (100, 2**32 - 1)]),
     )  # fmt: skip
 
 

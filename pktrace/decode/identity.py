@@ -163,3 +163,18 @@ def groups_of(*columns: Array) -> tuple[Array, Array]:
 def group_numbers(*columns: Array) -> Array:
     """int64 per row: the numbers of `groups_of`."""
     return groups_of(*columns)[1]
+
+
+def among(values: Array, wanted: Array) -> Array:
+    """bool per hash: it is one of the wanted ones. Most are not, and are told from them by a few of their bits."""
+    if not len(wanted):
+        return np.zeros(len(values), bool)
+    mask = np.uint64((1 << min(24, 3 + len(wanted).bit_length())) - 1)
+    may = np.zeros(int(mask) + 1, bool)
+    may[(wanted & mask).astype(np.int64)] = True
+    found = may[(values & mask).astype(np.int64)]
+    some = np.flatnonzero(found)
+    ordered = np.sort(wanted)
+    place = np.minimum(np.searchsorted(ordered, values[some]), len(ordered) - 1)
+    found[some] = ordered[place] == values[some]
+    return found

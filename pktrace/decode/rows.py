@@ -11,6 +11,7 @@ import numpy as np
 # `digest` covers all that stays the same along a path, and is written into tables; anybody can make it up. `identity`
 # covers the same and `content` only the first payload bytes, with a secret key: by these packets are taken for one
 # (decode/digest.py, identity.py). They are worth nothing outside of the process, and no order of them means anything.
+# `mark` is 0 until packets with equal keys are told apart by what the keys leave out (trajectories/ties.py).
 # `tunnel` is 1 + the number of the innermost entry of the file's tunnel table (decode/tunnels.py), 0 for none.
 ROW = np.dtype(
     [
@@ -25,6 +26,7 @@ ROW = np.dtype(
         ("identity", np.uint64),
         ("content", np.uint64),
         ("packet_id", np.uint64),
+        ("mark", np.uint64),
         ("captured_length", np.uint32),
         ("length", np.uint32),
         ("has", np.uint32),
@@ -37,6 +39,7 @@ ROW = np.dtype(
         ("payload", np.uint32),
         ("ip_end", np.uint32),
         ("tunnel", np.uint32),
+        ("tunnel_id", np.uint32),
         ("ifindex", np.uint32),
         ("point", np.int32),
         ("capture", np.int32),
@@ -97,4 +100,5 @@ HAS_PACKET_ID = 32768
 NO_DIRECTION = 65536  # the point asks for a direction, and the file does not say which the packet has
 HIDDEN_PACKET = 262144  # an 802.11 data frame that is encrypted, a later fragment, or an aggregate
 PARTIAL_CHECKSUM = 131072  # the checksum field holds the pseudo-header's sum, or the file says that it is not ready
+HAS_TUNNEL_ID = 1048576  # of the innermost tunnel: VNI, TEID, key, label and the like
 STACKED_VLANS = 524288  # a further VLAN tag behind the one in `vlan`

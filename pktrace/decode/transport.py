@@ -19,7 +19,7 @@ from pktrace.decode.rows import (
 )
 from pktrace.wire import byte, half, word
 
-TCP, UDP, UDP_LITE, SCTP, ICMP, ICMPV6, AH = 6, 17, 136, 132, 1, 58, 51
+TCP, UDP, UDP_LITE, SCTP, ICMP, ICMPV6, ESP, AH = 6, 17, 136, 132, 1, 58, 50, 51
 
 
 @inlined
@@ -46,6 +46,10 @@ def transport(data, at, end, cut, protocol, row):
     """
     header = header_length(protocol)
     if header == 0:
+        if protocol == ESP and at + 4 <= end:
+            # The SPI tells flows apart, as ports do (RFC 4303 2.1). The packet has no ports all the same.
+            row["sport"] = half(data, at, True)
+            row["dport"] = half(data, at + 2, True)
         return at
     if protocol == ICMP or protocol == ICMPV6:
         if at + 2 <= end:

@@ -26,7 +26,7 @@ from pktrace.decode.link import (
     to_network,
 )
 from pktrace.decode.network import ipv4, ipv6, plausible_ipv4, plausible_ipv6
-from pktrace.decode.rows import HAS_FRAGMENT, HAS_ID, HAS_IP
+from pktrace.decode.rows import HAS_FRAGMENT, HAS_ID, HAS_IP, HAS_TUNNEL_ID
 from pktrace.wire import byte, half, memory, word
 
 # A packet is looked for below at most this many IP headers.
@@ -380,6 +380,11 @@ def descend(data, start, at, limit, kind, row, entries, slots, count, pending, k
             entry["kind"] = pending[step, 0]
             entry["parent"] = row["tunnel"]
             row["tunnel"] = _keep(entries, slots, count, key)
+        number = pending[known - 1, 1]
+        row["has"] &= ~np.uint32(HAS_TUNNEL_ID)
+        if number >= 0:
+            row["tunnel_id"] = number & 0xFFFFFFFF
+            row["has"] |= np.uint32(HAS_TUNNEL_ID)
         row["has"] &= ~np.uint32(HAS_IP | HAS_ID | HAS_FRAGMENT)
         row["source_high"] = 0
         row["destination_high"] = 0

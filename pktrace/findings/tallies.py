@@ -148,6 +148,8 @@ def _wider(wide: Condition, narrow: Condition) -> bool:
         and _ranges_within(narrow.sports, wide.sports)
         and _ranges_within(narrow.dports, wide.dports)
         and _ranges_within(narrow.icmp_types, wide.icmp_types)
+        and _ranges_within(narrow.vlans, wide.vlans)
+        and _ranges_within(narrow.tunnel_ids, wide.tunnel_ids)
     )
 
 

@@ -26,7 +26,8 @@ def fits(condition: Condition, rows: np.ndarray[Any, Any]) -> Mask:
 
     A packet without ports (a later fragment, ICMP) never fits a condition that names ports; ports without a protocol
     mean those of TCP and UDP; types are those of ICMP in IPv4 and ICMPv6 in IPv6 (a filter does not look at the other
-    way round, though the decoder does); non-IP never fits.
+    way round, though the decoder does); non-IP never fits; `vlan` is the outermost tag, `tunnel_id` the number of the
+    innermost tunnel.
     """
     found: Mask = rows["has"] & field.HAS_IP != 0
     protocols = protocols_of(condition)
@@ -39,6 +40,8 @@ def fits(condition: Condition, rows: np.ndarray[Any, Any]) -> Mask:
         (condition.sports, "sport", field.HAS_PORTS),
         (condition.dports, "dport", field.HAS_PORTS),
         (condition.icmp_types, "icmp_type", field.HAS_ICMP),
+        (condition.vlans, "vlan", field.HAS_VLAN),
+        (condition.tunnel_ids, "tunnel_id", field.HAS_TUNNEL_ID),
     ):
         if ranges is not None:
             found &= rows["has"] & bit != 0

@@ -55,6 +55,8 @@ def condition_of(
     sport: Scalar | Sequence[Scalar] | None,
     dport: Scalar | Sequence[Scalar] | None,
     icmp_type: Scalar | Sequence[Scalar] | None,
+    vlan: Scalar | Sequence[Scalar] | None = None,
+    tunnel_id: Scalar | Sequence[Scalar] | None = None,
 ) -> Condition:
     """A condition from the keys of a rule; raises BadValue with the key that is wrong."""
     return Condition(
@@ -64,6 +66,8 @@ def condition_of(
         sports=_each("sport", sport, _ports),
         dports=_each("dport", dport, _ports),
         icmp_types=_each("icmp_type", icmp_type, _icmp_types),
+        vlans=_each("vlan", vlan, lambda item: _ranges(item, 4095, "VLAN")),
+        tunnel_ids=_each("tunnel_id", tunnel_id, lambda item: _ranges(item, 2**32 - 1, "number of a tunnel")),
     )
 
 

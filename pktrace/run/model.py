@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pktrace.inputs import Location
@@ -25,7 +25,8 @@ class Network:
 class Condition:
     """What headers must be: every field that is not None must fit, by any of its values.
 
-    Ports and ICMP types are inclusive ranges. A packet without ports never fits a condition that names ports.
+    Ports, ICMP types, VLANs and numbers of tunnels are inclusive ranges. A packet without ports never fits a condition
+    that names ports.
     """
 
     protocols: tuple[int, ...] | None = None
@@ -34,10 +35,14 @@ class Condition:
     sports: tuple[tuple[int, int], ...] | None = None
     dports: tuple[tuple[int, int], ...] | None = None
     icmp_types: tuple[tuple[int, int], ...] | None = None
+    vlans: tuple[tuple[int, int], ...] | None = None
+    tunnel_ids: tuple[tuple[int, int], ...] | None = None
 
     def reversed(self) -> Condition:
         """The same conversation seen in the other direction."""
-        return Condition(self.protocols, self.destinations, self.sources, self.dports, self.sports, self.icmp_types)
+        return replace(
+            self, sources=self.destinations, destinations=self.sources, sports=self.dports, dports=self.sports
+        )
 
 
 @dataclass(frozen=True)

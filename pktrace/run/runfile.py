@@ -72,9 +72,14 @@ class _Match(_Strict):
     sport: _Scalars | None = None
     dport: _Scalars | None = None
     icmp_type: _Scalars | None = None
+    vlan: _Scalars | None = None
+    tunnel_id: _Scalars | None = None
 
     def condition(self) -> Condition:
-        return condition_of(self.protocol, self.source, self.destination, self.sport, self.dport, self.icmp_type)
+        return condition_of(
+            self.protocol, self.source, self.destination, self.sport, self.dport, self.icmp_type, self.vlan,
+            self.tunnel_id,
+        )  # fmt: skip
 
 
 class _Path(_Strict):
@@ -309,9 +314,6 @@ class _Checker:
                 raise self.wrong(
                     f"{key}.{place}", f"there is no point {name!r}; add a [[point]], or use one of {', '.join(index)}"
                 )
-        for first, second in zip(entry.points, entry.points[1:], strict=False):
-            if first == second:
-                raise self.wrong(f"{key}.points", f"{first!r} stands twice in a row; a stage needs two points")
         for name, visits in Counter(entry.points).items():
             if visits > 2:
                 raise self.wrong(

@@ -14,6 +14,8 @@ from pktrace.trajectories.paths import (
     PROTOCOL,
     SOURCE,
     SPORT,
+    TUNNEL_ID,
+    VLAN,
 )
 
 _WANTED, _ASKED = field.HAS_IP | field.HAS_TIME, field.HAS_IP | field.HAS_TIME | field.NO_DIRECTION
@@ -38,6 +40,10 @@ def _fits(row, tests, at):
     if kind == ICMP_TYPE:
         icmp = row["protocol"] == (58 if row["ip_version"] == 6 else 1) and row["has"] & field.HAS_ICMP != 0
         return icmp and low <= row["icmp_type"] <= high
+    if kind == VLAN:
+        return row["has"] & field.HAS_VLAN != 0 and low <= row["vlan"] <= high
+    if kind == TUNNEL_ID:
+        return row["has"] & field.HAS_TUNNEL_ID != 0 and low <= row["tunnel_id"] <= high
     if not row["has"] & field.HAS_PORTS:
         return False
     value = row["sport"] if kind == SPORT else row["dport"]

@@ -13,7 +13,7 @@ from pktrace.run.model import Condition, Network, Run
 NO_PATH = -1
 NOT_FOLLOWED = -2
 # What a test asks for (`path_tests`).
-PROTOCOL, SOURCE, DESTINATION, SPORT, DPORT, ICMP_TYPE = range(6)
+PROTOCOL, SOURCE, DESTINATION, SPORT, DPORT, ICMP_TYPE, VLAN, TUNNEL_ID = range(8)
 _Test = tuple[int, int, int, int, int, int]
 
 
@@ -69,7 +69,10 @@ def _conditions(asked: Condition) -> list[list[_Test]]:
         for kind, networks in ((SOURCE, asked.sources), (DESTINATION, asked.destinations))
         if networks is not None
     ]
-    spans = ((PROTOCOL, ranges), (SPORT, asked.sports), (DPORT, asked.dports), (ICMP_TYPE, asked.icmp_types))
+    spans = (
+        (PROTOCOL, ranges), (SPORT, asked.sports), (DPORT, asked.dports), (ICMP_TYPE, asked.icmp_types),
+        (VLAN, asked.vlans), (TUNNEL_ID, asked.tunnel_ids),
+    )  # fmt: skip
     return found + [
         [(kind, 0, low, high, 0, 0) for low, high in several] for kind, several in spans if several is not None
     ]
