@@ -115,6 +115,12 @@ _DECLARED = (
         "data_loss",
         "Packets seen too early, or all equally late, of a stage: its points share no clock, or stand in wrong order.",
     ),
+    Counter(
+        "order_contradicted",
+        "data_loss",
+        "Packets that came to a point before the one that run.toml has before it, where more were seen at the later "
+        "one alone: these points stand in the wrong order, and what was lost there is not known.",
+    ),
     Counter("clock_unknown", "data_loss", "Points whose clock offset could not be estimated from certain matches."),
     Counter("counter_missing", "info", "Rules that name a data-plane counter which context/ does not hold."),
     Counter(

@@ -49,7 +49,7 @@ REASONS = (
 )
 TREATMENTS = ("forward", "drop", "punt")
 RULE_VERDICTS = ("hit", "false_punt", "false_forward", "missed_drop", "false_drop", "unseen", "undetermined")
-BASES = ("packet_id", "exact", "order", "rewritten", "modified", "range")
+BASES = ("packet_id", "exact", "order", "rewritten", "modified", "range", "signature")
 RULE_STATUSES = ("verified", "violated", "not_exercised", "shadowed", "undetermined")
 
 
@@ -344,6 +344,12 @@ LATENCY = TableSpec(
             "last_byte_mean_ns", INT64, "Mean of `last_byte_ns` of the stages; the columns above are of first bytes."
         ),
         Column("last_byte_max_ns", INT64, "Largest `last_byte_ns`."),
+        Column(
+            "by_order",
+            INT64,
+            "Packets, of `count`, that only their order told from equal ones: of these the mean is exact, and "
+            "percentiles are not.",
+        ),
     ),
 )
 

@@ -48,7 +48,25 @@ def clocks(facts: Suitability) -> Iterator[Finding]:
             partly,
             tuple(n for n, path in enumerate(facts.run.paths) if step.point in path.points),
         )
-    early = [entry for entry in facts.contradictions if not entry.late]
+    for drift in facts.drifts:
+        yield Finding(
+            f"The clock of {facts.run.points[drift.point].name} gains {drift.ppm:g} millionths on that of its "
+            f"neighbour, as {drift.packets:,} packets show. Packets are matched by corrected times, and no latency is "
+            "told there.",
+            "Synchronise the clocks of both hosts (PTP, NTP) before the next recording.",
+            partly,
+            tuple(n for n, path in enumerate(facts.run.paths) if drift.point in path.points),
+        )
+    disordered = [entry for entry in facts.contradictions if entry.disordered]
+    if disordered:
+        yield Finding(
+            f"Points stand in the wrong order: packets come to {_stages(facts, disordered, 'before')}, and more were "
+            "seen at the second of them alone. What was lost there is not known.",
+            "Put the points of this path into the order in which its packets pass them.",
+            limits(NO, LATENCY, LOSSES, RULES),
+            tuple(sorted({entry.path for entry in disordered})),
+        )
+    early = [entry for entry in facts.contradictions if not entry.late and not entry.disordered]
     if early:
         yield Finding(
             f"Nearly all packets come to {_stages(facts, early, 'before')}: the order of the points is wrong, or their "

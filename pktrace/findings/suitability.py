@@ -23,7 +23,7 @@ from pktrace.observations.observe import Observations
 from pktrace.run.context import Context, read_context
 from pktrace.run.model import Run
 from pktrace.trajectories.clock_model import Contradiction
-from pktrace.trajectories.clock_steps import Step
+from pktrace.trajectories.clock_steps import Drift, Step
 from pktrace.trajectories.columns import Columns
 from pktrace.trajectories.follow import follow_packets
 from pktrace.trajectories.model import Trajectories
@@ -86,7 +86,7 @@ class Suitability:
 
     `digests` is how many different digests the run has; `chance_matches` how many pairs of them are expected to be
     equal by chance; `contradictions` are stages whose points show that they do not share the clock that they should.
-    `steps` are clocks that were set in mid-run.
+    `steps` are clocks that were set in mid-run, `drifts` those that gain on others.
     """
 
     run: Run
@@ -95,6 +95,7 @@ class Suitability:
     senders: tuple[SenderIds, ...]
     contradictions: tuple[Contradiction, ...]
     steps: tuple[Step, ...]
+    drifts: tuple[Drift, ...]
     digests: int
     chance_matches: float
     digest_payload_bytes: int
@@ -124,6 +125,7 @@ def suitability_of(observations: Observations) -> Suitability:
         senders=sender_ids(rows, times),
         contradictions=clocks.contradictions,
         steps=clocks.steps.steps if clocks.steps is not None else (),
+        drifts=clocks.steps.drifts if clocks.steps is not None else (),
         digests=digests,
         chance_matches=digests * (digests - 1) / 2.0**65,
         digest_payload_bytes=observations.digest_payload_bytes,

@@ -14,6 +14,20 @@ from pktrace.observations.observe import Observations
 from pktrace.observations.stream import rows_beside_bytes
 
 
+class Contents:
+    """The contents of a run's packets, which are made comparable when they are first asked for."""
+
+    def __init__(self, observations: Observations) -> None:
+        self._observations = observations
+        self._comparable = False
+
+    def make_comparable(self) -> None:
+        """See `make_contents_comparable`."""
+        if not self._comparable:
+            make_contents_comparable(self._observations)
+            self._comparable = True
+
+
 def make_contents_comparable(observations: Observations) -> None:
     """Hash anew the payload bytes that every capture kept: the files are read once more.
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from pktrace.capture.source import open_regular
 from pktrace.decode.digest import PAYLOAD_BYTES, contents_of
-from pktrace.decode.identity import secret
+from pktrace.decode.identity import mixed, secret
 from pktrace.inputs import InputFile
 from pktrace.observations.observe import Observations
 from pktrace.wire import SLACK
 
 Array = np.ndarray[Any, Any]
 _WINDOW = 1 << 18  # bytes of a file that are read at once
+_MOST_BYTES = 1 << 14  # of one packet that are compared
+_TCP_HEADER = 20  # bytes
+MOST_AT_ONCE = 40  # bytes: TCP options are no longer (RFC 9293 3.1)
 _COMPRESSED = (b"\x1f\x8b", b"\x28\xb5", b"\x04\x22")
 
 
@@ -49,14 +53,66 @@ class Payloads:
         most = min(PAYLOAD_BYTES, self._observations.digest_payload_bytes)
         sizes = np.minimum(lengths, most).astype(np.int64)
         starts = rows["payload"].astype(np.int64) + begins
-        there = starts + sizes <= rows["captured_length"]
         found = np.zeros(len(rows), np.uint64)
+        there = np.zeros(len(rows), bool)
+        for some, at in self._read(rows, starts, sizes):
+            hashes = np.zeros(len(some), np.uint64)
+            contents_of(self._window, at, sizes[some], secret(), hashes)
+            found[some] = hashes
+            there[some] = True
+        return found, there
+
+    def rest(self, rows: Array, begins: Array, ends: Array) -> tuple[Array, Array]:
+        """A hash per row of its payload bytes [begin, end), of which nothing is left out.
+
+        Returns:
+            uint64; and bool, whether the capture has these bytes.
+        """
+        found, there = np.zeros(len(rows), np.uint64), np.ones(len(rows), bool)
+        piece = min(PAYLOAD_BYTES, self._observations.digest_payload_bytes)
+        sizes = np.maximum(ends.astype(np.int64) - begins, 0)
+        for begin in range(0, min(int(sizes.max(initial=0)), _MOST_BYTES), max(1, piece)):
+            held, held_there = self.contents(rows, begins + begin, np.clip(sizes - begin, 0, piece))
+            found = mixed(found, held)
+            there &= held_there
+        return found, there
+
+    def options(self, rows: Array) -> tuple[Array, Array]:
+        """TCP options of segments.
+
+        Returns:
+            uint8 (segments x 40), zeros behind the last; and int64, how many bytes they have, -1 where the capture does
+            not have them.
+
+        Raises:
+            CaptureFileError: a capture cannot be read any more, or has changed since it was decoded.
+        """
+        starts = rows["l4"].astype(np.int64) + _TCP_HEADER
+        return self.bytes_at(rows, starts, np.clip(rows["payload"].astype(np.int64) - starts, 0, MOST_AT_ONCE))
+
+    def bytes_at(self, rows: Array, starts: Array, sizes: Array) -> tuple[Array, Array]:
+        """Bytes of packets, at most `MOST_AT_ONCE` of each, as `options` gives them.
+
+        Args:
+            starts: from the packet's first captured byte on.
+        """
+        starts, sizes = starts.astype(np.int64), sizes.astype(np.int64)
+        found = np.zeros((len(rows), MOST_AT_ONCE), np.uint8)
+        there = np.full(len(rows), -1, np.int64)
+        column = np.arange(MOST_AT_ONCE)
+        for some, at in self._read(rows, starts, sizes):
+            found[some] = np.where(column < sizes[some][:, None], self._window[at[:, None] + column], 0)
+            there[some] = sizes[some]
+        return found, there
+
+    def _read(self, rows: Array, starts: Array, sizes: Array) -> Iterator[tuple[Array, Array]]:
+        """Which rows lie in the window now, and where in it their bytes begin; rows without these bytes never do."""
+        there = starts + sizes <= rows["captured_length"]
         for capture in np.unique(rows["capture"][there]).tolist():
             file = self._file(capture)
-            mine = np.flatnonzero(there & (rows["capture"] == capture))
             if file is None:
-                there[mine] = False
                 continue
+            mine = np.flatnonzero(there & (rows["capture"] == capture))
             at = rows["byte_offset"][mine] + starts[mine]
             order = np.argsort(at, kind="stable")
             mine, at = mine[order], at[order]
@@ -67,14 +123,9 @@ class Payloads:
                 until = done + int(np.searchsorted(at[done:], begin + _WINDOW))
                 got = os.preadv(file.fileno(), [self._window.data[: _WINDOW + PAYLOAD_BYTES]], begin)
                 file.check()
-                some = slice(done, until)
-                there[mine[some]] = at[some] + sizes[mine[some]] <= begin + got
-                hashes = np.zeros(until - done, np.uint64)
-                contents_of(self._window, at[some] - begin, sizes[mine[some]], secret(), hashes)
-                found[mine[some]] = hashes
+                whole = at[done:until] + sizes[mine[done:until]] <= begin + got
+                yield mine[done:until][whole], at[done:until][whole] - begin
                 done = until
-        found[~there] = 0
-        return found, there
 
     def _file(self, capture: int) -> InputFile | None:
         if capture not in self._files:

@@ -74,6 +74,7 @@ _WHY_BASIS = {
     "rewritten": "its flow was rewritten on the way; payload, length and transport numbers are the same",
     "modified": "its flow was changed on the way; addresses, ports, IP ID and transport numbers are the same",
     "range": "it was split or merged on the way; the frames hold the same bytes of its flow or datagram",
+    "signature": "nothing tells it from others but the mark of a test generator at the end of its payload",
 }
 
 

@@ -67,6 +67,7 @@ _BASES = {
     "rewritten": "headers were rewritten on the way (NAT); matched by what that leaves alone, flow by flow",
     "modified": "payload was changed on the way; matched by addresses, ports, IP ID and transport numbers",
     "range": "split or merged on the way (offload, fragments); matched by the bytes that each frame holds",
+    "signature": "nothing but the mark of a test generator (TRex) at the end of the payload tells it from others",
 }
 _CHANGES = {
     "ttl-1": "TTL or hop limit, with the step: `ttl-2`, `ttl+1`, and so on",

@@ -6,10 +6,12 @@ the payloads of others. The pairs of two flows join if
 - time: at most one in 20 runs backwards on a common clock, from 3 such pairs on (strangers: 26 to 51 in 100);
 - order: at least 75 in 100 neighbours of renamed flows keep their order, from 8 pairs on (strangers: about half); not
   asked where IP IDs agree, for a fast flow's packets may overtake each other;
-- partner: renamed flows have at least one pair for each 10 packets that either flow is known to send unchanged;
+- partner: renamed flows have at least one pair for each 10 packets that either flow is known to send unchanged or as
+  another flow, unless some packet is known to have been renamed so;
 - delay: a pair takes at most 10 times as long as packets that are known to have come this way, from 20 of these on;
-- number: one pair is enough if the IP ID and the payload agree, or all headers; else 3 different packets;
-- share: without the IP ID, half of what the flow behind shows and nothing explains is among the pairs;
+- number: one pair is enough if the IP ID and the payload agree, or both TCP numbers and the payload, or all headers;
+  else 3 different packets, and 5 if nothing but the IP ID agrees;
+- share: without the IP ID, half of what the flow behind shows, says enough, and nothing explains is among the pairs;
 - bound: where neither an address nor the IP ID agrees, one of the two sets is seen on both sides of the join, or half
   of the pairs of its flows are so. Strangers with equal timers keep order and run forward for ever.
 
@@ -27,7 +29,7 @@ import numpy as np
 
 from pktrace.decode.identity import groups_of, mixed
 from pktrace.decode.rows import rows_at
-from pktrace.trajectories.evidence import Rule, has_id
+from pktrace.trajectories.evidence import ENOUGH_BYTES, Rule, Told, has_id, is_numbered, is_opening
 from pktrace.trajectories.exact import EARLY_NS
 
 Array = np.ndarray[Any, Any]
@@ -35,6 +37,7 @@ _BACKWARDS, _FEWEST_BACKWARDS = 0.05, 3
 _NEARLY_ALL = 0.9  # of the pairs run backwards: the clocks are wrong, and the packets may be the same
 _IN_ORDER, _FEWEST_IN_ORDER = 0.75, 8
 _ENOUGH = 3
+_ENOUGH_IDS = 5  # packets of a flow of which nothing but the IP ID agrees
 _SHARE = 0.5
 _PARTNER = 0.1
 _SLOWER, _FEWEST_DELAYS = 10, 20
@@ -46,8 +49,9 @@ class Facts:
     """Facts about two positions of a path.
 
     `times` per row, aligned, and whether they can be compared there (`one_clock`); rows of the packets that were placed
-    at both (`before`, `behind`); flows of what begins behind (`arrivals`); `bounded(x, y)`, bool per pair, whether one
-    of the sets is seen on both sides of the join.
+    at both (`before`, `behind`); rows of what begins behind (`arrivals`); `bounded(x, y)`, bool per pair, whether one
+    of the sets is seen on both sides of the join; and `follow(x, y)`, whether the segments without payload of these TCP
+    connections follow the translation of the pair's numbers (companions.py).
     """
 
     times: Array
@@ -56,6 +60,7 @@ class Facts:
     behind: Array
     arrivals: Array
     bounded: Callable[[Array, Array], Array]
+    follow: Callable[[Array, Array], Array]
 
 
 @dataclass(frozen=True)
@@ -105,12 +110,13 @@ def tested(rule: Rule, rows: Array, flow: Array, facts: Facts, x: Array, y: Arra
 
 def _mostly_partners(facts: Facts, flow: Array, x: Array, y: Array, total: Array) -> Array:
     """bool per pair of flows: not nearly all that is known of either flow passes unchanged, or becomes another one."""
-    found = np.ones(len(x), bool)
     already = _known_as(facts, flow, x, y)
+    found = np.ones(len(x), bool)
     for side, mine in ((facts.before, x), (facts.behind, y)):
         flows, packets = np.unique(flow[side], return_counts=True)
         found &= total >= _PARTNER * (_looked_up(flow[mine], flows, packets) - already)
-    return found
+    # A port is used again: for a time, the two flows were partners.
+    return np.asarray(found | (already > 0))
 
 
 def _known_as(facts: Facts, flow: Array, x: Array, y: Array) -> Array:
@@ -134,13 +140,28 @@ def _enough(
     """bool per pair: its own headers are proof, or the pairs of its flows are together."""
     one, other = rows_at(rows, x), rows_at(rows, y)
     sure = has_id(one) & has_id(other) & (one["ip_id"] == other["ip_id"])
-    if not rule.asks("P"):
+    if not rule.asks("P") and not rule.of_ending:
         # The same first bytes and another length: a part of the packet, and a matter of byte ranges.
         sure &= (one["content"] != other["content"]) | (one["payload_length"] == other["payload_length"])
-        return np.asarray(sure)
+        if rule.asks("N") or rule.asks("T"):
+            return np.asarray(sure)
+    if rule.asks("N") or rule.asks("T"):
+        # Both TCP numbers are drawn at random (RFC 9293 3.4.1): no stranger has these and the same payload.
+        numbered = is_numbered(one)
+        sure |= numbered & (one["payload_length"] >= ENOUGH_BYTES)
+        if rule.asks("F"):
+            partners = (flow[x] == flow[y]) | (_known_as(facts, flow, x, y) > 0)
+            sure |= (numbered | is_opening(one)) & partners
     kinds = np.bincount(number[groups_of(number, one["content"], one["tcp_seq"])[0]], minlength=len(total))
-    begun = _looked_up(flow[y], *np.unique(facts.arrivals, return_counts=True))
-    found: Array = sure | ((kinds >= _ENOUGH)[number] & (total[number] >= _SHARE * begun))
+    arrivals = facts.arrivals[Told(rows_at(rows, facts.arrivals)).asked(rule)]
+    begun = _looked_up(flow[y], *np.unique(flow[arrivals], return_counts=True))
+    many = (kinds >= _ENOUGH)[number] & (total[number] >= _SHARE * begun)
+    if rule.features in ("FI", "Ie"):
+        found: Array = sure & many & (total >= _ENOUGH_IDS)[number]
+    elif rule.features in ("P", "FP"):
+        found = many & facts.follow(x, y)
+    else:
+        found = sure | many
     return found
 
 

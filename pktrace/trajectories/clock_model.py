@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from pktrace import clocks as clock_arithmetic
+from pktrace.decode.identity import group_numbers
+from pktrace.decode.rows import rows_at
 from pktrace.run.model import Run
 from pktrace.trajectories.clock_steps import Steps, sample_of, seen_once
 from pktrace.trajectories.columns import Columns
+from pktrace.trajectories.evidence import ENOUGH_BYTES
 from pktrace.trajectories.exact import EARLY_NS
 from pktrace.trajectories.grouping import Groups
+from pktrace.trajectories.paths import NOT_FOLLOWED
+from pktrace.trajectories.remains import side_of
 
 Array = np.ndarray[Any, Any]
 _SAMPLE = 1 << 16  # packets
 _ENOUGH = 3
+_MUCH_STEADIER = 4  # times
+_ENOUGH_SHORT, _SHORT_NS = 20, 1_000  # so many packets show that points of short stages stand in the wrong order
 _NEARLY_ALL = 0.9
 # No network holds packets for a second and lets none of them go a hundredth sooner: the rest is the clocks' difference.
 _SHORTEST_OFFSET_NS, _STEADY = 1_000_000_000, 100
@@ -33,6 +41,7 @@ class Contradiction:
     backwards: int  # of them, how many were seen at the second point before the first
     late: int  # of them, how many took longer than the loss threshold, all about as long
     median_ns: int
+    disordered: bool = False  # and more packets were seen at the second point only than at the first only
 
 
 @dataclass(frozen=True)
@@ -51,11 +60,35 @@ class Clocks:
         return found if self.steps is None else found - self.steps.correction_ns[which]
 
 
-def align_clocks(run: Run, columns: Columns, groups: Groups, steps: Steps | None = None) -> Clocks:
+class RewrittenOnce:
+    """Packets with 16 payload bytes and more whose payload and one side no other packet has."""
+
+    def __init__(self, run: Run, rows: Array, columns: Columns) -> None:
+        self._run, self._rows, self._columns = run, rows, columns
+
+    @cached_property
+    def by_side(self) -> list[dict[int, Array]]:
+        """As `seen_once`, by the source and by the destination."""
+        rows = self._rows
+        told = rows["payload_length"] >= ENOUGH_BYTES
+        step = 1 << (int(np.count_nonzero(told)) // _SAMPLE).bit_length()
+        which = np.flatnonzero(told & (rows["content"] & np.uint64(step - 1) == 0))
+        which = which[self._columns.paths[which] != NOT_FOLLOWED]
+        some, found = rows_at(rows, which), []
+        for side in ("source", "destination"):
+            number = group_numbers(some["protocol"], some["payload_length"], some["content"], *side_of(some, side))
+            found.append(seen_once(self._run, self._columns, which, number, int(number.max(initial=-1)) + 1))
+        return found
+
+
+def align_clocks(
+    run: Run, columns: Columns, groups: Groups, rewritten: RewrittenOnce, steps: Steps | None = None
+) -> Clocks:  # fmt: skip
     """Offsets between the clocks of the points, from keys that each point saw at most once.
 
     Args:
-        columns: with times that are corrected for `steps`. A clock that was set is one of its own.
+        columns: with times that are corrected for `steps`; a clock that was set is one of its own; rewritten: asked
+        where a box rewrites all packets.
 
     Where packets show that points do not share the clock that run.toml gives them (nearly all come to the second
     before the first, or all of them a second and more after it, and equally late), which of the points with that clock
@@ -65,10 +98,10 @@ def align_clocks(run: Run, columns: Columns, groups: Groups, steps: Steps | None
     """
     names = sorted({point.clock for point in run.points}, key=[p.clock for p in run.points].index)
     declared = np.array([names.index(point.clock) for point in run.points], np.int64)
-    for point in sorted({step.point for step in steps.steps} if steps is not None else ()):
+    for point in sorted(steps.points if steps is not None else ()):
         declared[point] = len(names) + point
     declared = np.unique(declared, return_inverse=True)[1].astype(np.int64)
-    clock, contradictions = declared, _contradictions(run, columns, groups, declared)
+    clock, contradictions = declared, _contradictions(run, columns, groups, declared, rewritten)
     if contradictions:
         clock = _apart(run, columns, groups, declared, contradictions)
     clocks = int(clock.max(initial=0)) + 1
@@ -111,22 +144,44 @@ def _visited_once(run: Run, path: int, a: int, b: int) -> bool:
     return points.count(a) == points.count(b) == 1
 
 
-def _contradictions(run: Run, columns: Columns, groups: Groups, clock: Array) -> tuple[Contradiction, ...]:
+def _contradictions(
+    run: Run, columns: Columns, groups: Groups, clock: Array, rewritten: RewrittenOnce
+) -> tuple[Contradiction, ...]:  # fmt: skip
     """Stages between points of one clock on which nearly all certain packets go backwards in time, or are as late.
 
     A sample of the packets is looked at: a clock is off for all of them. Points that the path visits twice tell
-    nothing: what one of them saw once may have been the visit before, or behind, the rest of the path.
+    nothing: what one of them saw once may have been the visit before, or behind, the rest of the path. Where
+    a box rewrites all packets, those are asked whose payload and one side are the same, and are so in no other packet.
     """
     at = seen_once(run, columns, *sample_of(groups, _SAMPLE))
     found = []
     for number, a, b in _stages(run):
         if clock[a] == clock[b] and _visited_once(run, number, a, b):
             delays = _differences(columns, at[a], at[b], number)
+            if len(delays) < _ENOUGH and len(run.points) > 1:
+                some = [_differences(columns, seen[a], seen[b], None) for seen in rewritten.by_side]
+                delays = np.concatenate([one for one in some if _steady(one)] or [delays])
             backwards = int(np.count_nonzero(delays < -EARLY_NS))
             late = len(delays) if _is_offset(delays, run) else 0
+            if len(delays) >= _ENOUGH_SHORT and np.median(delays) <= -_SHORT_NS:
+                backwards = int(np.count_nonzero(delays < 0))
             if max(backwards, late) >= _ENOUGH and max(backwards, late) >= _NEARLY_ALL * len(delays):
-                found.append(Contradiction(number, a, b, len(delays), backwards, late, int(np.median(delays))))
+                alone = [
+                    int(np.count_nonzero(columns.paths[one[(one >= 0) & (other < 0)]] == number))
+                    for one, other in ((at[a], at[b]), (at[b], at[a]))
+                ]
+                disordered = backwards > late and alone[1] > alone[0]
+                median = int(np.median(delays))
+                found.append(Contradiction(number, a, b, len(delays), backwards, late, median, disordered))
     return tuple(found)
+
+
+def _steady(delays: Array) -> bool:
+    """Whether what contradicts the order of time does so by about as much each time: strangers do not."""
+    if len(delays) < _ENOUGH_SHORT:
+        return False
+    low, median, high = np.quantile(delays, (0.1, 0.5, 0.9))
+    return bool((high - low) * _MUCH_STEADIER <= abs(median) and (median < -EARLY_NS or low > _SHORTEST_OFFSET_NS))
 
 
 def _is_offset(delays: Array, run: Run) -> bool:
@@ -162,10 +217,10 @@ def _all_numbered(groups: Groups) -> tuple[Array, Array, int]:
     return rows, groups.group[rows], groups.count
 
 
-def _differences(columns: Columns, a: Array, b: Array, path: int) -> Array:
-    """t_b - t_a of the packets of a path that both points saw exactly once."""
+def _differences(columns: Columns, a: Array, b: Array, path: int | None) -> Array:
+    """t_b - t_a of the packets of a path, or of all, that both points saw exactly once."""
     both = np.flatnonzero((a >= 0) & (b >= 0))
     row_a, row_b = a[both], b[both]
-    mine = (columns.paths[row_a] == path) & (columns.paths[row_b] == path)
+    mine = (columns.paths[row_a] == path) & (columns.paths[row_b] == path) if path is not None else slice(None)
     difference: Array = columns.times[row_b[mine]] - columns.times[row_a[mine]]
     return difference

@@ -7,7 +7,8 @@ the other direction 20 have to stand on either side, which vary by less than a h
 later point, as points are reached from the first one, is taken for the one; its times are brought back to what they
 were.
 Bound: a queue that holds 20 packets for a second longer from one packet on, and all for the same time, looks the same.
-Jumps below a second are not looked for. Which of two clocks was set cannot be known, and no latency is told.
+Jumps below a second are not looked for. Which of two clocks was set cannot be known, and no latency is told. Clocks of
+different speed: clock_drift.py.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from pktrace.run.model import Run
+from pktrace.trajectories.clock_drift import drift_of
 from pktrace.trajectories.columns import Columns
 from pktrace.trajectories.grouping import Groups
 
@@ -42,19 +44,38 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Drift:
+    """A point whose clock gains on its neighbour's, in millionths, and how many packets tell of it."""
+
+    point: int
+    ppm: float
+    packets: int
+
+
+@dataclass(frozen=True)
 class Steps:
-    """All steps; what to subtract from times: `correction_ns`, int64 per row; `last_ns`, per point, at its end."""
+    """All steps and drifts; what to subtract from times: `correction_ns`, int64 per row; `last_ns`, per point, in the
+    end.
+    """
 
     steps: tuple[Step, ...]
     correction_ns: Array
     last_ns: Array
+    drifts: tuple[Drift, ...] = ()
+
+    @property
+    def points(self) -> set[int]:
+        """Points whose clocks were set, or gain on others."""
+        return {step.point for step in self.steps} | {drift.point for drift in self.drifts}
 
 
 def clock_steps(run: Run, rows: Array, columns: Columns, groups: Groups) -> Steps | None:
     """The steps of all clocks, point by point from the first one; None where there are none."""
     once = seen_once(run, columns, *sample_of(groups, _SAMPLE))
-    times, found = columns.times, []
-    correction: Array | None = None
+    times = columns.times
+    found: list[Step] = []
+    drifts: list[Drift] = []
+    correction = np.zeros(len(times) if len(run.points) > 1 else 0, np.int64)
     last = np.zeros(len(run.points), np.int64)
     for a, b in _links(run):
         both = np.flatnonzero((once[a] >= 0) & (once[b] >= 0))
@@ -63,22 +84,29 @@ def clock_steps(run: Run, rows: Array, columns: Columns, groups: Groups) -> Step
         row_a, row_b = once[a][both], once[b][both]
         order = np.lexsort((rows["frame"][row_b], rows["capture"][row_b]))
         row_a, row_b = row_a[order], row_b[order]
-        before = times if correction is None else times - correction
-        jumps = list(_jumps(before[row_b] - before[row_a], _goes_there(run, columns.paths[row_a], a, b)))
-        if not jumps:
-            continue
-        if correction is None:
-            correction = np.zeros(len(times), np.int64)
-        here = np.flatnonzero(columns.points == b)
-        here = here[np.lexsort((rows["frame"][here], rows["capture"][here]))]
+        there = _goes_there(run, columns.paths[row_a], a, b)
+        sent, came = (times[row] - correction[row] for row in (row_a, row_b))
+        jumps = list(_jumps(came - sent, there))
         for end, begin, jump in jumps:
+            here = np.flatnonzero(columns.points == b)
+            here = here[np.lexsort((rows["frame"][here], rows["capture"][here]))]
             low, high = (int(np.flatnonzero(here == row)[0]) for row in (row_b[end], row_b[begin]))
             # The stamps of the file itself show between which two of its packets the clock was set.
             difference = np.diff(times[here[low : high + 1]]) * np.sign(jump)
             correction[here[low + 1 + int(np.argmax(difference)) :]] += jump
             last[b] += jump
             found.append(Step(b, int(jump), len(row_b) - begin))
-    return None if correction is None else Steps(tuple(found), correction, last)
+        came = times[row_b] - correction[row_b]
+        gained = drift_of(sent, came - sent, there)
+        if gained is not None:
+            here = np.flatnonzero(columns.points == b)
+            at, begin_ns = times[here] - correction[here], int(came.min())
+            correction[here] += (gained * (at - begin_ns)).astype(np.int64)
+            last[b] += int(gained * (int(at.max()) - begin_ns))
+            drifts.append(Drift(b, round(gained * 1e6, 3), len(row_b)))
+    if not found and not drifts:
+        return None
+    return Steps(tuple(found), correction, last, tuple(drifts))
 
 
 def sample_of(groups: Groups, most: int) -> tuple[Array, Array, int]:

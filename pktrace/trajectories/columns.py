@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from pktrace.run.model import Run
-from pktrace.trajectories.paths import path_of_rows, path_tests
+from pktrace.trajectories.paths import NOT_FOLLOWED, path_of_rows, path_tests
 
 Array = np.ndarray[Any, Any]
 _TOGETHER = 1 << 14  # rows whose fields are looked at one after the other: so many stay in the processor's cache
@@ -68,6 +68,12 @@ class Columns:
         for _ in columns.read(run, rows):
             pass
         return columns
+
+    def without(self, which: Array) -> Columns:
+        """The same, in which some rows are not followed."""
+        paths = self.paths.copy()
+        paths[which] = NOT_FOLLOWED
+        return replace(self, paths=paths)
 
     def __len__(self) -> int:
         return len(self.identities)

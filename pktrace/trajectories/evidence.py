@@ -2,15 +2,19 @@
 
 A rule names the features that agree; a feature that a box on the way changed is simply absent from the rule that hits.
 
-- F: protocol, addresses and ports, or the identifier of an echo;
+- F: protocol, and the family of the flow (families.py): addresses and ports, or the identifier of an echo, or what a
+  box is known to have made of them;
 - S, D: address and port of the source, of the destination;
 - I: the IP ID, where it is not 0;
-- N: TCP sequence and acknowledgment numbers and flags, ICMP type and sequence, fragment offset;
+- N: TCP sequence and acknowledgment numbers and the flags SYN, FIN, RST and ACK, ICMP type and sequence, fragment
+  offset; gateways change the other flags;
 - P: payload length and first payload bytes;
-- T: TCP flags, and both numbers by a translation that is known (`renumbering_of`).
+- T: as N, with TCP numbers by a translation that is known (translations.py);
+- E: payload length, and all bytes behind the 12 of an RTP header; e: the last 16 bytes;
+- R: the destination of the one is the source of the other: a relay.
 
-Every rule asks for packets that say enough: 16 payload bytes, or both TCP numbers. A RST with numbers 0 and 1, a SYN,
-a bare IP ID or a short heartbeat joins nothing (docs/matching.md).
+Every rule asks for packets that say enough: 16 payload bytes, or both TCP numbers. A RST with numbers 0 and 1, a bare
+IP ID or a short heartbeat joins nothing (docs/matching.md).
 """
 
 from __future__ import annotations
@@ -22,10 +26,13 @@ import numpy as np
 
 from pktrace.decode import rows as field
 from pktrace.decode.identity import mixed
-from pktrace.trajectories.remains import flow_of, numbers, side_of, stays_on_its_link
+from pktrace.observations.payloads import Payloads
+from pktrace.trajectories.remains import numbers, side_of, stays_on_its_link
 
 Array = np.ndarray[Any, Any]
 _TCP = 6
+_SYN, _ACK = 2, 16
+_TOLD = np.uint16(1 | _SYN | 4 | _ACK)  # flags that say what a segment is for; FIN and RST besides
 ENOUGH_BYTES = 16  # payload bytes that tell a packet from those of strangers
 _SOME_BYTES = 1  # where IP ID, or both TCP numbers, agree beside them
 
@@ -35,6 +42,11 @@ class Rule:
     """A rule: the letters of the features that have to agree."""
 
     features: str
+
+    @property
+    def of_ending(self) -> bool:
+        """Whether it asks for the end of the payload."""
+        return self.asks("E") or self.asks("e")
 
     def asks(self, feature: str) -> bool:
         """Whether this feature has to agree."""
@@ -46,27 +58,56 @@ def _rules(*features: str) -> tuple[Rule, ...]:
 
 
 # Flow and IP ID agree: a packet is whole, and no part of another, whose numbers or bytes are others.
-SAME_HEADERS = _rules("FINP", "FIP", "FIT", "FIN")
-RULES = _rules("FINP", "FIP", "FIT", "FNP", "INP", "FIN", "IP", "DNP", "SNP", "NP")
+SAME_HEADERS = _rules("FINP", "FIP", "FITP", "FIT", "FIN")
+RULES = _rules("FINP", "FIP", "FITP", "FIT", "FNP", "INP", "FIN", "IP", "FTP", "DNP", "SNP", "NP", "FP", "P", "FI")
+# Parts of the payload, which are read for what is left of the other rules.
+ENDINGS = _rules("IE", "FE", "DE", "SE", "RE", "Ie")
+_RTP_HEADER, _LAST = 12, 16  # bytes (RFC 3550 5.1)
 
 
-def keys_of(rule: Rule, rows: Array) -> Array:
-    """A hash per row of the features that the rule asks for; equal for sightings that agree in them."""
+def keys_of(rule: Rule, rows: Array, family: Array, ending: Array | None = None, before: bool = True) -> Array:
+    """A hash per row of the features that the rule asks for; equal for sightings that agree in them.
+
+    Args:
+        family: uint64 per row; ending: uint64 per row, for rules that ask for it (`ending_of`); before: whether the
+        rows are those before a box, for a relay.
+    """
     columns: list[Array] = [rows["protocol"] if rule.asks("F") else numbers(rows)[0]]
     if rule.asks("F"):
-        columns.append(flow_of(rows))
+        columns.append(family)
     for side, name in (("S", "source"), ("D", "destination")):
         if rule.asks(side):
             columns += side_of(rows, name)
+    if rule.asks("R"):
+        columns += side_of(rows, "destination" if before else "source")[:2]
+    if ending is not None:
+        columns.append(ending)
     if rule.asks("I"):
         columns.append(rows["ip_id"])
-    if rule.asks("N"):
-        columns += numbers(rows)[1:]
+    if rule.asks("T") and rule.asks("I"):
+        columns.append(rows["tcp_flags"] & _TOLD)
+    elif rule.asks("N") or rule.asks("T"):
+        _, sequence, acknowledgment, flags, *others = numbers(rows)
+        columns += [sequence, acknowledgment, flags & _TOLD, *others]
     if rule.asks("P"):
-        columns += [rows["payload_length"], rows["content"]]
-    if rule.asks("T"):
-        columns.append(rows["tcp_flags"])
+        columns += [rows["payload_length"], rows["content"], rows["mark"]]
     found: Array = mixed(*columns)
+    return found
+
+
+def ending_of(rule: Rule, rows: Array, payloads: Payloads) -> tuple[Array, Array]:
+    """What the rule asks of the end of payloads: a hash per row; and bool, whether the capture has these bytes."""
+    length = rows["payload_length"].astype(np.int64)
+    if rule.asks("e"):
+        return payloads.rest(rows, length - _LAST, length)
+    ending, there = payloads.rest(rows, np.full(len(rows), _RTP_HEADER), length)
+    return mixed(ending, length), there
+
+
+def is_opening(rows: Array) -> Array:
+    """bool per row: a SYN, whose number of 32 bits is drawn at random (RFC 9293 3.4.1)."""
+    opening = (rows["protocol"] == _TCP) & (rows["tcp_flags"] & (_SYN | _ACK) == _SYN)
+    found: Array = opening & (rows["tcp_seq"] > 1)
     return found
 
 
@@ -82,69 +123,41 @@ def has_id(rows: Array) -> Array:
     return found
 
 
-def can_be_asked(rule: Rule, rows: Array) -> Array:
-    """bool per row: the packet says enough for this rule."""
-    found: Array = rows["has"] & (field.HAS_IP | field.CUT_HEADER) == field.HAS_IP
-    found &= rows["fragment_offset"] == 0  # other fragments follow their first one: a matter of byte ranges
-    numbered, payload = is_numbered(rows), rows["payload_length"]
-    if rule.asks("I"):
-        found &= has_id(rows)
-    if rule.asks("T"):
-        found &= numbered | ((rows["protocol"] == _TCP) & (rows["tcp_seq"] > 1) & (rows["tcp_ack"] == 0))  # a SYN
-        return found
-    if not rule.asks("P"):
-        found &= numbered & (payload >= _SOME_BYTES)
-        return found
-    told = payload >= ENOUGH_BYTES
-    if rule.asks("N") or rule.asks("F"):
-        told |= numbered & ((payload >= _SOME_BYTES) | (rule.asks("N") & rule.asks("F")))
-    if not rule.asks("N"):
-        # A proxy sends the payloads of its client in segments of its own; IP IDs and the flow tell them apart.
-        told &= (rows["protocol"] != _TCP) | rule.asks("F")
-    if not rule.asks("F"):
-        found &= ~stays_on_its_link(rows)
-    found &= told
-    return found
+class Told:
+    """What some packets say of themselves, by which rules can ask them."""
 
+    def __init__(self, rows: Array) -> None:
+        readable = rows["has"] & (field.HAS_IP | field.CUT_HEADER) == field.HAS_IP
+        # Other fragments follow their first one: a matter of byte ranges.
+        self._found = readable & (rows["fragment_offset"] == 0)
+        self._tcp = rows["protocol"] == _TCP
+        self._numbered, self._opening, self._has_id = is_numbered(rows), is_opening(rows), has_id(rows)
+        self._stays = stays_on_its_link(rows)
+        self._some, self._enough, self._longer = (
+            rows["payload_length"] >= least for least in (_SOME_BYTES, ENOUGH_BYTES, _RTP_HEADER + _LAST)
+        )
 
-def connection_of(one: Array, other: Array) -> Array:
-    """A hash per pair of sightings of the TCP connection, whichever way they go, and of the two points."""
-    forward, back = flow_of(one), flow_of(one, answering=True)
-    points = [one["point"].astype(np.uint64), other["point"].astype(np.uint64)]
-    found: Array = mixed(np.minimum(forward, back), np.maximum(forward, back), np.minimum(*points), np.maximum(*points))
-    return found
-
-
-def renumbering_of(one: Array, other: Array) -> Array:
-    """A hash per pair of TCP segments of one connection at two points: what was added to the numbers of either side.
-
-    It is the same for both directions: one's sequence numbers are what the other acknowledges.
-    """
-    sequence, acknowledgment = _added(one, other)
-    turned = _turned(one)
-    first, second = np.where(turned, acknowledgment, sequence), np.where(turned, sequence, acknowledgment)
-    found: Array = mixed(connection_of(one, other), first, second)
-    return found
-
-
-def renumbered_side_of(one: Array, other: Array, side: str = "tcp_seq") -> Array:
-    """The same of one side alone, by what was added to the sequence or to the acknowledgment numbers of the pairs.
-
-    A SYN acknowledges nothing: the numbers of its side are all that it has.
-    """
-    added = _added(one, other)[0 if side == "tcp_seq" else 1]
-    sender = _turned(one) if side == "tcp_seq" else ~_turned(one)
-    found: Array = mixed(connection_of(one, other), sender, added)
-    return found
-
-
-def _added(one: Array, other: Array) -> list[Array]:
-    """What was added to sequence and acknowledgment numbers between the lower and the higher of the two points."""
-    swapped = one["point"] > other["point"]
-    return [np.where(swapped, one[name] - other[name], other[name] - one[name]) for name in ("tcp_seq", "tcp_ack")]
-
-
-def _turned(one: Array) -> Array:
-    """bool per row: it goes the way whose flow has the higher hash."""
-    found: Array = flow_of(one) > flow_of(one, answering=True)
-    return found
+    def asked(self, rule: Rule) -> Array:
+        """bool per packet: it says enough for this rule."""
+        found = self._found.copy()
+        if rule.asks("I"):
+            found &= self._has_id
+        if rule.of_ending:
+            return np.asarray(found & ~self._tcp & self._longer)
+        if not rule.asks("F"):
+            found &= ~self._stays
+        if rule.asks("T"):
+            found &= self._numbered | (self._opening & rule.asks("P"))
+        elif rule.asks("N"):
+            told = self._numbered & (self._some | (rule.asks("P") & rule.asks("F")))
+            if rule.asks("P"):
+                told |= self._enough
+                told |= self._opening & (rule.asks("F") | rule.asks("I"))
+            found &= told
+        elif rule.asks("P"):
+            told = self._enough | (self._numbered & self._some & rule.asks("F") & rule.asks("I"))
+            # A proxy sends the payloads of its client in segments of its own: translations.py asks what else agrees.
+            found &= told & (self._tcp | rule.asks("I"))
+        else:
+            found &= ~self._tcp & self._some
+        return np.asarray(found)

@@ -13,30 +13,35 @@ import numpy as np
 
 from pktrace import memory
 from pktrace.decode import rows as field
+from pktrace.decode.digest import PAYLOAD_BYTES
 from pktrace.decode.identity import group_numbers, mixed
 from pktrace.ledger import Ledger
-from pktrace.observations.contents import make_contents_comparable
+from pktrace.observations.contents import Contents
 from pktrace.observations.observe import Observations
 from pktrace.observations.payloads import Payloads
 from pktrace.run.model import Run
 from pktrace.schema import BASES
 from pktrace.trajectories.agreement import begins_unseen, open_ends
-from pktrace.trajectories.clock_model import align_clocks
+from pktrace.trajectories.clock_model import RewrittenOnce, align_clocks
 from pktrace.trajectories.clock_steps import clock_steps
 from pktrace.trajectories.columns import Columns
-from pktrace.trajectories.evidence import RULES, SAME_HEADERS
+from pktrace.trajectories.evidence import ENDINGS, RULES, SAME_HEADERS
 from pktrace.trajectories.forms import NO_FORMS, Forms
 from pktrace.trajectories.grouping import Groups, grouped
-from pktrace.trajectories.joins import Sightings, ends_with_possible_partners
+from pktrace.trajectories.looks import routed_looks, second_looks
 from pktrace.trajectories.model import Trajectories
 from pktrace.trajectories.numbering import Followed, in_order, owned
+from pktrace.trajectories.open_sets import Sightings
 from pktrace.trajectories.packet_id import keys_by_number, numbered_packets
 from pktrace.trajectories.paths import NO_PATH, NOT_FOLLOWED, parts, visits
-from pktrace.trajectories.placing import place
+from pktrace.trajectories.placing import Placed, place
+from pktrace.trajectories.possible import possible_partners
 from pktrace.trajectories.ranges import NO_RANGES, Ranges, copies_of_parts, match_ranges
 from pktrace.trajectories.reach import reach_of, with_proven_misses
 from pktrace.trajectories.remains import flow_of
 from pktrace.trajectories.rewritten import Keys
+from pktrace.trajectories.signatures import signed_rows
+from pktrace.trajectories.ties import tell_apart
 
 Array = np.ndarray[Any, Any]
 # A packet that is rewritten at several stages is followed through one more of them in each round.
@@ -63,9 +68,14 @@ def follow_packets(observations: Observations) -> Trajectories:
     if steps is not None:
         columns = replace(columns, times=columns.times - steps.correction_ns)
     every, forms = columns, NO_FORMS
+    # Packets that the capture numbered are told apart by their numbers.
+    compared = np.zeros(len(rows), bool) if numbers is None else numbers != 0
+    rewritten = RewrittenOnce(run, rows, columns)
+    looked, looks = compared.copy(), NO_FORMS  # for second sightings of a packet at one point
+    contents = Contents(observations)
     for round_number in range(_MOST_ROUNDS):
         keys.closed = round_number == _MOST_ROUNDS - 1
-        clocks = align_clocks(run, columns, groups, steps)
+        clocks = align_clocks(run, columns, groups, rewritten, steps)
         times, order = columns.times, np.zeros(0, np.int64)  # rows are in order of (time, point, file, frame)
         if clocks.offset_ns.any() or steps is not None:
             times = times - clocks.offset_ns[columns.points]
@@ -74,20 +84,43 @@ def follow_packets(observations: Observations) -> Trajectories:
         covered = reach_of(run, observations.coverage, clocks)
         placed = place(run, rows, columns, groups, times, order, clocks, covered)
         owner, path_of, seen, candidates = placed.owner, placed.path_of, placed.seen, placed.candidates
+        tied = _tied(keys, owner, placed, columns)
+        fresh = tied[~compared[tied]]
+        if len(fresh):
+            contents.make_comparable()
+            routed = routed_looks(run, rows, times, fresh)
+            if len(routed):
+                looks, every = looks.and_those(routed), every.without(routed.second)
+                columns, forms, groups = _with_keys(keys, every, run)
+                continue
+            told = tell_apart(run, observations, payloads, times, keys.keys, fresh)
+            compared[told.compared] = True
+            if len(told):
+                keys.tell_apart(told)
+                columns, forms, groups = _with_keys(keys, every, run)
+                continue
+        fresh = tied[~looked[tied]]
+        if len(fresh):
+            looked[fresh] = True
+            again = second_looks(run, rows, times, fresh)
+            if len(again):
+                looks, every = looks.and_those(again), every.without(again.second)
+                columns, forms, groups = _with_keys(keys, every, run)
+                continue
         unplaced = _unplaced(owner, columns, times)
         found = open_ends(run, rows, unplaced, owner, seen, path_of)
         at = Sightings(owner, seen, path_of, candidates, columns.points, times, columns.paths, clocks.group)
         ranges, doubtful_parts, explained = NO_RANGES, np.zeros(0, np.int64), np.zeros(0, np.int64)
         keys.doubtful_changes, keys.doubtful_joins = np.zeros(0, np.int64), np.zeros(0, np.int64)
-        if round_number == 0 and len(found.start_rows) and len(found.end_rows):
+        if len(found.start_rows) and len(found.end_rows):
             memory.check_loose_ends(len(found.start_rows) + len(found.end_rows))
-            make_contents_comparable(observations)
+            contents.make_comparable()
         if keys.learn_rewritten(found, run, times, clocks.group):
             columns, forms, groups = _with_keys(keys, every, run)
             continue
         if not len(found.start_rows):
             break
-        if keys.join(SAME_HEADERS, run, at, np.zeros(len(rows), bool)):
+        if keys.join(SAME_HEADERS, run, at, np.zeros(len(rows), bool), payloads):
             columns, forms, groups = _with_keys(keys, every, run)
             continue
         loose = np.concatenate([unplaced, _begun_late(owner, seen)])
@@ -101,7 +134,8 @@ def follow_packets(observations: Observations) -> Trajectories:
             if keys.learn_changed(unexplained, run, times, clocks.group, open_rows, unseen):
                 columns, forms, groups = _with_keys(keys, every, run)
                 continue
-        if keys.join(RULES, run, at, _holding_parts(owner, ranges, explained, doubtful_parts)):
+        holding = _holding_parts(owner, ranges, explained, doubtful_parts)
+        if keys.join(RULES, run, at, holding, payloads) or keys.join(ENDINGS, run, at, holding, payloads):
             columns, forms, groups = _with_keys(keys, every, run)
             continue
         break
@@ -111,14 +145,23 @@ def follow_packets(observations: Observations) -> Trajectories:
     ambiguous[doubtful_parts] = True
     doubtful = owner[keys.doubtful_joins]
     ambiguous[doubtful[doubtful >= 0]] = True
-    if keys.learned:
+    gaps = np.zeros(0, np.int64)
+    if len(found.start_rows) and len(found.end_rows):
         holding = _holding_parts(owner, ranges, explained, doubtful_parts)
-        ambiguous[ends_with_possible_partners(run, rows, at, keys.flow, holding)] = True
+        possible = possible_partners(run, rows, at, keys.flow, holding, placed.reach)
+        ambiguous[possible.ends] = True
+        gaps = possible.gaps
+    unsure = np.zeros(len(path_of), bool)
+    unsure[gaps] = True
     candidates[doubtful_parts] = np.maximum(candidates[doubtful_parts], 2)
+    given = owner[keys.in_order]
+    given = given[given >= 0]
+    candidates[given] = np.maximum(candidates[given], 2)
     basis = _basis(rows, keys, seen, candidates)
+    _name_signatures(basis, rows, keys.marked, owner, payloads)
     if numbers is not None:
         basis[_all_numbered(seen, numbers) & (candidates == 1)] = BASES.index("packet_id")
-    followed = Followed(owner, path_of, seen, candidates, basis, ambiguous, ranges)
+    followed = Followed(owner, path_of, seen, candidates, basis, ambiguous, unsure, ranges)
     reach, no_path = placed.reach, placed.no_path
     if len(ranges):
         copies = copies_of_parts(rows, times, ranges, loose, run.threshold_ns)
@@ -128,6 +171,7 @@ def follow_packets(observations: Observations) -> Trajectories:
         # What was not seen whole was not missed where its parts were seen.
         certain = followed.candidates == 1
         reach = with_proven_misses(covered, run, times, followed.seen[certain], followed.path[certain])
+    followed.owner[looks.second] = followed.owner[looks.first]
     followed = in_order(followed)
     sightings, duplicates = owned(followed, columns.points)
     forms = forms.chosen(followed.owner[forms.first] >= 0)
@@ -138,6 +182,9 @@ def follow_packets(observations: Observations) -> Trajectories:
         ledger.add("capture_missed", int(reach.missed[point]), point=run.points[point].name)
     for entry in clocks.contradictions:
         ledger.add("clock_contradicted", max(entry.backwards, entry.late), point=run.points[entry.to_point].name)
+    for entry in clocks.contradictions:
+        if entry.disordered:
+            ledger.add("order_contradicted", entry.packets, point=run.points[entry.to_point].name)
     for step in steps.steps if steps is not None else ():
         ledger.add("clock_contradicted", step.packets, point=run.points[step.point].name)
     for point in np.flatnonzero(clocks.group != clocks.group[0]):
@@ -155,6 +202,7 @@ def follow_packets(observations: Observations) -> Trajectories:
         owner=followed.owner,
         forms=forms.second,
         ambiguous=followed.ambiguous,
+        unsure=followed.unsure,
         ranges=followed.ranges,
         clocks=clocks,
         reach=reach,
@@ -181,11 +229,7 @@ def _begin(observations: Observations, run: Run) -> tuple[Columns, Array | None,
 def _with_keys(keys: Keys, every: Columns, run: Run) -> tuple[Columns, Forms, Groups]:
     """What is followed by the keys as they are, second forms, which are not, and the groups."""
     forms = keys.forms(every.points, every.times, run.threshold_ns)
-    columns = every
-    if len(forms):
-        paths = every.paths.copy()
-        paths[forms.second] = NOT_FOLLOWED
-        columns = replace(every, paths=paths)
+    columns = every.without(forms.second) if len(forms) else every
     return columns, forms, grouped(keys.keys, columns.paths)
 
 
@@ -195,6 +239,20 @@ def _unplaced(owner: Array, columns: Columns, times: Array) -> Array:
     rows = rows[columns.paths[rows] != NOT_FOLLOWED]
     in_order: Array = rows[np.lexsort((times[rows], group_numbers(columns.identities[rows])))]
     return in_order
+
+
+def _tied(keys: Keys, owner: Array, placed: Placed, columns: Columns) -> Array:
+    """Rows that were told apart by order or taken for copies, with others of their keys."""
+    several = placed.candidates > 1
+    if np.count_nonzero(owner >= 0) > np.count_nonzero(placed.seen >= 0):
+        rows = np.flatnonzero(owner >= 0)
+        several |= np.bincount(owner[rows], minlength=len(several)) > (placed.seen >= 0).sum(axis=1)
+    if not several.any():
+        return np.zeros(0, np.int64)
+    tied = several[owner] & (owner >= 0)
+    loose = np.flatnonzero((owner < 0) & (columns.paths != NOT_FOLLOWED))
+    tied[loose[np.isin(keys.keys[loose], keys.keys[tied])]] = True
+    return np.flatnonzero(tied)
 
 
 def _left_over(owner: Array, columns: Columns, no_path: int) -> Ledger:
@@ -252,6 +310,14 @@ def _with_ranges(found: Followed, rows: Array, times: Array, copies: tuple[Array
     ranges = ranges.chosen(~whole)
     basis[ranges.trajectory] = BASES.index("range")
     return replace(found, ranges=ranges).chosen(np.flatnonzero(keep))
+
+
+def _name_signatures(basis: Array, rows: Array, marked: Array, owner: Array, payloads: Payloads) -> None:
+    """Exact matches that the mark of a test generator has decided."""
+    marked = marked[(rows["payload_length"][marked] > PAYLOAD_BYTES) & (owner[marked] >= 0)]
+    if len(marked):
+        signed = owner[signed_rows(rows, marked, payloads)]
+        basis[signed[basis[signed] == BASES.index("exact")]] = BASES.index("signature")
 
 
 def _basis(rows: Array, keys: Keys, seen: Array, candidates: Array) -> Array:

@@ -33,6 +33,15 @@ class Forms:
         """Some of them."""
         return Forms(self.second[which], self.first[which])
 
+    def and_those(self, others: Forms) -> Forms:
+        """Both, and the first form of what was a second one before is that of its own first one."""
+        second, first = np.append(self.second, others.second), np.append(self.first, others.first)
+        order = np.argsort(second, kind="stable")
+        second, first = second[order], first[order]
+        place = np.minimum(np.searchsorted(second, first), max(0, len(second) - 1))
+        first = np.where(second[place] == first, first[place], first) if len(second) else first
+        return Forms(second, first)
+
     def __len__(self) -> int:
         return len(self.second)
 

@@ -28,7 +28,8 @@ class Trajectories:
 
     Arrays of n packets: `path` (index into the run's paths), `seen` (n x longest path: row of the first sighting at
     each position, -1 where not seen), `first_row`, `candidates`, `basis` (code of schema.BASES), `sightings`,
-    `duplicates`, `ambiguous` (it ends where something begins that it may have become). `owner` has one entry per
+    `duplicates`, `ambiguous` (it ends where something begins that it may have become), `unsure` (frames that nothing
+    explains came by where it was not seen: it may have been there in another form). `owner` has one entry per
     observation row: its trajectory or -1. `forms` are rows of second forms (forms.py): packets as they
     leave a point that saw them arrive, too.
     """
@@ -45,6 +46,7 @@ class Trajectories:
     owner: np.ndarray[Any, Any]
     forms: np.ndarray[Any, Any]
     ambiguous: np.ndarray[Any, Any]
+    unsure: np.ndarray[Any, Any]
     ranges: Ranges
     clocks: Clocks
     reach: Reach

@@ -17,7 +17,7 @@ class Followed:
     """Trajectories in any order.
 
     `owner` (int32 per row, -1 for none); of n packets `path` (int16), `seen` (int64 n x longest path), `candidates`
-    (int32), `basis` (uint8), `ambiguous` (bool); `ranges` of split and merged ones.
+    (int32), `basis` (uint8), `ambiguous` and `unsure` (bool); `ranges` of split and merged ones.
     """
 
     owner: Array
@@ -26,6 +26,7 @@ class Followed:
     candidates: Array
     basis: Array
     ambiguous: Array
+    unsure: Array
     ranges: Ranges
 
     def __len__(self) -> int:
@@ -35,11 +36,10 @@ class Followed:
         """Some of them, numbered in the order given; rows of the others belong to none."""
         number = np.full(len(self) + 1, -1, np.int32)  # the last is that of rows without owner
         number[which] = np.arange(len(which), dtype=np.int32)
-        path, seen, candidates, basis, ambiguous = (
-            column[which] for column in (self.path, self.seen, self.candidates, self.basis, self.ambiguous)
-        )
+        columns = (self.path, self.seen, self.candidates, self.basis, self.ambiguous, self.unsure)
+        path, seen, candidates, basis, ambiguous, unsure = (column[which] for column in columns)
         owner, ranges = number[self.owner], self.ranges.renumbered(number)
-        return Followed(owner, path, seen, candidates, basis, ambiguous, ranges)
+        return Followed(owner, path, seen, candidates, basis, ambiguous, unsure, ranges)
 
     def first_row(self) -> Array:
         """int64 per packet: the row of its first sighting."""

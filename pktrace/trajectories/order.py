@@ -50,7 +50,7 @@ def _sort(values, order):
 
 
 @inlined
-def _assign(due, sent, penalty, arrived, earliest, latest, given):
+def assign(due, sent, penalty, arrived, earliest, latest, given):
     """Order-preserving assignment: given[j] becomes the packet of arrived[j], or -1.
 
     Minimal sum of |arrived - due| + penalty among the assignments with most pairs; pairs need arrived - sent within
@@ -148,7 +148,7 @@ def _of(values, which):
 def _give(packets, sightings, due_at, sent_at, penalty_of, arrived, earliest_of, latest, packet_of):
     """Assign some packets, in the order in which they are due, to some sightings."""
     given = np.empty(len(sightings), np.int64)
-    _assign(
+    assign(
         _of(due_at, packets), _of(sent_at, packets), _of(penalty_of, packets), _of(arrived, sightings),
         _of(earliest_of, packets), latest, given,
     )  # fmt: skip

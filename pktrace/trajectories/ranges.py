@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode import rows as field
+from pktrace.decode.digest import PAYLOAD_BYTES
 from pktrace.decode.identity import group_numbers
 from pktrace.decode.rows import is_fragment, rows_at
 from pktrace.observations.payloads import Payloads
@@ -116,6 +117,9 @@ def match_ranges(
         _matched(rows, times, spans, open_ended, path_of, visits, seen, threshold)
         for spans in (spans_of_streams(*compared), fragments, segments)
     ]
+    other = _other_bytes(rows, found[0], sent[np.searchsorted(open_ended, found[0][:, 0])], payloads)
+    changed = np.unique(found[0][other, 0])
+    found[0] = found[0][~np.isin(found[0][:, 0], changed)]
     together = np.concatenate(found)
     # Bytes of what was sent as a fragment are counted from the first of the datagram.
     together[:, 3:5] += rows["fragment_offset"][seen[together[:, 0], 0]][:, None]
@@ -127,7 +131,26 @@ def match_ranges(
     # Where the bound is reached, there may be further parts.
     place, many = np.unique(ranges.trajectory * seen.shape[1] + ranges.position, return_counts=True)
     crowded = place[many >= MOST_PARTS] // seen.shape[1]
-    return ranges, np.concatenate([open_ended[doubtful], doubtful_too, crowded]), explained
+    return ranges, np.concatenate([open_ended[doubtful], doubtful_too, crowded, changed]), explained
+
+
+def _other_bytes(rows: Array, parts: Array, sent: Array, payloads: Payloads) -> Array:
+    """bool per part of a TCP stream: its first or last bytes are others than those that were sent with these numbers.
+
+    Numbers that were shifted on the way lead to bytes of other segments. Bound: bytes that captures cut off.
+
+    Args:
+        parts: int64 n x 5, as of `_matched`; sent: the row of the packet of each.
+    """
+    packet, frame = rows_at(rows, sent), rows_at(rows, parts[:, 1])
+    begin, size = parts[:, 3], parts[:, 4] - parts[:, 3] + 1
+    inside = (packet["tcp_seq"] - frame["tcp_seq"]).astype(np.int32) + begin
+    found = np.zeros(len(parts), bool)
+    for skipped in (np.zeros(len(size), np.int64), np.maximum(size - PAYLOAD_BYTES, 0)):
+        had, had_known = payloads.contents(packet, begin + skipped, size - skipped)
+        held, held_known = payloads.contents(frame, inside + skipped, size - skipped)
+        found |= had_known & held_known & (had != held)
+    return found
 
 
 def _readable(rows: Array, seen: Array) -> Array:

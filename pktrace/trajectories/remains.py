@@ -79,7 +79,7 @@ def numbers(rows: Array) -> tuple[Array, ...]:
 
 def of_rewrite(rows: Array) -> Array:
     """What a rewrite of the headers leaves alone."""
-    return mixed(*numbers(rows), rows["tcp_window"], rows["payload_length"], rows["content"])
+    return mixed(*numbers(rows), rows["tcp_window"], rows["payload_length"], rows["content"], rows["mark"])
 
 
 def of_rewrite_with_id(rows: Array) -> Array:
@@ -105,14 +105,6 @@ def of_rewritten_addresses(rows: Array) -> Array:
 def of_change(rows: Array) -> Array:
     """What a change of the payload leaves alone."""
     return mixed(*numbers(rows), flow_of(rows), rows["ip_id"])
-
-
-def of_renumbered(rows: Array) -> Array:
-    """What a translation of TCP sequence and acknowledgment numbers leaves alone."""
-    return mixed(
-        rows["protocol"], flow_of(rows), rows["ip_id"], rows["tcp_flags"], rows["fragment_offset"],
-        rows["more_fragments"], rows["payload_length"], rows["content"],
-    )  # fmt: skip
 
 
 def of_beginning(rows: Array) -> Array:

@@ -8,8 +8,7 @@ others are: exactly where the key is unique, by order where it is not.
 - rewritten: the remains are protocol, TCP numbers and flags or ICMP type and sequence, payload length and first payload
   bytes; addresses, ports, IP ID and options may have changed (RFC 3022, RFC 6864 5.3.1). Where several flows have the
   same remains, it is tried whether they differ in what the rewrite keeps: IP IDs, one side, ports.
-- modified: the remains are addresses, ports, IP ID and the numbers above; the payload may have changed. Or what was
-  added to TCP numbers is known, and all else stays (renumbered.py).
+- modified: the remains are addresses, ports, IP ID and the numbers above; the payload may have changed.
 
 Bound: a flow is taken for another only on ENOUGH agreeing packets, or one whose remains hold TCP numbers, of which at
 most one in DISAGREE disagrees; on one, if a known gateway (gateways.py) would make the one of the other, or if the
@@ -28,6 +27,7 @@ import numpy as np
 from pktrace.decode import rows as field
 from pktrace.decode.identity import mixed
 from pktrace.decode.rows import is_fragment, rows_at
+from pktrace.observations.payloads import Payloads
 from pktrace.run.model import Run
 from pktrace.trajectories import remains as remains_of
 from pktrace.trajectories.agreement import Agreement, Open, agreement_of, has_its_own_id, pairs_of, window_of
@@ -36,10 +36,12 @@ from pktrace.trajectories.crowds import Crowd, crowds_of
 from pktrace.trajectories.evidence import Rule
 from pktrace.trajectories.forms import NO_FORMS, Forms, forms_of
 from pktrace.trajectories.gateways import ENOUGH, ENOUGH_ALONE, Gateways
-from pktrace.trajectories.joins import Sightings, join_sets
+from pktrace.trajectories.joins import join_sets
+from pktrace.trajectories.open_sets import Sightings
+from pktrace.trajectories.partners import Points
 from pktrace.trajectories.paths import visits
 from pktrace.trajectories.remains import flow_of, flows_of
-from pktrace.trajectories.renumbered import Shift, renumberings, without_shifts
+from pktrace.trajectories.ties import Told
 
 Array = np.ndarray[Any, Any]
 _MOSTLY = 0.2  # share of a flow's packets that must end for it to be changed, where headers do not identify packets
@@ -72,16 +74,17 @@ class Keys:
         self.doubtful = np.zeros(0, bool)
         self.doubtful_changes = np.zeros(0, np.int64)
         self.doubtful_joins = np.zeros(0, np.int64)
-        self.doubtful_numbers = np.zeros(0, bool)
         self._flow: Array | None = None
         self._canonical: dict[int, int] = {}
         self._gateways = Gateways()
         self._rewritten_at: set[int] = set()
         self._without_id: set[int] = set()
         self._by_header: set[int] = set()
-        self._shifts: dict[tuple[int, int], Shift] = {}  # by flow and point
         self.behind_here: set[int] = set()  # hashes of flow and point where other flows became it
         self._open = np.zeros(len(rows), bool)
+        self._points = Points(rows)
+        self.marked = np.zeros(0, np.int64)  # rows that were told apart from others with equal keys
+        self.in_order = np.zeros(0, np.int64)  # rows that were given what tells them apart by their order
         self._joined = np.zeros(0, np.int64), np.zeros(0, np.uint64)  # rows of joined sets, and their keys
 
     @property
@@ -100,6 +103,16 @@ class Keys:
             place = np.minimum(np.searchsorted(flows, found), len(flows) - 1)
             found = np.where(flows[place] == found, first[place], found)
         return found
+
+    def tell_apart(self, found: Told) -> None:
+        """Mark rows with what tells them apart from others with equal keys."""
+        self._rows["mark"][found.rows] = found.marks
+        self.marked = np.union1d(self.marked, found.rows)
+        self.in_order = np.union1d(self.in_order, found.rows[found.in_order])
+        self.keys = self.keys.copy()
+        self.keys[found.rows] = mixed(self.keys[found.rows], found.marks)
+        if self.learned:
+            self._assign()
 
     def forms(self, points: Array, times: Array, threshold: int) -> Forms:
         """Second forms of packets at points that show both sides of what rewrites them.
@@ -331,15 +344,10 @@ class Keys:
             return True
         flows = self.flow[found.end_rows]
         doubtful = fits & np.isin(flows, agreement.before)
-        some = np.flatnonzero((ended["protocol"] == _TCP) & np.isin(flows, self.flow[found.start_rows]))
-        if len(some) and self._learn_renumbered(found.only(some), run, times, comparable):
-            return True
-        if len(some):
-            doubtful[some] |= self.doubtful_numbers
         self.doubtful_changes = found.end_trajectories[doubtful]
         return False
 
-    def join(self, rules: tuple[Rule, ...], run: Run, at: Sightings, explained: Array) -> bool:
+    def join(self, rules: tuple[Rule, ...], run: Run, at: Sightings, explained: Array, payloads: Payloads) -> bool:
         """Give sets of sightings that are one packet one key; returns whether any keys changed.
 
         Args:
@@ -347,27 +355,12 @@ class Keys:
         """
         if self.closed:
             return False
-        rows, keys, self.doubtful_joins = join_sets(rules, run, self._rows, at, self.flow, explained)
+        rows, keys, doubtful = join_sets(rules, run, self._rows, at, self.flow, explained, payloads, self._points)
+        self.doubtful_joins = np.union1d(self.doubtful_joins, doubtful)
         if not len(rows):
             return False
         before = ~np.isin(self._joined[0], rows)
         self._joined = np.append(self._joined[0][before], rows), np.append(self._joined[1][before], keys)
-        self.learned = True
-        self._assign()
-        return True
-
-    def _learn_renumbered(self, found: Open, run: Run, times: Array, comparable: Array) -> bool:
-        """Learn TCP flows whose numbers are translated; returns whether keys changed.
-
-        Else `doubtful_numbers` tells of each end whether some start fits it all the same.
-        """
-        pairs, _ = pairs_of(found, run, self._rows, times, comparable, remains_of.of_renumbered)
-        shifts, self.doubtful_numbers = renumberings(
-            pairs, found, run, self._rows, self.flow, self._shifts, lambda flows: self._share_of_ends(flows, found)
-        )
-        if not shifts or self.closed:
-            return False
-        self._shifts |= shifts
         self.learned = True
         self._assign()
         return True
@@ -458,18 +451,10 @@ class Keys:
 
     def _assign(self) -> None:
         """New keys for all packets of rewritten flows."""
-        rows = self._rows
         # Not in place: these may be the identities, by which the order rung tells rewritten packets apart.
         self.keys = self.keys.copy()
         if self._canonical:
             self._assign_rewritten()
-        if self._shifts:
-            mine = np.flatnonzero(
-                self._open & np.isin(self.flow, np.array([flow for flow, _ in self._shifts], np.uint64))
-            )
-            chosen = rows[mine]
-            kept, told = without_shifts(chosen, self.flow[mine], self.first_flow[mine], self._shifts)
-            self.keys[mine[told]] = mixed(kept, self._part[chosen["point"]])[told]
         self.keys[self._joined[0]] = self._joined[1]
 
     def _assign_rewritten(self) -> None:

@@ -123,9 +123,12 @@ def _doubt_the_opposite(
     trajectories: Trajectories, fate: Array, reason: Array, lost_stage: Array, rule_verdict: Array,
     stage_verdict: Array, stage_reason: Array,
 ) -> None:  # fmt: skip
-    """Of what came along its path the other way, stages tell no more than that it crossed them."""
+    """Of what came along its path the other way, or on one with points in the wrong order, stages only tell that it
+    crossed them.
+    """
     crossed, none = VERDICTS.index("crossed"), NONE
-    opposite = np.flatnonzero(trajectories.backwards)
+    disordered = {entry.path for entry in trajectories.clocks.contradictions if entry.disordered}
+    opposite = np.flatnonzero(trajectories.backwards | np.isin(trajectories.path, list(disordered)))
     rule_verdict[opposite[rule_verdict[opposite] != none]] = RULE_VERDICTS.index("undetermined")
     packet, stage = np.nonzero((stage_verdict[opposite] != crossed) & (stage_verdict[opposite] != none))
     packet = opposite[packet]
@@ -143,6 +146,10 @@ def _doubt_the_rewritten(
     It is not shown to be lost; nor, where it may have become something, that the filter dropped it or the service kept
     it as its rule says. What arrived in part is `ambiguous`, too, where other parts may be of several packets.
     """
+    # Absence at the detour proves nothing while something stood there that nothing explains.
+    passed = trajectories.unsure & (observed == TREATMENTS.index("forward"))
+    observed[passed] = NONE
+    rule_verdict[passed & (rule_verdict != NONE)] = RULE_VERDICTS.index("undetermined")
     part = trajectories.ambiguous & (fate == FATES.index("partial"))
     fate[part], reason[part] = FATES.index("ambiguous"), R_NONE
     late = reason == REASONS.index("late")

@@ -1,0 +1,168 @@
+"""Sole partners: sightings at two points that agree in the features of a rule as no others within the loss threshold.
+
+Rule: each of the two is the other's only partner among all packets that the two points captured, matched ones too. A
+retransmission with equal bytes is a second partner, so it joins nothing. Copies of a packet at a point are no partners
+of their own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pktrace.decode.identity import among, group_numbers, groups_of
+from pktrace.decode.rows import rows_at
+from pktrace.observations.payloads import Payloads
+from pktrace.run.model import Run
+from pktrace.trajectories.evidence import Rule, Told, ending_of, keys_of
+from pktrace.trajectories.families import Families
+from pktrace.trajectories.open_sets import OpenSets, Sightings
+from pktrace.trajectories.paths import NOT_FOLLOWED
+from pktrace.trajectories.translations import Translations
+
+Array = np.ndarray[Any, Any]
+
+
+class Points:
+    """The packets of each point, and what they say of themselves."""
+
+    def __init__(self, rows: Array) -> None:
+        self._rows = rows
+        self._known: dict[int, tuple[Array, Told]] = {}
+
+    def of(self, point: int) -> tuple[Array, Told]:
+        """Rows of the packets of one point, and what they say."""
+        if point not in self._known:
+            at = np.flatnonzero(self._rows["point"] == point)
+            self._known[point] = at, Told(rows_at(self._rows, at))
+        return self._known[point]
+
+
+class Captured:
+    """The packets that a point captured, by the features of a rule: whom a packet may have for a partner."""
+
+    def __init__(
+        self, rows: Array, at: Sightings, flow: Array, sets: OpenSets, families: Families, translations: Translations,
+        payloads: Payloads, points: Points,
+    ) -> None:  # fmt: skip
+        self._rows, self._at, self._flow = rows, at, flow
+        self._families, self._translations, self._payloads = families, translations, payloads
+        self._open_flows = np.unique(flow[sets.of_row >= 0])
+        self._points = points
+        self._keys: dict[tuple[str, int, bool], tuple[Array, Array]] = {}
+
+    def keys(self, rule: Rule, point: int, before: bool) -> tuple[Array, Array]:
+        """Rows of the point that can be asked, and their keys, as those before or behind a box."""
+        found = self._keys.get((rule.features, point, before and rule.asks("R")))
+        if found is None:
+            at, ending = self._asked(rule, point), None
+            some = rows_at(self._rows, at)
+            if rule.of_ending:
+                ending, there = ending_of(rule, some, self._payloads)
+                at, some, ending = at[there], some[there], ending[there]
+            found = at, keys_of(rule, some, self._families.of(self._flow[at]), ending, before)
+            self._keys[rule.features, point, before and rule.asks("R")] = found
+        return found
+
+    def translated(self, rule: Rule, point: int, other: int) -> tuple[Array, Array]:
+        """The same with TCP numbers as they would be at another point; a row for each translation that is known.
+
+        Where IP IDs agree, numbers are asked afterwards.
+        """
+        if not rule.asks("T") or rule.asks("I"):
+            return self.keys(rule, point, True)
+        at = self._asked(rule, point)
+        if not len(self._translations):
+            return at[:0], np.zeros(0, np.uint64)
+        which, some = self._translations.applied(rows_at(self._rows, at), self._at.times[at], self._flow[at], other)
+        at = at[which]
+        return at, keys_of(rule, some, self._families.of(self._flow[at]))
+
+    def _asked(self, rule: Rule, point: int) -> Array:
+        at, told = self._points.of(point)
+        asked = told.asked(rule) & (self._at.paths[at] != NOT_FOLLOWED)
+        if rule.of_ending:
+            asked &= among(self._flow[at], self._open_flows)  # of other flows no bytes are read
+        return np.asarray(at[asked])
+
+
+def offered(
+    rule: Rule, captured: Captured, sets: OpenSets, run: Run, at: Sightings, path: int, i: int, j: int
+) -> tuple[Array, Array]:  # fmt: skip
+    """Sightings x at position i and y at position j of open sets, each the only partner of the other."""
+    nothing = np.zeros(0, np.int64)
+    left, right = sets.rows(path, i, j, True), sets.rows(path, j, i, False)
+    if not len(left) or not len(right):
+        return nothing, nothing
+    points = run.paths[path].points
+    x, x_keys = captured.translated(rule, points[i], points[j])
+    y, y_keys = captured.keys(rule, points[j], False)
+    is_left, is_right = (np.zeros(len(at.points), bool) for _ in range(2))
+    is_left[left], is_right[right] = True, True
+    wanted = x_keys[is_left[x]]
+    wanted = wanted[among(wanted, y_keys[is_right[y]])]
+    if not len(wanted):
+        return nothing, nothing
+    x, x_keys = _one_a_set(x, x_keys, wanted, sets, at)
+    y, y_keys = _one_a_set(y, y_keys, wanted, sets, at)
+    group = group_numbers(np.concatenate([x_keys, y_keys]))
+    x_group, y_group = group[: len(x)], group[len(x) :]
+    window = run.threshold_ns if at.clock[points[i]] == at.clock[points[j]] else None
+    partner_of_x = sole(x_group, at.times[x], y_group, at.times[y], window)
+    partner_of_y = sole(y_group, at.times[y], x_group, at.times[x], window)
+    mutual = np.flatnonzero(partner_of_x >= 0)
+    mutual = mutual[partner_of_y[partner_of_x[mutual]] == mutual]
+    found_x, found_y = x[mutual], y[partner_of_x[mutual]]
+    both_open = is_left[found_x] & is_right[found_y]
+    found_x, found_y = found_x[both_open], found_y[both_open]
+    if rule.asks("T") and not rule.asks("I"):
+        # By two translations it has two partners.
+        first, number = groups_of(found_x)
+        first = first[np.bincount(number) == 1]
+        found_x, found_y = found_x[first], found_y[first]
+    return found_x, found_y
+
+
+def _one_a_set(rows: Array, keys: Array, wanted: Array, sets: OpenSets, at: Sightings) -> tuple[Array, Array]:
+    """The first sighting of each set with one of these keys: copies at a point are no partners of their own."""
+    some = among(keys, wanted)
+    rows, keys = rows[some], keys[some]
+    order = np.argsort(at.times[rows], kind="stable")
+    rows, keys = rows[order], keys[order]
+    owned = sets.set_of(rows)
+    owned = np.where(owned == -1, -3 - len(at.path_of) - rows, owned)
+    first, _ = groups_of(keys, owned.astype(np.uint64))
+    return rows[first], keys[first]
+
+
+def sole(group: Array, time: Array, other_group: Array, other_time: Array, window: int | None) -> Array:
+    """Per packet the number of its only partner: of its group, and within the window on either side; -1 else."""
+    if not len(other_group):
+        return np.full(len(group), -1)
+    low, high, order = within(group, time, other_group, other_time, window, early=window or 0)
+    found: Array = np.where(high - low == 1, order[np.minimum(low, len(order) - 1)], -1)
+    return found
+
+
+def within(
+    group: Array, time: Array, other_group: Array, other_time: Array, window: int | None, early: int
+) -> tuple[Array, Array, Array]:
+    """Per packet, others of its group that come up to `early` before it and `window` after it: order[low:high].
+
+    Args:
+        window: ns; None where times cannot be compared.
+
+    Returns:
+        low, high, and the numbers of the others in order of group and time.
+    """
+    if window is None:
+        time, other_time, window, early = np.zeros_like(time), np.zeros_like(other_time), 0, 0
+    _, rank = np.unique(np.concatenate([other_time, time - early, time + window]), return_inverse=True)
+    width = int(rank.max(initial=0)) + 1
+    count = len(other_time)
+    code = other_group * width + rank[:count]
+    order = np.argsort(code, kind="stable")
+    low = np.searchsorted(code[order], group * width + rank[count : count + len(time)], "left")
+    high = np.searchsorted(code[order], group * width + rank[count + len(time) :], "right")
+    return low, high, order

@@ -1,0 +1,253 @@
+"""Ends that may be packets which arrived in another form: what became of these is ambiguous, and they are not lost.
+
+A box may change more than any rule of evidence.py allows for: a proxy ends TCP, a relay renumbers RTP, a gateway
+encrypts. Then packets end in one flow, and packets of which nothing explains the beginning come by further on.
+
+Rule: two flows are a possible pair between two positions if one of these holds there:
+
+- known: packets of the one were matched with packets of the other, whose bytes or headers had changed, and at least one
+  in ten packets of the flow behind is explained by nothing;
+- payload: half of the ends of the one have an arrival of the other with the same payload, 16 bytes or more;
+- pace: nearly all of both flows ends and begins there, their numbers of packets differ by a quarter at most, and seven
+  of ten arrivals come as long after the end before them, to a quarter of the time between two packets; and they have an
+  address in common, or another protocol.
+
+Of a possible pair, ends are ambiguous that an arrival of the other follows within the loss threshold; and of a TCP
+connection of which one direction is, all ends of both.
+Bound: a flow that is lost as a whole beside a flow that comes from elsewhere in step with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pktrace.decode.identity import group_numbers, groups_of
+from pktrace.decode.rows import rows_at
+from pktrace.run.model import Run
+from pktrace.trajectories.evidence import ENOUGH_BYTES
+from pktrace.trajectories.exact import EARLY_NS
+from pktrace.trajectories.joins import nearest
+from pktrace.trajectories.open_sets import OpenSets, Sightings
+from pktrace.trajectories.partners import within
+from pktrace.trajectories.reach import Reach
+from pktrace.trajectories.remains import flow_of
+
+Array = np.ndarray[Any, Any]
+_UNEXPLAINED = 0.1  # share of a flow's packets that nothing explains: some of its packets are changed on the way
+_HALF, _FEWEST = 0.5, 2
+_NEARLY_ALL, _AS_MANY, _STEADY, _QUARTER, _FEWEST_PACED = 0.9, 1.25, 0.7, 4, 5
+_MOST_FLOWS = 64  # on either side, the largest, whose pace is compared
+_TCP = 6
+
+
+@dataclass(frozen=True)
+class Possible:
+    """Trajectories that end where they may have become something, and those in whose gap something may be theirs."""
+
+    ends: Array
+    gaps: Array
+
+
+def possible_partners(
+    run: Run, rows: Array, at: Sightings, flow: Array, explained: Array, reach: Reach
+) -> Possible:  # fmt: skip
+    """Find them.
+
+    Args:
+        as of `joins.join_sets`; reach: what points before an arrival missed explains it.
+    """
+    sets = OpenSets(run, at, explained, by_order=True)
+    ends, gaps, connections = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0, np.uint64)]
+    for place in nearest(run):
+        stage = _Stage.of(run, rows, at, flow, sets, place, reach)
+        if stage is None:
+            continue
+        alike = stage.with_the_same_payload()
+        for mine, theirs in (stage.paced_or_known(), alike):
+            ends.append(at.owner[mine].astype(np.int64))
+            owners = at.owner[theirs].astype(np.int64)
+            gaps.append(owners[owners >= 0])
+        of_tcp = np.concatenate(alike)
+        of_tcp = of_tcp[rows["protocol"][of_tcp] == _TCP]
+        of_tcp = of_tcp[groups_of(flow[of_tcp])[0]]
+        connections += [flow[of_tcp], flow_of(rows_at(rows, of_tcp), answering=True)]
+    whole = _ends_of(run, at, flow, np.unique(np.concatenate(connections)))
+    return Possible(np.union1d(np.concatenate(ends), whole), np.unique(np.concatenate(gaps)))
+
+
+def _ends_of(run: Run, at: Sightings, flow: Array, flows: Array) -> Array:
+    """Trajectories of some flows that end before their path does."""
+    if not len(flows):
+        return np.zeros(0, np.int64)
+    last = np.array([len(path.points) - 1 for path in run.paths], np.int64)[at.path_of]
+    there = at.seen >= 0
+    begin = at.seen[np.arange(len(at.seen)), np.argmax(there, axis=1)]
+    found: Array = np.flatnonzero(np.isin(flow[begin], flows) & (at.seen[np.arange(len(at.seen)), last] < 0))
+    return found
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """Ends at one position of a path, and arrivals at another: row numbers; what is known of the flows there.
+
+    `watched` are arrivals that some point before should have seen; `before` and `behind` are rows of packets that both
+    positions have seen, `seen_before` and `seen_behind` the packets of each flow there; `window` is None where times
+    cannot be compared.
+    """
+
+    rows: Array
+    times: Array
+    flow: Array
+    ends: Array
+    arrivals: Array
+    watched: Array
+    before: Array
+    behind: Array
+    seen_before: tuple[Array, Array]
+    seen_behind: tuple[Array, Array]
+    window: int | None
+
+    @classmethod
+    def of(
+        cls, run: Run, rows: Array, at: Sightings, flow: Array, sets: OpenSets, place: tuple[int, int, int],
+        reach: Reach,
+    ) -> _Stage | None:  # fmt: skip
+        """None where nothing ends, or nothing arrives."""
+        path, i, j = place
+        ends, arrivals = sets.rows(path, i, j, True), sets.rows(path, j, i, False)
+        ends = ends[(sets.places[path][sets.set_of(ends), i + 1 :] < 0).all(axis=1)]
+        if not len(ends) or not len(arrivals):
+            return None
+        points = sets.points(path)
+        came, watched = at.times[arrivals], np.zeros(len(arrivals), bool)
+        for before in points[:j]:
+            watched |= (came >= reach.start[before]) & (came <= reach.end[before]) & ~reach.incomplete[before]
+        mine = at.seen[at.path_of == path]
+        both = mine[(mine[:, i] >= 0) & (mine[:, j] >= 0)]
+        one_clock = at.clock[points[i]] == at.clock[points[j]]
+        here, there = (
+            np.unique(flow[np.flatnonzero((at.points == points[position]) & (at.paths >= -1))], return_counts=True)
+            for position in (i, j)
+        )
+        return cls(
+            rows, at.times, flow, ends, arrivals, arrivals[watched], both[:, i], both[:, j], here, there,
+            run.threshold_ns if one_clock else None,
+        )  # fmt: skip
+
+    def paced_or_known(self) -> tuple[Array, Array]:
+        """Ends that an arrival of a possible flow follows within the threshold, and arrivals that follow."""
+        found = dict.fromkeys([*self._known(), *self._paced()])
+        before, behind = (np.array([pair[side] for pair in found], np.uint64) for side in (0, 1))
+        ends, of_end = _of_flows(self.ends, self.flow[self.ends], before)
+        arrivals, of_arrival = _of_flows(self.arrivals, self.flow[self.arrivals], behind)
+        sent, came = self.times[ends], self.times[arrivals]
+        low, high, _ = within(of_end, sent, of_arrival, came, self.window, early=int(EARLY_NS))
+        followed = high > low
+        low, high, _ = within(of_arrival, -came, of_end, -sent, self.window, early=int(EARLY_NS))
+        return ends[followed], arrivals[high > low]
+
+    def _known(self) -> list[tuple[Any, Any]]:
+        changed = self.rows["identity"][self.before] != self.rows["identity"][self.behind]
+        x, y = self.flow[self.before[changed]], self.flow[self.behind[changed]]
+        first, _ = groups_of(x, y)
+        found = []
+        for before, behind in zip(x[first], y[first], strict=True):
+            left = self.ends[self.flow[self.ends] == before]
+            right = self.arrivals[self.flow[self.arrivals] == behind]
+            if len(left) and len(right) >= _UNEXPLAINED * _counted(self.seen_behind, behind):
+                like = group_numbers(
+                    *(self.rows[name][np.concatenate([left, right])] for name in ("payload_length", "protocol"))
+                )
+                low, high, _ = within(
+                    like[: len(left)], self.times[left], like[len(left) :], self.times[right], self.window,
+                    early=int(EARLY_NS),
+                )  # fmt: skip
+                if (high > low).any():
+                    found.append((before, behind))
+        return found
+
+    def with_the_same_payload(self) -> tuple[Array, Array]:
+        """Ends that an arrival with the same payload follows, and such arrivals, in flows where that is usual."""
+        ends, arrivals = (
+            side[self.rows["payload_length"][side] >= ENOUGH_BYTES] for side in (self.ends, self.arrivals)
+        )
+        if not len(ends) or not len(arrivals):
+            return ends[:0], arrivals[:0]
+        both = rows_at(self.rows, np.concatenate([ends, arrivals]))
+        like = group_numbers(both["protocol"], both["payload_length"], both["content"], both["mark"])
+        mine, theirs = like[: len(ends)], like[len(ends) :]
+        low, high, order = within(
+            mine, self.times[ends], theirs, self.times[arrivals], self.window, early=int(EARLY_NS)
+        )  # fmt: skip
+        some = np.flatnonzero(high > low)
+        left, right = ends[some], arrivals[order[low[some]]]
+        x, y = self.flow[left], self.flow[right]
+        first, number = groups_of(x, y)
+        packets = np.bincount(number)
+        least = np.minimum(*(_times(self.flow[side], of[first]) for side, of in ((ends, x), (arrivals, y))))
+        usual = ((packets >= _FEWEST) & (packets >= _HALF * least))[number]
+        return left[usual], right[usual]
+
+    def _paced(self) -> list[tuple[Any, Any]]:
+        """Flows that end and begin there as a whole, in step."""
+        found = []
+        behind = list(self._whole(self.watched, self.seen_behind))
+        for flow, ends in self._whole(self.ends, self.seen_before):
+            sent = np.sort(self.times[ends])
+            gap = int(np.median(np.diff(sent)))
+            for other, arrivals in behind:
+                if not _may_be_one(self.rows[ends[0]], self.rows[arrivals[0]]):
+                    continue
+                if max(len(ends), len(arrivals)) > _AS_MANY * min(len(ends), len(arrivals)):
+                    continue
+                came = np.sort(self.times[arrivals])
+                after = came - sent[np.clip(np.searchsorted(sent, came, "right") - 1, 0, len(sent) - 1)]
+                steady = np.abs(after - np.median(after)) <= gap // _QUARTER
+                if self.window is None or (steady.mean() >= _STEADY and 0 <= np.median(after) <= self.window):
+                    found.append((flow, other))
+        return found
+
+    def _whole(self, some: Array, seen: tuple[Array, Array]) -> list[tuple[Any, Array]]:
+        """Flows of which nearly all packets are among some rows, the largest ones first; and their rows."""
+        flows, number, many = np.unique(self.flow[some], return_inverse=True, return_counts=True)
+        total = np.array([_counted(seen, flow) for flow in flows])
+        first = np.full(len(flows), len(some))
+        np.minimum.at(first, number.ravel(), np.arange(len(some)))
+        fits = np.flatnonzero((many >= _FEWEST_PACED) & (many >= _NEARLY_ALL * total))
+        fits = fits[np.lexsort((first[fits], -many[fits]))][:_MOST_FLOWS]
+        return [(flows[place], some[number.ravel() == place]) for place in fits]
+
+
+def _may_be_one(one: Any, other: Any) -> bool:
+    """Whether a box may make a packet of the one flow one of the other: it leaves an address, or it is a relay, or it
+    puts packets into those of another protocol.
+    """
+    ends = [(row[f"{side}_high"], row[f"{side}_low"]) for row in (one, other) for side in ("source", "destination")]
+    return bool(one["protocol"] != other["protocol"] or ends[0] == ends[2] or ends[1] == ends[3] or ends[1] == ends[2])
+
+
+def _times(flow: Array, wanted: Array) -> Array:
+    """How often each wanted flow is among some flows."""
+    flows, packets = np.unique(flow, return_counts=True)
+    found: Array = packets[np.searchsorted(flows, wanted)]
+    return found
+
+
+def _counted(counts: tuple[Array, Array], flow: Any) -> int:
+    """How many packets of a flow there are among (flows in order, packets)."""
+    flows, packets = counts
+    place = int(np.searchsorted(flows, flow))
+    return int(packets[place]) if place < len(flows) and flows[place] == flow else 0
+
+
+def _of_flows(rows: Array, flow: Array, wanted: Array) -> tuple[Array, Array]:
+    """Rows of each wanted flow, one after the other, and the number of the flow for which each stands there."""
+    order = np.argsort(flow, kind="stable")
+    low, high = (np.searchsorted(flow[order], wanted, side) for side in ("left", "right"))
+    many = high - low
+    number = np.repeat(np.arange(len(wanted)), many)
+    place = np.repeat(low - (np.cumsum(many) - many), many) + np.arange(len(number))
+    return rows[order[place]], number
