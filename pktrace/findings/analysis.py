@@ -141,6 +141,7 @@ def stage_latencies(verdicts: Verdicts, parts: Parts, complete: np.ndarray[Any, 
                     int(verdicts.trust.error_ns[number, stage]) if same else None,
                     int((parts.divided[crossed, a] | parts.divided[crossed, b]).sum()),
                     np.sort(last_bytes),
+                    _by_order(trajectories, crossed) if same else 0,
                 )
             )
         if len(path.points) > 1:
@@ -166,4 +167,12 @@ def _end_to_end(verdicts: Verdicts, number: int, parts: Parts, complete: np.ndar
         error = cover[0].resolution_ns + cover[1].resolution_ns
     lost = int((mine & verdicts.packets_with("lost")).sum())
     divided = int((parts.divided[delivered, 0] | parts.divided[delivered, last]).sum())
-    return StageLatency(number, None, "end to end", 0, last, np.sort(values), lost, error, divided, np.sort(last_bytes))
+    by_order = _by_order(trajectories, delivered) if error is not None else 0
+    return StageLatency(
+        number, None, "end to end", 0, last, np.sort(values), lost, error, divided, np.sort(last_bytes), by_order
+    )
+
+
+def _by_order(trajectories: Trajectories, which: np.ndarray[Any, Any]) -> int:
+    """How many of some packets only their order told from equal ones."""
+    return int(np.count_nonzero(trajectories.candidates[which] > 1))

@@ -34,6 +34,7 @@ class StageLatency:
     error_ns: int | None
     divided: int = 0  # packets that were not whole in a frame of their own at one of the ends
     last_bytes: Array = field(default_factory=lambda: np.zeros(0, np.int64))  # as `values`, until all had come
+    by_order: int = 0  # of the packets of `values`, how many only their order told from equal ones
 
     @property
     def mean(self) -> float | None:
@@ -82,6 +83,7 @@ def summary_row(latency: StageLatency, share: float | None) -> dict[str, Any]:
         "share": share,
         "error_ns": latency.error_ns,
         "divided": latency.divided,
+        "by_order": latency.by_order,
         "last_byte_mean_ns": round(float(latency.last_bytes.mean())) if len(latency.last_bytes) else None,
         "last_byte_max_ns": int(latency.last_bytes[-1]) if len(latency.last_bytes) else None,
     }

@@ -235,10 +235,28 @@ def print_latency(analysis: Analysis, stream: IO[str]) -> None:
         out.print()
     if any(_falls_on_lost(latency) for latency in analysis.latencies):
         out.print(Text("∞: the percentile falls on a lost packet (RFC 7679 5).", style="dim"))
+    for path, stage, share in _told_by_order(analysis):
+        out.print(
+            Text(
+                f"{path}, {stage}: {percent(share)} of these packets were told from equal ones by their order only. "
+                "Their mean is exact; percentiles, least and greatest are not.",
+                style="dim",
+            )
+        )
     if any(latency.error_ns is None for latency in analysis.latencies):
         out.print(Text("–: the points are on different clocks, so no latency is measured between them.", style="dim"))
     if analysis.latencies:
         out.print()
+
+
+def _told_by_order(analysis: Analysis) -> list[tuple[str, str, float]]:
+    """(path, stage, share) where order alone told packets apart; of each path the stage with the largest share."""
+    found: dict[int, tuple[float, str]] = {}
+    for latency in analysis.latencies:
+        if latency.by_order and len(latency.values):
+            share = latency.by_order / len(latency.values)
+            found[latency.path] = max(found.get(latency.path, (0.0, "")), (share, latency.name))
+    return [(analysis.run.paths[path].name, stage, share) for path, (share, stage) in sorted(found.items())]
 
 
 def last_byte_table(analysis: Analysis) -> Table:
