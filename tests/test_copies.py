@@ -84,29 +84,39 @@ def test_a_copy_behind_the_loss_threshold_is_no_arrival(tmp_path: Path) -> None:
         assert (path["duplication_fraction"], path["duplicates"]) == (fraction, 1)
 
 
-@pytest.mark.parametrize("times", [(2, 1, 1), (2, 2, 1), (3, 1, 1)])
-def test_what_the_first_point_saw_twice_is_not_called_lost(tmp_path: Path, times: tuple[int, ...]) -> None:
-    """A mirror port in front of everything made half of all packets lost."""
-    analysis = seen(tmp_path, times)
-    more = COUNT * (times[0] - 1)
-    assert fates(analysis) == {("delivered", None): COUNT, ("ambiguous", None): more}
-    assert counted(analysis) == {("copies_first", "a"): more}
+@pytest.mark.parametrize("times", [(2, 1, 1), (2, 2, 1), (3, 1, 1), (2, 2, 2), (1, 1, 2)])
+@pytest.mark.parametrize("ip_id", [None, 0])
+def test_points_that_see_everything_twice_see_one_packet_each(
+    tmp_path: Path, times: tuple[int, ...], ip_id: int | None
+) -> None:
+    """'A packet is what the first point saw': a mirror port in front of everything made two of each."""
+    analysis = seen(tmp_path, times, ip_id=ip_id)
+    assert fates(analysis) == {("delivered", None): COUNT}
+    assert analysis.trajectories.duplicates.tolist() == [max(times) - 1] * COUNT
+
+
+def test_packets_that_are_seen_twice_and_end_are_lost_once(tmp_path: Path) -> None:
+    assert fates(seen(tmp_path, (2, 0, 0))) == {("lost", None): COUNT}
+
+
+def test_what_the_first_point_often_saw_twice_is_not_called_lost(tmp_path: Path) -> None:
+    """Three of four packets are doubled before the first point: the second one ended there, and was lost."""
+    twice = [number for number in range(COUNT) if number % 4]
+    files = {
+        "a": file_of(
+            [Record(START + n * MS + copy * 5_000, udp(n)) for n in range(COUNT) for copy in range(1 + (n in twice))]
+        ),
+        "b": file_of([Record(START + n * MS + 50_000, udp(n)) for n in range(COUNT)]),
+    }
+    analysis = analyzed(tmp_path, files)
+    assert fates(analysis) == {("delivered", None): COUNT, ("ambiguous", None): len(twice)}
+    assert counted(analysis) == {("copies_first", "a"): len(twice)}
     doubtful = int((~analysis.verdicts.packets_with("delivered")).nonzero()[0][0])
     assert "copy of one that was seen" in " ".join(str(explain_packet(analysis, doubtful)).split())
 
 
-def test_one_of_two_that_are_both_gone_is_lost(tmp_path: Path) -> None:
-    assert fates(seen(tmp_path, (2, 0, 0))) == {("lost", None): COUNT, ("ambiguous", None): COUNT}
-
-
-def test_both_of_two_may_arrive(tmp_path: Path) -> None:
-    analysis = seen(tmp_path, (2, 2, 2))
-    assert fates(analysis) == {("delivered", None): 2 * COUNT}
-    assert counted(analysis) == {}
-
-
 def test_equal_packets_that_a_sender_may_repeat_are_counted(tmp_path: Path) -> None:
-    """Datagrams without identification, some of which are equal; and any that come later than a copy would."""
+    """Datagrams without identification, some of which are equal."""
     pairs = [(number, copy) for number in range(COUNT) for copy in range(2 if number < COUNT // 4 else 1)]
     files = {
         "a": file_of([Record(START + n * MS + copy * 5_000, udp(n, ip_id=0)) for n, copy in pairs]),
@@ -114,9 +124,6 @@ def test_equal_packets_that_a_sender_may_repeat_are_counted(tmp_path: Path) -> N
     }
     analysis = analyzed(tmp_path, files)
     assert fates(analysis) == {("delivered", None): COUNT, ("lost", None): COUNT // 4}
-    (tmp_path / "later").mkdir()
-    later = seen(tmp_path / "later", (2, 1, 1), gap_ns=2 * MS)
-    assert fates(later) == {("delivered", None): COUNT, ("lost", None): COUNT}
 
 
 def test_one_packet_that_is_sent_very_often_is_no_sign_of_a_mirror_port(tmp_path: Path) -> None:
@@ -127,11 +134,6 @@ def test_one_packet_that_is_sent_very_often_is_no_sign_of_a_mirror_port(tmp_path
         "b": file_of([Record(at + 50_000, udp(1, ip_id=0)) for at in times[:-10]]),
     }
     assert fates(analyzed(tmp_path, files)) == {("delivered", None): 50, ("lost", None): 10}
-
-
-def test_a_point_that_shows_all_twice_shows_packets_without_identification_twice(tmp_path: Path) -> None:
-    analysis = seen(tmp_path, (2, 1, 1), ip_id=0)
-    assert fates(analysis) == {("delivered", None): COUNT, ("ambiguous", None): COUNT}
 
 
 def test_a_tcp_retransmission_is_a_packet_of_its_own(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pktrace.findings.analysis import Analysis
 from pktrace.schema import BASES, FATES
-from pktrace.trajectories.joins import _sole
+from pktrace.trajectories.partners import sole
 from tests.conftest import ROOT
 from tests.kit.changed_traffic import START_NS, TRAFFIC, Forms, Recorded, Traffic, plain, proxy, record, twice
 from tests.kit.packets import UDP, Header, frame
@@ -144,7 +144,7 @@ _FOLLOWED = """
 import sys
 from pathlib import Path
 from pktrace.decode.identity import _use_key_of
-from pktrace.trajectories.joins import _sole
+from pktrace.trajectories.partners import sole
 from tests.conftest import ROOT
 from tests.kit.changed_traffic import TRAFFIC, record
 from tests.test_joined_packets import analysed
@@ -172,7 +172,7 @@ def test_sole_partners_are_those_that_a_search_finds(
         ]  # fmt: skip
         expected.append(near[0] if len(near) == 1 else -1)
     columns = [np.array(column, np.int64) for column in (*_split(some), *_split(others))]
-    assert _sole(*columns, window).tolist() == expected
+    assert sole(*columns, window).tolist() == expected
 
 
 def _split(pairs: list[tuple[int, int]]) -> tuple[list[int], list[int]]:

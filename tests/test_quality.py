@@ -17,7 +17,9 @@ from pktrace.findings.summary import summary, summary_json
 from pktrace.report.terminal import print_analysis
 from pktrace.run.runfile import load_run
 from pktrace.schema import BASES
+from tests.kit.pcap_files import Record
 from tests.test_copies import seen
+from tests.test_named_cases import MS, START, analyzed, file_of, udp
 
 
 @pytest.fixture(scope="module")
@@ -87,10 +89,15 @@ def test_the_summary_states_the_quality(nat: Analysis) -> None:
 
 
 def test_ambiguous_packets_have_their_share(tmp_path: Path) -> None:
-    analysis = seen(tmp_path, (2, 1, 1))
+    """Four of five packets are doubled before the first point, and one of each pair goes on."""
+    records = {
+        "a": [Record(START + n * MS + copy * 5_000, udp(n)) for n in range(20) for copy in range(1 + (n % 5 > 0))],
+        "b": [Record(START + n * MS + 50_000, udp(n)) for n in range(20)],
+    }
+    analysis = analyzed(tmp_path, {point: file_of(some) for point, some in records.items()})
     (path,) = summary(analysis, 0)["paths"].values()
-    assert path["ambiguous_share"] == 0.5
-    assert path["ambiguous_candidates"] == 40
+    assert path["ambiguous_share"] == 16 / 36
+    assert path["ambiguous_candidates"] == 32
 
 
 @pytest.mark.parametrize("width", [80, 200])

@@ -58,6 +58,9 @@ def _equal(wrong: int) -> str:
     return f"{wrong:,} wrong" if wrong else "equal"
 
 
+COMPARED = "## Beside other methods"
+
+
 def page(rows: list[tuple[str, Score]]) -> str:
     """docs/accuracy.md."""
     lines = [
@@ -102,7 +105,10 @@ def main(names: tuple[str, ...], packets: int | None, seed: int, write_to: Path 
         rows.append((name, score))
         failed += [name] if score.faults else []
     if write_to is not None:
-        write_to.write_text(page(rows), encoding="utf-8")
+        text = page(rows)
+        kept = write_to.read_text(encoding="utf-8") if write_to.exists() else ""
+        begin = kept.find(COMPARED)
+        write_to.write_text(text + ("\n" + kept[begin:] if begin >= 0 else ""), encoding="utf-8")
     click.echo(
         f"{len(rows)} scenarios, {len(failed)} below what is demanded{': ' if failed else ''}{', '.join(failed)}"
     )

@@ -63,7 +63,8 @@ def _told(analysis: Analysis, delivered: int, lost: int) -> str | None:
     sent_first = analysis.trajectories.seen[:, 0] >= 0
     counts = np.bincount(analysis.verdicts.fate[sent_first], minlength=len(FATES))
     found = {name: int(counts[code]) for code, name in enumerate(FATES) if counts[code]}
-    if found != {"delivered": delivered, "lost": lost}:
+    # A flow that begins in step where another ends may be that flow, changed by a box: honest, but never delivered.
+    if found.get("delivered", 0) != delivered or found.get("lost", 0) + found.get("ambiguous", 0) != lost:
         return f"of what was sent {lost} were lost and {delivered} delivered, and the analysis says {found}"
     return None
 
