@@ -92,6 +92,10 @@ bench: $(VENV)/installed  ## Speed: start-up, and decoding beside capinfos, tsha
 	@$(PY) tests/bench/decoding.py --packets $(BENCH_PACKETS)
 	@$(PY) tests/bench/matching.py --packets $(BENCH_PACKETS)
 
+.PHONY: compare-tools
+compare-tools: $(VENV)/installed-dev  ## Other ways to compare two captures beside pktrace and the truth: writes their table in docs/accuracy.md.
+	@$(PY) -m tests.accuracy.compare_tools --write docs/accuracy.md
+
 .PHONY: accuracy
 accuracy: $(VENV)/installed-dev  ## Hold the analysis against generated runs with known truth; all of them: writes docs/accuracy.md; ARGS="tso gro --seed 2": some.
 	@$(PY) -m tests.accuracy $(if $(ARGS),$(ARGS),--write docs/accuracy.md)
