@@ -18,6 +18,7 @@ from pktrace.schema import BASES, FATES
 from pktrace.trajectories.partners import sole
 from tests.conftest import ROOT
 from tests.kit.changed_traffic import START_NS, TRAFFIC, Forms, Recorded, Traffic, plain, proxy, record, twice
+from tests.kit.kinds.model import packets_of
 from tests.kit.packets import UDP, Header, frame
 from tests.kit.pcap_files import Record, pcap_bytes
 from tests.test_named_cases import analyzed
@@ -33,17 +34,6 @@ def analysed(folder: Path, traffic: Traffic, recorded: Recorded) -> Analysis:
     return analyzed(folder, recorded.files, paths)
 
 
-def packets_of(analysis: Analysis, recorded: Recorded) -> list[set[int]]:
-    """The true packets whose frames each trajectory holds."""
-    trajectories = analysis.trajectories
-    rows, points = trajectories.observations.rows, trajectories.observations.points
-    found: list[set[int]] = [set() for _ in range(len(trajectories))]
-    for row, owner in enumerate(trajectories.owner.tolist()):
-        if owner >= 0:
-            found[owner].add(recorded.packet[points[rows["point"][row]], int(rows["frame"][row])])
-    return found
-
-
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}-packets-seed-{size[1]}")
 @pytest.mark.parametrize("kind", list(TRAFFIC))
 def test_changed_packets_are_followed(tmp_path: Path, kind: str, size: tuple[int, int, float, float]) -> None:
@@ -55,7 +45,7 @@ def test_changed_packets_are_followed(tmp_path: Path, kind: str, size: tuple[int
     traffic = TRAFFIC[kind]
     recorded = record(traffic, *size)
     analysis = analysed(tmp_path, traffic, recorded)
-    held = packets_of(analysis, recorded)
+    held = packets_of(analysis, recorded.packet)
     assert [numbers for numbers in held if len(numbers) > 1] == []
     assert Counter(len(numbers) for numbers in held) == {1: len(recorded.seen)}
     assert sorted(min(numbers) for numbers in held) == sorted(recorded.seen)
@@ -94,7 +84,7 @@ def test_a_stranger_beside_one_loss_is_no_rewrite(tmp_path: Path) -> None:
     traffic = Traffic(("a", "b"), two_hosts, gap_ns=5_000_000)
     recorded = record(traffic, 120, 1)
     analysis = analysed(tmp_path, traffic, recorded)
-    assert [numbers for numbers in packets_of(analysis, recorded) if len(numbers) > 1] == []
+    assert [numbers for numbers in packets_of(analysis, recorded.packet) if len(numbers) > 1] == []
     told = Counter(FATES[fate] for fate in analysis.verdicts.fate.tolist())
     assert told == {"delivered": 119, "ambiguous": 1}
 
@@ -112,7 +102,7 @@ def test_equal_timers_of_two_hosts_are_no_rewrite(tmp_path: Path) -> None:
     traffic = Traffic(("a", "b"), timers, gap_ns=100_000_000)
     recorded = record(traffic, 80, 1)
     analysis = analysed(tmp_path, traffic, recorded)
-    assert [numbers for numbers in packets_of(analysis, recorded) if len(numbers) > 1] == []
+    assert [numbers for numbers in packets_of(analysis, recorded.packet) if len(numbers) > 1] == []
     assert "lost" not in {FATES[fate] for fate in analysis.verdicts.fate.tolist()}
 
 

@@ -1,7 +1,8 @@
 """From observations to trajectories: group by key, align clocks, place unique packets, then equal ones.
 
-The key is the identity of the bytes that stay the same (decode/identity.py); where flows turn out to be rewritten on
-their way, their packets get keys of what is left.
+The key is the identity of the bytes that stay the same (decode/identity.py). A round places packets by their keys; what
+it leaves tells of keys that tie, of second looks, and of packets that a box has changed. Keys are refined by that, and
+the next round begins.
 """
 
 from __future__ import annotations
@@ -13,14 +14,11 @@ import numpy as np
 
 from pktrace import memory
 from pktrace.decode import rows as field
-from pktrace.decode.digest import PAYLOAD_BYTES
 from pktrace.decode.identity import group_numbers, mixed
-from pktrace.ledger import Ledger
 from pktrace.observations.contents import Contents
 from pktrace.observations.observe import Observations
 from pktrace.observations.payloads import Payloads
 from pktrace.run.model import Run
-from pktrace.schema import BASES
 from pktrace.trajectories.agreement import begins_unseen, open_ends
 from pktrace.trajectories.clock_model import RewrittenOnce, align_clocks
 from pktrace.trajectories.clock_steps import clock_steps
@@ -30,17 +28,14 @@ from pktrace.trajectories.forms import NO_FORMS, Forms
 from pktrace.trajectories.grouping import Groups, grouped
 from pktrace.trajectories.looks import routed_looks, second_looks
 from pktrace.trajectories.model import Trajectories
-from pktrace.trajectories.numbering import Followed, in_order, owned
 from pktrace.trajectories.open_sets import Sightings
+from pktrace.trajectories.outcome import Round, trajectories_of
 from pktrace.trajectories.packet_id import keys_by_number, numbered_packets
-from pktrace.trajectories.paths import NO_PATH, NOT_FOLLOWED, parts, visits
+from pktrace.trajectories.paths import NOT_FOLLOWED, parts, visits
 from pktrace.trajectories.placing import Placed, place
-from pktrace.trajectories.possible import possible_partners
-from pktrace.trajectories.ranges import NO_RANGES, Ranges, copies_of_parts, match_ranges
-from pktrace.trajectories.reach import reach_of, with_proven_misses
-from pktrace.trajectories.remains import flow_of
+from pktrace.trajectories.ranges import match_ranges
+from pktrace.trajectories.reach import reach_of
 from pktrace.trajectories.rewritten import Keys
-from pktrace.trajectories.signatures import signed_rows
 from pktrace.trajectories.ties import tell_apart
 
 Array = np.ndarray[Any, Any]
@@ -60,154 +55,116 @@ def follow_packets(observations: Observations) -> Trajectories:
     run = observations.run
     if run is None:
         raise ValueError("observations of bare files have no run; use load_run and observe")
-    rows = observations.rows
-    memory.check_following(len(rows))
-    columns, numbers, keys, groups = _begin(observations, run)
-    payloads = Payloads(observations)
-    steps = clock_steps(run, rows, columns, groups)
-    if steps is not None:
-        columns = replace(columns, times=columns.times - steps.correction_ns)
-    every, forms = columns, NO_FORMS
-    # Packets that the capture numbered are told apart by their numbers.
-    compared = np.zeros(len(rows), bool) if numbers is None else numbers != 0
-    rewritten = RewrittenOnce(run, rows, columns)
-    looked, looks = compared.copy(), NO_FORMS  # for second sightings of a packet at one point
-    contents = Contents(observations)
-    for round_number in range(_MOST_ROUNDS):
-        keys.closed = round_number == _MOST_ROUNDS - 1
-        clocks = align_clocks(run, columns, groups, rewritten, steps)
+    memory.check_following(len(observations.rows))
+    return _Following(observations, run).trajectories()
+
+
+class _Following:
+    """Rounds of following, until nothing more is learned."""
+
+    def __init__(self, observations: Observations, run: Run) -> None:
+        self._observations, self._run, self._rows = observations, run, observations.rows
+        self._columns, self._numbers, self._keys, self._groups = _begin(observations, run)
+        self._payloads, self._contents = Payloads(observations), Contents(observations)
+        self._steps = clock_steps(run, self._rows, self._columns, self._groups)
+        if self._steps is not None:
+            self._columns = replace(self._columns, times=self._columns.times - self._steps.correction_ns)
+        self._every, self._forms, self._looks = self._columns, NO_FORMS, NO_FORMS
+        self._rewritten = RewrittenOnce(run, self._rows, self._columns)
+        # Packets that the capture numbered are told apart by their numbers.
+        known = np.zeros(len(self._rows), bool) if self._numbers is None else self._numbers != 0
+        self._compared, self._looked = known, known.copy()
+
+    def trajectories(self) -> Trajectories:
+        """All packets of the run."""
+        for number in range(_MOST_ROUNDS):
+            self._keys.closed = number == _MOST_ROUNDS - 1
+            found = self._placed()
+            if self._set_apart(found) or self._learn(found):
+                self._group_again()
+            else:
+                break
+        return trajectories_of(
+            found, self._observations, self._run, self._keys, self._numbers, self._looks, self._every, self._payloads
+        )
+
+    def _placed(self) -> Round:
+        """Place all rows by their keys."""
+        run, columns, groups = self._run, self._columns, self._groups
+        clocks = align_clocks(run, columns, groups, self._rewritten, self._steps)
         times, order = columns.times, np.zeros(0, np.int64)  # rows are in order of (time, point, file, frame)
-        if clocks.offset_ns.any() or steps is not None:
+        if clocks.offset_ns.any() or self._steps is not None:
             times = times - clocks.offset_ns[columns.points]
             order = np.flatnonzero(columns.paths != NOT_FOLLOWED)
             order = order[np.argsort(times[order], kind="stable")]
-        covered = reach_of(run, observations.coverage, clocks)
-        placed = place(run, rows, columns, groups, times, order, clocks, covered)
-        owner, path_of, seen, candidates = placed.owner, placed.path_of, placed.seen, placed.candidates
-        tied = _tied(keys, owner, placed, columns)
-        fresh = tied[~compared[tied]]
+        covered = reach_of(run, self._observations.coverage, clocks)
+        placed = place(run, self._rows, columns, groups, times, order, clocks, covered)
+        unplaced = _unplaced(placed.owner, columns, times)
+        ends = open_ends(run, self._rows, unplaced, placed.owner, placed.seen, placed.path_of)
+        at = Sightings(
+            placed.owner, placed.seen, placed.path_of, placed.candidates, columns.points, times, columns.paths,
+            clocks.group,
+        )  # fmt: skip
+        return Round(columns, self._forms, clocks, times, covered, placed, ends, at, unplaced)
+
+    def _set_apart(self, found: Round) -> bool:
+        """Tell packets with equal keys apart, and set aside second looks; returns whether anything is new."""
+        if self._keys.closed:
+            return False
+        tied = _tied(self._keys, found.placed.owner, found.placed, self._columns)
+        fresh = tied[~self._compared[tied]]
         if len(fresh):
-            contents.make_comparable()
-            routed = routed_looks(run, rows, times, fresh)
-            if len(routed):
-                looks, every = looks.and_those(routed), every.without(routed.second)
-                columns, forms, groups = _with_keys(keys, every, run)
-                continue
-            told = tell_apart(run, observations, payloads, times, keys.keys, fresh)
-            compared[told.compared] = True
+            self._contents.make_comparable()
+            if self._set_aside(routed_looks(self._run, self._rows, found.times, fresh)):
+                return True
+            told = tell_apart(
+                self._run, self._observations, self._payloads, found.times, self._keys.keys, fresh
+            )  # fmt: skip
+            self._compared[told.compared] = True
             if len(told):
-                keys.tell_apart(told)
-                columns, forms, groups = _with_keys(keys, every, run)
-                continue
-        fresh = tied[~looked[tied]]
-        if len(fresh):
-            looked[fresh] = True
-            again = second_looks(run, rows, times, fresh)
-            if len(again):
-                looks, every = looks.and_those(again), every.without(again.second)
-                columns, forms, groups = _with_keys(keys, every, run)
-                continue
-        unplaced = _unplaced(owner, columns, times)
-        found = open_ends(run, rows, unplaced, owner, seen, path_of)
-        at = Sightings(owner, seen, path_of, candidates, columns.points, times, columns.paths, clocks.group)
-        ranges, doubtful_parts, explained = NO_RANGES, np.zeros(0, np.int64), np.zeros(0, np.int64)
+                self._keys.tell_apart(told)
+                return True
+        fresh = tied[~self._looked[tied]]
+        self._looked[fresh] = True
+        return len(fresh) > 0 and self._set_aside(second_looks(self._run, self._rows, found.times, fresh))
+
+    def _set_aside(self, looks: Forms) -> bool:
+        if len(looks):
+            self._looks, self._every = self._looks.and_those(looks), self._every.without(looks.second)
+        return len(looks) > 0
+
+    def _learn(self, found: Round) -> bool:
+        """Learn what boxes have changed, from much evidence to little; returns whether any keys changed."""
+        run, rows, keys, ends, placed = self._run, self._rows, self._keys, found.ends, found.placed
         keys.doubtful_changes, keys.doubtful_joins = np.zeros(0, np.int64), np.zeros(0, np.int64)
-        if len(found.start_rows) and len(found.end_rows):
-            memory.check_loose_ends(len(found.start_rows) + len(found.end_rows))
-            contents.make_comparable()
-        if keys.learn_rewritten(found, run, times, clocks.group):
-            columns, forms, groups = _with_keys(keys, every, run)
-            continue
-        if not len(found.start_rows):
-            break
-        if keys.join(SAME_HEADERS, run, at, np.zeros(len(rows), bool), payloads):
-            columns, forms, groups = _with_keys(keys, every, run)
-            continue
-        loose = np.concatenate([unplaced, _begun_late(owner, seen)])
-        ranges, doubtful_parts, explained = match_ranges(
-            rows, times, keys.first_flow, loose, seen, path_of, visits(run), run.threshold_ns, payloads
-        )
-        unexplained = found.without(ranges.trajectory, np.append(ranges.row, explained))
-        if len(unexplained.end_rows):
-            open_rows = unexplained.rows_of(owner, unplaced)
-            unseen = begins_unseen(unexplained, run, rows, times, columns.paths, placed.reach)
-            if keys.learn_changed(unexplained, run, times, clocks.group, open_rows, unseen):
-                columns, forms, groups = _with_keys(keys, every, run)
-                continue
-        holding = _holding_parts(owner, ranges, explained, doubtful_parts)
-        if keys.join(RULES, run, at, holding, payloads) or keys.join(ENDINGS, run, at, holding, payloads):
-            columns, forms, groups = _with_keys(keys, every, run)
-            continue
-        break
-    ambiguous = np.zeros(len(path_of), bool)
-    ambiguous[found.end_trajectories[keys.doubtful]] = True
-    ambiguous[keys.doubtful_changes] = True
-    ambiguous[doubtful_parts] = True
-    doubtful = owner[keys.doubtful_joins]
-    ambiguous[doubtful[doubtful >= 0]] = True
-    gaps = np.zeros(0, np.int64)
-    if len(found.start_rows) and len(found.end_rows):
-        holding = _holding_parts(owner, ranges, explained, doubtful_parts)
-        possible = possible_partners(run, rows, at, keys.flow, holding, placed.reach)
-        ambiguous[possible.ends] = True
-        gaps = possible.gaps
-    unsure = np.zeros(len(path_of), bool)
-    unsure[gaps] = True
-    candidates[doubtful_parts] = np.maximum(candidates[doubtful_parts], 2)
-    given = owner[keys.in_order]
-    given = given[given >= 0]
-    candidates[given] = np.maximum(candidates[given], 2)
-    basis = _basis(rows, keys, seen, candidates)
-    _name_signatures(basis, rows, keys.marked, owner, payloads)
-    if numbers is not None:
-        basis[_all_numbered(seen, numbers) & (candidates == 1)] = BASES.index("packet_id")
-    followed = Followed(owner, path_of, seen, candidates, basis, ambiguous, unsure, ranges)
-    reach, no_path = placed.reach, placed.no_path
-    if len(ranges):
-        copies = copies_of_parts(rows, times, ranges, loose, run.threshold_ns)
-        now = np.union1d(ranges.row, copies[0])
-        no_path -= int(np.count_nonzero((owner[now] < 0) & (columns.paths[now] == NO_PATH)))
-        followed = _with_ranges(followed, rows, times, copies)
-        # What was not seen whole was not missed where its parts were seen.
-        certain = followed.candidates == 1
-        reach = with_proven_misses(covered, run, times, followed.seen[certain], followed.path[certain])
-    followed.owner[looks.second] = followed.owner[looks.first]
-    followed = in_order(followed)
-    sightings, duplicates = owned(followed, columns.points)
-    forms = forms.chosen(followed.owner[forms.first] >= 0)
-    followed.owner[forms.second] = followed.owner[forms.first]
-    sightings += np.bincount(followed.owner[forms.second], minlength=len(followed)).astype(np.int32)
-    ledger = _left_over(followed.owner, every, no_path)
-    for point in np.flatnonzero(reach.missed):
-        ledger.add("capture_missed", int(reach.missed[point]), point=run.points[point].name)
-    for entry in clocks.contradictions:
-        ledger.add("clock_contradicted", max(entry.backwards, entry.late), point=run.points[entry.to_point].name)
-    for entry in clocks.contradictions:
-        if entry.disordered:
-            ledger.add("order_contradicted", entry.packets, point=run.points[entry.to_point].name)
-    for step in steps.steps if steps is not None else ():
-        ledger.add("clock_contradicted", step.packets, point=run.points[step.point].name)
-    for point in np.flatnonzero(clocks.group != clocks.group[0]):
-        ledger.add("clock_unknown", point=run.points[point].name)
-    return Trajectories(
-        observations=observations,
-        run=run,
-        path=followed.path,
-        seen=followed.seen,
-        first_row=followed.first_row(),
-        candidates=followed.candidates,
-        basis=followed.basis,
-        sightings=sightings,
-        duplicates=duplicates,
-        owner=followed.owner,
-        forms=forms.second,
-        ambiguous=followed.ambiguous,
-        unsure=followed.unsure,
-        ranges=followed.ranges,
-        clocks=clocks,
-        reach=reach,
-        ledger=ledger,
-    )
+        if len(ends.start_rows) and len(ends.end_rows):
+            memory.check_loose_ends(len(ends.start_rows) + len(ends.end_rows))
+            self._contents.make_comparable()
+        if keys.learn_rewritten(ends, run, found.times, found.clocks.group):
+            return True
+        if not len(ends.start_rows):
+            return False
+        if keys.join(SAME_HEADERS, run, found.at, np.zeros(len(rows), bool), self._payloads):
+            return True
+        found.loose = np.concatenate([found.unplaced, _begun_late(placed.owner, placed.seen)])
+        found.ranges, found.doubtful_parts, found.explained = match_ranges(
+            rows, found.times, keys.first_flow, found.loose, placed.seen, placed.path_of, visits(run),
+            run.threshold_ns, self._payloads,
+        )  # fmt: skip
+        left = ends.without(found.ranges.trajectory, np.append(found.ranges.row, found.explained))
+        if len(left.end_rows):
+            open_rows = left.rows_of(placed.owner, found.unplaced)
+            unseen = begins_unseen(left, run, rows, found.times, self._columns.paths, placed.reach)
+            if keys.learn_changed(left, run, found.times, found.clocks.group, open_rows, unseen):
+                return True
+        holding = found.holding_parts
+        return any(keys.join(rules, run, found.at, holding, self._payloads) for rules in (RULES, ENDINGS))
+
+    def _group_again(self) -> None:
+        """Group by the keys as they are, without second forms."""
+        self._forms = self._keys.forms(self._every.points, self._every.times, self._run.threshold_ns)
+        self._columns = self._every.without(self._forms.second) if len(self._forms) else self._every
+        self._groups = grouped(self._keys.keys, self._columns.paths)
 
 
 def _begin(observations: Observations, run: Run) -> tuple[Columns, Array | None, Keys, Groups]:
@@ -224,13 +181,6 @@ def _begin(observations: Observations, run: Run) -> tuple[Columns, Array | None,
     if first_keys is not columns.identities:
         groups = grouped(first_keys, columns.paths)
     return columns, numbers, Keys(rows, first_keys, part), groups
-
-
-def _with_keys(keys: Keys, every: Columns, run: Run) -> tuple[Columns, Forms, Groups]:
-    """What is followed by the keys as they are, second forms, which are not, and the groups."""
-    forms = keys.forms(every.points, every.times, run.threshold_ns)
-    columns = every.without(forms.second) if len(forms) else every
-    return columns, forms, grouped(keys.keys, columns.paths)
 
 
 def _unplaced(owner: Array, columns: Columns, times: Array) -> Array:
@@ -255,82 +205,8 @@ def _tied(keys: Keys, owner: Array, placed: Placed, columns: Columns) -> Array:
     return np.flatnonzero(tied)
 
 
-def _left_over(owner: Array, columns: Columns, no_path: int) -> Ledger:
-    """A ledger of what belongs to no trajectory: on no path, so many at most, or off its own."""
-    ledger = Ledger()
-    left = int(np.count_nonzero((owner < 0) & (columns.paths != NOT_FOLLOWED)))
-    no_path = min(left, no_path)
-    ledger.add("no_path", no_path)
-    ledger.add("off_path", left - no_path)
-    return ledger
-
-
 def _begun_late(owner: Array, seen: Array) -> Array:
     """Rows of trajectories that begin behind the first position of their path."""
     late = seen[:, 0] < 0
     rows = np.flatnonzero(late[owner]) if late.any() else np.zeros(0, np.int64)
     return rows[owner[rows] >= 0]
-
-
-def _holding_parts(owner: Array, ranges: Ranges, explained: Array, doubtful: Array) -> Array:
-    """bool per row: it is a part of a packet, may be one, or belongs to a packet that was seen in parts."""
-    found = np.isin(owner, np.concatenate([ranges.trajectory, doubtful]))
-    found[ranges.row] = True
-    found[explained] = True
-    return found
-
-
-def _all_numbered(seen: Array, numbers: Array) -> Array:
-    """bool per trajectory: seen at several positions, and all sightings have the number of the first."""
-    there = seen >= 0
-    first = seen[np.arange(len(seen)), np.argmax(there, axis=1)]
-    same = numbers[np.maximum(seen, 0)] == numbers[first][:, None]
-    found: Array = (same | ~there).all(axis=1) & (numbers[first] != 0) & (there.sum(axis=1) > 1)
-    return found
-
-
-def _with_ranges(found: Followed, rows: Array, times: Array, copies: tuple[Array, Array]) -> Followed:
-    """Split and merged packets with their parts entered; trajectories that began as parts of these are left out."""
-    ranges, owner, seen, basis = found.ranges, found.owner, found.seen, found.basis
-    keep = np.ones(len(found), bool)
-    parts = owner[np.concatenate([ranges.row, copies[0]])]
-    keep[parts[parts >= 0]] = False
-    # Of the parts of a packet at a point, the one with its first byte counts; the earliest where that is missing.
-    order = np.lexsort((times[ranges.row], ranges.first, ranges.position, ranges.trajectory))[::-1]
-    seen[ranges.trajectory[order], ranges.position[order]] = ranges.row[order]
-    owner[owner >= 0] = np.where(keep[owner[owner >= 0]], owner[owner >= 0], -1)
-    owner[ranges.row[order]] = ranges.trajectory[order]
-    owner[copies[0]] = copies[1]
-    whole = ranges.whole(rows, seen[:, 0])
-    alone = ranges.chosen(whole)
-    sent, held = rows[seen[alone.trajectory, 0]], rows[alone.row]
-    header = (flow_of(sent) != flow_of(held)) | (sent["ip_id"] != held["ip_id"])
-    basis[alone.trajectory] = BASES.index("modified")
-    basis[alone.trajectory[header]] = BASES.index("rewritten")  # at any of its points
-    ranges = ranges.chosen(~whole)
-    basis[ranges.trajectory] = BASES.index("range")
-    return replace(found, ranges=ranges).chosen(np.flatnonzero(keep))
-
-
-def _name_signatures(basis: Array, rows: Array, marked: Array, owner: Array, payloads: Payloads) -> None:
-    """Exact matches that the mark of a test generator has decided."""
-    marked = marked[(rows["payload_length"][marked] > PAYLOAD_BYTES) & (owner[marked] >= 0)]
-    if len(marked):
-        signed = owner[signed_rows(rows, marked, payloads)]
-        basis[signed[basis[signed] == BASES.index("exact")]] = BASES.index("signature")
-
-
-def _basis(rows: Array, keys: Keys, seen: Array, candidates: Array) -> Array:
-    """The rung that decided, per trajectory (code of BASES)."""
-    found = np.full(len(seen), BASES.index("exact"), np.uint8)
-    if keys.learned:
-        first = seen[np.arange(len(seen)), np.argmax(seen >= 0, axis=1)]
-        for position in range(seen.shape[1]):
-            there = np.flatnonzero(seen[:, position] >= 0)
-            row, begin = seen[there, position], first[there]
-            changed = rows["identity"][row] != rows["identity"][begin]
-            header = (keys.flow[row] != keys.flow[begin]) | (rows["ip_id"][row] != rows["ip_id"][begin])
-            found[there[changed & ~header & (found[there] == BASES.index("exact"))]] = BASES.index("modified")
-            found[there[changed & header]] = BASES.index("rewritten")
-    found[candidates > 1] = BASES.index("order")
-    return found

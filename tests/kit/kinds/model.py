@@ -147,7 +147,7 @@ class Score:
 
 def score(analysis: Analysis, recorded: Recorded) -> Score:
     """Compare each trajectory with the packets whose frames it holds."""
-    held = packets_of(analysis, recorded)
+    held = packets_of(analysis, recorded.packet)
     fates = [FATES[fate] for fate in analysis.verdicts.fate.tolist()]
     many = Counter(number for numbers in held for number in numbers)
     by_fate = Counter(fates)
@@ -167,14 +167,18 @@ def score(analysis: Analysis, recorded: Recorded) -> Score:
     )
 
 
-def packets_of(analysis: Analysis, recorded: Recorded) -> list[set[int]]:
-    """The true packets whose frames each trajectory holds."""
+def packets_of(analysis: Analysis, packet: Mapping[tuple[str, int], int]) -> list[set[int]]:
+    """The true packets whose frames each trajectory holds.
+
+    Args:
+        packet: by point and number of the frame.
+    """
     trajectories = analysis.trajectories
     rows, points = trajectories.observations.rows, trajectories.observations.points
     found: list[set[int]] = [set() for _ in range(len(trajectories))]
     for row, owner in enumerate(trajectories.owner.tolist()):
         if owner >= 0:
-            found[owner].add(recorded.packet[points[rows["point"][row]], int(rows["frame"][row])])
+            found[owner].add(packet[points[rows["point"][row]], int(rows["frame"][row])])
     return found
 
 
