@@ -217,6 +217,12 @@ def _by_version(data, at, limit):
 
 
 @inlined
+def _note(row, number):
+    """Add a tag that tells tenants apart, with those before it."""
+    row["inner_tags"] = (np.int64(row["inner_tags"]) * 31 + np.int64(number) + 1) & 0xFFFFFFFF
+
+
+@inlined
 def to_network(data, at, limit, kind, row):
     """Pass over what stands between here and a network header: returns (IPV4, IPV6, NSH or why none, position).
 
@@ -238,8 +244,10 @@ def to_network(data, at, limit, kind, row):
             if not row["has"] & HAS_VLAN:
                 row["has"] |= HAS_VLAN
                 row["vlan"] = half(data, at, True) & 0xFFF
-            elif row["tunnel"] == 0:
-                row["has"] |= STACKED_VLANS
+            else:
+                _note(row, half(data, at, True) & 0xFFF)
+                if row["tunnel"] == 0:
+                    row["has"] |= STACKED_VLANS
             kind = half(data, at + 2, True)
             at += 4
             if kind < 1536:
@@ -255,6 +263,7 @@ def to_network(data, at, limit, kind, row):
                 return (CUT if at + 4 > limit else NOTHING), at
             if byte(data, at + 2) & 1:  # bottom of the stack (RFC 3032)
                 kind = RAW_IP
+                _note(row, word(data, at, True) >> 12)
             at += 4
         elif kind == PPPOE or kind == 0x8864:  # RFC 2516: version and type, code, session, length
             shims += 1
@@ -263,6 +272,7 @@ def to_network(data, at, limit, kind, row):
             if byte(data, at) != 0x11 or byte(data, at + 1) != 0:
                 return NOTHING, at
             kind = PPP
+            _note(row, half(data, at + 2, True))
             at += 6
         elif kind == PPP:
             kind, at = _ppp(data, at, limit)

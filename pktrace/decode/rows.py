@@ -12,6 +12,7 @@ import numpy as np
 # covers the same and `content` only the first payload bytes, with a secret key: by these packets are taken for one
 # (decode/digest.py, identity.py). They are worth nothing outside of the process, and no order of them means anything.
 # `mark` is 0 until packets with equal keys are told apart by what the keys leave out (trajectories/ties.py).
+# `inner_tags` is a sum of what else tells tenants apart: VLANs below the outermost, PPPoE sessions, last MPLS labels.
 # `tunnel` is 1 + the number of the innermost entry of the file's tunnel table (decode/tunnels.py), 0 for none.
 ROW = np.dtype(
     [
@@ -40,6 +41,7 @@ ROW = np.dtype(
         ("ip_end", np.uint32),
         ("tunnel", np.uint32),
         ("tunnel_id", np.uint32),
+        ("inner_tags", np.uint32),
         ("ifindex", np.uint32),
         ("point", np.int32),
         ("capture", np.int32),

@@ -119,6 +119,9 @@ class _Stage:
         path, i, j = place
         ends, arrivals = sets.rows(path, i, j, True), sets.rows(path, j, i, False)
         ends = ends[(sets.places[path][sets.set_of(ends), i + 1 :] < 0).all(axis=1)]
+        # What begins at the first point of another path needs no origin.
+        owner = at.owner[arrivals]
+        arrivals = arrivals[(owner < 0) | (at.path_of[owner] == path) | (at.seen[owner, 0] < 0)]
         if not len(ends) or not len(arrivals):
             return None
         points = sets.points(path)

@@ -1,9 +1,10 @@
-"""Tags: the VLAN and the number of the innermost tunnel, and what stages make of them.
+"""Tags: VLANs, PPPoE sessions, MPLS labels and the number of the innermost tunnel, and what stages make of them.
 
-Rule: a tag at one point is a tag at the next if, of packets that are like each other and in their order of time at both
-points, at least eight have both, and these are eight of ten of those that have either. A map leads from one tag to one
-tag.
-Bound: tenants whose packets are all the same, and overtake each other in more than two cases of ten.
+Rule: a stage takes about as long for the packets of one tenant as for those of another. Of packets that are like each
+other, each tag of one point is held against each tag of the next. The map is right whose median delays are all alike:
+they differ half as much as those of any other map at most, and four packets at least show each. Where no map is so
+much better, tags stay as they are, or tell nothing if there are new ones.
+Bound: tenants whose packets follow each other by less than the median of the delay is known to.
 """
 
 from __future__ import annotations
@@ -16,16 +17,17 @@ from pktrace.decode import rows as field
 from pktrace.decode.identity import group_numbers, groups_of, mixed
 
 Array = np.ndarray[Any, Any]
-_FEWEST, _MOSTLY = 8, 0.8
+_FEWEST = 4
+_MOST_TAGS = 16  # of packets that are like each other
 
 
 def tags_of(rows: Array) -> Array:
-    """uint64 per row: a hash of its outermost VLAN and of the number of its innermost tunnel."""
+    """uint64 per row: a hash of its VLANs, PPPoE session, last MPLS label and the number of its innermost tunnel."""
     vlan, tunnel = (
         np.where(rows["has"] & bit != 0, rows[name].astype(np.uint64) + np.uint64(1), np.uint64(0))
         for name, bit in (("vlan", field.HAS_VLAN), ("tunnel_id", field.HAS_TUNNEL_ID))
     )
-    return mixed(vlan, tunnel)
+    return mixed(vlan, tunnel, rows["inner_tags"])
 
 
 def mapped_tags(stages: list[tuple[int, int]], points: Array, times: Array, like: Array, tags: Array) -> Array:
@@ -35,29 +37,60 @@ def mapped_tags(stages: list[tuple[int, int]], points: Array, times: Array, like
         stages: pairs of points; points, times: per row; like: uint64 per row, equal for packets that may be one.
     """
     found = tags.copy()
-    order = np.lexsort((times, group_numbers(like)))
+    alike = group_numbers(like)
     for a, b in stages:
-        here, there = (order[points[order] == point] for point in (a, b))
-        if not len(here) or not len(there) or np.isin(found[there], found[here]).all():
+        sides = []
+        for point in (a, b):
+            here = np.flatnonzero(points == point)
+            _, number = groups_of(alike[here], found[here])
+            sides.append(here[np.bincount(number)[number] == 1])
+        told = _map_of(_delays(sides[0], sides[1], alike, times, found))
+        there = points == b
+        if told is None:
+            here = found[points == a]
+            if len(here) and there.any() and not np.isin(found[there], here).all():
+                return np.zeros_like(tags)  # new tags, and nothing tells what they were
             continue
-        one, other = _in_turn(like[here]), _in_turn(like[there])
-        place = np.argsort(one, kind="stable")
-        at = np.minimum(np.searchsorted(one[place], other), len(place) - 1)
-        both = one[place[at]] == other
-        pairs = found[here[place[at[both]]]], found[there[both]]
-        first, number = groups_of(*pairs)
-        votes = np.bincount(number)
-        totals = [np.bincount(groups_of(side)[1])[groups_of(side)[1][first]] for side in pairs]
-        good = (votes >= _FEWEST) & (votes >= _MOSTLY * np.maximum(*totals))
-        for before, behind in zip(pairs[0][first[good]], pairs[1][first[good]], strict=True):
-            found[there[found[there] == behind]] = before
+        before = found[there]
+        after = before.copy()
+        for one, other in told.items():
+            after[before == other] = one
+        found[there] = after
     return found
 
 
-def _in_turn(like: Array) -> Array:
-    """A hash per row of what it is like and of how many such rows come before it."""
-    number = group_numbers(like)
-    order = np.argsort(number, kind="stable")
-    turn = np.empty(len(like), np.int64)
-    turn[order] = np.arange(len(like)) - np.searchsorted(number[order], number[order], "left")
-    return mixed(like, turn)
+def _delays(here: Array, there: Array, alike: Array, times: Array, tags: Array) -> dict[tuple[Any, Any], float]:
+    """The median delay from each tag at one point to each tag at the next, of packets that are like each other."""
+    order = there[np.argsort(alike[there], kind="stable")]
+    low, high = (np.searchsorted(alike[order], alike[here], side) for side in ("left", "right"))
+    many = np.where(high - low <= _MOST_TAGS, high - low, 0)
+    one = np.repeat(here, many)
+    other = order[np.repeat(low - (np.cumsum(many) - many), many) + np.arange(len(one))]
+    first, number = groups_of(tags[one], tags[other])
+    if len(first) > _MOST_TAGS**2:
+        return {}
+    found = {}
+    for pair, at in enumerate(first):
+        mine = number == pair
+        if np.count_nonzero(mine) >= _FEWEST:
+            found[tags[one[at]], tags[other[at]]] = float(np.median(times[other[mine]] - times[one[mine]]))
+    return found
+
+
+def _map_of(delays: dict[tuple[Any, Any], float]) -> dict[Any, Any] | None:
+    """What became of each tag that was changed; None where no map is much better than others."""
+    tags = list(dict.fromkeys(one for one, _ in delays))
+    costs: dict[tuple[Any, ...], float] = {}
+    for usual in delays.values():
+        chosen, cost = [], 0.0
+        for tag in tags:
+            ways = [(abs(delay - usual), other) for (one, other), delay in delays.items() if one == tag]
+            away, other = min(ways, key=lambda way: way[0])
+            chosen.append(other)
+            cost += away
+        if len(set(chosen)) == len(chosen):
+            costs[tuple(chosen)] = min(cost, costs.get(tuple(chosen), cost))
+    best = sorted(costs, key=lambda chosen: costs[chosen])
+    if not best or (len(best) > 1 and 2 * costs[best[0]] > costs[best[1]]):
+        return None
+    return {one: other for one, other in zip(tags, best[0], strict=True) if one != other}

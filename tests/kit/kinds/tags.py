@@ -45,7 +45,37 @@ def _tenants(before: Callable[[bytes, int], bytes], behind: Callable[[bytes, int
     return Kind(("a", "b"), sent, gap_ns=50_000)
 
 
+def _service_vlan(frame: bytes, tenant: int) -> bytes:
+    return _tagged(_tagged(frame, 10 + tenant), 500)
+
+
+def _pppoe(frame: bytes, tenant: int) -> bytes:
+    inside = struct.pack("!H", 0x0021) + frame[_ETHERNET:]
+    return frame[:12] + struct.pack("!HBBHH", 0x8864, 0x11, 0, 60 + tenant, len(inside)) + inside
+
+
+def _mpls(frame: bytes, tenant: int) -> bytes:
+    labels = struct.pack("!II", 77 << 12 | 64, (800 + tenant) << 12 | 0x100 | 64)
+    return frame[:12] + struct.pack("!H", 0x8847) + labels + frame[_ETHERNET:]
+
+
+def _mapped(tags: tuple[int, ...], behind: tuple[int, ...]) -> Kind:
+    """As many tenants as there are tags, whose packets follow each other by 2 ms."""
+
+    def sent(number: int) -> Sent:
+        packet, tenant = divmod(number, len(tags))
+        return Sent([_tagged(_inner(packet), tags[tenant]), _tagged(_inner(packet), behind[tenant])])
+
+    return Kind(("a", "b"), sent)
+
+
 TAGS = {
+    "tenants-service-vlan": _tenants(_service_vlan, _service_vlan),
+    "tenants-pppoe": _tenants(_pppoe, _pppoe),
+    "tenants-mpls": _tenants(_mpls, _mpls),
+    "tenants-vlans-swapped": _mapped((10, 20), (20, 10)),
+    "tenants-vlans-rotated": _mapped((10, 20, 30), (20, 30, 10)),
+    "tenants-vlans-shifted": _mapped((10, 20, 30, 40), (20, 30, 40, 50)),
     "tenants-vlan": _tenants(_vlan, _vlan),
     "tenants-vni": _tenants(_vxlan, _vxlan),
     "tenants-gre-key": _tenants(_gre_key, _gre_key),
