@@ -90,9 +90,13 @@ def _looks(run: Run, rows: Array, times: Array, tied: Array, routed: bool) -> Fo
             here = np.flatnonzero(point == doubled)
             if not len(here):
                 continue
-            near = _doubled_within(group[here], after[here], follows[here])
-            second[here] |= follows[here] & (after[here] <= near)
-            if near < 0 and _as_often(group[here]):
+            often = _often(group[here])
+            near = _doubled_within(after[here], follows[here], often)
+            close = follows[here] & (after[here] <= near)
+            # After so many looks the next one is another packet with the same bytes.
+            begins = np.maximum.accumulate(np.where(close, 0, np.arange(len(here))))
+            second[here] |= close & ((np.arange(len(here)) - begins) % max(2, often) != 0)
+            if near < 0 and often:
                 asked = follows[here] & with_id[here]
                 second[here] |= _same_number(run, rows, tied[here], asked, after[here])
     # Where several follow each other, all are looks at the first.
@@ -157,25 +161,24 @@ def _rank(rows: Array, which: Array) -> Array:
     return found
 
 
-def _as_often(group: Array) -> bool:
-    """Whether many packets are there, and nearly all equally often: a few times, as no sender repeats itself."""
+def _often(group: Array) -> int:
+    """How often nearly all of many packets are there: a few times, as no sender repeats itself; 0 else."""
     many = np.bincount(np.bincount(group - group.min()), minlength=_MOST_LOOKS + 1)
     rows = many * np.arange(len(many))
-    return bool(many[1:].sum() >= _FEWEST_DOUBLED and rows[: _MOST_LOOKS + 1].max() >= _DOUBLED * rows.sum())
+    often = int(np.argmax(rows[: _MOST_LOOKS + 1]))
+    return often if many[1:].sum() >= _FEWEST_DOUBLED and rows[often] >= _DOUBLED * rows.sum() else 0
 
 
-def _doubled_within(group: Array, after: Array, follows: Array) -> int:
+def _doubled_within(after: Array, follows: Array, often: int) -> int:
     """How near the second sighting is to the first at a point that sees nearly everything twice, ns; -1 else.
 
     Args:
-        group, after, follows: of its rows with equal keys.
+        after, follows: of its rows with equal bytes; often: of `_often`.
     """
-    if len(group) < 2 * _FEWEST_DOUBLED:
-        return -1
     gaps = np.sort(after[follows])
-    if not len(gaps):
+    if len(after) < 2 * _FEWEST_DOUBLED or not len(gaps):
         return -1
-    if _as_often(group):
+    if often:
         near = int(np.quantile(gaps, 0.99))
         return 2 * near if near <= _NEAR_NS else -1
     # Among packets that are all the same every second distance is small.
