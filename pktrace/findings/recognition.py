@@ -50,9 +50,8 @@ def clocks(facts: Suitability) -> Iterator[Finding]:
         )
     for drift in facts.drifts:
         yield Finding(
-            f"The clock of {facts.run.points[drift.point].name} gains {drift.ppm:g} millionths on that of its "
-            f"neighbour, as {drift.packets:,} packets show. Packets are matched by corrected times, and no latency is "
-            "told there.",
+            f"Point {facts.run.points[drift.point].name} has a clock that gains {drift.ppm:g} ppm on its neighbour's, "
+            f"as {drift.packets:,} packets show. Packets are matched by corrected times, and no latency is told there.",
             "Synchronise the clocks of both hosts (PTP, NTP) before the next recording.",
             partly,
             tuple(n for n, path in enumerate(facts.run.paths) if drift.point in path.points),

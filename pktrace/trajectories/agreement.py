@@ -18,6 +18,7 @@ from pktrace.decode.identity import group_numbers, groups_of, mixed
 from pktrace.decode.rows import rows_at
 from pktrace.run.model import Run
 from pktrace.trajectories.exact import EARLY_NS
+from pktrace.trajectories.grouping import each_between
 from pktrace.trajectories.paths import not_all_along, visits
 from pktrace.trajectories.reach import Reach
 from pktrace.trajectories.remains import Remains, flow_of, of_beginning, of_change, side_of, stays_on_its_link
@@ -151,8 +152,8 @@ def pairs_of(
         low = np.maximum(low, np.maximum(since[0] - _MOST_EARLY, since[1]))
     # Every end with the next few starts of its remains.
     many = np.clip(high - low, 0, most)
-    left = np.repeat(ends, many)
-    right = np.repeat(low, many) + (np.arange(many.sum()) - np.repeat(np.cumsum(many) - many, many))
+    left, right = each_between(low, low + many)
+    left = ends[left]
     crowded = np.flatnonzero(high - low > most)
     if len(crowded):
         at = _with_the_same_id(crowded, low + many, high, ends, starts, end_rows["ip_id"], start_rows["ip_id"])

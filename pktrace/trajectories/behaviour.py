@@ -31,6 +31,7 @@ from pktrace.decode.identity import groups_of, mixed
 from pktrace.decode.rows import rows_at
 from pktrace.trajectories.evidence import ENOUGH_BYTES, Rule, Told, has_id, is_numbered, is_opening
 from pktrace.trajectories.exact import EARLY_NS
+from pktrace.trajectories.grouping import counted, looked_up
 
 Array = np.ndarray[Any, Any]
 _BACKWARDS, _FEWEST_BACKWARDS = 0.05, 3
@@ -41,7 +42,7 @@ _ENOUGH_IDS = 5  # packets of a flow of which nothing but the IP ID agrees
 _SHARE = 0.5
 _PARTNER = 0.1
 _SLOWER, _FEWEST_DELAYS = 10, 20
-_STAMP_NS = 20_000  # how far two stamps of one clock may be in the wrong order where nothing is known of them
+STAMP_NS = 20_000  # how far two stamps of one clock may be in the wrong order where nothing is known of them
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def _mostly_partners(facts: Facts, flow: Array, x: Array, y: Array, total: Array
     found = np.ones(len(x), bool)
     for side, mine in ((facts.before, x), (facts.behind, y)):
         flows, packets = np.unique(flow[side], return_counts=True)
-        found &= total >= _PARTNER * (_looked_up(flow[mine], flows, packets) - already)
+        found &= total >= _PARTNER * (looked_up(flow[mine], flows, packets) - already)
     # A port is used again: for a time, the two flows were partners.
     return np.asarray(found | (already > 0))
 
@@ -122,16 +123,7 @@ def _mostly_partners(facts: Facts, flow: Array, x: Array, y: Array, total: Array
 def _known_as(facts: Facts, flow: Array, x: Array, y: Array) -> Array:
     """How many packets of the one flow are known to be packets of the other behind, per pair of flows."""
     known, packets = np.unique(mixed(flow[facts.before], flow[facts.behind]), return_counts=True)
-    return _looked_up(mixed(flow[x], flow[y]), known, packets)
-
-
-def _looked_up(wanted: Array, keys: Array, values: Array) -> Array:
-    """The value of each wanted key, 0 where it is not among the sorted keys."""
-    place = np.minimum(np.searchsorted(keys, wanted), max(0, len(keys) - 1))
-    if not len(keys):
-        return np.zeros(len(wanted), np.int64)
-    found: Array = np.where(keys[place] == wanted, values[place], 0)
-    return found
+    return looked_up(mixed(flow[x], flow[y]), known, packets)
 
 
 def _enough(
@@ -154,7 +146,7 @@ def _enough(
             sure |= (numbered | is_opening(one)) & partners
     kinds = np.bincount(number[groups_of(number, one["content"], one["tcp_seq"])[0]], minlength=len(total))
     arrivals = facts.arrivals[Told(rows_at(rows, facts.arrivals)).asked(rule)]
-    begun = _looked_up(flow[y], *np.unique(flow[arrivals], return_counts=True))
+    begun = counted(flow[arrivals], flow[y])
     many = (kinds >= _ENOUGH)[number] & (total[number] >= _SHARE * begun)
     if rule.features in ("FI", "Ie"):
         found: Array = sure & many & (total >= _ENOUGH_IDS)[number]
@@ -175,9 +167,9 @@ def _longest(facts: Facts) -> int:
 def _stamp_error(facts: Facts) -> int:
     """How far packets that were placed before seem to go backwards between two positions of one clock, ns."""
     if len(facts.before) < _ENOUGH:
-        return _STAMP_NS
+        return STAMP_NS
     delays = facts.times[facts.behind] - facts.times[facts.before]
-    return int(np.clip(-np.quantile(delays, 0.01), _STAMP_NS, EARLY_NS))
+    return int(np.clip(-np.quantile(delays, 0.01), STAMP_NS, EARLY_NS))
 
 
 def _neighbours_in_order(number: Array, sent: Array, came: Array, count: int) -> tuple[Array, Array]:

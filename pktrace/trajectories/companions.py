@@ -20,12 +20,13 @@ import numpy as np
 from pktrace.decode.identity import groups_of, mixed
 from pktrace.decode.rows import rows_at
 from pktrace.observations.payloads import Payloads
+from pktrace.trajectories.behaviour import STAMP_NS
+from pktrace.trajectories.grouping import counted
 from pktrace.trajectories.remains import flow_of
 from pktrace.trajectories.translations import Translations
 
 Array = np.ndarray[Any, Any]
 _NEARLY_ALL, _FEWEST = 0.9, 4
-_STAMP_NS = 20_000  # how far two stamps of one clock may be in the wrong order
 _TCP, _SYN, _RST, _ACK, _FIN = 6, 2, 4, 16, 1
 _TIME_STAMPS = 8  # kind of the option (RFC 7323 3.2)
 
@@ -58,8 +59,7 @@ def companions_follow(
     number = np.tile(np.arange(len(first)), 2)
     answers = np.arange(len(number)) >= len(first)
     # A flow with two partners is none of a translator's.
-    alone = np.bincount(groups_of(here)[1])[groups_of(here)[1]] == 1
-    alone &= np.bincount(groups_of(there)[1])[groups_of(there)[1]] == 1
+    alone = (counted(here, here) == 1) & (counted(there, there) == 1)
     here, there, number, answers = here[alone], there[alone], number[alone], answers[alone]
     sent, sent_of = _empty(rows, flow, points, a, here)
     came, came_of = _empty(rows, flow, points, b, there)
@@ -85,7 +85,7 @@ def companions_follow(
     alike = _alike(rows, payloads, before, after, of_flow, len(number), one_clock)
     if one_clock:
         later = np.where(answers[of_flow], times[before] - times[after], times[after] - times[before])
-        alike &= _mostly(of_flow, later >= -_STAMP_NS, len(number))
+        alike &= _mostly(of_flow, later >= -STAMP_NS, len(number))
     ok &= np.bincount(number, weights=~alike, minlength=len(first)) == 0
     return np.asarray((ok | _keep_time_stamps(rows, payloads, x, y, of_pair, len(first)))[of_pair])
 

@@ -20,7 +20,7 @@ from pktrace.observations.observe import Observations
 from pktrace.observations.payloads import Payloads
 from pktrace.run.model import Run
 from pktrace.trajectories.agreement import begins_unseen, open_ends
-from pktrace.trajectories.clock_model import RewrittenOnce, align_clocks
+from pktrace.trajectories.clock_model import Clocks, RewrittenOnce, align_clocks
 from pktrace.trajectories.clock_steps import clock_steps
 from pktrace.trajectories.columns import Columns
 from pktrace.trajectories.evidence import ENDINGS, RULES, SAME_HEADERS
@@ -34,7 +34,7 @@ from pktrace.trajectories.packet_id import keys_by_number, numbered_packets
 from pktrace.trajectories.paths import NOT_FOLLOWED, parts, visits
 from pktrace.trajectories.placing import Placed, place
 from pktrace.trajectories.ranges import match_ranges
-from pktrace.trajectories.reach import reach_of
+from pktrace.trajectories.reach import Reach, reach_of
 from pktrace.trajectories.rewritten import Keys
 from pktrace.trajectories.ties import tell_apart
 
@@ -79,17 +79,20 @@ class _Following:
         """All packets of the run."""
         for number in range(_MOST_ROUNDS):
             self._keys.closed = number == _MOST_ROUNDS - 1
-            found = self._placed()
-            if self._set_apart(found) or self._learn(found):
+            clocks, times, covered, placed = self._placed()
+            if self._set_apart(times, placed):
                 self._group_again()
-            else:
+                continue
+            found = self._opened(clocks, times, covered, placed)
+            if not self._learn(found):
                 break
+            self._group_again()
         return trajectories_of(
             found, self._observations, self._run, self._keys, self._numbers, self._looks, self._every, self._payloads
         )
 
-    def _placed(self) -> Round:
-        """Place all rows by their keys."""
+    def _placed(self) -> tuple[Clocks, Array, Reach, Placed]:
+        """Place all rows by their keys: the clocks, aligned times, what captures say that they saw, and the packets."""
         run, columns, groups = self._run, self._columns, self._groups
         clocks = align_clocks(run, columns, groups, self._rewritten, self._steps)
         times, order = columns.times, np.zeros(0, np.int64)  # rows are in order of (time, point, file, frame)
@@ -98,27 +101,31 @@ class _Following:
             order = np.flatnonzero(columns.paths != NOT_FOLLOWED)
             order = order[np.argsort(times[order], kind="stable")]
         covered = reach_of(run, self._observations.coverage, clocks)
-        placed = place(run, self._rows, columns, groups, times, order, clocks, covered)
+        return clocks, times, covered, place(run, self._rows, columns, groups, times, order, clocks, covered)
+
+    def _opened(self, clocks: Clocks, times: Array, covered: Reach, placed: Placed) -> Round:
+        """The round so far: what ends and what begins."""
+        columns = self._columns
         unplaced = _unplaced(placed.owner, columns, times)
-        ends = open_ends(run, self._rows, unplaced, placed.owner, placed.seen, placed.path_of)
+        ends = open_ends(self._run, self._rows, unplaced, placed.owner, placed.seen, placed.path_of)
         at = Sightings(
             placed.owner, placed.seen, placed.path_of, placed.candidates, columns.points, times, columns.paths,
             clocks.group,
         )  # fmt: skip
         return Round(columns, self._forms, clocks, times, covered, placed, ends, at, unplaced)
 
-    def _set_apart(self, found: Round) -> bool:
+    def _set_apart(self, times: Array, placed: Placed) -> bool:
         """Tell packets with equal keys apart, and set aside second looks; returns whether anything is new."""
         if self._keys.closed:
             return False
-        tied = _tied(self._keys, found.placed.owner, found.placed, self._columns)
+        tied = _tied(self._keys, placed, self._columns)
         fresh = tied[~self._compared[tied]]
         if len(fresh):
             self._contents.make_comparable()
-            if self._set_aside(routed_looks(self._run, self._rows, found.times, fresh)):
+            if self._set_aside(routed_looks(self._run, self._rows, times, fresh)):
                 return True
             told = tell_apart(
-                self._run, self._observations, self._payloads, found.times, self._keys.keys, fresh
+                self._run, self._observations, self._payloads, times, self._keys.keys, fresh
             )  # fmt: skip
             self._compared[told.compared] = True
             if len(told):
@@ -126,7 +133,7 @@ class _Following:
                 return True
         fresh = tied[~self._looked[tied]]
         self._looked[fresh] = True
-        return len(fresh) > 0 and self._set_aside(second_looks(self._run, self._rows, found.times, fresh))
+        return len(fresh) > 0 and self._set_aside(second_looks(self._run, self._rows, times, fresh))
 
     def _set_aside(self, looks: Forms) -> bool:
         if len(looks):
@@ -191,9 +198,9 @@ def _unplaced(owner: Array, columns: Columns, times: Array) -> Array:
     return in_order
 
 
-def _tied(keys: Keys, owner: Array, placed: Placed, columns: Columns) -> Array:
+def _tied(keys: Keys, placed: Placed, columns: Columns) -> Array:
     """Rows that were told apart by order or taken for copies, with others of their keys."""
-    several = placed.candidates > 1
+    owner, several = placed.owner, placed.candidates > 1
     if np.count_nonzero(owner >= 0) > np.count_nonzero(placed.seen >= 0):
         rows = np.flatnonzero(owner >= 0)
         several |= np.bincount(owner[rows], minlength=len(several)) > (placed.seen >= 0).sum(axis=1)

@@ -48,6 +48,27 @@ def grouped(keys: Array, paths: Array) -> Groups:
     return groups
 
 
+def each_between(low: Array, high: Array) -> tuple[Array, Array]:
+    """Every place from low up to high of each span: the number of its span, and the place."""
+    many = np.maximum(high - low, 0)
+    span = np.repeat(np.arange(len(many)), many)
+    return span, np.repeat(low - (np.cumsum(many) - many), many) + np.arange(len(span))
+
+
+def looked_up(wanted: Array, keys: Array, values: Array) -> Array:
+    """The value of each wanted key, 0 where it is not among the sorted keys."""
+    if not len(keys):
+        return np.zeros(len(wanted), np.int64)
+    place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    found: Array = np.where(keys[place] == wanted, values[place], 0)
+    return found
+
+
+def counted(values: Array, wanted: Array) -> Array:
+    """How often each of the wanted is among the values."""
+    return looked_up(wanted, *np.unique(values, return_counts=True))
+
+
 def _size_for(rows: int) -> int:
     """Places enough for a key per row."""
     return max(2 * _FIRST_SIZE, 1 << (FREE * rows + FREE).bit_length())

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode import rows as field
-from pktrace.decode.identity import group_numbers, mixed
-from pktrace.decode.rows import rows_at
+from pktrace.decode.identity import among, group_numbers, mixed
 from pktrace.run.model import Run
+from pktrace.trajectories.evidence import has_id
 from pktrace.trajectories.forms import Forms
 from pktrace.trajectories.paths import visits
 
@@ -108,32 +108,27 @@ def _looks(run: Run, rows: Array, times: Array, tied: Array, routed: bool) -> Fo
 
 def _same_number(run: Run, rows: Array, tied: Array, follows: Array, after: Array) -> Array:
     """bool per row of `tied`: it follows one with its bytes and IP ID, and IP IDs of its hosts count upwards."""
-    some = rows_at(rows, tied)
-    counts = np.isin(mixed(_hosts(some), some["point"]), _counting(rows, some[follows]))
+    hosts = mixed(
+        rows["protocol"], rows["source_high"], rows["source_low"], rows["destination_high"], rows["destination_low"],
+        rows["point"],
+    )  # fmt: skip
+    counts = among(hosts[tied], _counting(rows, hosts, np.unique(hosts[tied[follows]])))
     mine = np.flatnonzero(counts)
     rank = np.zeros(len(tied), np.int64)
-    rank[mine] = _rank(rows, tied[mine])
+    rank[mine] = _rank(hosts, tied[mine])
     between = np.zeros(len(tied), np.int64)
     between[1:] = rank[1:] - rank[:-1]
     return np.asarray(follows & counts & (after <= run.threshold_ns) & (between <= _MOST_BETWEEN))
 
 
-def _hosts(rows: Array) -> Array:
-    """A hash per row of protocol, source and destination address."""
-    return mixed(
-        rows["protocol"], rows["source_high"], rows["source_low"], rows["destination_high"], rows["destination_low"]
-    )
+def _counting(rows: Array, hosts: Array, wanted: Array) -> Array:
+    """The wanted hosts whose IP IDs count upwards.
 
-
-def _counting(rows: Array, some: Array) -> Array:
-    """Hashes of hosts and point whose IP IDs count upwards, of the hosts that some rows have."""
-    wanted = np.unique(mixed(_hosts(some), some["point"]))
-    if not len(wanted):
-        return wanted
-    mine = np.flatnonzero((rows["ip_id"] != 0) & (rows["has"] & field.HAS_ID != 0))
-    hosts = mixed(_hosts(rows_at(rows, mine)), rows["point"][mine])
-    chosen = np.isin(hosts, wanted)
-    mine, number = mine[chosen], group_numbers(hosts[chosen])
+    Args:
+        hosts: uint64 per row, a hash of protocol, source, destination and point.
+    """
+    mine = np.flatnonzero(has_id(rows) & among(hosts, wanted))
+    number = group_numbers(hosts[mine])
     order = np.argsort(number, kind="stable")  # rows are in order of time
     mine, number = mine[order], number[order]
     step = (rows["ip_id"][mine[1:]] - rows["ip_id"][mine[:-1]]).astype(np.int64) & 0xFFFF
@@ -142,18 +137,14 @@ def _counting(rows: Array, some: Array) -> Array:
     many = np.bincount(number[1:][moves], minlength=groups)
     small = np.bincount(number[1:][moves & (step <= _LARGEST_STEP)], minlength=groups)
     good = (many >= _FEWEST) & (small >= _COUNTING * many)
-    found: Array = np.unique(hosts[chosen][order][good[number]])
+    found: Array = np.unique(hosts[mine[good[number]]])
     return found
 
 
-def _rank(rows: Array, which: Array) -> Array:
+def _rank(hosts: Array, which: Array) -> Array:
     """How many packets of the same hosts a point has seen before each of some rows."""
-    if not len(which):
-        return np.zeros(0, np.int64)
-    wanted = np.unique(mixed(_hosts(rows_at(rows, which)), rows["point"][which]))
-    every = mixed(_hosts(rows), rows["point"])
-    mine = np.flatnonzero(np.isin(every, wanted))
-    number = group_numbers(every[mine])
+    mine = np.flatnonzero(among(hosts, np.unique(hosts[which])))
+    number = group_numbers(hosts[mine])
     order = np.argsort(number, kind="stable")
     rank = np.empty(len(mine), np.int64)
     rank[order] = np.arange(len(mine)) - np.searchsorted(number[order], number[order], "left")

@@ -29,6 +29,7 @@ from pktrace.decode.rows import rows_at
 from pktrace.run.model import Run
 from pktrace.trajectories.evidence import ENOUGH_BYTES
 from pktrace.trajectories.exact import EARLY_NS
+from pktrace.trajectories.grouping import counted, each_between, looked_up
 from pktrace.trajectories.joins import nearest
 from pktrace.trajectories.open_sets import OpenSets, Sightings
 from pktrace.trajectories.partners import within
@@ -157,10 +158,10 @@ class _Stage:
         x, y = self.flow[self.before[changed]], self.flow[self.behind[changed]]
         first, _ = groups_of(x, y)
         found = []
-        for before, behind in zip(x[first], y[first], strict=True):
+        for before, behind, among in zip(x[first], y[first], looked_up(y[first], *self.seen_behind), strict=True):
             left = self.ends[self.flow[self.ends] == before]
             right = self.arrivals[self.flow[self.arrivals] == behind]
-            if len(left) and len(right) >= _UNEXPLAINED * _counted(self.seen_behind, behind):
+            if len(left) and len(right) >= _UNEXPLAINED * among:
                 like = group_numbers(
                     *(self.rows[name][np.concatenate([left, right])] for name in ("payload_length", "protocol"))
                 )
@@ -190,7 +191,7 @@ class _Stage:
         x, y = self.flow[left], self.flow[right]
         first, number = groups_of(x, y)
         packets = np.bincount(number)
-        least = np.minimum(*(_times(self.flow[side], of[first]) for side, of in ((ends, x), (arrivals, y))))
+        least = np.minimum(*(counted(self.flow[side], of[first]) for side, of in ((ends, x), (arrivals, y))))
         usual = ((packets >= _FEWEST) & (packets >= _HALF * least))[number]
         return left[usual], right[usual]
 
@@ -216,7 +217,7 @@ class _Stage:
     def _whole(self, some: Array, seen: tuple[Array, Array]) -> list[tuple[Any, Array]]:
         """Flows of which nearly all packets are among some rows, the largest ones first; and their rows."""
         flows, number, many = np.unique(self.flow[some], return_inverse=True, return_counts=True)
-        total = np.array([_counted(seen, flow) for flow in flows])
+        total = looked_up(flows, *seen)
         first = np.full(len(flows), len(some))
         np.minimum.at(first, number.ravel(), np.arange(len(some)))
         fits = np.flatnonzero((many >= _FEWEST_PACED) & (many >= _NEARLY_ALL * total))
@@ -232,25 +233,8 @@ def _may_be_one(one: Any, other: Any) -> bool:
     return bool(one["protocol"] != other["protocol"] or ends[0] == ends[2] or ends[1] == ends[3] or ends[1] == ends[2])
 
 
-def _times(flow: Array, wanted: Array) -> Array:
-    """How often each wanted flow is among some flows."""
-    flows, packets = np.unique(flow, return_counts=True)
-    found: Array = packets[np.searchsorted(flows, wanted)]
-    return found
-
-
-def _counted(counts: tuple[Array, Array], flow: Any) -> int:
-    """How many packets of a flow there are among (flows in order, packets)."""
-    flows, packets = counts
-    place = int(np.searchsorted(flows, flow))
-    return int(packets[place]) if place < len(flows) and flows[place] == flow else 0
-
-
 def _of_flows(rows: Array, flow: Array, wanted: Array) -> tuple[Array, Array]:
     """Rows of each wanted flow, one after the other, and the number of the flow for which each stands there."""
     order = np.argsort(flow, kind="stable")
-    low, high = (np.searchsorted(flow[order], wanted, side) for side in ("left", "right"))
-    many = high - low
-    number = np.repeat(np.arange(len(wanted)), many)
-    place = np.repeat(low - (np.cumsum(many) - many), many) + np.arange(len(number))
+    number, place = each_between(*(np.searchsorted(flow[order], wanted, side) for side in ("left", "right")))
     return rows[order[place]], number

@@ -36,6 +36,7 @@ from pktrace.trajectories.crowds import Crowd, crowds_of
 from pktrace.trajectories.evidence import Rule
 from pktrace.trajectories.forms import NO_FORMS, Forms, forms_of
 from pktrace.trajectories.gateways import ENOUGH, ENOUGH_ALONE, Gateways
+from pktrace.trajectories.grouping import counted
 from pktrace.trajectories.joins import join_sets
 from pktrace.trajectories.open_sets import Sightings
 from pktrace.trajectories.partners import Points
@@ -334,8 +335,8 @@ class Keys:
         agreement = agreement_of(pairs, found, rows, times, window_of(run, times))
         weak = np.isin(agreement.before, self.flow[found.end_rows[alike]])
         balanced = _BALANCED * agreement.packets >= np.maximum(
-            _counted(self.flow[found.end_rows], agreement.before),
-            _counted(self.flow[found.start_rows[~unseen]], agreement.after),
+            counted(self.flow[found.end_rows], agreement.before),
+            counted(self.flow[found.start_rows[~unseen]], agreement.after),
         )
         agreement = agreement.chosen(~weak | balanced | (self._share_of_ends(agreement.before, found) >= _MOSTLY))
         sure = self._hold_numbers(agreement, found) & (agreement.same_id > 0)
@@ -470,13 +471,3 @@ class Keys:
         by_header = np.isin(began, np.array(list(self._by_header), np.uint64))
         remains = np.where(by_header, mixed(*remains_of.numbers(chosen)), remains_of.of_rewrite(chosen))
         self.keys[mine] = mixed(began, remains, identification, self._part[chosen["point"]])
-
-
-def _counted(values: Array, wanted: Array) -> Array:
-    """How often each of the wanted is among the values."""
-    unique, many = np.unique(values, return_counts=True)
-    if not len(unique):
-        return np.zeros(len(wanted), np.int64)
-    place = np.minimum(np.searchsorted(unique, wanted), len(unique) - 1)
-    found: Array = np.where(unique[place] == wanted, many[place], 0)
-    return found

@@ -4,7 +4,7 @@ Rule: a stage takes about as long for the packets of one tenant as for those of 
 other, each tag of one point is held against each tag of the next. The map is right whose median delays are all alike:
 they differ half as much as those of any other map at most, and four packets at least show each. Where no map is so
 much better, tags stay as they are, or tell nothing if there are new ones.
-Bound: tenants whose packets follow each other by less than the median of the delay is known to.
+Bound: tenants whose packets follow each other more closely than the medians are known.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 
 from pktrace.decode import rows as field
 from pktrace.decode.identity import group_numbers, groups_of, mixed
+from pktrace.trajectories.grouping import each_between
 
 Array = np.ndarray[Any, Any]
 _FEWEST = 4
@@ -63,9 +64,8 @@ def _delays(here: Array, there: Array, alike: Array, times: Array, tags: Array) 
     """The median delay from each tag at one point to each tag at the next, of packets that are like each other."""
     order = there[np.argsort(alike[there], kind="stable")]
     low, high = (np.searchsorted(alike[order], alike[here], side) for side in ("left", "right"))
-    many = np.where(high - low <= _MOST_TAGS, high - low, 0)
-    one = np.repeat(here, many)
-    other = order[np.repeat(low - (np.cumsum(many) - many), many) + np.arange(len(one))]
+    which, place = each_between(low, np.where(high - low <= _MOST_TAGS, high, low))
+    one, other = here[which], order[place]
     first, number = groups_of(tags[one], tags[other])
     if len(first) > _MOST_TAGS**2:
         return {}

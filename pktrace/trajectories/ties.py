@@ -5,9 +5,8 @@ differ in their time stamps alone.
 
 Rule: of packets with equal keys, these are compared, one after the other: tags (VLAN, number of the innermost tunnel),
 TCP options, the last 64 payload bytes (before them the checksum, if a capture has cut them off), and those in the
-middle. A difference tells packets apart if boxes leave it
-alone: between neighbouring points more than half of what both saw is the same, of all packets and of those that are
-like each other. Tags may be mapped, one to one (tags.py).
+middle. A difference tells packets apart if boxes leave it alone: between neighbouring points more than half of what
+both saw is the same, of all packets and of those that are like each other. Tags may be mapped, one to one (tags.py).
 A point whose captures cut these bytes off takes nothing from the others: its sightings are given to their packets in
 order, and so marked.
 Bound: a box that changes such bytes in fewer than half of the packets that are like each other.
@@ -24,7 +23,7 @@ import numpy as np
 
 from pktrace.decode import rows as field
 from pktrace.decode.digest import PAYLOAD_BYTES
-from pktrace.decode.identity import group_numbers, groups_of, mixed
+from pktrace.decode.identity import among, group_numbers, groups_of, mixed
 from pktrace.decode.rows import is_fragment, rows_at
 from pktrace.observations.observe import Observations
 from pktrace.observations.payloads import Payloads
@@ -36,7 +35,6 @@ from pktrace.trajectories.tags import mapped_tags, tags_of
 Array = np.ndarray[Any, Any]
 Stage = tuple[int, int]
 _KEPT = 0.5
-_PLACES = 1 << 20
 _TCP, _UDP = 6, 17
 _MOST_KINDS = 64  # sets of points whose captures cut bytes off
 
@@ -122,16 +120,11 @@ def _by_blind_points(like: Array, points: Array, there: Array) -> Iterator[tuple
 
 def _all_like(rows: Array, tied: Array) -> Array:
     """All rows with the remains of some: what tells those apart is part of these, too, wherever they are seen."""
-    mask = np.uint64(_PLACES - 1)
-    may = np.zeros(_PLACES, bool)
-    may[(rows["content"][tied] & mask).astype(np.int64)] = True
-    found = np.flatnonzero(may[(rows["content"] & mask).astype(np.int64)])
+    found = np.flatnonzero(among(rows["content"], rows["content"][tied]))
     if len(found) == len(tied):
         return tied
     like = of_rewrite(rows_at(rows, found))
-    wanted = np.sort(like[np.searchsorted(found, tied)])
-    place = np.minimum(np.searchsorted(wanted, like), len(wanted) - 1)
-    return np.asarray(found[wanted[place] == like])
+    return np.asarray(found[among(like, like[np.searchsorted(found, tied)])])
 
 
 def stages_of(run: Run, without: set[int]) -> list[Stage]:

@@ -16,6 +16,7 @@ import numpy as np
 from pktrace.decode.identity import groups_of, mixed
 from pktrace.decode.rows import rows_at
 from pktrace.trajectories.families import Families, connection_of
+from pktrace.trajectories.grouping import each_between
 from pktrace.trajectories.remains import flow_of
 
 Array = np.ndarray[Any, Any]
@@ -97,9 +98,8 @@ class Translations:
         width = int(rank.max(initial=0)) + 1
         at = np.searchsorted((known * width + rank[: len(self)])[order], asked * width + rank[len(self) :], "right")
         low, high = np.maximum(low, at - _BEFORE), np.minimum(high, at + _BEHIND)
-        many = np.maximum(high - low, 0)
-        which = np.repeat(np.arange(len(rows)), many)
-        told = order[np.repeat(low - (np.cumsum(many) - many), many) + np.arange(len(which))]
+        which, place = each_between(low, high)
+        told = order[place]
         found = rows_at(rows, which)
         first, second = self.first[told], self.second[told]
         sequence = np.where(turned[which], second, first)
