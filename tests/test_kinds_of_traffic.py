@@ -16,6 +16,7 @@ from pktrace.schema import BASES, RULE_VERDICTS
 from tests.kit.kinds import KINDS
 from tests.kit.kinds.clocks import WRONG_ORDER
 from tests.kit.kinds.detours import ENCRYPTED_DETOUR
+from tests.kit.kinds.looks import ANSWERED
 from tests.kit.kinds.model import Score, analysed, record, score
 
 SIZES = [(30, 1, 0.0, 0.0), (400, 2, 0.02, 0.0), (400, 3, 0.02, 0.03)]
@@ -36,6 +37,14 @@ def test_each_kind_is_followed(tmp_path: Path, name: str, size: tuple[int, int, 
         assert found.cautious <= _CAUTIOUS * len(recorded.seen) + 0.5
     elif kind.expected in ("apart", "never lost"):
         assert (found.invented, found.lost) == (0, 0)
+
+
+@pytest.mark.parametrize("name", list(ANSWERED))
+def test_answers_through_a_nat_that_one_point_shows_on_both_sides(tmp_path: Path, name: str) -> None:
+    """False before: what ends at the first point of a path is lost, though it goes on there with other addresses."""
+    recorded = record(ANSWERED[name], 400, 5)
+    found = score(analysed(tmp_path, ANSWERED[name], recorded), recorded)
+    assert found == Score(0, 0, 0, 0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("name", ["tcp-nat-added-without-id", "generator-trex", "tenants-vlan", "rtp-relay"])

@@ -204,7 +204,18 @@ def _make_comparable(samples: Sequence[Sample]) -> None:
     nothing = np.zeros(0, np.int64)
     files = [
         DecodedFile(
-            sample.name, sample.name, sample.rows, sample.interfaces, nothing, nothing, (), WHOLE, 0, "", sample.stamp
+            sample.name,
+            sample.name,
+            sample.rows,
+            sample.interfaces,
+            nothing,
+            nothing,
+            None,
+            (),
+            WHOLE,
+            0,
+            "",
+            sample.stamp,
         )
         for sample in samples
     ]

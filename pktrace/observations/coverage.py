@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from dataclasses import field as dataclass_field
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -33,7 +34,9 @@ class Coverage:
     `hole` that packets may be missing between its files; `unusable` counts packets that are in the files and could not
     be followed (link type, snap length, missing time or direction). `link_types` are in order of number, `snap_length`
     is the shortest that a file states, None where none does. `logs` are the names and
-    SHA-256 of the capture tools' logs that were read.
+    SHA-256 of the capture tools' logs that were read. `drop_spans` are begin and end (int64, two lines) of the times in
+    which it dropped packets, where the packets' own counters account for all that it dropped and nothing else is
+    missing; None else.
     """
 
     packets: int
@@ -51,11 +54,17 @@ class Coverage:
     snap_length: int | None = None
     lost_file: bool = False
     logs: tuple[tuple[str, str], ...] = ()
+    drop_spans: np.ndarray[Any, Any] | None = dataclass_field(default=None, compare=False)
+
+    @property
+    def has_gaps(self) -> bool:
+        """Whether packets that passed may be missing from the captures, other than those that they say they dropped."""
+        return self.unread > 0 or self.hole or self.unusable > 0
 
     @property
     def incomplete(self) -> bool:
         """Whether packets that passed may be missing from the captures."""
-        return bool(self.dropped) or self.unread > 0 or self.hole or self.unusable > 0
+        return bool(self.dropped) or self.has_gaps
 
 
 def interfaces_of(file: DecodedFile, point: Point) -> list[int]:
@@ -107,7 +116,7 @@ def coverage_of(
     firsts, lasts, cut_at = [], [], []
     stated: list[tuple[int, int]] = []
     logs: dict[str, str] = {}
-    unread = unusable = 0
+    unread = unusable = counted = 0
     for file, rows in zip(files, decoded, strict=True):
         times = rows["ts_ns"][rows["has"] & field.HAS_TIME != 0]
         span = (int(times.min()), int(times.max())) if len(times) else (None, None)
@@ -135,20 +144,22 @@ def coverage_of(
         unusable += _unusable(rows, point)
         dropped, missing = _dropped(run, point, file, numbers, logs)
         drops.append(dropped)
+        counted += int(file.drops_of[numbers].sum())
         unread += missing
         ledger.add("capture_drops", dropped or 0, point=point.name, capture=file.name)
         ledger.add("capture_unread", missing, point=point.name, capture=file.name)
         if dropped is None:
             ledger.add("capture_drops_unknown", point=point.name, capture=file.name)
     known_drops = [count for count in drops if count is not None]
-    return Coverage(
+    dropped = sum(known_drops) if any(known_drops) or len(known_drops) == len(drops) > 0 else None
+    found = Coverage(
         packets=sum(len(rows) for rows in decoded),
         first_ns=min((time for time in firsts if time is not None), default=None),
         last_ns=max((time for time in lasts if time is not None), default=None),
         start_ns=min((time for time in [*starts, *firsts] if time is not None), default=None),
         end_ns=max((time for time in [*ends, *lasts] if time is not None), default=None),
         # Where one file does not tell, the others' zero is not all of it.
-        dropped=sum(known_drops) if any(known_drops) or len(known_drops) == len(drops) > 0 else None,
+        dropped=dropped,
         unread=unread,
         cut=any(cut_at),
         hole=len(files) > 1 and (any(cut_at) or _has_gap(stated)),
@@ -159,6 +170,11 @@ def coverage_of(
         lost_file=any(file.proves_nothing for file in files),
         logs=tuple(logs.items()),
     )
+    if not dropped or found.has_gaps or counted != dropped:
+        return found
+    spans = [_drop_spans(file, interfaces_of(file, point)) for file in files]
+    known = [times for times in spans if times is not None]
+    return replace(found, drop_spans=np.concatenate(known, axis=1)) if len(known) == len(spans) else found
 
 
 def _span_of(file: DecodedFile) -> tuple[int, int] | tuple[None, None]:
@@ -257,6 +273,29 @@ def _dropped(
         unread = counts.unread if len(point.captures) == 1 else 0
         break
     return (max(found) if found else None), unread
+
+
+def _drop_spans(file: DecodedFile, numbers: list[int]) -> np.ndarray[Any, Any] | None:
+    """Begin and end (int64, two lines) of the times in which a file's packets say that others were lost before them.
+
+    A time begins with the packet before on the same interface, or with the start of its capture; None where times are
+    missing.
+    """
+    if file.counting is None or (file.rows["has"] & field.HAS_TIME == 0).any():
+        return None
+    rows, spans = file.rows, [np.zeros((2, 0), np.int64)]
+    counting = np.isin(rows["frame"], file.counting)
+    for number in numbers:
+        mine = np.flatnonzero(rows["interface"] == number)
+        last = np.flatnonzero(counting[mine])
+        times = rows["ts_ns"][mine]
+        if len(last) and last[0] == 0:
+            start = file.interfaces[number].start_ns
+            if start is None:
+                return None
+            spans.append(np.array([[min(start, times[0])], [times[0]]]))
+        spans.append(np.stack([times[np.maximum(last - 1, 0)], times[last]]))
+    return np.concatenate(spans, axis=1)
 
 
 def damage_matters(run: Run, cover: Coverage) -> bool:

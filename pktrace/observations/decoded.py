@@ -27,9 +27,12 @@ from pktrace.ledger import Ledger
 from pktrace.limits import Budget
 from pktrace.observations.stream import RowReader, rows_beside_bytes
 from pktrace.observations.tunnels import tunnel_texts
+from pktrace.wire import PACKET
 
 LARGEST_UNUSED = 1 << 30  # bytes of a file that is hashed though nothing of it is used
 NO_BYTES = "is no capture file (it has 0 bytes)"
+# Packets of one file that count drops before them; when a capture that has more dropped packets is not known.
+_MOST_COUNTING = 1 << 16
 # Link types of one file that the ledger names.
 _NAMED_LINK_TYPES = 20
 
@@ -39,7 +42,8 @@ class DecodedFile:
     """One capture file: `name` as it is shown and written, where it lies, its rows (ROW), its interfaces.
 
     `stamp` is what the file had while it was read, and must have when it is read again; `sha256` is of those bytes.
-    `packets_of` and `drops_of` count packets, and packets that the capture lost between them, per interface;
+    `packets_of` and `drops_of` count packets, and packets that the capture lost between them, per interface; `counting`
+    are the frames (int64) that say that packets were lost before them, None where there are too many;
     `tunnels` are the texts that `tunnel` of the rows numbers from 1; `ended` as in capture/index.py; `problem` says why
     nothing of the file is used, None where it is; `sha256` is "" where the file cannot even be read.
     """
@@ -50,6 +54,7 @@ class DecodedFile:
     interfaces: list[Interface]
     packets_of: np.ndarray[Any, Any]
     drops_of: np.ndarray[Any, Any]
+    counting: np.ndarray[Any, Any] | None
     tunnels: tuple[str, ...]
     ended: int
     unknown_blocks: int
@@ -83,6 +88,12 @@ class InterfaceCounts:
     def __init__(self) -> None:
         self.packets = np.zeros(8, np.int64)
         self.drops = np.zeros(8, np.int64)
+        self._counting, self._many = [np.zeros(0, np.int64)], 0
+
+    @property
+    def counting(self) -> np.ndarray[Any, Any] | None:
+        """The frames that say that packets were lost before them; None where there are too many."""
+        return np.concatenate(self._counting) if self._many <= _MOST_COUNTING else None
 
     def add(self, packets: np.ndarray[Any, Any], interfaces: int) -> None:
         """Count one batch of a packet index."""
@@ -92,6 +103,10 @@ class InterfaceCounts:
         used, place = np.unique(packets["interface"], return_inverse=True)
         self.packets[used] += np.bincount(place, minlength=len(used))
         self.drops[used] += np.bincount(place, weights=packets["dropped"], minlength=len(used)).astype(np.int64)
+        dropping = np.flatnonzero(packets["dropped"])
+        self._many += len(dropping)
+        if len(dropping) and self._many <= _MOST_COUNTING:
+            self._counting.append(packets["frame"][dropping])
 
 
 def decode_file(path: str | Location, name: str, budget: Budget | None = None) -> DecodedFile:
@@ -109,7 +124,7 @@ def decode_file(path: str | Location, name: str, budget: Budget | None = None) -
         counts.add(batch.packets, len(reader.capture.interfaces))
         parts.append(batch.rows.view(OPAQUE).copy())
     interfaces = reader.capture.interfaces
-    counts.add(np.zeros(0, [("interface", np.int32), ("dropped", np.uint32)]), len(interfaces))
+    counts.add(np.zeros(0, PACKET), len(interfaces))
     rows = np.concatenate(parts).view(ROW)
     return DecodedFile(
         name=name,
@@ -118,6 +133,7 @@ def decode_file(path: str | Location, name: str, budget: Budget | None = None) -
         interfaces=interfaces,
         packets_of=counts.packets,
         drops_of=counts.drops,
+        counting=counts.counting,
         tunnels=_number_tunnels(rows, reader.tunnels),
         ended=reader.capture.ended,
         unknown_blocks=reader.capture.unknown_blocks,
@@ -176,6 +192,7 @@ def _decoded_or_not(path: str | Location, name: str, budget: Budget) -> DecodedF
             interfaces=[],
             packets_of=nothing,
             drops_of=nothing,
+            counting=nothing,
             tunnels=(),
             ended=UNREADABLE,
             unknown_blocks=0,

@@ -20,6 +20,7 @@ from pktrace.observations.observe import Observations
 from pktrace.observations.payloads import Payloads
 from pktrace.run.model import Run
 from pktrace.trajectories.agreement import begins_unseen, open_ends
+from pktrace.trajectories.both_sides import sides_of_translators
 from pktrace.trajectories.clock_model import Clocks, RewrittenOnce, align_clocks
 from pktrace.trajectories.clock_steps import clock_steps
 from pktrace.trajectories.columns import Columns
@@ -84,7 +85,7 @@ class _Following:
                 self._group_again()
                 continue
             found = self._opened(clocks, times, covered, placed)
-            if not self._learn(found):
+            if not self._learn(found) and not self._set_sides_apart(times, placed):
                 break
             self._group_again()
         return trajectories_of(
@@ -134,6 +135,13 @@ class _Following:
         fresh = tied[~self._looked[tied]]
         self._looked[fresh] = True
         return len(fresh) > 0 and self._set_aside(second_looks(self._run, self._rows, times, fresh))
+
+    def _set_sides_apart(self, times: Array, placed: Placed) -> bool:
+        """Set aside the other side of translators that the first or the last point sees; returns whether one is new."""
+        if self._keys.closed:
+            return False
+        sides = sides_of_translators(self._run, self._rows, times, self._columns.paths, placed.owner, placed.seen)
+        return self._set_aside(sides)
 
     def _set_aside(self, looks: Forms) -> bool:
         if len(looks):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from pktrace.observations.coverage import Coverage
-from pktrace.run.model import Run
+from pktrace.run.model import PacketPath, Run
 from pktrace.trajectories.clock_model import Clocks
+from pktrace.trajectories.outages import Misses, Outages, bounded_by
 from pktrace.trajectories.paths import not_all_along
 
 Array = np.ndarray[Any, Any]
@@ -20,13 +21,17 @@ FOREVER = np.int64((1 << 62) - 1)
 class Reach:
     """Per point, times on the clock of the first point: `start` and `end` of what its captures cover; `missed`, how
     many certain packets it provably missed in that time; `incomplete`, it missed packets or says that it dropped
-    some; `unknown`, it does not say."""
+    some; `unknown`, it does not say; `dropped`, how many it says, 0 where unknown, -1 where
+    packets may be missing for another reason; `outages`, when it missed packets.
+    """
 
     start: Array
     end: Array
     missed: Array
     incomplete: Array
     unknown: Array
+    dropped: Array
+    outages: Outages
 
 
 def reach_of(run: Run, coverage: tuple[Coverage, ...], clocks: Clocks) -> Reach:
@@ -58,38 +63,87 @@ def reach_of(run: Run, coverage: tuple[Coverage, ...], clocks: Clocks) -> Reach:
         missed=np.zeros(len(run.points), np.int64),
         incomplete=np.array([cover.incomplete for cover in coverage], bool),
         unknown=np.array([cover.dropped is None for cover in coverage], bool),
+        dropped=np.array([-1 if cover.has_gaps else cover.dropped or 0 for cover in coverage], np.int64),
+        outages=_counted(coverage, clocks),
     )
+
+
+def _counted(coverage: tuple[Coverage, ...], clocks: Clocks) -> Outages:
+    """The outages that the packets' own drop counters say, of captures that missed nothing else."""
+    outages = Outages.none(len(coverage))
+    for point, cover in enumerate(coverage):
+        if cover.drop_spans is not None and clocks.steps is None:
+            begin, end = cover.drop_spans - clocks.offset_ns[point]
+            outages = outages.and_those(point, begin, end, True)
+    return outages
 
 
 def with_proven_misses(reach: Reach, run: Run, times: Array, seen: Array, path_of: Array) -> Reach:
     """The same with what certain packets prove: one that was seen before and after a point, which was capturing at
-    that time and has not seen it, was missed there (RFC 5644 6.2.5). So absence there proves nothing any more.
+    that time and has not seen it, was missed there (RFC 5644 6.2.5). So absence there proves nothing in the outages of
+    that point, nor at any time where nothing bounds them (outages.py).
 
     Args:
         times: int64 per row, aligned; seen: rows of certain packets by position, -1 where not seen; path_of: int16.
     """
-    missed = np.zeros(len(run.points), np.int64)
+    misses: list[list[Misses]] = [[] for _ in run.points]
     some = not_all_along(run, seen, path_of)
-    seen, path_of = seen[some], path_of[some]
     for number, path in enumerate(run.paths):
-        mine = seen[path_of == number][:, : len(path.points)]
+        mine = some[path_of[some] == number]
         if len(mine) == 0:
             continue
-        there = mine >= 0
-        in_detour = there[:, path.detour_first : path.detour_last + 1].any(axis=1) if path.has_detour else None
-        before = there[:, 0].copy()  # whether it was seen before the position
         for position in range(1, len(path.points) - 1):
             point = path.points[position]
-            passed = before & ~there[:, position]
-            if in_detour is not None and path.detour_first <= position <= path.detour_last:
-                passed &= in_detour  # else it may have gone over the bypass
-            before |= there[:, position]
-            unseen = np.flatnonzero(passed)
-            unseen = unseen[there[unseen, position + 1 :].any(axis=1)]
-            if not len(unseen):
+            passage = _Passage.of(path, seen[mine][:, : len(path.points)], times, position)
+            if not passage.misses(reach, point).packets:
                 continue
-            at, known = times[np.maximum(mine[unseen], 0)], there[unseen]
-            left = np.where(known, at, -FOREVER)[:, :position].max(axis=1)
-            came = np.where(known, at, FOREVER)[:, position + 1 :].min(axis=1)
-            missed[point] += int(((left >= reach.start[point]) & (came <= reach.end[point])).sum())
-    return Reach(reach.start, reach.end, missed, reach.incomplete | (missed > 0), reach.unknown)
+            every = seen[path_of == number][:, : len(path.points)]  # only now, for most runs miss nothing
+            misses[point].append(_Passage.of(path, every, times, position).misses(reach, point))
+    missed = np.array([sum(path.packets for path in of_point) for of_point in misses], np.int64)
+    outages = reach.outages
+    for point in np.flatnonzero(missed).tolist():
+        of_point, dropped = misses[point], int(reach.dropped[point])
+        bounded = dropped >= 0 and bounded_by(of_point, dropped, bool(reach.outages.bounded[point]))
+        begin, end = (np.concatenate([getattr(path, side) for path in of_point]) for side in ("begin", "end"))
+        outages = outages.and_those(point, begin, end, bounded)
+    return replace(reach, missed=missed, incomplete=reach.incomplete | (missed > 0), outages=outages)
+
+
+@dataclass(frozen=True)
+class _Passage:
+    """Certain packets that passed a position of a path, seen before and behind it: `missed` (bool, not seen there),
+    times `left` before it, `at` it and `came` behind it (int64, ns); `departures`, packets seen there last.
+    """
+
+    missed: Array
+    left: Array
+    at: Array
+    came: Array
+    departures: int
+
+    @classmethod
+    def of(cls, path: PacketPath, seen: Array, times: Array, position: int) -> _Passage:
+        """From the rows of packets by position, -1 where not seen."""
+        there = seen >= 0
+        here, behind = there[:, position], there[:, position + 1 :].any(axis=1)
+        passed = there[:, :position].any(axis=1) & behind
+        if path.has_detour and path.detour_first <= position <= path.detour_last:
+            # Packets that the detour has not seen may have gone over the bypass.
+            passed &= there[:, path.detour_first : path.detour_last + 1].any(axis=1)
+        through = np.flatnonzero(passed)
+        at, known = times[np.maximum(seen[through], 0)], there[through]
+        return cls(
+            ~known[:, position],
+            np.where(known, at, -FOREVER)[:, :position].max(axis=1),
+            at[:, position],
+            np.where(known, at, FOREVER)[:, position + 1 :].min(axis=1),
+            int((here & ~behind).sum()),
+        )
+
+    def misses(self, reach: Reach, point: int) -> Misses:
+        """The misses in the time that the captures of a point cover."""
+        covered = (self.left >= reach.start[point]) & (self.came <= reach.end[point])
+        return Misses.of(
+            self.missed[covered], self.left[covered], self.at[covered], self.came[covered],
+            (int(reach.start[point]), int(reach.end[point])), self.departures,
+        )  # fmt: skip

@@ -9,25 +9,57 @@ import numpy as np
 
 from pktrace.trajectories.model import UNSEEN, Trajectories
 from pktrace.trajectories.reach import FOREVER
+from pktrace.verdicts.judge import Captures
 
 _WAIT_FACTOR = 10
 
 
 @dataclass(frozen=True)
 class Trust:
-    """Arrays (paths x positions): `start`, `end` of the captures on the clock of the path's group, `incomplete` (the
-    capture missed packets), `cut` (a file is damaged), `clock_group` (times of equal numbers can be compared);
-    (paths x stages): `wait` in ns, `same_clock`, `error_ns`; `window` in ns."""
+    """What the captures cover (`captures`, judge.py).
 
-    start: np.ndarray[Any, Any]
-    end: np.ndarray[Any, Any]
-    incomplete: np.ndarray[Any, Any]
-    cut: np.ndarray[Any, Any]
+    Arrays (paths x positions): `clock_group` (times of equal numbers can be compared); (paths x stages): `wait` in ns,
+    `same_clock`, `error_ns`; `window` in ns.
+    """
+
+    captures: Captures
     wait: np.ndarray[Any, Any]
     same_clock: np.ndarray[Any, Any]
     error_ns: np.ndarray[Any, Any]
     clock_group: np.ndarray[Any, Any]
     window: tuple[int, int]
+
+    @property
+    def end(self) -> np.ndarray[Any, Any]:
+        """int64 (paths x positions): when the captures end, on the clock of the path's group, ns."""
+        return self.captures.end
+
+    @property
+    def incomplete(self) -> np.ndarray[Any, Any]:
+        """bool (paths x positions): the captures missed packets."""
+        return self.captures.incomplete
+
+
+def _captures(trajectories: Trajectories) -> Captures:
+    run, reach = trajectories.run, trajectories.reach
+    shape = (max(1, len(run.paths)), trajectories.seen.shape[1])
+    start, end = np.full(shape, FOREVER), np.full(shape, -FOREVER)
+    incomplete, cut = np.zeros(shape, bool), np.zeros(shape, bool)
+    first, behind = np.full(shape, -1, np.int64), np.full(shape, -1, np.int64)
+    bounded = np.flatnonzero(reach.outages.bounded)
+    outages = [reach.outages.of_point(int(point)) for point in bounded]
+    place = np.cumsum([0, *(len(begin) for begin, _ in outages)])
+    for number, path in enumerate(run.paths):
+        for position, point in enumerate(path.points):
+            start[number, position] = reach.start[point]
+            end[number, position] = reach.end[point]
+            incomplete[number, position] = reach.incomplete[point]
+            cut[number, position] = trajectories.observations.coverage[point].cut
+            for at in np.flatnonzero(bounded == point):
+                first[number, position], behind[number, position] = place[at], place[at + 1]
+    nothing = np.zeros(0, np.int64)
+    begin, latest = (np.concatenate([nothing, *(times[side] for times in outages)]) for side in (0, 1))
+    return Captures(start, end, incomplete, cut, first, behind, begin, latest)
 
 
 def trust_in_captures(trajectories: Trajectories) -> Trust:
@@ -35,24 +67,16 @@ def trust_in_captures(trajectories: Trajectories) -> Trust:
 
     The wait of a stage is min(loss threshold, 10 x the largest delay of certain packets); the threshold without any.
     """
-    run, reach = trajectories.run, trajectories.reach
+    run = trajectories.run
     width = trajectories.seen.shape[1]
     shape = (max(1, len(run.paths)), width)
-    start = np.full(shape, FOREVER)
-    end = np.full(shape, -FOREVER)
-    incomplete = np.zeros(shape, bool)
-    cut = np.zeros(shape, bool)
     group = np.zeros(shape, np.int64)
     wait = np.full((shape[0], width + 1), np.int64(run.threshold_ns))
     same_clock = np.ones((shape[0], width + 1), bool)
     error = np.zeros((shape[0], width + 1), np.int64)
     for number, path in enumerate(run.paths):
         for position, point in enumerate(path.points):
-            start[number, position] = reach.start[point]
-            end[number, position] = reach.end[point]
             group[number, position] = trajectories.clocks.group[point]
-            incomplete[number, position] = reach.incomplete[point]
-            cut[number, position] = trajectories.observations.coverage[point].cut
         mine = (trajectories.path == number) & (trajectories.candidates == 1) & ~trajectories.backwards
         for stage in path.stage_numbers():
             a, b = path.ends_of(stage)
@@ -67,7 +91,7 @@ def trust_in_captures(trajectories: Trajectories) -> Trust:
             if len(delays) and int(delays.max()) > 0:
                 wait[number, stage] = min(run.threshold_ns, _WAIT_FACTOR * int(delays.max()))
     window = run.window if run.window is not None else (-int(FOREVER), int(FOREVER))
-    return Trust(start, end, incomplete, cut, wait, same_clock, error, group, window)
+    return Trust(_captures(trajectories), wait, same_clock, error, group, window)
 
 
 def _both(trajectories: Trajectories, mine: np.ndarray[Any, Any], a: int, b: int) -> np.ndarray[Any, Any]:

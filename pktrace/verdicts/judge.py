@@ -7,6 +7,8 @@ Codes are positions in the closed lists of `schema`.
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
 
 from pktrace.compiled import inlined, kernel
@@ -20,16 +22,51 @@ T_FORWARD, T_DROP, T_PUNT = 0, 1, 2
 V_HIT, V_FALSE_PUNT, V_FALSE_FORWARD, V_MISSED_DROP, V_FALSE_DROP, V_UNSEEN, V_UNDETERMINED = 0, 1, 2, 3, 4, 5, 6
 
 
+class Captures(NamedTuple):
+    """What captures cover: arrays (paths x positions) of the point at each position.
+
+    `start`, `end`: int64, ns on the aligned clock; `incomplete`: bool, it missed packets; `cut`: bool, a file is
+    damaged; `first`, `behind`: int64, its outages are `outage_begin`[first:behind] in order, and `outage_end` has the
+    latest end of those that begin no later; `first` is -1 where nothing bounds when it missed packets.
+    """
+
+    start: np.ndarray[Any, Any]
+    end: np.ndarray[Any, Any]
+    incomplete: np.ndarray[Any, Any]
+    cut: np.ndarray[Any, Any]
+    first: np.ndarray[Any, Any]
+    behind: np.ndarray[Any, Any]
+    outage_begin: np.ndarray[Any, Any]
+    outage_end: np.ndarray[Any, Any]
+
+
 @inlined
-def _doubt(time, wait, start, end, incomplete, cut):
+def _may_have_missed(captures, path, position, since, until):
+    """Whether a capture that missed packets may have missed one between two times."""
+    low = captures.first[path, position]
+    if low < 0:
+        return True
+    first, high = low, captures.behind[path, position]
+    while low < high:  # the first outage that begins behind `until`
+        middle = (low + high) // 2
+        if captures.outage_begin[middle] <= until:
+            low = middle + 1
+        else:
+            high = middle
+    return low > first and captures.outage_end[low - 1] >= since
+
+
+@inlined
+def _doubt(captures, path, position, time, wait):
     """Why a capture that has not the packet does not prove that it never came; R_NONE if it does prove it."""
-    if time < start:
+    end = captures.end[path, position]
+    if time < captures.start[path, position]:
         return R_OUTSIDE
     if time > end:
-        return R_CUT if cut else R_OUTSIDE
+        return R_CUT if captures.cut[path, position] else R_OUTSIDE
     if time + wait > end:
-        return R_CUT if cut else R_WAITING
-    if incomplete:
+        return R_CUT if captures.cut[path, position] else R_WAITING
+    if captures.incomplete[path, position] and _may_have_missed(captures, path, position, time, time + wait):
         return R_DROPS
     return R_NONE
 
@@ -47,7 +84,7 @@ def _treatment_verdict(expected, observed):
 
 @kernel
 def judge_packets(
-    times, first_ns, path_of, layout, clocks, expected, absorbed, start, end, incomplete, cut, wait, window, threshold,
+    times, first_ns, path_of, layout, clocks, expected, absorbed, captures, wait, window, threshold,
     fate, reason, lost_stage, last_at, observed, rule_verdict, stage_verdict, stage_reason,
 ):  # fmt: skip
     """Judge all packets.
@@ -56,7 +93,7 @@ def judge_packets(
         times: int64 (n x positions) aligned, UNSEEN where not seen; first_ns: raw time of the first sighting;
         layout: int64 per path: positions, first and last detour position or -1, 1 if the path has a filter;
         clocks: int64 by path and position, times of equal numbers can be compared;
-        expected, absorbed: of rules.expect; start, end, incomplete, cut, wait: of coverage.Trust; window: (start, end);
+        expected, absorbed: of rules.expect; captures, wait: of coverage.Trust; window: (start, end);
         threshold: the loss threshold in ns.
         Filled per packet: fate, reason, lost_stage (-1 none), last_at (position), observed, rule_verdict (NONE none);
         per packet and stage: stage_verdict (NONE: no row), stage_reason.
@@ -96,14 +133,7 @@ def judge_packets(
             for position in range(filter_input + 1):
                 if clocks[path, position] != clocks[path, first]:
                     continue
-                doubt = _doubt(
-                    earlier,
-                    at[first] - earlier,
-                    start[path, position],
-                    end[path, position],
-                    incomplete[path, position],
-                    cut[path, position],
-                )
+                doubt = _doubt(captures, path, position, earlier, at[first] - earlier)
                 injected |= doubt == R_NONE
             injected &= not outside and earlier >= window[0]
 
@@ -121,10 +151,7 @@ def judge_packets(
                 if clocks[path, position] != clocks[path, first]:
                     unsure = np.int64(R_CLOCK) if unsure < 0 else unsure
                     continue
-                doubt = _doubt(
-                    begin, at[last] - begin, start[path, position], end[path, position],
-                    incomplete[path, position], cut[path, position],
-                )  # fmt: skip
+                doubt = _doubt(captures, path, position, begin, at[last] - begin)
                 if doubt == R_NONE:
                     unsure = np.int64(R_NONE)
                 elif unsure < 0:
@@ -152,9 +179,10 @@ def judge_packets(
                 stage_verdict[packet, stage] = UNOBSERVED
                 missed = target if at[target] == UNSEEN else position
                 seen_near = at[last] if at[target] == UNSEEN else at[target]
-                stage_reason[packet, stage] = _doubt(
-                    seen_near, 0, start[path, missed], end[path, missed], incomplete[path, missed], cut[path, missed]
-                )
+                why = _doubt(captures, path, missed, seen_near, 0)
+                if why == R_NONE and captures.incomplete[path, missed]:
+                    why = R_DROPS
+                stage_reason[packet, stage] = why
             position = target
 
         # What the filter did with it.
@@ -206,10 +234,7 @@ def judge_packets(
             if doubt == R_NONE and clocks[path, target] != clocks[path, last]:
                 doubt = R_CLOCK
             elif doubt == R_NONE:
-                doubt = _doubt(
-                    at[last], wait[path, bypass if over_bypass else last], start[path, target], end[path, target],
-                    incomplete[path, target], cut[path, target],
-                )  # fmt: skip
+                doubt = _doubt(captures, path, target, at[last], wait[path, bypass if over_bypass else last])
         if outside:
             doubt = R_OUTSIDE
         if injected:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pktrace.verdicts.judge import judge_packets
+from pktrace.verdicts.judge import Captures, judge_packets
 
 
 def compile_kernels() -> None:
@@ -12,7 +12,8 @@ def compile_kernels() -> None:
     times, table = np.zeros((0, 1), np.int64), np.zeros((1, 1), np.int64)
     flags, codes = np.zeros((1, 1), bool), np.zeros(0, np.uint8)
     numbers, paths, stages = np.zeros(0, np.int64), np.zeros(0, np.int16), np.zeros((0, 2), np.uint8)
+    captures = Captures(table, table, flags, flags, table, table, numbers, numbers)
     judge_packets(
-        times, numbers, paths, table, table, codes, np.zeros(0, bool), table, table, flags, flags, table, numbers,
-        np.int64(0), codes, codes, paths, numbers, codes, codes, stages, stages,
+        times, numbers, paths, table, table, codes, np.zeros(0, bool), captures, table, numbers, np.int64(0),
+        codes, codes, paths, numbers, codes, codes, stages, stages,
     )  # fmt: skip

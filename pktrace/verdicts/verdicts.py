@@ -73,7 +73,7 @@ def judge_trajectories(
         judge_packets(
             trajectories.times, trajectories.first_rows["ts_ns"].copy(), trajectories.path, _layout(run),
             trust.clock_group,
-            expected.action, expected.absorbed, trust.start, trust.end, trust.incomplete, trust.cut, trust.wait,
+            expected.action, expected.absorbed, trust.captures, trust.wait,
             np.array(trust.window, np.int64), np.int64(run.threshold_ns),
             fate, reason, lost_stage, last_at, observed, rule_verdict, stage_verdict, stage_reason,
         )  # fmt: skip

@@ -32,6 +32,7 @@ from pktrace.observations.observe import interface_names, observe_files
 from pktrace.observations.stream import RowReader, row_batches
 from pktrace.observations.table import rows_table
 from pktrace.observations.tunnels import tunnel_texts
+from pktrace.wire import PACKET
 
 
 class Steps:
@@ -71,7 +72,7 @@ def keep(steps: Steps, path: str) -> None:
     file = steps.call("decode_file", decode_file, path, path)
     steps.call("  of it sha256", lambda: hashlib.sha256(Path(path).read_bytes()))
     counts = InterfaceCounts()
-    packets = np.zeros(len(file.rows), [("interface", np.int32), ("dropped", np.uint32)])
+    packets = np.zeros(len(file.rows), PACKET)
     steps.call("  of it packets per interface", counts.add, packets, len(file.interfaces))
     steps.call("count_rows", count_rows, path, file.rows, [i.link_type for i in file.interfaces], None, Ledger())
     steps.call("digest_comparably", digest_comparably, [file], [(0, file.rows)])

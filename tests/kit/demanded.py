@@ -21,6 +21,8 @@ class _Demand:
     ) -> None:
         self.coverage, self.offsets, self.threshold_ns = coverage, offsets, threshold_ns
         self.missed: set[str] = set()
+        self.outages: dict[str, list[tuple[int, int]]] = {}
+        self.unbounded: dict[str, bool] = {}
         self.prove_misses(packets)
         self.largest: dict[tuple[str, int, int], int] = {}
         for packet in packets:
@@ -35,18 +37,67 @@ class _Demand:
 
     def prove_misses(self, packets: Sequence[PacketTruth]) -> None:
         """Points that were capturing and missed a unique packet which was captured before and after them."""
+        passed: dict[tuple[str, str], list[tuple[int, int | None, int]]] = {}
+        ended: dict[tuple[str, str], int] = {}
         for packet in packets:
             path, seen = packet.path, sorted(packet.seen)
             detour = range(path.detour[0], path.detour[1] + 1) if path.detour else range(0)
             punted = any(position in detour for position in seen)
+            if packet.group is None and 0 < seen[-1] < path.last:
+                name = (path.points[seen[-1]], path.name)
+                ended[name] = ended.get(name, 0) + 1
             for position in range(seen[0] + 1, seen[-1]):
-                if packet.group is not None or position in seen or (position in detour and not punted):
+                if packet.group is not None or (position in detour and not punted):
                     continue
                 point = path.points[position]
-                before = max(self.at(packet, p) for p in seen if p < position) + self.offsets[point]
-                after = min(self.at(packet, p) for p in seen if p > position) + self.offsets[point]
-                if self.coverage[point].holds(before, after):
-                    self.missed.add(point)
+                before = max(self.at(packet, p) for p in seen if p < position)
+                after = min(self.at(packet, p) for p in seen if p > position)
+                offset = self.offsets[point]
+                if self.coverage[point].holds(before + offset, after + offset):
+                    at = self.at(packet, position) if position in packet.seen else None
+                    passed.setdefault((point, path.name), []).append((before, at, after))
+        for point, cover in self.coverage.items():
+            mine = {
+                name: sorted(times, key=lambda t: (t[0], t[2])) for name, times in passed.items() if name[0] == point
+            }
+            missed = sum(at is None for times in mine.values() for _, at, _ in times)
+            if missed:
+                self.missed.add(point)
+            self.outages[point] = []
+            few = True
+            for name, times in mine.items():
+                outages = self.outages_of(point, times)
+                self.outages[point] += outages
+                few &= not outages or (ended.get(name, 0) + 1) * len(outages) * 50 <= len(times)
+            bounded = few
+            if cover.dropped and cover.dropped >= missed:
+                bounded = cover.dropped == missed or cover.drop_spans is not None
+            self.unbounded[point] = not bounded
+            offset = self.offsets[point]
+            self.outages[point] += [(begin - offset, end - offset) for begin, end in cover.drop_spans or ()]
+
+    def outages_of(self, point: str, times: Sequence[tuple[int, int | None, int]]) -> list[tuple[int, int]]:
+        """Runs of packets that a point missed, from its last packet before them to its first one behind."""
+        found, cover, offset = [], self.coverage[point], self.offsets[point]
+        number = 0
+        while number < len(times):
+            first = number
+            while number < len(times) and times[number][1] is None:
+                number += 1
+            if number > first:
+                before = times[first - 1][1] if first else None
+                behind = times[number][1] if number < len(times) else None
+                begin = (cover.start_ns or 0) - offset if before is None else min(before, times[first][0])
+                came = max(after for _, _, after in times[first:number])
+                found.append((begin, (cover.end_ns or 0) - offset if behind is None else max(behind, came)))
+            number += 1
+        return found
+
+    def may_have_missed(self, point: str, since: int, until: int) -> bool:
+        """Whether that point missed packets, and may have missed one between two times of the true clock."""
+        if not self.coverage[point].dropped and point not in self.missed:
+            return False
+        return self.unbounded[point] or any(begin <= until and end >= since for begin, end in self.outages[point])
 
     def at(self, packet: PacketTruth, position: int) -> int:
         """When the packet was first captured there, on the true clock."""
@@ -60,24 +111,26 @@ class _Demand:
     def doubt(self, packet: PacketTruth, origin: int, target: int) -> str | None:
         """Why absence at ``target`` shows nothing about a packet last captured at ``origin``."""
         point = packet.path.points[target]
-        cover, time = self.coverage[point], self.at(packet, origin) + self.offsets[point]
-        if not cover.holds(time, time):
+        cover, offset, sent = self.coverage[point], self.offsets[point], self.at(packet, origin)
+        wait = self.wait(packet, origin, target)
+        if not cover.holds(sent + offset, sent + offset):
             return "outside_window"
-        if not cover.holds(time, time + self.wait(packet, origin, target)):
+        if not cover.holds(sent + offset, sent + wait + offset):
             return "waiting_time"
-        return "capture_drops" if cover.dropped or point in self.missed else None
+        return "capture_drops" if self.may_have_missed(point, sent, sent + wait) else None
 
     def blind(self, packet: PacketTruth, position: int, seen_at: int, until: int | None = None) -> bool:
         """Whether that point may have missed the packet, which was captured at another position (or at two,
         before and after).
         """
         point = packet.path.points[position]
-        cover, time = self.coverage[point], self.at(packet, seen_at) + self.offsets[point]
+        cover, time = self.coverage[point], self.at(packet, seen_at)
         guard = self.wait(packet, *sorted((position, seen_at)))
         if until is not None and position > seen_at:
             guard = max(0, self.at(packet, until) - self.at(packet, seen_at))
-        span = (time - guard, time) if position < seen_at else (time, time + guard)
-        return cover.dropped > 0 or point in self.missed or not cover.holds(*span)
+        since, until = (time - guard, time) if position < seen_at else (time, time + guard)
+        offset = self.offsets[point]
+        return self.may_have_missed(point, since, until) or not cover.holds(since + offset, until + offset)
 
     def observed(self, packet: PacketTruth) -> str | None:
         """The treatment that the captures show; never another one than the true treatment."""

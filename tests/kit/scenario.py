@@ -400,4 +400,10 @@ def _coverage(
     if window is not None:
         start = window[0] if start is None else min(start, window[0])
         end = window[1] if end is None else max(end, window[1])
-    return Coverage(start, end, dropped)
+    spans = None
+    if dropped and options.drops_told_by == "packets" and options.format == "pcapng":
+        # Between the packet before and the one that counts them; the first one is always kept.
+        spans = tuple(
+            (times[number - 1], times[number]) for number, record in enumerate(records) if record.dropped_before
+        )
+    return Coverage(start, end, dropped, spans)

@@ -111,12 +111,13 @@ class PacketTruth:
 @dataclass(frozen=True)
 class Coverage:
     """The time a point's capture covers, in the point's own clock (None: nobody can know), and what it
-    dropped.
+    dropped; ``drop_spans`` are the times in which it dropped all of these, None where nothing says when.
     """
 
     start_ns: int | None
     end_ns: int | None
     dropped: int
+    drop_spans: tuple[tuple[int, int], ...] | None = None
 
     def holds(self, low: int, high: int) -> bool:
         return self.start_ns is not None and self.end_ns is not None and self.start_ns <= low <= high <= self.end_ns

@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.reference.capture import CaptureFile, FileInterface, read_capture
+from tests.reference.capture import CaptureFile, FileInterface, FilePacket, read_capture
 from tests.reference.decode import decode
 from tests.reference.follow import follow
 from tests.reference.judge import Judge, Judged, rule_rows
@@ -51,6 +51,7 @@ def observe_point(folder: Path, point: Point) -> tuple[list[Sighting], Coverage,
     starts: list[int] = []
     ends: list[int] = []
     dropped, resolution, cut, told = 0, 1, False, bool(point.captures)
+    counted: list[tuple[int, tuple[int, int]]] = []
     for name in point.captures:
         capture = read_capture((folder / name).read_bytes())
         interfaces = used_interfaces(point, capture)
@@ -61,6 +62,7 @@ def observe_point(folder: Path, point: Point) -> tuple[list[Sighting], Coverage,
         resolution = max([resolution, *(i.resolution_ns for i in interfaces)])
         packets = [p for p in capture.packets if any(p.interface is i for i in interfaces)]
         for interface in interfaces:
+            counted += counted_drops(interface, packets)
             times = [p.ts_ns for p in packets if p.interface is interface and p.ts_ns is not None]
             if interface.start_ns is not None:
                 starts.append(interface.start_ns)
@@ -86,8 +88,24 @@ def observe_point(folder: Path, point: Point) -> tuple[list[Sighting], Coverage,
             row["trajectory"] = None
             row["packet_id"] = packet.marks.get("packet_id")
             sightings.append(Sighting(point.name, point.clock, packet.interface.resolution_ns, row))
-    coverage = Coverage(min(starts, default=None), max(ends, default=None), dropped, resolution, told)
+    exact = sum(count for count, _ in counted) == dropped > 0
+    coverage = Coverage(
+        min(starts, default=None), max(ends, default=None), dropped, resolution, told,
+        [span for _, span in counted] if exact else None,
+    )  # fmt: skip
     return sightings, coverage, cut
+
+
+def counted_drops(interface: FileInterface, packets: list[FilePacket]) -> list[tuple[int, tuple[int, int]]]:
+    """Packets that were dropped before others of one interface (epb_dropcount): how many, and between which times."""
+    mine = [packet for packet in packets if packet.interface is interface]
+    found = []
+    for number, packet in enumerate(mine):
+        dropped = packet.marks.get("dropped_before") or 0
+        before = mine[number - 1].ts_ns if number else interface.start_ns
+        if dropped and packet.ts_ns is not None and before is not None:
+            found.append((dropped, (before, packet.ts_ns)))
+    return found
 
 
 def logged_drops(log: Path) -> int | None:

@@ -348,6 +348,7 @@ def _read_pcapng(data: bytes) -> CaptureFile:
             packet.marks["interface_id"] = interfaces[number].number
             if kind != SIMPLE_PACKET:
                 dropped = _marks(packet, body[head + captured + -captured % 4 :], order)
+                packet.marks["dropped_before"] = dropped
                 if dropped:
                     # epb_dropcount counts the losses since the packet before; the statistics block counts them
                     # all.

@@ -38,7 +38,7 @@ class Judge:
         self.run = run
         self.clocks: Clocks = followed.clocks
         self.delays = followed.delays
-        self.coverage = coverage
+        self.coverage, self.reach = coverage, followed.reach
         self.copied = maybe_copies(followed.trajectories)
 
     def wait_ns(self, path: Path_, origin: int, target: int) -> int:
@@ -61,9 +61,15 @@ class Judge:
             return "clock_offset"
         if cover.start_ns is None or cover.end_ns is None or not cover.start_ns <= time <= cover.end_ns:
             return "outside_window"
-        if time + self.wait_ns(path, origin, target) > cover.end_ns:
+        wait = self.wait_ns(path, origin, target)
+        if time + wait > cover.end_ns:
             return "waiting_time"
-        return "capture_drops" if cover.dropped else None
+        return "capture_drops" if self.may_have_missed(path.points[target], time, time + wait) else None
+
+    def may_have_missed(self, point: str, since: int, until: int) -> bool:
+        """Whether a point may have missed a packet between two times of its own clock."""
+        offset = self.clocks.offsets[self.run.point(point).clock]
+        return self.reach.may_have_missed_between(point, since - offset, until - offset)
 
     def next_positions(self, path: Path_, position: int, expected: str | None) -> list[int]:
         """The possible next points: at the filter's input the first detour point and the point after the
@@ -95,16 +101,17 @@ class Judge:
         seen at position ``until``.
         """
         path, seen = trajectory.path, trajectory.sighting(seen_at)
-        cover = self.coverage[path.points[position]]
-        time = self.clocks.translate(seen.ts_ns, seen.clock, self.run.point(path.points[position]).clock)
-        if cover.dropped or cover.start_ns is None or cover.end_ns is None or time is None:
+        point = path.points[position]
+        cover = self.coverage[point]
+        time = self.clocks.translate(seen.ts_ns, seen.clock, self.run.point(point).clock)
+        if cover.start_ns is None or cover.end_ns is None or time is None:
             return True
         guard = self.wait_ns(path, min(position, seen_at), max(position, seen_at))
         if until is not None:
             guard = max(0, self.clocks.between(seen, trajectory.sighting(until)) or 0)
-        if backwards:
-            return not cover.start_ns <= time - guard <= time <= cover.end_ns
-        return not cover.start_ns <= time <= time + guard <= cover.end_ns
+        since, until = (time - guard, time) if backwards else (time, time + guard)
+        covered = cover.start_ns <= since <= until <= cover.end_ns
+        return not covered or self.may_have_missed(point, since, until)
 
     def is_injected(self, trajectory: Trajectory) -> bool:
         """First seen at the last detour point or later, and a point up to the filter, which would have seen it, was
@@ -115,11 +122,13 @@ class Judge:
             return False
         earlier = sum(self.wait_ns(path, at, at + 1) for at in range(path.filter_input, trajectory.first))
         for position in range(path.filter_input + 1):
-            cover = self.coverage[path.points[position]]
-            time = self.clocks.translate(seen.ts_ns, seen.clock, self.run.point(path.points[position]).clock)
-            if time is None or cover.start_ns is None or cover.end_ns is None or cover.dropped:
+            point = path.points[position]
+            cover = self.coverage[point]
+            time = self.clocks.translate(seen.ts_ns, seen.clock, self.run.point(point).clock)
+            if time is None or cover.start_ns is None or cover.end_ns is None:
                 continue
-            if cover.start_ns <= time - earlier and time <= cover.end_ns:
+            covered = cover.start_ns <= time - earlier and time <= cover.end_ns
+            if covered and not self.may_have_missed(point, time - earlier, time):
                 return True
         return False
 

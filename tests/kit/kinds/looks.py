@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.kit.kinds.model import Kind, Look, Sent, datagram, ip_id, payload
+from tests.kit.kinds.model import Kind, Look, Sent, datagram, ip_id, payload, segment
 from tests.kit.packets import UDP, Header, frame
 
 _MACS = (b"\2\0\0\0\0\x0c", b"\2\0\0\0\0\x0d")
@@ -45,6 +45,43 @@ def _twice_on_the_path(number: int) -> Sent:
     return Sent([_routed(number, 64), [_routed(number, 64), (200_000, _routed(number, 63))], _routed(number, 63)])
 
 
+_HOSTS, _PUBLIC, _SERVERS = 4, "198.51.100.1", ("203.0.113.9", "203.0.113.10")
+
+
+def _nat_at_one_point(first: bool, numbered: bool, answered: bool = False) -> Kind:
+    """A capture on all interfaces of a NAT: each packet is there with its addresses on either side."""
+
+    def sent(number: int) -> Sent:
+        host, server = number % _HOSTS, _SERVERS[number // _HOSTS % len(_SERVERS)]
+        ports, identification = (20_000 + host, 80), ip_id(number) if numbered else 0
+        inside, outside = (f"192.168.1.{host + 1}", ports), (_PUBLIC, (40_000 + host, 80))
+        answers = answered and number // 50 % 2 == 1
+        looks = []
+        for address, (mine, theirs) in (inside, outside):
+            ways = (server, address, theirs, mine) if answers else (address, server, mine, theirs)
+            looks.append(datagram(*ways, payload(number), identification))
+        if not first:
+            # The gateway is the last point of the path; the first one is on the inside.
+            return Sent([looks[0], looks[::-1] if answers else looks], back=answers)
+        return Sent([looks[::-1] if answers else looks, looks[1]], back=answers)
+
+    return Kind(("a", "gateway")[:: -1 if first else 1], sent, gap_ns=3_000_000)
+
+
+def _tcp_nat_at_the_first_point(number: int) -> Sent:
+    """A download: segments with payload come in, and acknowledgments go out."""
+    step, answers = divmod(number, 2)
+    fields = {"seq": 1000 if answers == 0 else 5000 + 1000 * step, "flags": 0x10}
+    fields["ack"] = 5000 + 1000 * (step + 1) if answers == 0 else 1000
+    looks = []
+    for address, port in (("192.168.1.5", 40_000), (_PUBLIC, 50_000)):
+        if answers:
+            looks.append(segment(_SERVERS[0], address, 80, port, payload(number, 1000), ip_id(number), **fields))
+        else:
+            looks.append(segment(address, _SERVERS[0], port, 80, b"", ip_id(number), **fields))
+    return Sent([looks[::-1] if answers else looks, looks[1]], back=bool(answers))
+
+
 _TWICE = [{"name": "path", "points": ["a", "router", "router", "b"]}]
 
 LOOKS = {
@@ -56,5 +93,17 @@ LOOKS = {
     "doubled-everywhere-without-id": _seen(2, 2, 2, numbered=False),
     "doubled-and-all-the-same": _seen(2, 2, numbered=False, same=True),
     "comes-back": Kind(("a", "b"), _reflected),
+    "nat-at-the-first-point": _nat_at_one_point(first=True, numbered=True),
+    "nat-at-the-first-point-without-id": _nat_at_one_point(first=True, numbered=False),
+    "nat-at-the-last-point": _nat_at_one_point(first=False, numbered=True),
+    "nat-at-the-last-point-without-id": _nat_at_one_point(first=False, numbered=False),
     "twice-in-a-row-on-the-path": Kind(("a", "router", "b"), _twice_on_the_path, paths=_TWICE),
+}
+
+# On one path, answers come against it: of these, losses are not told.
+ANSWERED = {
+    "nat-at-the-first-point": _nat_at_one_point(first=True, numbered=True, answered=True),
+    "nat-at-the-first-point-without-id": _nat_at_one_point(first=True, numbered=False, answered=True),
+    "nat-at-the-last-point": _nat_at_one_point(first=False, numbered=False, answered=True),
+    "tcp-nat-at-the-first-point": Kind(("gateway", "a"), _tcp_nat_at_the_first_point),
 }

@@ -39,7 +39,9 @@ class Kind:
     more from point to point. `clock` gives per point what its clock is ahead at a time since the start, in ns;
     `clocks` the names that run.toml gives them. `cut` is the capture length of points; `order` the order of points in
     run.toml. `expected` is "followed", "never lost" (nothing but caution is right) or "apart" (frames at different
-    points are different packets, and none of them is lost).
+    points are different packets, and none of them is lost). `missed(point, number)` says that the capture of a point
+    missed a packet; `says` gives per point how it tells: "dropped" in its statistics, or "counted" with the packets
+    behind; else its statistics say 0.
     """
 
     points: tuple[str, ...]
@@ -54,6 +56,8 @@ class Kind:
     order: tuple[str, ...] | None = None
     expected: str = "followed"
     may_overtake: bool = True
+    missed: Callable[[str, int], bool] | None = None
+    says: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -95,21 +99,46 @@ def record(kind: Kind, packets: int, seed: int, loss: float = 0.0, reordered: fl
             whole.add(number)
     files, packet = {}, {}
     end = packets * kind.gap_ns + _TAIL_NS
-    for point, held in frames.items():
-        held.sort(key=lambda entry: entry[:2])
+    for point, every in frames.items():
+        every.sort(key=lambda entry: entry[:2])
+        held, drops = every, [0] * len(every)
+        if kind.missed is not None:
+            held, drops = _captured(every, point, kind.missed)
         packet.update({(point, at): number for at, (_, number, _) in enumerate(held, start=1)})
-        files[point] = _file(kind, point, held, end)
+        files[point] = _file(kind, point, held, end, drops, len(every))
     return Recorded(files, packet, frozenset(seen), frozenset(whole), lost)
 
 
-def _file(kind: Kind, point: str, held: Sequence[tuple[int, int, bytes]], end: int) -> bytes:
+def _captured(
+    every: Sequence[tuple[int, int, bytes]], point: str, missed: Callable[[str, int], bool]
+) -> tuple[list[tuple[int, int, bytes]], list[int]]:
+    """The frames that a capture holds, and per frame how many it dropped since the one before."""
+    held, drops, since = [], [], 0
+    for entry in every:
+        if missed(point, entry[1]):
+            since += 1
+            continue
+        held.append(entry)
+        drops.append(since)
+        since = 0
+    return held, drops
+
+
+def _file(
+    kind: Kind, point: str, held: Sequence[tuple[int, int, bytes]], end: int, drops: Sequence[int], passed: int
+) -> bytes:
     def stamp(time: int) -> int:
         return START_NS + time + (kind.clock[point](time) if point in kind.clock else 0)
 
     cut = kind.cut.get(point, 1 << 18)
-    records = [Record(stamp(time), data[:cut], length=len(data)) for time, _, data in held]
+    says = kind.says.get(point)
+    records = [
+        Record(stamp(time), data[:cut], length=len(data), dropped=drop if drop and says == "counted" else None)
+        for (time, _, data), drop in zip(held, drops, strict=True)
+    ]
+    dropped = passed - len(held) if says else 0
     told = Statistics(
-        ts_ns=stamp(end), start_ns=stamp(-1_000_000), end_ns=stamp(end), received=len(held), dropped=0
+        ts_ns=stamp(end), start_ns=stamp(-1_000_000), end_ns=stamp(end), received=len(held) + dropped, dropped=dropped
     )  # fmt: skip
     return pcapng_bytes(Section([Interface(name=point)], records, [told]))
 
