@@ -46,6 +46,7 @@ REASONS = (
     "filter_dropped",
     "part_lost",
     "against_path",
+    "first_point_missing",
 )
 TREATMENTS = ("forward", "drop", "punt")
 RULE_VERDICTS = ("hit", "false_punt", "false_forward", "missed_drop", "false_drop", "unseen", "undetermined")

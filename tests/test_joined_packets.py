@@ -86,7 +86,8 @@ def test_a_stranger_beside_one_loss_is_no_rewrite(tmp_path: Path) -> None:
     analysis = analysed(tmp_path, traffic, recorded)
     assert [numbers for numbers in packets_of(analysis, recorded.packet) if len(numbers) > 1] == []
     told = Counter(FATES[fate] for fate in analysis.verdicts.fate.tolist())
-    assert told == {"delivered": 119, "ambiguous": 1}
+    # The first point was capturing, and has not seen the stranger.
+    assert told == {"delivered": 118, "ambiguous": 1, "undetermined": 1}
 
 
 def test_equal_timers_of_two_hosts_are_no_rewrite(tmp_path: Path) -> None:

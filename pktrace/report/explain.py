@@ -44,7 +44,7 @@ _WATCHED_UNKEPT: tuple[tuple[str, str, int, Callable[[int], str]], ...] = (
 )
 
 _WHY_FATE = {
-    "delivered": "it was seen at the last point of its path",
+    "delivered": "it was seen at the last point of its path, and the first one saw it or may have missed it",
     "lost": "the next point's capture ran on long enough after it and has not seen it",
     "partial": "part of its bytes was lost",
     "dropped": "its rule says drop, and no later point saw it",
@@ -64,6 +64,7 @@ _WHY_REASON = {
     "capture_cut": "a capture that could have seen it next is damaged and ends before",
     "clock_unknown": "the clocks of the points cannot be compared",
     "against_path": "it came along the path the other way",
+    "first_point_missing": "the first point of its path was capturing, and has not seen it: it came from elsewhere",
     "filter_dropped": "the filter's own drop counters account for exactly the packets that vanished there",
     "part_lost": "some of the bytes of the packet did not cross this stage",
 }

@@ -16,7 +16,7 @@ from pktrace.trajectories.transforms import KINDS, MOST_PAIRS
 
 # The words of the closed lists, in the sense in which the columns use them.
 _FATES = {
-    "delivered": "seen at the last point of its path",
+    "delivered": "seen at the last point of its path, and at the first one, unless that may have missed it",
     "lost": "lost in the stage that `lost_stage` names",
     "partial": "part of its bytes arrived; the rest of a packet that was split was lost",
     "dropped": "its rule says drop, and no point after the filter saw it",
@@ -43,6 +43,7 @@ _REASONS = {
     "capture_cut": "a capture that could have seen it is damaged and ends before",
     "clock_unknown": "the clocks of the points cannot be compared",
     "against_path": "the packet came along its path the other way",
+    "first_point_missing": "the first point of the path was capturing, and has not seen it",
     "filter_dropped": "the filter's own counters account for it",
     "part_lost": "some of its bytes did not cross the stage (split packets)",
 }

@@ -70,7 +70,7 @@ class _Following:
         self._steps = clock_steps(run, self._rows, self._columns, self._groups)
         if self._steps is not None:
             self._columns = replace(self._columns, times=self._columns.times - self._steps.correction_ns)
-        self._every, self._forms, self._looks = self._columns, NO_FORMS, NO_FORMS
+        self._every, self._forms, self._looks, self._sides = self._columns, NO_FORMS, NO_FORMS, NO_FORMS
         self._rewritten = RewrittenOnce(run, self._rows, self._columns)
         # Packets that the capture numbered are told apart by their numbers.
         known = np.zeros(len(self._rows), bool) if self._numbers is None else self._numbers != 0
@@ -113,7 +113,7 @@ class _Following:
             placed.owner, placed.seen, placed.path_of, placed.candidates, columns.points, times, columns.paths,
             clocks.group,
         )  # fmt: skip
-        return Round(columns, self._forms, clocks, times, covered, placed, ends, at, unplaced)
+        return Round(columns, self._forms.and_those(self._sides), clocks, times, covered, placed, ends, at, unplaced)
 
     def _set_apart(self, times: Array, placed: Placed) -> bool:
         """Tell packets with equal keys apart, and set aside second looks; returns whether anything is new."""
@@ -141,7 +141,8 @@ class _Following:
         if self._keys.closed:
             return False
         sides = sides_of_translators(self._run, self._rows, times, self._columns.paths, placed.owner, placed.seen)
-        return self._set_aside(sides)
+        self._sides, self._every = self._sides.and_those(sides), self._every.without(sides.second)
+        return len(sides) > 0
 
     def _set_aside(self, looks: Forms) -> bool:
         if len(looks):

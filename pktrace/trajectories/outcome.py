@@ -78,12 +78,13 @@ def trajectories_of(
     """
     rows, placed, ranges = observations.rows, last.placed, last.ranges
     owner, candidates = placed.owner, placed.candidates
+    both_sides = _earlier_side_counts(placed, last.times, last.forms)
     ambiguous, unsure = _in_doubt(last, run, rows, keys)
     candidates[last.doubtful_parts] = np.maximum(candidates[last.doubtful_parts], 2)
     given = owner[keys.in_order]
     given = given[given >= 0]
     candidates[given] = np.maximum(candidates[given], 2)
-    basis = _basis(rows, keys, placed.seen, candidates)
+    basis = _basis(rows, keys, placed.seen, candidates, keys.learned or len(both_sides) > 0)
     _name_signatures(basis, rows, keys.marked, owner, payloads)
     if numbers is not None:
         basis[_all_numbered(placed.seen, numbers) & (candidates == 1)] = BASES.index("packet_id")
@@ -100,7 +101,7 @@ def trajectories_of(
     followed.owner[looks.second] = followed.owner[looks.first]
     followed = in_order(followed)
     sightings, duplicates = owned(followed, last.columns.points)
-    forms = last.forms.chosen(followed.owner[last.forms.first] >= 0)
+    forms = both_sides.chosen(followed.owner[both_sides.first] >= 0)
     followed.owner[forms.second] = followed.owner[forms.first]
     sightings += np.bincount(followed.owner[forms.second], minlength=len(followed)).astype(np.int32)
     ledger = _left_over(followed.owner, every, no_path)
@@ -124,6 +125,23 @@ def trajectories_of(
         reach=reach,
         ledger=ledger,
     )
+
+
+def _earlier_side_counts(placed: Placed, times: Array, forms: Forms) -> Forms:
+    """Enter the earlier of both sides at its position: a packet goes into a translator before it comes out of it."""
+    earlier = np.flatnonzero((times[forms.second] < times[forms.first]) & (placed.owner[forms.first] >= 0))
+    if not len(earlier):
+        return forms
+    came, left = forms.second[earlier], forms.first[earlier]
+    trajectory = placed.owner[left]
+    for position in range(placed.seen.shape[1]):
+        here = placed.seen[trajectory, position] == left
+        placed.seen[trajectory[here], position] = came[here]
+    placed.owner[came], placed.owner[left] = trajectory, -1
+    second, first = forms.second.copy(), forms.first.copy()
+    second[earlier], first[earlier] = left, came
+    order = np.argsort(second)
+    return Forms(second[order], first[order])
 
 
 def _in_doubt(last: Round, run: Run, rows: Array, keys: Keys) -> tuple[Array, Array]:
@@ -207,10 +225,10 @@ def _name_signatures(basis: Array, rows: Array, marked: Array, owner: Array, pay
         basis[signed[basis[signed] == BASES.index("exact")]] = BASES.index("signature")
 
 
-def _basis(rows: Array, keys: Keys, seen: Array, candidates: Array) -> Array:
+def _basis(rows: Array, keys: Keys, seen: Array, candidates: Array, changed_somewhere: bool) -> Array:
     """The rung that decided, per trajectory (code of BASES)."""
     found = np.full(len(seen), BASES.index("exact"), np.uint8)
-    if keys.learned:
+    if changed_somewhere:
         first = seen[np.arange(len(seen)), np.argmax(seen >= 0, axis=1)]
         for position in range(seen.shape[1]):
             there = np.flatnonzero(seen[:, position] >= 0)

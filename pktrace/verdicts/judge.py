@@ -18,6 +18,7 @@ NONE = 255
 CROSSED, LOST, UNOBSERVED, UNDETERMINED = 0, 1, 2, 3
 F_DELIVERED, F_LOST, F_DROPPED, F_ABSORBED, F_INJECTED, F_UNDETERMINED = 0, 1, 3, 4, 5, 6
 R_NONE, R_LATE, R_OUTSIDE, R_WAITING, R_DROPS, R_CUT, R_CLOCK = 0, 1, 2, 3, 4, 5, 6
+R_FIRST_POINT = 10
 T_FORWARD, T_DROP, T_PUNT = 0, 1, 2
 V_HIT, V_FALSE_PUNT, V_FALSE_FORWARD, V_MISSED_DROP, V_FALSE_DROP, V_UNSEEN, V_UNDETERMINED = 0, 1, 2, 3, 4, 5, 6
 
@@ -137,6 +138,15 @@ def judge_packets(
                 injected |= doubt == R_NONE
             injected &= not outside and earlier >= window[0]
 
+        # A packet is what the first point of its path saw. One that this point should have seen, and has not, came from
+        # elsewhere, or is another packet's changed form.
+        foreign = False
+        if first > 0 and not injected and not outside and clocks[path, 0] == clocks[path, first]:
+            earlier = at[first]
+            for stage in range(first):
+                earlier -= wait[path, stage]
+            foreign = earlier >= window[0] and _doubt(captures, path, 0, earlier, at[first] - earlier) == R_NONE
+
         # The way it went: through the detour, or over the bypass; unsure where all captures of the detour may have
         # missed it. Then it is taken to have gone as its rule says, but that the filter obeyed is not shown.
         skipped = has_detour and not in_detour and last >= after and not injected
@@ -183,6 +193,9 @@ def judge_packets(
                 if why == R_NONE and captures.incomplete[path, missed]:
                     why = R_DROPS
                 stage_reason[packet, stage] = why
+                if foreign and at[position] == UNSEEN and position < first:
+                    stage_verdict[packet, stage] = UNDETERMINED
+                    stage_reason[packet, stage] = R_FIRST_POINT
             position = target
 
         # What the filter did with it.
@@ -216,6 +229,9 @@ def judge_packets(
                 fate[packet] = F_LOST
                 reason[packet] = R_LATE
                 lost_stage[packet] = late
+            elif foreign:
+                fate[packet] = F_UNDETERMINED
+                reason[packet] = R_FIRST_POINT
             else:
                 fate[packet] = F_DELIVERED
             continue
@@ -261,6 +277,15 @@ def judge_packets(
             if fate[packet] == NONE:
                 fate[packet] = F_ABSORBED
         else:
+            if foreign:
+                if fate[packet] == NONE:
+                    fate[packet] = F_UNDETERMINED
+                    reason[packet] = R_FIRST_POINT
+                stage_verdict[packet, stage] = UNDETERMINED
+                stage_reason[packet, stage] = R_FIRST_POINT
+                if at_filter:
+                    rule_verdict[packet] = V_UNDETERMINED
+                continue
             if fate[packet] == NONE:
                 fate[packet] = F_LOST
                 lost_stage[packet] = stage

@@ -147,11 +147,21 @@ class _Demand:
         shown = any(not self.blind(packet, position, reference, min(after)) for position in range(first, last + 1))
         return "forward" if shown else None
 
+    def is_foreign(self, packet: PacketTruth) -> bool:
+        """First captured behind the first point, which was capturing and would have seen it."""
+        first, point = min(packet.seen), packet.path.points[0]
+        if not first or packet.injected:
+            return False
+        time, offset, cover = self.at(packet, first), self.offsets[point], self.coverage[point]
+        earlier = time - sum(self.wait(packet, at, at + 1) for at in range(first))
+        return cover.holds(earlier + offset, time + offset) and not self.may_have_missed(point, earlier, time)
+
     def decide(self, packet: PacketTruth) -> None:
         """Fate, reason, lost stage, observed action and rule verdict of one packet."""
         path, last = packet.path, max(packet.seen)
         packet.observed_action = self.observed(packet)
         packet.fate = "delivered"
+        foreign = self.is_foreign(packet)
         at_filter = last == path.filter_input
         if packet.injected:
             shown = not any(self.blind(packet, p, min(packet.seen)) for p in range(min(packet.seen)))
@@ -173,8 +183,13 @@ class _Demand:
                 packet.fate = "absorbed"
             else:
                 packet.fate = "lost"
+            if packet.fate == "lost" and foreign:
+                packet.fate, packet.reason = "undetermined", "first_point_missing"
+            if packet.fate == "lost":
                 forward = at_filter and packet.expected_action == "forward"
                 packet.lost_stage = path.last if forward else last
+        if packet.fate == "delivered" and foreign:
+            packet.fate, packet.reason = "undetermined", "first_point_missing"
         for origin, target in zip(sorted(packet.seen), sorted(packet.seen)[1:], strict=False):
             next_on_route = target == origin + 1 or (origin == path.filter_input and packet.treatment == "forward")
             if next_on_route and self.at(packet, target) - self.at(packet, origin) > self.threshold_ns:

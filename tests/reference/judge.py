@@ -132,6 +132,17 @@ class Judge:
                 return True
         return False
 
+    def is_foreign(self, trajectory: Trajectory) -> bool:
+        """First seen behind the first point, which was capturing whole at that time and would have seen it."""
+        path, seen = trajectory.path, trajectory.sighting(trajectory.first)
+        point = path.points[0]
+        cover = self.coverage[point]
+        time = self.clocks.translate(seen.ts_ns, seen.clock, self.run.point(point).clock)
+        if not trajectory.first or time is None or cover.start_ns is None or cover.end_ns is None:
+            return False
+        earlier = time - sum(self.wait_ns(path, at, at + 1) for at in range(trajectory.first))
+        return cover.start_ns <= earlier and time <= cover.end_ns and not self.may_have_missed(point, earlier, time)
+
     def observed(self, trajectory: Trajectory, injected: bool) -> str | None:
         """What the filter did, from sightings alone: punt if seen in the detour; forward if seen after it and
         not in it.
@@ -209,6 +220,11 @@ class Judge:
         before, after = straight[: path.enter - 1], straight[path.leave + 1 :]
         return [*before, (path.bypass, path.enter - 1, path.leave + 1), *after]
 
+    def stages_before(self, path: Path_, position: int) -> set[int]:
+        """Numbers of the stages that begin before a position."""
+        both = [*self.stages_on(path, "punt"), *self.stages_on(path, "forward")]
+        return {stage for stage, origin, _ in both if origin < position}
+
     def judge(self, trajectory: Trajectory) -> Judged:
         """Design 5, verdicts and fates. Evidence first: what was seen at the last point is delivered."""
         path = trajectory.path
@@ -219,10 +235,17 @@ class Judge:
         rule = next((r for r in self.run.rules_of(path) if fits(r.match, headers)), None)
         expected = rule.action if rule else path.default
         injected = self.is_injected(trajectory)
+        foreign = not injected and self.is_foreign(trajectory)
         observed = self.observed(trajectory, injected)
         reached = not injected and path.filter_input is not None and trajectory.last >= path.filter_input
         rows = self.crossed_rows(trajectory, observed, expected, injected)
+        if foreign:
+            for row in rows:
+                if row["verdict"] == "unobserved" and row["stage"] in self.stages_before(path, trajectory.first):
+                    row["verdict"], row["reason"] = "undetermined", "first_point_missing"
         fate, reason, lost_stage = "delivered", None, None
+        if foreign:
+            fate, reason = "undetermined", "first_point_missing"
         late = next((row["stage"] for row in rows if row["reason"] == "late"), None)
         missing: tuple[int, int, int] | None = None
         if injected:
@@ -245,6 +268,8 @@ class Judge:
             perhaps_lost = not dropped and not swallowed and not injected
             if unsure:
                 verdict, why = "undetermined", unsure
+            elif foreign and perhaps_lost:
+                verdict, why = "undetermined", "first_point_missing"
             elif trajectory.ambiguous or (trajectory in self.copied and perhaps_lost):
                 verdict, why = "ambiguous", None
             else:
