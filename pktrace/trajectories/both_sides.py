@@ -27,8 +27,9 @@ from pktrace.decode.identity import among, group_numbers, groups_of, mixed
 from pktrace.decode.rows import rows_at
 from pktrace.run.model import Run
 from pktrace.trajectories.forms import NO_FORMS, Forms
+from pktrace.trajectories.open_sets import Sightings
 from pktrace.trajectories.partners import sole
-from pktrace.trajectories.paths import NOT_FOLLOWED
+from pktrace.trajectories.paths import NOT_FOLLOWED, not_all_along
 
 Array = np.ndarray[Any, Any]
 _NEARLY_ALL, _FEWEST = 0.9, 5
@@ -37,19 +38,25 @@ _ENDS = ("source", "destination")
 _PORTS = ("sport", "dport")
 
 
-def sides_of_translators(run: Run, rows: Array, times: Array, paths: Array, owner: Array, seen: Array) -> Forms:
+def sides_of_translators(run: Run, rows: Array, times: Array, at: Sightings, unplaced: Array) -> Forms:
     """Packets that are the other side of packets which the same point saw.
 
     Args:
-        rows: all observations; times: int64, paths: int16, owner: int32 per row; seen: rows by position per packet.
+        rows: all observations; times: int64 per row; unplaced: int64, rows that belong to no packet.
 
     Returns:
         As `second` the rows that are seen at this point only, as `first` their partners.
     """
     found = NO_FORMS
-    reach = np.append((seen >= 0).sum(axis=1) > 1, False)[owner]  # the last is that of rows without a packet
+    some = not_all_along(run, at.seen, at.path_of)
+    once = some[(at.seen[some] >= 0).sum(axis=1) == 1]
+    if len(once) + len(unplaced) < _FEWEST:
+        return found
+    reach = np.ones(len(rows), bool)
+    reach[at.seen[once].max(axis=1)] = False
+    reach[unplaced] = False
     for point in sorted({path.points[side] for path in run.paths for side in (0, -1)}):
-        here = np.flatnonzero((rows["point"] == point) & (paths != NOT_FOLLOWED))
+        here = np.flatnonzero((at.points == point) & (at.paths != NOT_FOLLOWED))
         if np.count_nonzero(~reach[here]) < _FEWEST:
             continue
         some = rows_at(rows, here)

@@ -85,7 +85,7 @@ class _Following:
                 self._group_again()
                 continue
             found = self._opened(clocks, times, covered, placed)
-            if not self._learn(found) and not self._set_sides_apart(times, placed):
+            if not self._learn(found) and not self._set_sides_apart(found):
                 break
             self._group_again()
         return trajectories_of(
@@ -136,11 +136,11 @@ class _Following:
         self._looked[fresh] = True
         return len(fresh) > 0 and self._set_aside(second_looks(self._run, self._rows, times, fresh))
 
-    def _set_sides_apart(self, times: Array, placed: Placed) -> bool:
+    def _set_sides_apart(self, found: Round) -> bool:
         """Set aside the other side of translators that the first or the last point sees; returns whether one is new."""
         if self._keys.closed:
             return False
-        sides = sides_of_translators(self._run, self._rows, times, self._columns.paths, placed.owner, placed.seen)
+        sides = sides_of_translators(self._run, self._rows, found.times, found.at, found.unplaced)
         self._sides, self._every = self._sides.and_those(sides), self._every.without(sides.second)
         return len(sides) > 0
 
