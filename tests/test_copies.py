@@ -13,7 +13,7 @@ from pktrace.findings.summary import summary
 from pktrace.report.explain import explain_packet
 from pktrace.run.runfile import load_run
 from tests.kit.links import ieee_802_11, snap
-from tests.kit.packets import Header, frame
+from tests.kit.packets import UDP, Header, frame
 from tests.kit.pcap_files import Record
 from tests.test_named_cases import MS, START, analyzed, fates, file_of, udp
 
@@ -113,6 +113,24 @@ def test_what_the_first_point_often_saw_twice_is_not_called_lost(tmp_path: Path)
     assert counted(analysis) == {("copies_first", "a"): len(twice)}
     doubtful = int((~analysis.verdicts.packets_with("delivered")).nonzero()[0][0])
     assert "copy of one that was seen" in " ".join(str(explain_packet(analysis, doubtful)).split())
+
+
+def test_a_mirror_that_doubles_one_host_of_many(tmp_path: Path) -> None:
+    """'A mirror doubles most of what a point sees': of four hosts it doubled one, and its copies were lost."""
+    many = 3 * COUNT
+    hosts = [frame(Header(f"10.0.0.{n % 4}", "10.1.0.1", UDP, b"%04d" % n, sport=5, dport=6)) for n in range(many)]
+    files = {
+        "a": file_of(
+            [
+                Record(START + n * MS + copy * 5_000, data)
+                for n, data in enumerate(hosts)
+                for copy in range(2 if n % 4 == 0 else 1)
+            ]
+        ),
+        "b": file_of([Record(START + n * MS + 50_000, data) for n, data in enumerate(hosts)]),
+    }
+    analysis = analyzed(tmp_path, files)
+    assert fates(analysis) == {("delivered", None): many, ("ambiguous", None): many // 4}
 
 
 def test_equal_packets_that_a_sender_may_repeat_are_counted(tmp_path: Path) -> None:

@@ -17,8 +17,10 @@ import numpy as np
 
 from pktrace.decode import rows as field
 from pktrace.decode.changeable import RETRIED
+from pktrace.decode.identity import groups_of, mixed
 from pktrace.decode.rows import rows_at
 from pktrace.observations.changeable import changeable_of
+from pktrace.trajectories.grouping import counted
 from pktrace.trajectories.paths import visits
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 _CLOSE_NS = 1_000_000  # what is seen again within it, with one IP ID, no sender has sent twice (RFC 6864 4.2)
+_POINT_AND_HOSTS = ("point", "protocol", "source_high", "source_low", "destination_high", "destination_low")
 _OFTEN = 8  # sightings with the same bytes
 _LEAST_DOUBLED = 8  # different packets that a point has to show twice before it is taken for one that shows all twice
 
@@ -124,9 +127,9 @@ def _neighbours(number: Array, seen: Array) -> Array:
 def maybe_copies(trajectories: Trajectories) -> Array:
     """bool per packet: the first point of its path saw it close behind one with the same bytes, which may be itself.
 
-    So it is where the IP ID is not 0, which few senders repeat so soon, and at points that show most packets twice (a
-    port that mirrors both directions, an interface and what it is part of). One of such packets is certain: that which
-    was seen furthest, the first of several.
+    So it is where the IP ID is not 0, which few senders repeat so soon, and at points that show most packets twice, or
+    most of those from one host to another (a port that mirrors both directions, an interface and what it is part of, a
+    mirror of one VLAN). One of such packets is certain: that which was seen furthest, the first of several.
     """
     found = np.zeros(len(trajectories), bool)
     some = np.flatnonzero((trajectories.candidates > 1) & (trajectories.seen[:, :1] >= 0).all(axis=1))
@@ -143,17 +146,18 @@ def maybe_copies(trajectories: Trajectories) -> Array:
     cluster = np.cumsum(~close) - 1
     size = np.bincount(cluster)
     # Points that show most of their different packets twice. One packet that is sent very often is one of these.
-    points = len(trajectories.run.points)
     group = np.cumsum(~equal) - 1
-    of_group = rows["point"][~equal]
     # Most of a packet's sightings there are pairs: what is sent very often comes close together in any number.
     of_cluster = group[~close]
     pairs = np.bincount(of_cluster, weights=size == 2) * 2 > np.bincount(of_cluster)
-    doubled = np.bincount(of_group[pairs], minlength=points)
-    began = trajectories.seen[:, 0] >= 0
-    begun = np.bincount(trajectories.observations.rows["point"][trajectories.seen[began, 0]], minlength=points)
-    different = begun - np.bincount(rows["point"][equal], minlength=points)
-    twice = (doubled >= _LEAST_DOUBLED) & (2 * doubled >= different)
+    begun = trajectories.seen[trajectories.seen[:, 0] >= 0, 0]
+    twice = np.zeros(len(some), bool)
+    for names in (("point",), _POINT_AND_HOSTS):
+        there, number = groups_of(_key(rows, names))
+        doubled = np.bincount(number[~equal][pairs], minlength=len(there))
+        different = counted(_key(trajectories.observations.rows, names, begun), _key(rows, names)[there])
+        different -= np.bincount(number[equal], minlength=len(there))
+        twice |= ((doubled >= _LEAST_DOUBLED) & (2 * doubled >= different))[number]
     # The last position decides which of them is certain.
     reached = seen.shape[1] - 1 - np.argmax(seen[:, ::-1] >= 0, axis=1)
     furthest = np.zeros(len(size), np.int64)
@@ -163,5 +167,10 @@ def maybe_copies(trajectories: Trajectories) -> Array:
     certain[best[np.unique(cluster[best], return_index=True)[1]]] = True
     # An IP ID that comes with the same bytes again and again is no number: its sender gives it to all packets.
     numbered = (rows["has"] & field.HAS_ID != 0) & (rows["ip_id"] != 0) & (np.bincount(group)[group] <= _OFTEN)
-    found[some[(size[cluster] > 1) & ~certain & (numbered | twice[rows["point"]])]] = True
+    found[some[(size[cluster] > 1) & ~certain & (numbered | twice)]] = True
     return found
+
+
+def _key(rows: Array, names: tuple[str, ...], which: Array | None = None) -> Array:
+    """uint64 per row, of all or of some: a hash of these columns."""
+    return mixed(*(rows[name] if which is None else rows[name][which] for name in names))
