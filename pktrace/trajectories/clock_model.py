@@ -25,6 +25,7 @@ _SAMPLE = 1 << 16  # packets
 _ENOUGH = 3
 _MUCH_STEADIER = 4  # times
 _ENOUGH_SHORT, _SHORT_NS = 20, 1_000  # so many packets show that points of short stages stand in the wrong order
+_TIGHT = 20  # part of the loss threshold within which most differences of two clocks lie
 _NEARLY_ALL = 0.9
 # No network holds packets for a second and lets none of them go a hundredth sooner: the rest is the clocks' difference.
 _SHORTEST_OFFSET_NS, _STEADY = 1_000_000_000, 100
@@ -80,6 +81,17 @@ class RewrittenOnce:
             found.append(seen_once(self._run, self._columns, which, number, int(number.max(initial=-1)) + 1))
         return found
 
+    def differences(self, path: int, a: int, b: int) -> list[Array]:
+        """t_b - t_a of those that point a saw on a path, by either side, where most are nearly equal."""
+        found = []
+        for seen in self.by_side:
+            of_path = (seen[a] >= 0) & (self._columns.paths[seen[a]] == path)
+            delays = _differences(self._columns, seen[a][of_path], seen[b][of_path], None)
+            if len(delays) >= _ENOUGH_SHORT:
+                low, high = np.quantile(delays, (0.1, 0.9))
+                found += [delays] if high - low <= self._run.threshold_ns // _TIGHT else []
+        return found
+
 
 def align_clocks(
     run: Run, columns: Columns, groups: Groups, rewritten: RewrittenOnce, steps: Steps | None = None
@@ -113,6 +125,8 @@ def align_clocks(
     for number, a, b in _stages(run):
         if clock[a] != clock[b]:
             found = _differences(columns, at[a], at[b], number)
+            if len(found) < _ENOUGH:
+                found = np.concatenate([found, *rewritten.differences(number, a, b)])
             forward.setdefault((int(clock[a]), int(clock[b])), []).append(found)
     links: dict[tuple[int, int], int] = {}
     empty = [np.zeros(0, np.int64)]

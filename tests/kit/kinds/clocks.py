@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from tests.kit.kinds.model import Kind, Sent, datagram, ip_id, payload
+from tests.kit.kinds.translations import TRANSLATIONS
 
 _A, _B = "192.0.2.1", "192.0.2.2"
 _BOTH_WAYS = [
@@ -54,6 +55,13 @@ def _drift(time: int) -> int:
 _SLOW = {"gap_ns": _HALF_A_DAY_GAP_NS, "may_overtake": False}
 _TWO_WAYS = {"sent": _both_ways, "paths": _BOTH_WAYS}
 
+
+def _of_queries(ahead: int) -> Kind:
+    """NAT of flows of one packet, without IP IDs."""
+    kind = TRANSLATIONS["queries-without-id"]
+    return replace(kind, clock={"wan": _by(ahead)}, clocks={"wan": "wan"})
+
+
 CLOCKS = {
     "clock-drifts-told": _ahead(_drift, clocks=_TOLD, **_SLOW),
     "clock-drifts-untold": _ahead(_drift, **_SLOW),
@@ -72,6 +80,8 @@ CLOCKS = {
     "clock-20-ms-behind-told-nat": _ahead(_by(-_SECOND // 50), clocks=_TOLD, sent=_translated),
     "clock-7-s-ahead-untold-nat": _ahead(_by(7 * _SECOND), sent=_translated),
     "clock-7-s-behind-untold-nat": _ahead(_by(-7 * _SECOND), sent=_translated),
+    "clock-5-s-ahead-told-nat-of-queries": _of_queries(5 * _SECOND),
+    "clock-3-ms-behind-told-nat-of-queries": _of_queries(-3 * _SECOND // 1000),
 }
 WRONG_ORDER = Kind(
     ("a", "b", "c", "d"), lambda number: Sent(_plain(number).looks[:1] * 4), gap_ns=500_000, stage_ns=5_000,
