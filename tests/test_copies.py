@@ -183,6 +183,33 @@ def test_retries_on_the_air_are_told_from_duplicates(tmp_path: Path) -> None:
     assert counted(analysis) == {("copies_retried", "b"): COUNT // 2}
 
 
+@pytest.mark.parametrize("ip_id", [None, 0])
+@pytest.mark.parametrize("same", [False, True])
+def test_retries_at_the_first_point_are_no_packets(tmp_path: Path, same: bool, ip_id: int | None) -> None:
+    """'Equal bytes that the first point sees again are copies': on the air their number tells what they are."""
+
+    def on_air(number: int, retry: bool) -> bytes:
+        data = bytearray(ieee_802_11(snap(udp(1 if same else number, ip_id=ip_id)[14:]), to_ds=True))
+        data[1] |= 8 * retry
+        data[22:24] = (number % 4096 << 4).to_bytes(2, "little")
+        return bytes(data)
+
+    many = 5 * COUNT
+    air = [
+        Record(START + number * MS + 3_000 * retry, on_air(number, bool(retry)))
+        for number in range(many)
+        for retry in range(1 + number % 3)
+    ]
+    wire = [
+        Record(START + number * MS + 50_000, udp(1 if same else number, ip_id=ip_id))
+        for number in range(many)
+        if number % 10 != 5
+    ]
+    analysis = analyzed(tmp_path, {"a": file_of(air, linktype=105), "b": file_of(wire)})
+    assert fates(analysis) == {("delivered", None): many - many // 10, ("lost", None): many // 10}
+    assert counted(analysis) == {("copies_retried", "a"): sum(number % 3 for number in range(many))}
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

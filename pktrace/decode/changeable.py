@@ -15,20 +15,21 @@ from pktrace.decode.identity import TCP_OPTION_WORDS, TCP_OPTIONS, narrowed
 from pktrace.decode.rows import HAS_IP, HAS_TCP, PARTIAL_CHECKSUM
 from pktrace.wire import byte, half, memory, word
 
-# `options` hashes the TCP options but for the value of the MSS.
+# `options` hashes the TCP options but for the value of the MSS; `sequence` is the sequence control of an 802.11 frame.
 CHANGEABLE = np.dtype(
     [
         ("mac_source", np.uint64),
         ("mac_destination", np.uint64),
         ("options", np.uint64),
         ("mss", np.uint16),
+        ("sequence", np.uint16),
         ("ecn", np.uint8),
         ("known", np.uint8),
     ],
     align=True,
 )
 # Bits of `known`; CHECKED: the checksum looks as if it were to be completed, and is complete.
-MAC_SOURCE, MAC_DESTINATION, ECN, OPTIONS, MSS, RETRIED, CHECKED = (1 << number for number in range(7))
+MAC_SOURCE, MAC_DESTINATION, ECN, OPTIONS, MSS, RETRIED, CHECKED, SEQUENCE = (1 << number for number in range(8))
 
 WIRELESS = (105, 127)  # link types of 802.11 frames, without and with a radiotap header
 _ETHERNET, _COOKED, _COOKED_2 = 1, 113, 276
@@ -66,9 +67,14 @@ def _link(data, at, limit, link_type, found):
 
 @inlined
 def _retry(data, at, limit, found):
-    """Whether an 802.11 frame was sent once more because nobody acknowledged it (IEEE 802.11 9.2.4.1.6)."""
+    """The number of an 802.11 frame (IEEE 802.11 9.2.4.4), and whether the frame was sent once more with this number
+    because nobody acknowledged it (9.2.4.1.6).
+    """
     if at + 2 <= limit and byte(data, at + 1) & _RETRY:
         found["known"] |= RETRIED
+    if at + 24 <= limit:
+        found["sequence"] = half(data, at + 22, False)
+        found["known"] |= SEQUENCE
 
 
 @inlined

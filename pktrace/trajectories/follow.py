@@ -27,7 +27,7 @@ from pktrace.trajectories.columns import Columns
 from pktrace.trajectories.evidence import ENDINGS, RULES, SAME_HEADERS
 from pktrace.trajectories.forms import NO_FORMS, Forms
 from pktrace.trajectories.grouping import Groups, grouped
-from pktrace.trajectories.looks import routed_looks, second_looks
+from pktrace.trajectories.looks import retried_looks, routed_looks, second_looks
 from pktrace.trajectories.model import Trajectories
 from pktrace.trajectories.open_sets import Sightings
 from pktrace.trajectories.outcome import Round, trajectories_of
@@ -123,6 +123,8 @@ class _Following:
         fresh = tied[~self._compared[tied]]
         if len(fresh):
             self._contents.make_comparable()
+            if self._set_aside(retried_looks(self._run, self._observations, times, fresh)):
+                return True
             if self._set_aside(routed_looks(self._run, self._rows, times, fresh)):
                 return True
             told = tell_apart(

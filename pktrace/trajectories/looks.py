@@ -2,6 +2,7 @@
 
 Packets with equal bytes at one point are one, and what is seen later is a copy, if
 
+- it is an 802.11 frame with the retry bit, and the number of one before it;
 - the TTL is lower: the packet came back from a router (a loop, a one-armed router, a trunk). Without an IP ID that is
   asked of all packets with these bytes;
 - the point sees nearly everything equally often, they have one IP ID, and the IP IDs of these hosts count upwards: no
@@ -21,10 +22,13 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode import rows as field
+from pktrace.decode.changeable import RETRIED, SEQUENCE
 from pktrace.decode.identity import among, group_numbers, mixed
+from pktrace.observations.changeable import changeable_of
+from pktrace.observations.observe import Observations
 from pktrace.run.model import Run
 from pktrace.trajectories.evidence import has_id
-from pktrace.trajectories.forms import Forms
+from pktrace.trajectories.forms import NO_FORMS, Forms
 from pktrace.trajectories.paths import visits
 
 Array = np.ndarray[Any, Any]
@@ -52,6 +56,35 @@ def routed_looks(run: Run, rows: Array, times: Array, tied: Array) -> Forms:
     most = mine[np.arange(len(at)), at]
     mine[np.arange(len(at)), at] = 0
     return found.chosen(mine.max(axis=1, initial=0) < most)
+
+
+def retried_looks(run: Run, observations: Observations, times: Array, tied: Array) -> Forms:
+    """802.11 frames that were sent once more: with the retry bit, the bytes and the number of one before them.
+
+    Args:
+        as of `routed_looks`.
+    """
+    if not any(observations.wireless):
+        return NO_FORMS
+    rows = observations.rows
+    wanted = np.zeros(len(rows), bool)
+    wanted[tied] = np.array(observations.wireless, bool)[rows["capture"][tied]]
+    tied = np.flatnonzero(wanted)
+    if not len(tied):
+        return NO_FORMS
+    read = changeable_of(observations, wanted)[tied]
+    numbered = read["known"] & SEQUENCE != 0
+    tied, read = tied[numbered], read[numbered]
+    group = group_numbers(rows["identity"][tied], rows["mark"][tied], rows["point"][tied], read["sequence"])
+    order = np.lexsort((tied, times[tied], group))
+    tied, group, again = tied[order], group[order], (read["known"][order] & RETRIED) != 0
+    follows = np.zeros(len(tied), bool)
+    follows[1:] = (group[1:] == group[:-1]) & (np.diff(times[tied]) <= run.threshold_ns)
+    second = follows & again
+    first = np.maximum.accumulate(np.where(second, 0, np.arange(len(tied))))
+    at = np.flatnonzero(second)
+    place = np.argsort(tied[at])
+    return Forms(tied[at][place], tied[first[at]][place])
 
 
 def second_looks(run: Run, rows: Array, times: Array, tied: Array) -> Forms:
