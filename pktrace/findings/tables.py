@@ -14,7 +14,7 @@ from pktrace.latency.stages import shares, summary_row
 from pktrace.observations.table import address_columns, nullable, observations_table
 from pktrace.schema import Column
 from pktrace.trajectories.model import UNSEEN
-from pktrace.verdicts.judge import NONE
+from pktrace.verdicts.codes import NONE
 
 Array = np.ndarray[Any, Any]
 

@@ -11,7 +11,7 @@ import numpy as np
 from pktrace.rules.expect import NO_RULE, rules_of_path
 from pktrace.run.model import Condition, Network
 from pktrace.schema import FATES, REASONS, RULE_VERDICTS, VERDICTS
-from pktrace.verdicts.verdicts import Verdicts, reached_filter
+from pktrace.verdicts.verdicts import Verdicts
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def stage_losses(verdicts: Verdicts) -> list[StageLoss]:
 def tally_rules(verdicts: Verdicts, counters: dict[str, int]) -> list[RuleTally]:
     """Every rule on its path, in file order, then the path's default on paths with a filter."""
     run = verdicts.trajectories.run
-    reached = reached_filter(verdicts)
+    reached = verdicts.reached_filter
     found: list[RuleTally] = []
     for number, path in enumerate(run.paths):
         indices: list[int] = []

@@ -21,7 +21,7 @@ from pktrace.run.conditions import PROTOCOL_NAMES
 from pktrace.schema import BASES, FATES, REASONS, RULE_VERDICTS, TREATMENTS, VERDICTS
 from pktrace.trajectories.model import UNSEEN
 from pktrace.trajectories.transforms import ECN_NAMES, mac_text
-from pktrace.verdicts.judge import NONE
+from pktrace.verdicts.codes import NONE
 from pktrace.visible import visible
 
 # Fields that may change on the way; addresses and tunnels are compared as text.

@@ -2,7 +2,7 @@
 
 Logic: RFC 5644 6.2.4-6.2.5 (seen at both ends of a stage: crossed; seen before and not after: lost, if the capture
 after could have seen it; seen later: the capture between missed it) and RFC 7679/7680 (waiting time).
-Codes are positions in the closed lists of `schema`.
+Each step is a function: extent, injection, origin, way taken, stages crossed, treatment, end.
 """
 
 from __future__ import annotations
@@ -13,14 +13,34 @@ import numpy as np
 
 from pktrace.compiled import inlined, kernel
 from pktrace.trajectories.model import UNSEEN
+from pktrace.verdicts.codes import NONE, Fate, Reason, RuleVerdict, Treatment, Verdict
 
-NONE = 255
-CROSSED, LOST, UNOBSERVED, UNDETERMINED = 0, 1, 2, 3
-F_DELIVERED, F_LOST, F_DROPPED, F_ABSORBED, F_INJECTED, F_UNDETERMINED = 0, 1, 3, 4, 5, 6
-R_NONE, R_LATE, R_OUTSIDE, R_WAITING, R_DROPS, R_CUT, R_CLOCK = 0, 1, 2, 3, 4, 5, 6
-R_FIRST_POINT = 10
-T_FORWARD, T_DROP, T_PUNT = 0, 1, 2
-V_HIT, V_FALSE_PUNT, V_FALSE_FORWARD, V_MISSED_DROP, V_FALSE_DROP, V_UNSEEN, V_UNDETERMINED = 0, 1, 2, 3, 4, 5, 6
+
+class Packets(NamedTuple):
+    """Packets to judge.
+
+    `times`: int64 (packets x positions), aligned, UNSEEN where not seen; `first_ns`: int64, raw time of the first
+    sighting; `path`: int16; `expected`: uint8, Treatment by the rules; `absorbed`: bool, its rule lets the service keep
+    it.
+    """
+
+    times: np.ndarray[Any, Any]
+    first_ns: np.ndarray[Any, Any]
+    path: np.ndarray[Any, Any]
+    expected: np.ndarray[Any, Any]
+    absorbed: np.ndarray[Any, Any]
+
+
+class Paths(NamedTuple):
+    """Paths as arrays.
+
+    `layout`: int64 per path: positions, first and last detour position or -1, 1 if the path has a filter; `clock`:
+    int64 (paths x positions), times of equal numbers can be compared; `wait`: int64 (paths x stages), ns.
+    """
+
+    layout: np.ndarray[Any, Any]
+    clock: np.ndarray[Any, Any]
+    wait: np.ndarray[Any, Any]
 
 
 class Captures(NamedTuple):
@@ -41,6 +61,62 @@ class Captures(NamedTuple):
     outage_end: np.ndarray[Any, Any]
 
 
+class Judgement(NamedTuple):
+    """What is concluded, filled by the kernel.
+
+    Per packet: `fate` (Fate), `reason` (Reason), `lost_stage` (-1 none), `last_at` (position), `observed` (Treatment or
+    NONE), `rule_verdict` (RuleVerdict or NONE); per packet and stage: `stage_verdict` (Verdict, NONE without a row) and
+    `stage_reason` (Reason).
+    """
+
+    fate: np.ndarray[Any, Any]
+    reason: np.ndarray[Any, Any]
+    lost_stage: np.ndarray[Any, Any]
+    last_at: np.ndarray[Any, Any]
+    observed: np.ndarray[Any, Any]
+    rule_verdict: np.ndarray[Any, Any]
+    stage_verdict: np.ndarray[Any, Any]
+    stage_reason: np.ndarray[Any, Any]
+
+
+@kernel
+def judge_packets(packets, paths, captures, window, threshold, into):
+    """Judge all packets.
+
+    Args:
+        packets, paths, captures: as above; window: int64 (start, end), raw ns in which every point captured; threshold:
+        the loss threshold, ns; into: the Judgement to fill.
+    """
+    for packet in range(len(packets.path)):
+        at = packets.times[packet]
+        path = packets.path[packet]
+        positions = paths.layout[path, 0]
+        first, last, in_detour = _extent(at, paths, path)
+        into.last_at[packet] = last
+        outside = packets.first_ns[packet] < window[0] or packets.first_ns[packet] > window[1]
+        injected = not outside and _is_injected(at, paths, captures, path, first, window)
+        foreign = not outside and not injected and _is_foreign(at, paths, captures, path, first, window)
+        skipped, unsure = _way_taken(at, paths, captures, path, first, last, in_detour or injected)
+        unsure_punt = unsure != Reason.NONE and packets.expected[packet] == Treatment.PUNT
+        over_bypass = skipped and not unsure_punt
+        begin = first if injected else np.int64(0)
+        late = _cross_stages(packet, at, paths, captures, path, begin, last, over_bypass, threshold, into)
+        if foreign:
+            _doubt_earlier_stages(packet, paths, path, first, into)
+        _treat(packet, packets, paths, path, first, last, in_detour, injected, unsure, into)
+        if injected:
+            into.fate[packet] = Fate.INJECTED
+        elif late >= 0:
+            into.fate[packet] = Fate.LOST
+            into.reason[packet] = Reason.LATE
+            into.lost_stage[packet] = late
+        if last < positions - 1:
+            _end(packet, at, packets, paths, captures, path, last, outside, foreign, into)
+        elif into.fate[packet] == NONE:
+            into.fate[packet] = Fate.UNDETERMINED if foreign else Fate.DELIVERED
+            into.reason[packet] = Reason.FIRST_POINT_MISSING if foreign else Reason.NONE
+
+
 @inlined
 def _may_have_missed(captures, path, position, since, until):
     """Whether a capture that missed packets may have missed one between two times."""
@@ -59,236 +135,241 @@ def _may_have_missed(captures, path, position, since, until):
 
 @inlined
 def _doubt(captures, path, position, time, wait):
-    """Why a capture that has not the packet does not prove that it never came; R_NONE if it does prove it."""
+    """Why a capture that has not the packet does not prove that it never came; Reason.NONE if it does prove it."""
     end = captures.end[path, position]
+    cut = captures.cut[path, position]
     if time < captures.start[path, position]:
-        return R_OUTSIDE
+        return Reason.OUTSIDE_WINDOW
     if time > end:
-        return R_CUT if captures.cut[path, position] else R_OUTSIDE
+        return Reason.CAPTURE_CUT if cut else Reason.OUTSIDE_WINDOW
     if time + wait > end:
-        return R_CUT if captures.cut[path, position] else R_WAITING
+        return Reason.CAPTURE_CUT if cut else Reason.WAITING_TIME
     if captures.incomplete[path, position] and _may_have_missed(captures, path, position, time, time + wait):
-        return R_DROPS
-    return R_NONE
+        return Reason.CAPTURE_DROPS
+    return Reason.NONE
 
 
 @inlined
-def _treatment_verdict(expected, observed):
-    if expected == observed:
-        return V_HIT
-    if expected == T_DROP:
-        return V_MISSED_DROP
-    if observed == T_PUNT:
-        return V_FALSE_PUNT
-    return V_FALSE_FORWARD
+def _extent(at, paths, path):
+    """First and last position that saw the packet, and whether the detour saw it."""
+    detour_first, detour_last = paths.layout[path, 1], paths.layout[path, 2]
+    first, last, in_detour = np.int64(-1), np.int64(-1), False
+    for position in range(paths.layout[path, 0]):
+        if at[position] != UNSEEN:
+            if first < 0:
+                first = position
+            last = position
+            in_detour |= detour_first >= 0 and position >= detour_first and position <= detour_last
+    return first, last, in_detour
 
 
-@kernel
-def judge_packets(
-    times, first_ns, path_of, layout, clocks, expected, absorbed, captures, wait, window, threshold,
-    fate, reason, lost_stage, last_at, observed, rule_verdict, stage_verdict, stage_reason,
-):  # fmt: skip
-    """Judge all packets.
+@inlined
+def _earliest(at, paths, path, position, first):
+    """When a packet that was first seen at `first` passed an earlier position, by the waits between them."""
+    time = at[first]
+    for stage in range(position, first):
+        time -= paths.wait[path, stage]
+    return time
 
-    Args:
-        times: int64 (n x positions) aligned, UNSEEN where not seen; first_ns: raw time of the first sighting;
-        layout: int64 per path: positions, first and last detour position or -1, 1 if the path has a filter;
-        clocks: int64 by path and position, times of equal numbers can be compared;
-        expected, absorbed: of rules.expect; captures, wait: of coverage.Trust; window: (start, end);
-        threshold: the loss threshold in ns.
-        Filled per packet: fate, reason, lost_stage (-1 none), last_at (position), observed, rule_verdict (NONE none);
-        per packet and stage: stage_verdict (NONE: no row), stage_reason.
+
+@inlined
+def _is_injected(at, paths, captures, path, first, window):
+    """First seen where the service's packets come out, though a point up to the filter, which would have seen it, was
+    capturing whole at that time.
     """
-    for packet in range(len(path_of)):
-        path = path_of[packet]
-        positions = layout[path, 0]
-        detour_first = layout[path, 1]
-        detour_last = layout[path, 2]
-        has_detour = detour_first >= 0
-        has_rules = layout[path, 3] != 0
-        bypass = positions - 1
-        at = times[packet]
-        first = np.int64(-1)
-        last = np.int64(-1)
-        in_detour = False
-        for position in range(positions):
-            if at[position] != UNSEEN:
-                if first < 0:
-                    first = position
-                last = position
-                if has_detour and position >= detour_first and position <= detour_last:
-                    in_detour = True
-        last_at[packet] = last
-        filter_input = detour_first - 1 if has_detour else np.int64(0)
-        after = detour_last + 1 if has_detour else np.int64(-1)
-        action = expected[packet]
-        outside = first_ns[packet] < window[0] or first_ns[packet] > window[1]
-
-        # Injected: first seen where the service's packets come out, and a point before the filter, which would have
-        # seen it, was capturing whole at that time. How early it would have passed is bounded by the waits between.
-        injected = False
-        if has_detour and first >= detour_last and first > filter_input:
-            earlier = at[first]
-            for stage in range(filter_input, first):
-                earlier -= wait[path, stage]
-            for position in range(filter_input + 1):
-                if clocks[path, position] != clocks[path, first]:
-                    continue
-                doubt = _doubt(captures, path, position, earlier, at[first] - earlier)
-                injected |= doubt == R_NONE
-            injected &= not outside and earlier >= window[0]
-
-        # A packet is what the first point of its path saw. One that this point should have seen, and has not, came from
-        # elsewhere, or is another packet's changed form.
-        foreign = False
-        if first > 0 and not injected and not outside and clocks[path, 0] == clocks[path, first]:
-            earlier = at[first]
-            for stage in range(first):
-                earlier -= wait[path, stage]
-            foreign = earlier >= window[0] and _doubt(captures, path, 0, earlier, at[first] - earlier) == R_NONE
-
-        # The way it went: through the detour, or over the bypass; unsure where all captures of the detour may have
-        # missed it. Then it is taken to have gone as its rule says, but that the filter obeyed is not shown.
-        skipped = has_detour and not in_detour and last >= after and not injected
-        unsure = np.int64(R_NONE)
-        if skipped:
-            unsure = np.int64(-1)
-            for position in range(detour_first, detour_last + 1):
-                # When it came by there: not before it was first seen, unless that was behind the detour.
-                begin = at[first]
-                for stage in range(position, first):
-                    begin -= wait[path, stage]
-                if clocks[path, position] != clocks[path, first]:
-                    unsure = np.int64(R_CLOCK) if unsure < 0 else unsure
-                    continue
-                doubt = _doubt(captures, path, position, begin, at[last] - begin)
-                if doubt == R_NONE:
-                    unsure = np.int64(R_NONE)
-                elif unsure < 0:
-                    unsure = np.int64(doubt)
-            unsure = max(unsure, np.int64(R_NONE))
-
-        unsure_punt = unsure != R_NONE and action == T_PUNT
-        late = np.int64(-1)
-        position = first if injected else np.int64(0)
-        while position < last:
-            stage = position
-            target = position + 1
-            if skipped and not unsure_punt and position == filter_input:
-                stage = bypass
-                target = after
-            if at[position] != UNSEEN and at[target] != UNSEEN:
-                stage_verdict[packet, stage] = CROSSED
-                comparable = clocks[path, target] == clocks[path, position]
-                if comparable and at[target] - at[position] > threshold:
-                    stage_verdict[packet, stage] = LOST
-                    stage_reason[packet, stage] = R_LATE
-                    if late < 0:
-                        late = stage
-            else:
-                stage_verdict[packet, stage] = UNOBSERVED
-                missed = target if at[target] == UNSEEN else position
-                seen_near = at[last] if at[target] == UNSEEN else at[target]
-                why = _doubt(captures, path, missed, seen_near, 0)
-                if why == R_NONE and captures.incomplete[path, missed]:
-                    why = R_DROPS
-                stage_reason[packet, stage] = why
-                if foreign and at[position] == UNSEEN and position < first:
-                    stage_verdict[packet, stage] = UNDETERMINED
-                    stage_reason[packet, stage] = R_FIRST_POINT
-            position = target
-
-        # What the filter did with it.
-        reached = last >= filter_input if has_detour else True
-        treatment = np.int64(NONE)
-        if injected:
-            reached = False
-        elif has_detour:
-            if in_detour:
-                treatment = np.int64(T_PUNT)
-            elif last >= after and unsure == R_NONE:
-                treatment = np.int64(T_FORWARD)
-        elif has_rules and last == positions - 1:
-            treatment = np.int64(T_FORWARD)
-        # First seen where the service's packets come out, and not shown to be injected: that accuses nobody.
-        unproven = has_detour and first >= detour_last and treatment != action
-        if unproven:
-            treatment = np.int64(NONE)
-            if reached:
-                rule_verdict[packet] = V_UNDETERMINED
-        elif reached and treatment != NONE:
-            rule_verdict[packet] = _treatment_verdict(action, treatment)
-        elif reached and unsure != R_NONE:
-            rule_verdict[packet] = V_MISSED_DROP if action == T_DROP else V_UNDETERMINED
-        observed[packet] = treatment
-
-        if last == positions - 1:
-            if injected:
-                fate[packet] = F_INJECTED
-            elif late >= 0:
-                fate[packet] = F_LOST
-                reason[packet] = R_LATE
-                lost_stage[packet] = late
-            elif foreign:
-                fate[packet] = F_UNDETERMINED
-                reason[packet] = R_FIRST_POINT
-            else:
-                fate[packet] = F_DELIVERED
+    filter_input, detour_last = paths.layout[path, 1] - 1, paths.layout[path, 2]
+    if detour_last < 0 or first < detour_last or first <= filter_input:
+        return False
+    earlier = _earliest(at, paths, path, filter_input, first)
+    if earlier < window[0]:
+        return False
+    for position in range(filter_input + 1):
+        if paths.clock[path, position] != paths.clock[path, first]:
             continue
+        if _doubt(captures, path, position, earlier, at[first] - earlier) == Reason.NONE:
+            return True
+    return False
 
-        # It went no further than `last`. Every point where it could have come next must have been able to see it.
-        # What its rule drops went no further if it did not come out behind the detour, where every way leads.
-        at_filter = has_detour and last == filter_input
-        drops_here = (at_filter or (not has_detour and has_rules)) and action == T_DROP
-        stage = bypass if at_filter and action != T_PUNT else last
-        doubt = R_NONE
-        for way in range(2):
-            over_bypass = way == 1
-            if (over_bypass and not at_filter) or (not over_bypass and at_filter and drops_here):
-                continue
-            target = after if over_bypass else last + 1
-            if doubt == R_NONE and clocks[path, target] != clocks[path, last]:
-                doubt = R_CLOCK
-            elif doubt == R_NONE:
-                doubt = _doubt(captures, path, target, at[last], wait[path, bypass if over_bypass else last])
-        if outside:
-            doubt = R_OUTSIDE
-        if injected:
-            fate[packet] = F_INJECTED
-        elif late >= 0:
-            fate[packet] = F_LOST
-            reason[packet] = R_LATE
-            lost_stage[packet] = late
-        if doubt != R_NONE:
-            if fate[packet] == NONE:
-                fate[packet] = F_UNDETERMINED
-                reason[packet] = doubt
-            if not drops_here:
-                stage_verdict[packet, stage] = UNDETERMINED
-                stage_reason[packet, stage] = doubt
-            if at_filter or drops_here:
-                rule_verdict[packet] = V_UNDETERMINED
-        elif drops_here:
-            if fate[packet] == NONE:
-                fate[packet] = F_DROPPED
-            observed[packet] = T_DROP
-            rule_verdict[packet] = V_HIT
-        elif absorbed[packet] and has_detour and last >= detour_first and last < detour_last:
-            if fate[packet] == NONE:
-                fate[packet] = F_ABSORBED
+
+@inlined
+def _is_foreign(at, paths, captures, path, first, window):
+    """First seen behind the first point, which was capturing whole at that time.
+
+    A packet is what the first point of its path saw; this one came from elsewhere, or is another packet's changed form.
+    """
+    if first == 0 or paths.clock[path, 0] != paths.clock[path, first]:
+        return False
+    earlier = _earliest(at, paths, path, 0, first)
+    return earlier >= window[0] and _doubt(captures, path, 0, earlier, at[first] - earlier) == Reason.NONE
+
+
+@inlined
+def _way_taken(at, paths, captures, path, first, last, in_detour):
+    """Whether a packet passed the detour by, and why that is unsure.
+
+    It is unsure where all captures of the detour may have missed the packet. Then the packet is taken to have gone as
+    its rule says, but that the filter obeyed is not shown.
+    """
+    detour_first, detour_last = paths.layout[path, 1], paths.layout[path, 2]
+    if detour_first < 0 or in_detour or last <= detour_last:
+        return False, Reason.NONE
+    unsure = Reason.NONE
+    for position in range(detour_first, detour_last + 1):
+        # It came by there not before it was first seen, unless that was behind the detour.
+        begin = _earliest(at, paths, path, position, first)
+        doubt = Reason.CLOCK_UNKNOWN
+        if paths.clock[path, position] == paths.clock[path, first]:
+            doubt = _doubt(captures, path, position, begin, at[last] - begin)
+        if doubt == Reason.NONE:
+            return True, Reason.NONE
+        if position == detour_first:
+            unsure = doubt
+    return True, unsure
+
+
+@inlined
+def _cross_stages(packet, at, paths, captures, path, begin, last, over_bypass, threshold, into):
+    """Verdicts of the stages up to where the packet was seen last; the first stage in which it was late, or -1."""
+    late = np.int64(-1)
+    position = begin
+    while position < last:
+        stage, target = position, position + 1
+        if over_bypass and position == paths.layout[path, 1] - 1:
+            stage, target = paths.layout[path, 0] - 1, paths.layout[path, 2] + 1
+        if at[position] != UNSEEN and at[target] != UNSEEN:
+            into.stage_verdict[packet, stage] = Verdict.CROSSED
+            comparable = paths.clock[path, target] == paths.clock[path, position]
+            if comparable and at[target] - at[position] > threshold:
+                into.stage_verdict[packet, stage] = Verdict.LOST
+                into.stage_reason[packet, stage] = Reason.LATE
+                if late < 0:
+                    late = stage
         else:
-            if foreign:
-                if fate[packet] == NONE:
-                    fate[packet] = F_UNDETERMINED
-                    reason[packet] = R_FIRST_POINT
-                stage_verdict[packet, stage] = UNDETERMINED
-                stage_reason[packet, stage] = R_FIRST_POINT
-                if at_filter:
-                    rule_verdict[packet] = V_UNDETERMINED
-                continue
-            if fate[packet] == NONE:
-                fate[packet] = F_LOST
-                lost_stage[packet] = stage
-            stage_verdict[packet, stage] = LOST
-            if at_filter:
-                rule_verdict[packet] = V_UNSEEN
+            into.stage_verdict[packet, stage] = Verdict.UNOBSERVED
+            missed = target if at[target] == UNSEEN else position
+            near = at[last] if at[target] == UNSEEN else at[target]
+            into.stage_reason[packet, stage] = _why_missed(captures, path, missed, near)
+        position = target
+    return late
+
+
+@inlined
+def _why_missed(captures, path, position, near):
+    """Why a capture has missed a packet that passed it around some time."""
+    doubt = _doubt(captures, path, position, near, 0)
+    if doubt == Reason.NONE and captures.incomplete[path, position]:
+        return Reason.CAPTURE_DROPS
+    return doubt
+
+
+@inlined
+def _doubt_earlier_stages(packet, paths, path, first, into):
+    """Nothing shows that a packet crossed the stages before its first sighting, if the first point did not see it."""
+    for stage in range(into.stage_verdict.shape[1]):
+        begin = paths.layout[path, 1] - 1 if stage == paths.layout[path, 0] - 1 else stage
+        if begin < first and into.stage_verdict[packet, stage] == Verdict.UNOBSERVED:
+            into.stage_verdict[packet, stage] = Verdict.UNDETERMINED
+            into.stage_reason[packet, stage] = Reason.FIRST_POINT_MISSING
+
+
+@inlined
+def _treat(packet, packets, paths, path, first, last, in_detour, injected, unsure, into):
+    """What the filter did with the packet, and whether that was right."""
+    positions, detour_first, detour_last = paths.layout[path, 0], paths.layout[path, 1], paths.layout[path, 2]
+    has_detour = detour_first >= 0
+    if injected:
+        return
+    action = packets.expected[packet]
+    treatment = np.int64(NONE)
+    if has_detour:
+        if in_detour:
+            treatment = np.int64(Treatment.PUNT)
+        elif last > detour_last and unsure == Reason.NONE:
+            treatment = np.int64(Treatment.FORWARD)
+    elif paths.layout[path, 3] != 0 and last == positions - 1:
+        treatment = np.int64(Treatment.FORWARD)
+    reached = not has_detour or last >= detour_first - 1
+    # First seen where the service's packets come out, and not shown to be injected: that accuses nobody.
+    if has_detour and first >= detour_last and treatment != action:
+        if reached:
+            into.rule_verdict[packet] = RuleVerdict.UNDETERMINED
+        return
+    into.observed[packet] = treatment
+    if not reached:
+        return
+    if treatment != NONE:
+        if action == treatment:
+            into.rule_verdict[packet] = RuleVerdict.HIT
+        elif action == Treatment.DROP:
+            into.rule_verdict[packet] = RuleVerdict.MISSED_DROP
+        elif treatment == Treatment.PUNT:
+            into.rule_verdict[packet] = RuleVerdict.FALSE_PUNT
+        else:
+            into.rule_verdict[packet] = RuleVerdict.FALSE_FORWARD
+    elif unsure != Reason.NONE:
+        into.rule_verdict[packet] = (
+            RuleVerdict.MISSED_DROP if action == Treatment.DROP else RuleVerdict.UNDETERMINED
+        )  # fmt: skip
+
+
+@inlined
+def _why_not_ended(at, paths, captures, path, last, drops_here, at_filter):
+    """Why a packet may have gone further than its last sighting; Reason.NONE if each point that could have seen it next
+    proves that it did not come.
+
+    At the filter it may come next in the detour, or behind it; a packet that its rule drops did not come out if it was
+    not seen behind the detour, where every way leads.
+    """
+    doubt = Reason.NONE
+    for way in range(2):
+        over_bypass = way == 1
+        if (over_bypass and not at_filter) or (not over_bypass and at_filter and drops_here):
+            continue
+        target = paths.layout[path, 2] + 1 if over_bypass else last + 1
+        wait = paths.wait[path, paths.layout[path, 0] - 1 if over_bypass else last]
+        if doubt == Reason.NONE and paths.clock[path, target] != paths.clock[path, last]:
+            doubt = Reason.CLOCK_UNKNOWN
+        elif doubt == Reason.NONE:
+            doubt = _doubt(captures, path, target, at[last], wait)
+    return doubt
+
+
+@inlined
+def _end(packet, at, packets, paths, captures, path, last, outside, foreign, into):
+    """What became of a packet that was seen no further than `last`."""
+    detour_first, detour_last = paths.layout[path, 1], paths.layout[path, 2]
+    has_detour, action = detour_first >= 0, packets.expected[packet]
+    at_filter = has_detour and last == detour_first - 1
+    drops_here = (at_filter or (not has_detour and paths.layout[path, 3] != 0)) and action == Treatment.DROP
+    stage = paths.layout[path, 0] - 1 if at_filter and action != Treatment.PUNT else last
+    doubt = _why_not_ended(at, paths, captures, path, last, drops_here, at_filter)
+    if outside:
+        doubt = Reason.OUTSIDE_WINDOW
+    swallowed = packets.absorbed[packet] and has_detour and last >= detour_first and last < detour_last
+    if doubt == Reason.NONE and foreign and not drops_here and not swallowed:
+        doubt = Reason.FIRST_POINT_MISSING
+    open_fate = into.fate[packet] == NONE
+    if doubt != Reason.NONE:
+        if open_fate:
+            into.fate[packet] = Fate.UNDETERMINED
+            into.reason[packet] = doubt
+        if not drops_here:
+            into.stage_verdict[packet, stage] = Verdict.UNDETERMINED
+            into.stage_reason[packet, stage] = doubt
+        if at_filter or drops_here:
+            into.rule_verdict[packet] = RuleVerdict.UNDETERMINED
+    elif drops_here:
+        if open_fate:
+            into.fate[packet] = Fate.DROPPED
+        into.observed[packet] = Treatment.DROP
+        into.rule_verdict[packet] = RuleVerdict.HIT
+    elif swallowed:
+        if open_fate:
+            into.fate[packet] = Fate.ABSORBED
+    else:
+        if open_fate:
+            into.fate[packet] = Fate.LOST
+            into.lost_stage[packet] = stage
+        into.stage_verdict[packet, stage] = Verdict.LOST
+        if at_filter:
+            into.rule_verdict[packet] = RuleVerdict.UNSEEN
