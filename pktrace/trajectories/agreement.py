@@ -18,7 +18,7 @@ from pktrace.decode.identity import group_numbers, groups_of, mixed
 from pktrace.decode.rows import rows_at
 from pktrace.run.model import Run
 from pktrace.trajectories.exact import EARLY_NS
-from pktrace.trajectories.grouping import each_between
+from pktrace.trajectories.grouping import InOrder, each_between, in_order_of
 from pktrace.trajectories.paths import not_all_along, visits
 from pktrace.trajectories.reach import Reach
 from pktrace.trajectories.remains import Remains, flow_of, of_beginning, of_change, side_of, stays_on_its_link
@@ -143,12 +143,14 @@ def pairs_of(
     both = np.bincount(of_end, minlength=groups).astype(bool) & np.bincount(of_start, minlength=groups).astype(bool)
     ends = np.flatnonzero(both[of_end])
     starts = np.flatnonzero(both[of_start])
-    starts = starts[np.lexsort((times[found.start_rows[starts]], of_start[starts]))]
-    low = np.searchsorted(of_start[starts], of_end[ends], "left")
-    high = np.searchsorted(of_start[starts], of_end[ends], "right")
+    start_times = times[found.start_rows]
+    in_order = InOrder.of(of_start[starts], start_times[starts], groups)
+    starts = starts[in_order.members]
+    low, high = in_order.begins[of_end[ends]], in_order.begins[of_end[ends] + 1]
     if (comparable == comparable[0]).all():
-        end_times, start_times = times[found.end_rows[ends]], times[found.start_rows[starts]]
-        since = [_not_before(end_times - early, of_end[ends], start_times, of_start[starts]) for early in (0, EARLY_NS)]
+        # A start at the very time of an end counts as before it here, and is close enough to be missed by none.
+        sent = times[found.end_rows[ends]]
+        since = [in_order.before(of_end[ends], sent - early, or_equal=True) for early in (0, EARLY_NS)]
         low = np.maximum(low, np.maximum(since[0] - _MOST_EARLY, since[1]))
     # Every end with the next few starts of its remains.
     many = np.clip(high - low, 0, most)
@@ -225,22 +227,9 @@ def _with_the_same_id(
 def has_its_own_id(rows: Array) -> Array:
     """bool per row: its IP ID is not 0, and no other of these rows of its flow has it."""
     key = mixed(flow_of(rows), rows["ip_id"], rows["fragment_offset"])
-    _, of, many = np.unique(key, return_inverse=True, return_counts=True)
-    found: Array = (rows["ip_id"] != 0) & (many[of.ravel()] == 1)
+    of = group_numbers(key)
+    found: Array = (rows["ip_id"] != 0) & (np.bincount(of)[of] == 1)
     return found
-
-
-def _not_before(end_times: Array, end_groups: Array, start_times: Array, start_groups: Array) -> Array:
-    """Per end, the first start of its group not before this time; starts are in order of group and time."""
-    group = np.concatenate([start_groups, end_groups])
-    time = np.concatenate([start_times, end_times])
-    is_end = np.arange(len(group)) >= len(start_groups)
-    order = np.lexsort((is_end, time, group))
-    before = np.cumsum(~is_end[order])
-    found = np.empty(len(group), np.int64)
-    found[order] = before
-    # A start at the very time of an end counts as before it in this order, and is close enough to be missed by none.
-    return found[len(start_groups) :]
 
 
 def _joined(one: Array, other: Array) -> Array:
@@ -403,7 +392,7 @@ def window_of(run: Run, times: Array) -> int:
 
 def usual_times(place: Array, values: Array, count: int) -> tuple[Array, Array]:
     """(lower median, range of all but the outermost eleventh on either side) of each place, of `count` places."""
-    order = np.lexsort((values, place))
+    order = in_order_of(place, values)
     many = np.bincount(place, minlength=count)
     first = np.cumsum(many) - many
     median, spread = np.zeros(count, np.int64), np.zeros(count, np.int64)
@@ -417,7 +406,7 @@ def usual_times(place: Array, values: Array, count: int) -> tuple[Array, Array]:
 
 def _in_order(place: Array, sent: Array, after: Array, count: int) -> Array:
     """bool per place, of `count`: nearly all that was sent later came later."""
-    order = np.lexsort((sent, place))
+    order = in_order_of(place, sent)
     place, came = place[order], (sent + after)[order]
     next_one = place[1:] == place[:-1]
     steps = np.bincount(place[1:][next_one], minlength=count)

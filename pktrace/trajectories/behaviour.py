@@ -31,7 +31,7 @@ from pktrace.decode.identity import groups_of, mixed
 from pktrace.decode.rows import rows_at
 from pktrace.trajectories.evidence import ENOUGH_BYTES, Rule, Told, has_id, is_numbered, is_opening
 from pktrace.trajectories.exact import EARLY_NS
-from pktrace.trajectories.grouping import counted, looked_up
+from pktrace.trajectories.grouping import counted, in_order_of, looked_up
 
 Array = np.ndarray[Any, Any]
 _BACKWARDS, _FEWEST_BACKWARDS = 0.05, 3
@@ -174,7 +174,7 @@ def _stamp_error(facts: Facts) -> int:
 
 def _neighbours_in_order(number: Array, sent: Array, came: Array, count: int) -> tuple[Array, Array]:
     """Per group: how many packets come after the one that was sent before them, and of how many."""
-    order = np.lexsort((sent, number))
+    order = in_order_of(number, sent)
     number, came = number[order], came[order]
     neighbours = number[1:] == number[:-1]
     kept = np.bincount(number[1:][neighbours & (came[1:] >= came[:-1])], minlength=count)

@@ -25,7 +25,7 @@ from pktrace.trajectories.clock_steps import clock_steps
 from pktrace.trajectories.columns import Columns
 from pktrace.trajectories.evidence import ENDINGS, RULES, SAME_HEADERS
 from pktrace.trajectories.forms import NO_FORMS, Forms
-from pktrace.trajectories.grouping import Groups, grouped
+from pktrace.trajectories.grouping import Groups, grouped, in_order_of
 from pktrace.trajectories.looks import routed_looks, second_looks
 from pktrace.trajectories.model import Trajectories
 from pktrace.trajectories.open_sets import Sightings
@@ -194,7 +194,7 @@ def _unplaced(owner: Array, columns: Columns, times: Array) -> Array:
     """Rows that belong to no trajectory, in order of identity and time: identities come as they were seen first."""
     rows = np.flatnonzero(owner < 0)
     rows = rows[columns.paths[rows] != NOT_FOLLOWED]
-    in_order: Array = rows[np.lexsort((times[rows], group_numbers(columns.identities[rows])))]
+    in_order: Array = rows[in_order_of(group_numbers(columns.identities[rows]), times[rows])]
     return in_order
 
 

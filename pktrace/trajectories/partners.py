@@ -17,6 +17,7 @@ from pktrace.observations.payloads import Payloads
 from pktrace.run.model import Run
 from pktrace.trajectories.evidence import Rule, Told, ending_of, keys_of
 from pktrace.trajectories.families import Families
+from pktrace.trajectories.grouping import InOrder
 from pktrace.trajectories.open_sets import OpenSets, Sightings
 from pktrace.trajectories.paths import NOT_FOLLOWED
 from pktrace.trajectories.translations import Translations
@@ -158,11 +159,7 @@ def within(
     """
     if window is None:
         time, other_time, window, early = np.zeros_like(time), np.zeros_like(other_time), 0, 0
-    _, rank = np.unique(np.concatenate([other_time, time - early, time + window]), return_inverse=True)
-    width = int(rank.max(initial=0)) + 1
-    count = len(other_time)
-    code = other_group * width + rank[:count]
-    order = np.argsort(code, kind="stable")
-    low = np.searchsorted(code[order], group * width + rank[count : count + len(time)], "left")
-    high = np.searchsorted(code[order], group * width + rank[count + len(time) :], "right")
-    return low, high, order
+    groups = 1 + max(int(group.max(initial=-1)), int(other_group.max(initial=-1)))
+    others = InOrder.of(other_group, other_time, groups)
+    low, high = others.before(group, time - early), others.before(group, time + window, or_equal=True)
+    return low, high, others.members
