@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode.identity import group_numbers, groups_of, mixed
-from pktrace.decode.rows import rows_at
+from pktrace.decode.rows import Fielded
 from pktrace.run.model import Run
 from pktrace.trajectories.exact import EARLY_NS
+from pktrace.trajectories.fields import Fields
 from pktrace.trajectories.grouping import InOrder, each_between, in_order_of
 from pktrace.trajectories.paths import not_all_along, visits
 from pktrace.trajectories.reach import Reach
@@ -133,10 +134,10 @@ class Pairs:
 
 
 def pairs_of(
-    found: Open, run: Run, rows: Array, times: Array, comparable: Array, remains: Remains, most: int = _MOST_STARTS
+    found: Open, run: Run, rows: Fields, times: Array, comparable: Array, remains: Remains, most: int = _MOST_STARTS
 ) -> tuple[Pairs, Array]:
     """Ends with the starts that fit them, of each the first `most`; and per end whether some start fits it."""
-    end_rows, start_rows = rows_at(rows, found.end_rows), rows_at(rows, found.start_rows)
+    end_rows, start_rows = rows.at(found.end_rows), rows.at(found.start_rows)
     group = group_numbers(np.concatenate([remains(end_rows), remains(start_rows)]))
     groups = int(group.max(initial=-1)) + 1
     of_end, of_start = group[: len(end_rows)], group[len(end_rows) :]
@@ -224,7 +225,7 @@ def _with_the_same_id(
     return chosen
 
 
-def has_its_own_id(rows: Array) -> Array:
+def has_its_own_id(rows: Fielded) -> Array:
     """bool per row: its IP ID is not 0, and no other of these rows of its flow has it."""
     key = mixed(flow_of(rows), rows["ip_id"], rows["fragment_offset"])
     of = group_numbers(key)
@@ -303,7 +304,7 @@ class Agreement:
         return Agreement(*(getattr(self, column.name)[which] for column in fields(self)))
 
 
-def agreement_of(pairs: Pairs, found: Open, rows: Array, times: Array, window: int) -> Agreement:
+def agreement_of(pairs: Pairs, found: Open, rows: Fields, times: Array, window: int) -> Agreement:
     """What the pairs of packets tell of their flows.
 
     Args:
@@ -332,8 +333,8 @@ def agreement_of(pairs: Pairs, found: Open, rows: Array, times: Array, window: i
     # An end takes as long as the soonest start that fits it.
     after = _least(np.cumsum(new_end) - 1, pairs.after, int(new_end.sum()))
     sent = times[found.end_rows[pairs.end]]
-    end_rows = rows_at(rows, found.end_rows[pairs.end[clear]])
-    start_rows = rows_at(rows, found.start_rows[pairs.start[clear]])
+    end_rows = rows.at(found.end_rows[pairs.end[clear]])
+    start_rows = rows.at(found.start_rows[pairs.start[clear]])
     told = (end_rows["payload_length"] > 0) | (end_rows["tcp_seq"] > 0)
     stays = np.zeros(count, bool)
     for side in ("source", "destination"):

@@ -28,9 +28,9 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode.identity import groups_of, mixed
-from pktrace.decode.rows import rows_at
 from pktrace.trajectories.evidence import ENOUGH_BYTES, Rule, Told, has_id, is_numbered, is_opening
 from pktrace.trajectories.exact import EARLY_NS
+from pktrace.trajectories.fields import Fields
 from pktrace.trajectories.grouping import counted, in_order_of, looked_up
 
 Array = np.ndarray[Any, Any]
@@ -73,7 +73,7 @@ class Tested:
     doubtful: Array
 
 
-def tested(rule: Rule, rows: Array, flow: Array, facts: Facts, x: Array, y: Array, between: Array) -> Tested:
+def tested(rule: Rule, rows: Fields, flow: Array, facts: Facts, x: Array, y: Array, between: Array) -> Tested:
     """Test the pairs that a rule offers.
 
     Args:
@@ -127,10 +127,10 @@ def _known_as(facts: Facts, flow: Array, x: Array, y: Array) -> Array:
 
 
 def _enough(
-    rule: Rule, rows: Array, facts: Facts, flow: Array, x: Array, y: Array, number: Array, total: Array
+    rule: Rule, rows: Fields, facts: Facts, flow: Array, x: Array, y: Array, number: Array, total: Array
 ) -> Array:
     """bool per pair: its own headers are proof, or the pairs of its flows are together."""
-    one, other = rows_at(rows, x), rows_at(rows, y)
+    one, other = rows.at(x), rows.at(y)
     sure = has_id(one) & has_id(other) & (one["ip_id"] == other["ip_id"])
     if not rule.asks("P") and not rule.of_ending:
         # The same first bytes and another length: a part of the packet, and a matter of byte ranges.
@@ -145,7 +145,7 @@ def _enough(
             partners = (flow[x] == flow[y]) | (_known_as(facts, flow, x, y) > 0)
             sure |= (numbered | is_opening(one)) & partners
     kinds = np.bincount(number[groups_of(number, one["content"], one["tcp_seq"])[0]], minlength=len(total))
-    arrivals = facts.arrivals[Told(rows_at(rows, facts.arrivals)).asked(rule)]
+    arrivals = facts.arrivals[Told(rows.at(facts.arrivals)).asked(rule)]
     begun = counted(flow[arrivals], flow[y])
     many = (kinds >= _ENOUGH)[number] & (total[number] >= _SHARE * begun)
     if rule.features in ("FI", "Ie"):

@@ -21,6 +21,7 @@ from pktrace.decode.identity import groups_of, mixed
 from pktrace.decode.rows import rows_at
 from pktrace.observations.payloads import Payloads
 from pktrace.trajectories.behaviour import STAMP_NS
+from pktrace.trajectories.fields import Fields
 from pktrace.trajectories.grouping import counted
 from pktrace.trajectories.remains import flow_of
 from pktrace.trajectories.translations import Translations
@@ -32,7 +33,7 @@ _TIME_STAMPS = 8  # kind of the option (RFC 7323 3.2)
 
 
 def companions_follow(
-    rows: Array,
+    rows: Fields,
     flow: Array,
     points: Array,
     times: Array,
@@ -53,7 +54,7 @@ def companions_follow(
         return found
     a, b = int(points[x[0]]), int(points[y[0]])
     first, of_pair = groups_of(flow[x], flow[y])
-    one, other = rows_at(rows, x[first]), rows_at(rows, y[first])
+    one, other = rows.at(x[first]), rows.at(y[first])
     here = np.append(flow[x[first]], flow_of(one, answering=True))
     there = np.append(flow[y[first]], flow_of(other, answering=True))
     number = np.tile(np.arange(len(first)), 2)
@@ -63,9 +64,9 @@ def companions_follow(
     here, there, number, answers = here[alone], there[alone], number[alone], answers[alone]
     sent, sent_of = _empty(rows, flow, points, a, here)
     came, came_of = _empty(rows, flow, points, b, there)
-    which, moved = translations.applied(rows_at(rows, sent), times[sent], flow[sent], b)
+    which, moved = translations.applied(rows.at(sent), times[sent], flow[sent], b)
     sent_keys = mixed(sent_of[which], moved["tcp_seq"], moved["tcp_ack"], moved["tcp_flags"] & (_FIN | _ACK))
-    behind = rows_at(rows, came)
+    behind = rows.at(came)
     came_keys = mixed(came_of, behind["tcp_seq"], behind["tcp_ack"], behind["tcp_flags"] & (_FIN | _ACK))
     followed = np.zeros(len(sent), bool)
     followed[which[np.isin(sent_keys, came_keys)]] = True
@@ -90,15 +91,15 @@ def companions_follow(
     return np.asarray((ok | _keep_time_stamps(rows, payloads, x, y, of_pair, len(first)))[of_pair])
 
 
-def _keep_time_stamps(rows: Array, payloads: Payloads, x: Array, y: Array, of_pair: Array, count: int) -> Array:
+def _keep_time_stamps(rows: Fields, payloads: Payloads, x: Array, y: Array, of_pair: Array, count: int) -> Array:
     """bool per pair of connections: nearly all segments have the same time stamps on both sides."""
-    (one, _), (other, _) = (payloads.options(rows_at(rows, side)) for side in (x, y))
+    (one, _), (other, _) = (payloads.options(rows_at(rows.rows, side)) for side in (x, y))
     stamps = [(_time_stamps(one, side), _time_stamps(other, side)) for side in (0, 1)]
     same = (stamps[0][0] == stamps[0][1]) & (stamps[1][0] == stamps[1][1]) & (stamps[0][0] != 0)
     return _mostly(of_pair, same, count)
 
 
-def _empty(rows: Array, flow: Array, points: Array, point: int, flows: Array) -> tuple[Array, Array]:
+def _empty(rows: Fields, flow: Array, points: Array, point: int, flows: Array) -> tuple[Array, Array]:
     """Segments without payload of some flows at a point, and the number of the flow of each."""
     order = np.argsort(flows, kind="stable")
     at = np.flatnonzero((points == point) & np.isin(flow, flows))
@@ -109,11 +110,11 @@ def _empty(rows: Array, flow: Array, points: Array, point: int, flows: Array) ->
 
 
 def _alike(
-    rows: Array, payloads: Payloads, before: Array, after: Array, of_flow: Array, flows: int, one_clock: bool
+    rows: Fields, payloads: Payloads, before: Array, after: Array, of_flow: Array, flows: int, one_clock: bool
 ) -> Array:  # fmt: skip
     """bool per flow: its options are as long on both sides, and time stamps differ by a constant."""
-    one, one_size = payloads.options(rows_at(rows, before))
-    other, other_size = payloads.options(rows_at(rows, after))
+    one, one_size = payloads.options(rows_at(rows.rows, before))
+    other, other_size = payloads.options(rows_at(rows.rows, after))
     found = _mostly(of_flow, (one_size == other_size) & ((one_size > 0) | one_clock), flows)
     many = np.bincount(of_flow, minlength=flows)
     for side in (0, 1):

@@ -23,6 +23,7 @@ import numpy as np
 
 from pktrace.decode import rows as field
 from pktrace.decode.identity import group_numbers, groups_of, mixed
+from pktrace.decode.rows import Fielded
 from pktrace.run.model import Run
 from pktrace.trajectories.agreement import DISAGREE, Open, Pairs
 from pktrace.trajectories.crowd_kernel import without_end
@@ -51,7 +52,7 @@ class Crowd:
 
 
 def crowds_of(
-    pairs: Pairs, found: Open, run: Run, rows: Array, times: Array, flows: Array, remains: Array,
+    pairs: Pairs, found: Open, run: Run, rows: Fielded, times: Array, flows: Array, remains: Array,
     share: Callable[[Array], Array],
 ) -> Iterator[Crowd]:  # fmt: skip
     """Crowds among the ends and starts.
@@ -151,7 +152,7 @@ def _all_begin(there: Array, begun: Array) -> bool:
     return bool(len(unique) == len(of_start) and (starts >= _WHOLE * sightings).all())
 
 
-def _keeps_ids(end_rows: Array, start_rows: Array, rows: Array, remains: Array) -> bool:
+def _keeps_ids(end_rows: Array, start_rows: Array, rows: Fielded, remains: Array) -> bool:
     """Whether packets keep IP IDs that are not 0."""
     ids = rows["ip_id"]
     if not ((rows["has"][start_rows] & field.HAS_ID != 0) & (ids[start_rows] != 0)).all():

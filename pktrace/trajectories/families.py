@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode.identity import groups_of, mixed
-from pktrace.decode.rows import rows_at
+from pktrace.trajectories.fields import Fields
 from pktrace.trajectories.open_sets import Sightings
 from pktrace.trajectories.remains import flow_of
 
@@ -48,7 +48,7 @@ class Families:
         return found
 
 
-def families_of(rows: Array, at: Sightings, flow: Array) -> Families:
+def families_of(rows: Fields, at: Sightings, flow: Array) -> Families:
     """The families that placed packets show.
 
     Args:
@@ -64,7 +64,7 @@ def families_of(rows: Array, at: Sightings, flow: Array) -> Families:
         one.append(begin[changed[first]])
         other.append(row[changed[first]])
     before, behind = np.concatenate(one), np.concatenate(other)
-    answers = [flow_of(rows_at(rows, side), answering=True) for side in (before, behind)]
+    answers = [flow_of(rows.at(side), answering=True) for side in (before, behind)]
     return Families(*(np.append(flow[side], answer) for side, answer in zip((before, behind), answers, strict=True)))
 
 

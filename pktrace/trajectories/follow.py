@@ -121,7 +121,7 @@ class _Following:
         tied = _tied(self._keys, placed, self._columns)
         fresh = tied[~self._compared[tied]]
         if len(fresh):
-            self._contents.make_comparable()
+            self._make_comparable()
             if self._set_aside(routed_looks(self._run, self._rows, times, fresh)):
                 return True
             told = tell_apart(
@@ -140,13 +140,17 @@ class _Following:
             self._looks, self._every = self._looks.and_those(looks), self._every.without(looks.second)
         return len(looks) > 0
 
+    def _make_comparable(self) -> None:
+        self._contents.make_comparable()
+        self._keys.fields.forget("content", "icmp_id")
+
     def _learn(self, found: Round) -> bool:
         """Learn what boxes have changed, from much evidence to little; returns whether any keys changed."""
         run, rows, keys, ends, placed = self._run, self._rows, self._keys, found.ends, found.placed
         keys.doubtful_changes, keys.doubtful_joins = np.zeros(0, np.int64), np.zeros(0, np.int64)
         if len(ends.start_rows) and len(ends.end_rows):
             memory.check_loose_ends(len(ends.start_rows) + len(ends.end_rows))
-            self._contents.make_comparable()
+            self._make_comparable()
         if keys.learn_rewritten(ends, run, found.times, found.clocks.group):
             return True
         if not len(ends.start_rows):

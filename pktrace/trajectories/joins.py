@@ -28,6 +28,7 @@ from pktrace.trajectories.behaviour import Facts, tested
 from pktrace.trajectories.companions import companions_follow
 from pktrace.trajectories.evidence import Rule
 from pktrace.trajectories.families import families_of
+from pktrace.trajectories.fields import Fields
 from pktrace.trajectories.open_sets import OpenSets, Sightings
 from pktrace.trajectories.partners import Captured, Points, offered
 from pktrace.trajectories.paths import longest, visits
@@ -38,7 +39,7 @@ _TCP = 6
 
 
 def join_sets(
-    rules: tuple[Rule, ...], run: Run, rows: Array, at: Sightings, flow: Array, explained: Array, payloads: Payloads,
+    rules: tuple[Rule, ...], run: Run, rows: Fields, at: Sightings, flow: Array, explained: Array, payloads: Payloads,
     points: Points,
 ) -> tuple[Array, Array, Array]:  # fmt: skip
     """Rows of sets that join, and their new keys: equal for all rows of a joined set.
@@ -101,7 +102,7 @@ def nearest(run: Run) -> Iterator[tuple[int, int, int]]:
                     yield number, i, i + apart
 
 
-def _renumbered(rows: Array, at: Sightings) -> tuple[Array, Array]:
+def _renumbered(rows: Fields, at: Sightings) -> tuple[Array, Array]:
     """Pairs of rows of TCP segments that were placed at two positions, and whose numbers differ there."""
     certain = at.seen[at.candidates == 1]
     pairs = [(np.zeros(0, np.int64), np.zeros(0, np.int64))]
@@ -115,7 +116,7 @@ def _renumbered(rows: Array, at: Sightings) -> tuple[Array, Array]:
 
 
 def _facts(
-    rows: Array, at: Sightings, flow: Array, sets: OpenSets, place: tuple[int, int, int], translations: Translations,
+    rows: Fields, at: Sightings, flow: Array, sets: OpenSets, place: tuple[int, int, int], translations: Translations,
     payloads: Payloads,
 ) -> Facts:  # fmt: skip
     """The facts about two positions of a path that a rule's yield is held against."""

@@ -17,6 +17,7 @@ from pktrace.observations.payloads import Payloads
 from pktrace.run.model import Run
 from pktrace.trajectories.evidence import Rule, Told, ending_of, keys_of
 from pktrace.trajectories.families import Families
+from pktrace.trajectories.fields import Fields
 from pktrace.trajectories.grouping import InOrder
 from pktrace.trajectories.open_sets import OpenSets, Sightings
 from pktrace.trajectories.paths import NOT_FOLLOWED
@@ -28,7 +29,7 @@ Array = np.ndarray[Any, Any]
 class Points:
     """The packets of each point, and what they say of themselves."""
 
-    def __init__(self, rows: Array) -> None:
+    def __init__(self, rows: Fields) -> None:
         self._rows = rows
         self._known: dict[int, tuple[Array, Told]] = {}
 
@@ -36,7 +37,7 @@ class Points:
         """Rows of the packets of one point, and what they say."""
         if point not in self._known:
             at = np.flatnonzero(self._rows["point"] == point)
-            self._known[point] = at, Told(rows_at(self._rows, at))
+            self._known[point] = at, Told(self._rows.at(at))
         return self._known[point]
 
 
@@ -44,7 +45,7 @@ class Captured:
     """The packets that a point captured, by the features of a rule: whom a packet may have for a partner."""
 
     def __init__(
-        self, rows: Array, at: Sightings, flow: Array, sets: OpenSets, families: Families, translations: Translations,
+        self, rows: Fields, at: Sightings, flow: Array, sets: OpenSets, families: Families, translations: Translations,
         payloads: Payloads, points: Points,
     ) -> None:  # fmt: skip
         self._rows, self._at, self._flow = rows, at, flow
@@ -58,11 +59,10 @@ class Captured:
         found = self._keys.get((rule.features, point, before and rule.asks("R")))
         if found is None:
             at, ending = self._asked(rule, point), None
-            some = rows_at(self._rows, at)
             if rule.of_ending:
-                ending, there = ending_of(rule, some, self._payloads)
-                at, some, ending = at[there], some[there], ending[there]
-            found = at, keys_of(rule, some, self._families.of(self._flow[at]), ending, before)
+                ending, there = ending_of(rule, rows_at(self._rows.rows, at), self._payloads)
+                at, ending = at[there], ending[there]
+            found = at, keys_of(rule, self._rows.at(at), self._families.of(self._flow[at]), ending, before)
             self._keys[rule.features, point, before and rule.asks("R")] = found
         return found
 
@@ -76,7 +76,7 @@ class Captured:
         at = self._asked(rule, point)
         if not len(self._translations):
             return at[:0], np.zeros(0, np.uint64)
-        which, some = self._translations.applied(rows_at(self._rows, at), self._at.times[at], self._flow[at], other)
+        which, some = self._translations.applied(self._rows.at(at), self._at.times[at], self._flow[at], other)
         at = at[which]
         return at, keys_of(rule, some, self._families.of(self._flow[at]))
 

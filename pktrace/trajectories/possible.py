@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode.identity import group_numbers, groups_of
-from pktrace.decode.rows import rows_at
 from pktrace.run.model import Run
 from pktrace.trajectories.evidence import ENOUGH_BYTES
 from pktrace.trajectories.exact import EARLY_NS
+from pktrace.trajectories.fields import Fields
 from pktrace.trajectories.grouping import counted, each_between, looked_up
 from pktrace.trajectories.joins import nearest
 from pktrace.trajectories.open_sets import OpenSets, Sightings
@@ -53,7 +53,7 @@ class Possible:
 
 
 def possible_partners(
-    run: Run, rows: Array, at: Sightings, flow: Array, explained: Array, reach: Reach
+    run: Run, rows: Fields, at: Sightings, flow: Array, explained: Array, reach: Reach
 ) -> Possible:  # fmt: skip
     """Find them.
 
@@ -74,7 +74,7 @@ def possible_partners(
         of_tcp = np.concatenate(alike)
         of_tcp = of_tcp[rows["protocol"][of_tcp] == _TCP]
         of_tcp = of_tcp[groups_of(flow[of_tcp])[0]]
-        connections += [flow[of_tcp], flow_of(rows_at(rows, of_tcp), answering=True)]
+        connections += [flow[of_tcp], flow_of(rows.at(of_tcp), answering=True)]
     whole = _ends_of(run, at, flow, np.unique(np.concatenate(connections)))
     return Possible(np.union1d(np.concatenate(ends), whole), np.unique(np.concatenate(gaps)))
 
@@ -99,7 +99,7 @@ class _Stage:
     cannot be compared.
     """
 
-    rows: Array
+    rows: Fields
     times: Array
     flow: Array
     ends: Array
@@ -113,7 +113,7 @@ class _Stage:
 
     @classmethod
     def of(
-        cls, run: Run, rows: Array, at: Sightings, flow: Array, sets: OpenSets, place: tuple[int, int, int],
+        cls, run: Run, rows: Fields, at: Sightings, flow: Array, sets: OpenSets, place: tuple[int, int, int],
         reach: Reach,
     ) -> _Stage | None:  # fmt: skip
         """None where nothing ends, or nothing arrives."""
@@ -180,7 +180,7 @@ class _Stage:
         )
         if not len(ends) or not len(arrivals):
             return ends[:0], arrivals[:0]
-        both = rows_at(self.rows, np.concatenate([ends, arrivals]))
+        both = self.rows.at(np.concatenate([ends, arrivals]))
         like = group_numbers(both["protocol"], both["payload_length"], both["content"], both["mark"])
         mine, theirs = like[: len(ends)], like[len(ends) :]
         low, high, order = within(
@@ -203,7 +203,7 @@ class _Stage:
             sent = np.sort(self.times[ends])
             gap = int(np.median(np.diff(sent)))
             for other, arrivals in behind:
-                if not _may_be_one(self.rows[ends[0]], self.rows[arrivals[0]]):
+                if not _may_be_one(self.rows.rows[ends[0]], self.rows.rows[arrivals[0]]):
                     continue
                 if max(len(ends), len(arrivals)) > _AS_MANY * min(len(ends), len(arrivals)):
                     continue

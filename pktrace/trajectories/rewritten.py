@@ -26,7 +26,7 @@ import numpy as np
 
 from pktrace.decode import rows as field
 from pktrace.decode.identity import mixed
-from pktrace.decode.rows import is_fragment, rows_at
+from pktrace.decode.rows import is_fragment
 from pktrace.observations.payloads import Payloads
 from pktrace.run.model import Run
 from pktrace.trajectories import remains as remains_of
@@ -34,6 +34,7 @@ from pktrace.trajectories.agreement import Agreement, Open, agreement_of, has_it
 from pktrace.trajectories.causality import against_time
 from pktrace.trajectories.crowds import Crowd, crowds_of
 from pktrace.trajectories.evidence import Rule
+from pktrace.trajectories.fields import Fields
 from pktrace.trajectories.forms import NO_FORMS, Forms, forms_of
 from pktrace.trajectories.gateways import ENOUGH, ENOUGH_ALONE, Gateways
 from pktrace.trajectories.grouping import counted
@@ -67,7 +68,7 @@ class Keys:
 
     def __init__(self, rows: Array, keys: Array, part: Array) -> None:
         """Rows and their first keys; per point the part of the network it is in, which no packet leaves."""
-        self._rows = rows
+        self.fields = Fields(rows)
         self._part = part
         self.keys = keys
         self.learned = False
@@ -83,7 +84,7 @@ class Keys:
         self._by_header: set[int] = set()
         self.behind_here: set[int] = set()  # hashes of flow and point where other flows became it
         self._open = np.zeros(len(rows), bool)
-        self._points = Points(rows)
+        self._points = Points(self.fields)
         self.marked = np.zeros(0, np.int64)  # rows that were told apart from others with equal keys
         self.in_order = np.zeros(0, np.int64)  # rows that were given what tells them apart by their order
         self._joined = np.zeros(0, np.int64), np.zeros(0, np.uint64)  # rows of joined sets, and their keys
@@ -92,7 +93,7 @@ class Keys:
     def flow(self) -> Array:
         """The flow of every row."""
         if self._flow is None:
-            self._flow = flows_of(self._rows)
+            self._flow = flows_of(self.fields.rows)
         return self._flow
 
     @property
@@ -107,7 +108,8 @@ class Keys:
 
     def tell_apart(self, found: Told) -> None:
         """Mark rows with what tells them apart from others with equal keys."""
-        self._rows["mark"][found.rows] = found.marks
+        self.fields.rows["mark"][found.rows] = found.marks
+        self.fields.forget("mark")
         self.marked = np.union1d(self.marked, found.rows)
         self.in_order = np.union1d(self.in_order, found.rows[found.in_order])
         self.keys = self.keys.copy()
@@ -140,7 +142,7 @@ class Keys:
         self.doubtful = np.zeros(len(found.end_rows), bool)
         if not len(found.end_rows) or not len(found.start_rows):
             return False
-        rows, window = self._rows, window_of(run, times)
+        rows, window = self.fields, window_of(run, times)
         pairs, fits = pairs_of(found, run, rows, times, comparable, remains_of.of_rewrite)
         # Of flows that are known to be rewritten here, what ends is lost: it would have the key of what it became.
         self.doubtful = fits & ~np.isin(self._stages(found), np.array(list(self._rewritten_at), np.uint64))
@@ -150,7 +152,7 @@ class Keys:
 
         every = found
         ends, starts = (
-            (self.flow[at], remains_of.of_rewrite(rows_at(rows, at)), times[at], comparable[rows["point"][at]])
+            (self.flow[at], remains_of.of_rewrite(rows.at(at)), times[at], comparable[rows["point"][at]])
             for at in (found.end_rows, found.start_rows)
         )
 
@@ -177,7 +179,7 @@ class Keys:
             pairs, _ = pairs_of(found, run, rows, times, comparable, kept)
             remains = np.zeros(len(rows), np.uint64)
             for some in (found.end_rows, found.start_rows):
-                remains[some] = kept(rows[some])
+                remains[some] = kept(rows.at(some))
             crowds = list(
                 crowds_of(
                     pairs, found, run, rows, times, self.flow, remains,
@@ -192,7 +194,7 @@ class Keys:
         """Learn flows from what is left of packets that were split; what was cut off too soon to tell is doubtful."""
         if self._learn_beginnings(found, run, times, comparable):
             return True
-        rows = self._rows
+        rows = self.fields
         cut = [rows["has"][some] & field.CUT_HEADER != 0 for some in (found.end_rows, found.start_rows)]
         if cut[0].any() or cut[1].any():
             pairs, _ = pairs_of(found, run, rows, times, comparable, remains_of.of_cut)
@@ -203,9 +205,9 @@ class Keys:
         """Learn flows whose datagrams became fragments or segments where they were rewritten, or were put together
         there: their beginnings tell.
         """
-        rows = self._rows
+        rows = self.fields
         pairs, _ = pairs_of(found, run, rows, times, comparable, remains_of.of_beginning)
-        ended, begun = rows_at(rows, found.end_rows[pairs.end]), rows_at(rows, found.start_rows[pairs.start])
+        ended, begun = rows.at(found.end_rows[pairs.end]), rows.at(found.start_rows[pairs.start])
         fits = (ended["protocol"] == _UDP) | (ended["has"] & field.HAS_ECHO != 0)
         fits &= (ended["ip_id"] != 0) & (ended["fragment_offset"] == 0)
         split = begun["payload_length"] < ended["payload_length"]
@@ -219,12 +221,12 @@ class Keys:
             return False
         agreement = agreement_of(pairs, found, rows, times, window_of(run, times))
         enough = (agreement.by_id >= ENOUGH) | (agreement.packets >= ENOUGH_ALONE)
-        ended = self._end_whole(agreement, found, run)
-        if self._take(agreement.chosen(agreement.agreed & enough & ended), by_header=False):
+        whole = self._end_whole(agreement, found, run)
+        if self._take(agreement.chosen(agreement.agreed & enough & whole), by_header=False):
             return True
         self.doubtful[pairs.end] = True
         # Nor is it known of the other fragments of these datagrams.
-        parts = rows_at(rows, found.end_rows)
+        parts = rows.at(found.end_rows)
         datagram = mixed(*(parts[name] for name in _DATAGRAM))
         self.doubtful |= is_fragment(parts) & np.isin(datagram, datagram[pairs.end])
         return False
@@ -250,10 +252,10 @@ class Keys:
         alone = ((agreement.kinds >= ENOUGH_ALONE) & (agreement.stays | soon)) | (agreement.stays & soon)
         enough = (agreement.by_id >= ENOUGH) | (alone & agreement.steady & (agreement.packets >= ENOUGH_ALONE))
         enough |= self._hold_numbers(agreement, found) | self._answer_known(agreement, found)
-        enough |= self._gateways.supported(agreement, eligible, found, self._rows, window)
+        enough |= self._gateways.supported(agreement, eligible, found, self.fields, window)
         accepted = agreement.chosen(eligible & enough)
         accepted = accepted.chosen(in_time(accepted))
-        self._gateways.remember(accepted, found, self._rows)
+        self._gateways.remember(accepted, found, self.fields)
         self._rewritten_at.update(self._stages(found)[accepted.end].tolist())
         self._note_here(accepted.after, accepted.at, accepted.end, found)
         return self._take(accepted, by_header=False)
@@ -262,7 +264,7 @@ class Keys:
         """Remember flows behind that begin at the very point where what they were ends."""
         here = at == found.end_position[end]
         if here.any():
-            self.behind_here.update(mixed(behind[here], self._rows["point"][found.end_rows[end[here]]]).tolist())
+            self.behind_here.update(mixed(behind[here], self.fields["point"][found.end_rows[end[here]]]).tolist())
 
     def _stages(self, found: Open) -> Array:
         """A hash per end of its flow and where it ends."""
@@ -270,8 +272,8 @@ class Keys:
 
     def _answer_known(self, agreement: Agreement, found: Open) -> Array:
         """Pairs of flows of which it is known that the flows that answer them are one: they are undone the same way."""
-        before = flow_of(rows_at(self._rows, found.end_rows[agreement.end]), answering=True).tolist()
-        after = flow_of(self._rows[found.start_rows[agreement.start]], answering=True).tolist()
+        before = flow_of(self.fields.at(found.end_rows[agreement.end]), answering=True).tolist()
+        after = flow_of(self.fields.at(found.start_rows[agreement.start]), answering=True).tolist()
         return np.array(
             [
                 one != other and one in self._canonical and self._first_of(one) == self._first_of(other)
@@ -283,7 +285,7 @@ class Keys:
     def _mostly_begun(self, agreement: Agreement, found: Open) -> Array:
         """Pairs of flows of which most of what begins in the flow behind agrees."""
         flows = self.flow[found.start_rows]
-        place = self._rows["point"][found.start_rows]
+        place = self.fields["point"][found.start_rows]
         unique, starts = np.unique(mixed(flows, place), return_counts=True)
         wanted = mixed(agreement.after, place[agreement.start])
         return agreement.begun >= _WHOLE * starts[np.searchsorted(unique, wanted)]
@@ -323,11 +325,11 @@ class Keys:
         if not len(found.end_rows) or not len(found.start_rows):
             return False
         self._open |= open_rows
-        rows = self._rows
+        rows = self.fields
         pairs, _ = pairs_of(found, run, rows, times, comparable, remains_of.of_change)
         # Where neither IP IDs nor numbers tell packets apart, any two of a flow fit: a good part of it has to end, or
         # as many have to begin as end. What begins because nothing was there to see it before tells nothing then.
-        ended = rows[found.end_rows]
+        ended = rows.at(found.end_rows)
         alike = ~has_its_own_id(ended) & (ended["protocol"] != _TCP) & (ended["has"] & field.HAS_ECHO == 0)
         pairs = pairs.chosen(~(alike[pairs.end] & unseen[pairs.start]))
         fits = np.zeros(len(found.end_rows), bool)
@@ -356,7 +358,7 @@ class Keys:
         """
         if self.closed:
             return False
-        rows, keys, doubtful = join_sets(rules, run, self._rows, at, self.flow, explained, payloads, self._points)
+        rows, keys, doubtful = join_sets(rules, run, self.fields, at, self.flow, explained, payloads, self._points)
         self.doubtful_joins = np.union1d(self.doubtful_joins, doubtful)
         if not len(rows):
             return False
@@ -371,7 +373,7 @@ class Keys:
 
         So where a path's last point saw nothing, and all packets end, a few that were lost further up are no rewrite.
         """
-        rows = self._rows
+        rows = self.fields
         unique, flow = np.unique(agreement.before, return_inverse=True)
         mine = np.flatnonzero(np.isin(self.flow, unique))
         points = len(run.points)
@@ -388,7 +390,7 @@ class Keys:
 
     def _share_of_ends(self, flows: Array, found: Open) -> Array:
         """Which share of the packets of each flow ends, of those that the points saw where some end."""
-        rows = self._rows
+        rows = self.fields
         unique = np.unique(flows)
         ended = self.flow[found.end_rows]
         of_end, ends = np.unique(ended[np.isin(ended, unique)], return_counts=True)
@@ -438,7 +440,7 @@ class Keys:
 
     def _hold_numbers(self, agreement: Agreement, found: Open) -> Array:
         """Pairs of TCP flows: sequence and acknowledgment numbers make one packet enough."""
-        tcp = np.unique(self.flow[found.end_rows[self._rows["protocol"][found.end_rows] == _TCP]])
+        tcp = np.unique(self.flow[found.end_rows[self.fields["protocol"][found.end_rows] == _TCP]])
         return np.isin(agreement.before, tcp)
 
     def _first_of(self, flow: int) -> int:
@@ -459,13 +461,13 @@ class Keys:
         self.keys[self._joined[0]] = self._joined[1]
 
     def _assign_rewritten(self) -> None:
-        rows = self._rows
+        rows = self.fields
         flows, first = self._origins()
         place = np.minimum(np.searchsorted(flows, self.flow), len(flows) - 1)
         mine = (flows[place] == self.flow) & (rows["has"] & field.HAS_IP != 0)
         mine &= self._open | ~np.isin(first[place], np.array(list(self._by_header), np.uint64))
         began = first[place[mine]]
-        chosen = rows[mine]
+        chosen = rows.at(mine)
         keep_id = ~np.isin(began, np.array(list(self._without_id), np.uint64))
         identification = np.where(keep_id, chosen["ip_id"], 0)
         by_header = np.isin(began, np.array(list(self._by_header), np.uint64))

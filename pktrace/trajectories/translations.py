@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode.identity import groups_of, mixed
-from pktrace.decode.rows import rows_at
 from pktrace.trajectories.families import Families, connection_of
+from pktrace.trajectories.fields import Fields, Picked
 from pktrace.trajectories.grouping import each_between
 from pktrace.trajectories.remains import flow_of
 
@@ -42,7 +42,7 @@ class Translations:
     def __len__(self) -> int:
         return len(self.connection)
 
-    def learn(self, rows: Array, times: Array, flow: Array, x: Array, y: Array) -> None:
+    def learn(self, rows: Fields, times: Array, flow: Array, x: Array, y: Array) -> None:
         """Add the translations that pairs of sightings of TCP segments show.
 
         Args:
@@ -69,14 +69,14 @@ class Translations:
         self.second = np.append(self.second, second[one])
         self._begun = np.append(self._begun, times[x][order][one])
 
-    def follow(self, rows: Array, flow: Array, x: Array, y: Array) -> Array:
+    def follow(self, rows: Fields, flow: Array, x: Array, y: Array) -> Array:
         """bool per pair: its TCP numbers follow a translation that is known; packets of other protocols have none."""
         connection, first, second = self._added(rows, flow, x, y)
         known = np.isin(mixed(connection, first, second), mixed(self.connection, self.first, self.second))
         found: Array = (rows["protocol"][x] != _TCP) | known
         return found
 
-    def applied(self, rows: Array, times: Array, flow: Array, point: int) -> tuple[Array, Array]:
+    def applied(self, rows: Picked, times: Array, flow: Array, point: int) -> tuple[Array, Picked]:
         """Rows of one point as they would be at another, once for each translation that their connection has then.
 
         Args:
@@ -100,20 +100,18 @@ class Translations:
         low, high = np.maximum(low, at - _BEFORE), np.minimum(high, at + _BEHIND)
         which, place = each_between(low, high)
         told = order[place]
-        found = rows_at(rows, which)
+        found = rows.at(which)
         first, second = self.first[told], self.second[told]
         sequence = np.where(turned[which], second, first)
         acknowledgment = np.where(turned[which], first, second)
         if here > point:
             sequence, acknowledgment = np.uint32(0) - sequence, np.uint32(0) - acknowledgment
         acknowledgment[found["tcp_flags"] & _ACK == 0] = 0
-        found["tcp_seq"] += sequence
-        found["tcp_ack"] += acknowledgment
-        return which, found
+        return which, found.but(tcp_seq=found["tcp_seq"] + sequence, tcp_ack=found["tcp_ack"] + acknowledgment)
 
-    def _added(self, rows: Array, flow: Array, x: Array, y: Array) -> tuple[Array, Array, Array]:
+    def _added(self, rows: Fields, flow: Array, x: Array, y: Array) -> tuple[Array, Array, Array]:
         """(connection and points, first, second) of each pair; a segment without ACK has no second number."""
-        one, other = rows_at(rows, x), rows_at(rows, y)
+        one, other = rows.at(x), rows.at(y)
         connection, turned = connection_of(self._families, flow[x], flow_of(one, answering=True))
         points = one["point"], other["point"]
         connection = mixed(connection, np.minimum(*points), np.maximum(*points))
