@@ -1,4 +1,4 @@
-"""The kernels behind `mixed`, `groups_of` and `among` (identity.py): they read each value once, and sort nothing.
+"""The kernels behind `mixed`, `groups_of` and `found_among` (identity.py): they read each value once, and sort nothing.
 
 Values have their places in a table by a product with a word of the key, which is odd: nobody can make packets whose
 values share a place (multiply-shift, Dietzfelbinger et al. 1997). Each value is compared whole.
@@ -58,18 +58,20 @@ def number_values(values, factor, places, number, first):
 
 
 @kernel
-def mark_wanted(values, wanted, factor, places, found):
-    """Mark values that are among the wanted ones.
+def find_wanted(values, wanted, factor, places, found):
+    """Find values among the wanted ones.
 
     Args:
-        values, wanted: uint64; factor, places: as of `number_values`, for the wanted; found: bool per value, filled.
+        values, wanted: uint64; factor, places: as of `number_values`, for the wanted; found: int64 per value, filled
+        with where it comes first among the wanted ones, -1 where it does not.
     """
     mask = np.int64(len(places) - 1)
     for row in range(len(wanted)):
         at = _place(wanted[row], factor, mask)
         while places[at] >= 0 and wanted[places[at]] != wanted[row]:
             at = (at + 1) & mask
-        places[at] = row
+        if places[at] < 0:
+            places[at] = row
     begins = np.empty(_AT_ONCE, np.int64)
     fetched = np.empty(_AT_ONCE, np.int32)
     for begin in range(0, len(values), _AT_ONCE):
@@ -82,7 +84,7 @@ def mark_wanted(values, wanted, factor, places, found):
             at = begins[index]
             while places[at] >= 0 and wanted[places[at]] != value:
                 at = (at + 1) & mask
-            found[begin + index] = places[at] >= 0
+            found[begin + index] = places[at]
 
 
 @kernel

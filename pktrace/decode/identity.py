@@ -25,7 +25,7 @@ import numba
 import numpy as np
 
 from pktrace.compiled import inlined
-from pktrace.decode.equal_kernel import add_column, mark_wanted, number_values
+from pktrace.decode.equal_kernel import add_column, find_wanted, number_values
 from pktrace.wire import little_double
 
 Array = np.ndarray[Any, Any]
@@ -163,12 +163,17 @@ def group_numbers(*columns: Array) -> Array:
     return groups_of(*columns)[1]
 
 
+def found_among(values: Array, wanted: Array) -> Array:
+    """int64 per value, of whole numbers: where it comes first among the wanted ones, -1 where it does not."""
+    found = np.full(len(values), -1)
+    if len(values) and len(wanted):
+        find_wanted(_whole(values), _whole(wanted), *_table(len(wanted)), found)
+    return found
+
+
 def among(values: Array, wanted: Array) -> Array:
     """bool per value, of whole numbers: it is one of the wanted ones."""
-    found = np.zeros(len(values), np.bool_)
-    if len(values) and len(wanted):
-        mark_wanted(_whole(values), _whole(wanted), *_table(len(wanted)), found)
-    return found
+    return np.asarray(found_among(values, wanted) >= 0)
 
 
 def _whole(values: Array) -> Array:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from pktrace.decode.identity import groups_of, mixed
+from pktrace.decode.identity import among, found_among, groups_of, mixed
 from pktrace.decode.rows import rows_at
 from pktrace.observations.payloads import Payloads
 from pktrace.trajectories.behaviour import STAMP_NS
@@ -69,8 +69,8 @@ def companions_follow(
     behind = rows.at(came)
     came_keys = mixed(came_of, behind["tcp_seq"], behind["tcp_ack"], behind["tcp_flags"] & (_FIN | _ACK))
     followed = np.zeros(len(sent), bool)
-    followed[which[np.isin(sent_keys, came_keys)]] = True
-    led = np.isin(came_keys, sent_keys)
+    followed[which[among(sent_keys, came_keys)]] = True
+    led = among(came_keys, sent_keys)
     ok = np.ones(len(first), bool)
     for side, told in ((sent_of, followed), (came_of, led)):
         of_pair_here = number[side]
@@ -78,9 +78,8 @@ def companions_follow(
         ok &= (many >= _FEWEST) & (np.bincount(of_pair_here, weights=told, minlength=len(first)) >= _NEARLY_ALL * many)
     # The first of each, where several have equal numbers.
     once, _ = groups_of(sent_keys)
-    order = np.argsort(came_keys, kind="stable")
-    place = order[np.minimum(np.searchsorted(came_keys[order], sent_keys[once]), max(0, len(order) - 1))]
-    matched = came_keys[place] == sent_keys[once] if len(order) else np.zeros(len(once), bool)
+    place = found_among(sent_keys[once], came_keys)
+    matched = place >= 0
     before, after = sent[which[once[matched]]], came[place[matched]]
     of_flow = sent_of[which[once[matched]]]
     alike = _alike(rows, payloads, before, after, of_flow, len(number), one_clock)
@@ -101,12 +100,12 @@ def _keep_time_stamps(rows: Fields, payloads: Payloads, x: Array, y: Array, of_p
 
 def _empty(rows: Fields, flow: Array, points: Array, point: int, flows: Array) -> tuple[Array, Array]:
     """Segments without payload of some flows at a point, and the number of the flow of each."""
-    order = np.argsort(flows, kind="stable")
-    at = np.flatnonzero((points == point) & np.isin(flow, flows))
+    at = np.flatnonzero(points == point)
+    of_flow = found_among(flow[at], flows)
+    at, of_flow = at[of_flow >= 0], of_flow[of_flow >= 0]
     fits = (rows["protocol"][at] == _TCP) & (rows["payload_length"][at] == 0)
     fits &= rows["tcp_flags"][at] & (_SYN | _RST | _ACK) == _ACK
-    at = at[fits]
-    return at, order[np.searchsorted(flows[order], flow[at])]
+    return at[fits], of_flow[fits]
 
 
 def _alike(

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pktrace.decode.identity import groups_of, mixed
+from pktrace.decode.identity import found_among, groups_of, mixed
 from pktrace.trajectories.fields import Fields
 from pktrace.trajectories.open_sets import Sightings
 from pktrace.trajectories.remains import flow_of
@@ -25,8 +25,9 @@ class Families:
 
     def __init__(self, one: Array, other: Array) -> None:
         """From pairs of flows (uint64) that are of one family."""
-        self._flows, number = np.unique(np.concatenate([one, other]), return_inverse=True)
-        number = number.ravel()
+        flows = np.concatenate([one, other])
+        at, number = groups_of(flows)
+        self._flows = flows[at]
         first, second = number[: len(one)], number[len(one) :]
         label = np.arange(len(self._flows))
         while True:
@@ -43,8 +44,8 @@ class Families:
         """uint64 per flow: its family, the flow itself where it has no other."""
         if not len(self._flows):
             return flow
-        place = np.minimum(np.searchsorted(self._flows, flow), len(self._flows) - 1)
-        found: Array = np.where(self._flows[place] == flow, self._family[place], flow)
+        place = found_among(flow, self._flows)
+        found: Array = np.where(place >= 0, self._family[place], flow)
         return found
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pktrace.decode.identity import group_numbers
+from pktrace.decode.identity import found_among, groups_of
 from pktrace.trajectories.grouping_kernel import FREE, count_before, number_keys, put_in_groups
 
 Array = np.ndarray[Any, Any]
@@ -90,20 +90,24 @@ def each_between(low: Array, high: Array) -> tuple[Array, Array]:
     return span, np.repeat(low - (np.cumsum(many) - many), many) + np.arange(len(span))
 
 
+def tallied(values: Array) -> tuple[Array, Array]:
+    """The different ones of some values, and how often each occurs."""
+    first, number = groups_of(values)
+    return values[first], np.bincount(number)
+
+
 def looked_up(wanted: Array, keys: Array, values: Array) -> Array:
-    """The value of each wanted key, 0 where it is not among the sorted keys."""
+    """The value of each wanted key, 0 where it is not among the keys."""
     if not len(keys):
         return np.zeros(len(wanted), np.int64)
-    place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    found: Array = np.where(keys[place] == wanted, values[place], 0)
+    place = found_among(wanted, keys)
+    found: Array = np.where(place >= 0, values[place], 0)
     return found
 
 
 def counted(values: Array, wanted: Array) -> Array:
     """How often each of the wanted is among the values."""
-    number = group_numbers(np.append(values, wanted))
-    found: Array = np.bincount(number[: len(values)], minlength=len(number))[number[len(values) :]]
-    return found
+    return looked_up(wanted, *tallied(values))
 
 
 def _size_for(rows: int) -> int:

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode import rows as field
-from pktrace.decode.identity import mixed
+from pktrace.decode.identity import among, found_among, group_numbers, groups_of, mixed
 from pktrace.decode.rows import is_fragment
 from pktrace.observations.payloads import Payloads
 from pktrace.run.model import Run
@@ -37,7 +37,7 @@ from pktrace.trajectories.evidence import Rule
 from pktrace.trajectories.fields import Fields
 from pktrace.trajectories.forms import NO_FORMS, Forms, forms_of
 from pktrace.trajectories.gateways import ENOUGH, ENOUGH_ALONE, Gateways
-from pktrace.trajectories.grouping import counted
+from pktrace.trajectories.grouping import counted, looked_up, tallied
 from pktrace.trajectories.joins import join_sets
 from pktrace.trajectories.open_sets import Sightings
 from pktrace.trajectories.partners import Points
@@ -77,6 +77,7 @@ class Keys:
         self.doubtful_changes = np.zeros(0, np.int64)
         self.doubtful_joins = np.zeros(0, np.int64)
         self._flow: Array | None = None
+        self._seen: tuple[Array, Array] | None = None  # hashes of flow and point, and how many packets each has
         self._canonical: dict[int, int] = {}
         self._gateways = Gateways()
         self._rewritten_at: set[int] = set()
@@ -102,8 +103,8 @@ class Keys:
         found = self.flow
         if self._canonical:
             flows, first = self._origins()
-            place = np.minimum(np.searchsorted(flows, found), len(flows) - 1)
-            found = np.where(flows[place] == found, first[place], found)
+            place = found_among(found, flows)
+            found = np.where(place >= 0, first[place], found)
         return found
 
     def tell_apart(self, found: Told) -> None:
@@ -128,11 +129,10 @@ class Keys:
         return forms_of(self.keys, self.flow, points, times, self.behind_here, threshold)
 
     def _origins(self) -> tuple[Array, Array]:
-        """Rewritten flows, in order, and what each began as."""
+        """Rewritten flows, and what each began as."""
         flows = np.array(list(self._canonical), np.uint64)
         first = np.array([self._first_of(int(flow)) for flow in flows], np.uint64)
-        order = np.argsort(flows)
-        return flows[order], first[order]
+        return flows, first
 
     def learn_rewritten(self, found: Open, run: Run, times: Array, comparable: Array) -> bool:
         """Learn flows whose headers are rewritten; returns whether keys changed.
@@ -145,7 +145,7 @@ class Keys:
         rows, window = self.fields, window_of(run, times)
         pairs, fits = pairs_of(found, run, rows, times, comparable, remains_of.of_rewrite)
         # Of flows that are known to be rewritten here, what ends is lost: it would have the key of what it became.
-        self.doubtful = fits & ~np.isin(self._stages(found), np.array(list(self._rewritten_at), np.uint64))
+        self.doubtful = fits & ~among(self._stages(found), np.array(list(self._rewritten_at), np.uint64))
         agreement = agreement_of(pairs, found, rows, times, window)
         # Where all packets are the same, their IP IDs may still tell them apart: these are looked at first.
         told = (agreement.single > 0) | ~agreement.numbered | agreement.ids_kept
@@ -228,7 +228,7 @@ class Keys:
         # Nor is it known of the other fragments of these datagrams.
         parts = rows.at(found.end_rows)
         datagram = mixed(*(parts[name] for name in _DATAGRAM))
-        self.doubtful |= is_fragment(parts) & np.isin(datagram, datagram[pairs.end])
+        self.doubtful |= is_fragment(parts) & among(datagram, datagram[pairs.end])
         return False
 
     def _learn_whole(
@@ -286,9 +286,8 @@ class Keys:
         """Pairs of flows of which most of what begins in the flow behind agrees."""
         flows = self.flow[found.start_rows]
         place = self.fields["point"][found.start_rows]
-        unique, starts = np.unique(mixed(flows, place), return_counts=True)
-        wanted = mixed(agreement.after, place[agreement.start])
-        return agreement.begun >= _WHOLE * starts[np.searchsorted(unique, wanted)]
+        starts = counted(mixed(flows, place), mixed(agreement.after, place[agreement.start]))
+        return np.asarray(agreement.begun >= _WHOLE * starts)
 
     def _take_crowds(self, crowds: list[Crowd]) -> bool:
         """Remember crowds as flows that began as one."""
@@ -335,7 +334,7 @@ class Keys:
         fits = np.zeros(len(found.end_rows), bool)
         fits[pairs.end] = True
         agreement = agreement_of(pairs, found, rows, times, window_of(run, times))
-        weak = np.isin(agreement.before, self.flow[found.end_rows[alike]])
+        weak = among(agreement.before, self.flow[found.end_rows[alike]])
         balanced = _BALANCED * agreement.packets >= np.maximum(
             counted(self.flow[found.end_rows], agreement.before),
             counted(self.flow[found.start_rows[~unseen]], agreement.after),
@@ -346,7 +345,7 @@ class Keys:
         if self._take(agreement.chosen(agreement.agreed & enough), by_header=True):
             return True
         flows = self.flow[found.end_rows]
-        doubtful = fits & np.isin(flows, agreement.before)
+        doubtful = fits & among(flows, agreement.before)
         self.doubtful_changes = found.end_trajectories[doubtful]
         return False
 
@@ -374,38 +373,37 @@ class Keys:
         So where a path's last point saw nothing, and all packets end, a few that were lost further up are no rewrite.
         """
         rows = self.fields
-        unique, flow = np.unique(agreement.before, return_inverse=True)
-        mine = np.flatnonzero(np.isin(self.flow, unique))
-        points = len(run.points)
-        place = np.searchsorted(unique, self.flow[mine]) * points + rows["point"][mine]
-        seen = np.bincount(place, minlength=len(unique) * points).reshape(len(unique), points)[flow]
+        seen = np.stack([self._sightings(agreement.before, point) for point in range(len(run.points))], axis=1)
         positions = visits(run)[found.end_path[agreement.end]]
         last, at = (column[:, None, None] for column in (found.end_position[agreement.end], agreement.at))
         behind = (positions >= at).any(axis=2) & ~((positions >= 0) & (positions <= last)).any(axis=2)
         goes_on = np.max(seen * behind, axis=1, initial=0)
-        here = seen[np.arange(len(flow)), rows["point"][found.end_rows[agreement.end]]]
+        here = seen[np.arange(len(seen)), rows["point"][found.end_rows[agreement.end]]]
         goes_on[agreement.before == agreement.after] = 0  # what has other IP IDs only is the same flow behind
         whole: Array = (self._share_of_ends(agreement.before, found) >= _WHOLE) & (goes_on <= (1 - _WHOLE) * here)
         return whole
 
+    def _sightings(self, flows: Array, points: Array | int) -> Array:
+        """How many packets of each flow a point has seen."""
+        if self._seen is None:
+            self._seen = tallied(mixed(self.flow, self.fields["point"]))
+        return looked_up(mixed(flows, np.broadcast_to(points, len(flows)).astype(np.int32)), *self._seen)
+
     def _share_of_ends(self, flows: Array, found: Open) -> Array:
         """Which share of the packets of each flow ends, of those that the points saw where some end."""
-        rows = self.fields
-        unique = np.unique(flows)
-        ended = self.flow[found.end_rows]
-        of_end, ends = np.unique(ended[np.isin(ended, unique)], return_counts=True)
-        pair = mixed(ended, rows["point"][found.end_rows])
-        places = np.unique(pair)  # (flow, point) where packets end
-        mine = np.flatnonzero(np.isin(self.flow, unique))
-        at_places = mine[np.isin(mixed(self.flow[mine], rows["point"][mine]), places)]
-        of_flow, sightings = np.unique(self.flow[at_places], return_counts=True)
-        _, first = np.unique(pair, return_index=True)
-        of_place, points = np.unique(ended[first], return_counts=True)
-        share = np.zeros(len(unique))
-        known = np.searchsorted(unique, of_end)
-        per_point = sightings[np.searchsorted(of_flow, of_end)] / points[np.searchsorted(of_place, of_end)]
-        share[known] = ends / per_point
-        return share[np.searchsorted(unique, flows)]
+        ended, point = self.flow[found.end_rows], self.fields["point"][found.end_rows]
+        number = group_numbers(np.append(flows, ended))
+        wanted, of_end = number[: len(flows)], number[len(flows) :]
+        ends = np.bincount(of_end, minlength=len(number))
+        first, _ = groups_of(ended, point)  # (flow, point) where packets end
+        points = np.bincount(of_end[first], minlength=len(number))
+        sightings = np.bincount(
+            of_end[first], weights=self._sightings(ended[first], point[first]), minlength=len(number)
+        )  # fmt: skip
+        known = ends > 0
+        share = np.zeros(len(number))
+        share[known] = ends[known] / (sightings[known] / points[known])
+        return share[wanted]
 
     def _take(self, accepted: Agreement, by_header: bool) -> bool:
         """Remember pairs of flows that are one; returns whether any is new."""
@@ -440,8 +438,8 @@ class Keys:
 
     def _hold_numbers(self, agreement: Agreement, found: Open) -> Array:
         """Pairs of TCP flows: sequence and acknowledgment numbers make one packet enough."""
-        tcp = np.unique(self.flow[found.end_rows[self.fields["protocol"][found.end_rows] == _TCP]])
-        return np.isin(agreement.before, tcp)
+        tcp = self.flow[found.end_rows[self.fields["protocol"][found.end_rows] == _TCP]]
+        return among(agreement.before, tcp)
 
     def _first_of(self, flow: int) -> int:
         """The flow that a flow began as."""
@@ -463,13 +461,16 @@ class Keys:
     def _assign_rewritten(self) -> None:
         rows = self.fields
         flows, first = self._origins()
-        place = np.minimum(np.searchsorted(flows, self.flow), len(flows) - 1)
-        mine = (flows[place] == self.flow) & (rows["has"] & field.HAS_IP != 0)
-        mine &= self._open | ~np.isin(first[place], np.array(list(self._by_header), np.uint64))
-        began = first[place[mine]]
+        place = found_among(self.flow, flows)
+        mine = (place >= 0) & (rows["has"] & field.HAS_IP != 0)
+        mine &= self._open | ~among(first, np.array(list(self._by_header), np.uint64))[place]
+        mine = np.flatnonzero(mine)
+        began, of_origin = first[place[mine]], place[mine]
         chosen = rows.at(mine)
-        keep_id = ~np.isin(began, np.array(list(self._without_id), np.uint64))
+        keep_id = ~among(first, np.array(list(self._without_id), np.uint64))[of_origin]
         identification = np.where(keep_id, chosen["ip_id"], 0)
-        by_header = np.isin(began, np.array(list(self._by_header), np.uint64))
-        remains = np.where(by_header, mixed(*remains_of.numbers(chosen)), remains_of.of_rewrite(chosen))
+        by_header = among(first, np.array(list(self._by_header), np.uint64))[of_origin]
+        remains = remains_of.of_rewrite(chosen)
+        if by_header.any():
+            remains = np.where(by_header, mixed(*remains_of.numbers(chosen)), remains)
         self.keys[mine] = mixed(began, remains, identification, self._part[chosen["point"]])

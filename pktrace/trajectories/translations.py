@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from pktrace.decode.identity import groups_of, mixed
+from pktrace.decode.identity import among, group_numbers, groups_of, mixed
 from pktrace.trajectories.families import Families, connection_of
 from pktrace.trajectories.fields import Fields, Picked
-from pktrace.trajectories.grouping import each_between
+from pktrace.trajectories.grouping import InOrder, each_between, in_order_of
 from pktrace.trajectories.remains import flow_of
 
 Array = np.ndarray[Any, Any]
@@ -53,7 +53,7 @@ class Translations:
         first, _ = groups_of(x, y)
         x, y = x[first], y[first]
         connection, first, second = self._added(rows, flow, x, y)
-        order = np.lexsort((times[x], connection))
+        order = in_order_of(group_numbers(connection), times[x])
         connection, first, second = connection[order], first[order], second[order]
         added = mixed(connection, first, second)
         again = np.zeros(len(added), bool)
@@ -62,7 +62,7 @@ class Translations:
         many, runs = np.bincount(number), np.bincount(number, weights=again)
         constant = (runs > 0) & (runs >= _CONSTANT * (many - 1))
         one = one[constant]
-        new = ~np.isin(added[one], mixed(self.connection, self.first, self.second))
+        new = ~among(added[one], mixed(self.connection, self.first, self.second))
         one = one[new]
         self.connection = np.append(self.connection, connection[one])
         self.first = np.append(self.first, first[one])
@@ -72,7 +72,7 @@ class Translations:
     def follow(self, rows: Fields, flow: Array, x: Array, y: Array) -> Array:
         """bool per pair: its TCP numbers follow a translation that is known; packets of other protocols have none."""
         connection, first, second = self._added(rows, flow, x, y)
-        known = np.isin(mixed(connection, first, second), mixed(self.connection, self.first, self.second))
+        known = among(mixed(connection, first, second), mixed(self.connection, self.first, self.second))
         found: Array = (rows["protocol"][x] != _TCP) | known
         return found
 
@@ -88,18 +88,14 @@ class Translations:
         here = int(rows["point"][0]) if len(rows) else point
         mine, turned = connection_of(self._families, flow, flow_of(rows, answering=True))
         mine = mixed(mine, np.full(len(rows), min(here, point)), np.full(len(rows), max(here, point)))
-        _, number = np.unique(np.append(self.connection, mine), return_inverse=True)
-        known, asked = number.ravel()[: len(self)], number.ravel()[len(self) :]
-        order = np.lexsort((self._begun, known))
-        low = np.searchsorted(known[order], asked, "left")
-        high = np.searchsorted(known[order], asked, "right")
-        # Both by the rank of their time, after the number of their connection.
-        rank = np.unique(np.append(self._begun, times), return_inverse=True)[1].ravel()
-        width = int(rank.max(initial=0)) + 1
-        at = np.searchsorted((known * width + rank[: len(self)])[order], asked * width + rank[len(self) :], "right")
-        low, high = np.maximum(low, at - _BEFORE), np.minimum(high, at + _BEHIND)
+        number = group_numbers(np.append(self.connection, mine))
+        known, asked = number[: len(self)], number[len(self) :]
+        in_order = InOrder.of(known, self._begun, int(number.max(initial=-1)) + 1)
+        at = in_order.before(asked, times, or_equal=True)
+        low = np.maximum(in_order.begins[asked], at - _BEFORE)
+        high = np.minimum(in_order.begins[asked + 1], at + _BEHIND)
         which, place = each_between(low, high)
-        told = order[place]
+        told = in_order.members[place]
         found = rows.at(which)
         first, second = self.first[told], self.second[told]
         sequence = np.where(turned[which], second, first)
