@@ -16,9 +16,19 @@ _32 = np.uint64(32)
 
 
 @inlined
-def _place(value, factor, mask):
-    """Where the search for a value begins: upper bits of the product."""
-    return np.int64((value * factor) >> _32) & mask
+def _shift(places):
+    """By how many bits a product is shifted to be a place."""
+    shift = np.uint64(64)
+    while places > 1:
+        places >>= 1
+        shift -= np.uint64(1)
+    return shift
+
+
+@inlined
+def _place(value, factor, shift):
+    """Where the search for a value begins: the upper bits of the product."""
+    return np.int64((value * factor) >> shift)
 
 
 @kernel
@@ -26,20 +36,20 @@ def number_values(values, factor, places, number, first):
     """Number equal values alike, from 0 on in the order in which they come first.
 
     Args:
-        values: uint64; factor: uint64, odd; places: int32, a power of two of them and more than values, all -1;
-        number: int64 per value, filled; first: int64 per value, filled with where each number comes first.
+        values: uint64; factor: uint64, odd; places: int32, a power of two of them, two at least and more than values,
+        all -1; number: int64 per value, filled; first: int64 per value, filled with where each number comes first.
 
     Returns:
         How many numbers there are.
     """
-    mask = np.int64(len(places) - 1)
+    mask, shift = np.int64(len(places) - 1), _shift(len(places))
     begins = np.empty(_AT_ONCE, np.int64)
     fetched = np.empty(_AT_ONCE, np.int32)
     count = 0
     for begin in range(0, len(values), _AT_ONCE):
         many = min(_AT_ONCE, len(values) - begin)
         for index in range(many):
-            begins[index] = _place(values[begin + index], factor, mask)
+            begins[index] = _place(values[begin + index], factor, shift)
             fetched[index] = places[begins[index]]
         for index in range(many):
             row = begin + index
@@ -65,9 +75,9 @@ def find_wanted(values, wanted, factor, places, found):
         values, wanted: uint64; factor, places: as of `number_values`, for the wanted; found: int64 per value, filled
         with where it comes first among the wanted ones, -1 where it does not.
     """
-    mask = np.int64(len(places) - 1)
+    mask, shift = np.int64(len(places) - 1), _shift(len(places))
     for row in range(len(wanted)):
-        at = _place(wanted[row], factor, mask)
+        at = _place(wanted[row], factor, shift)
         while places[at] >= 0 and wanted[places[at]] != wanted[row]:
             at = (at + 1) & mask
         if places[at] < 0:
@@ -77,7 +87,7 @@ def find_wanted(values, wanted, factor, places, found):
     for begin in range(0, len(values), _AT_ONCE):
         many = min(_AT_ONCE, len(values) - begin)
         for index in range(many):
-            begins[index] = _place(values[begin + index], factor, mask)
+            begins[index] = _place(values[begin + index], factor, shift)
             fetched[index] = places[begins[index]]
         for index in range(many):
             value = values[begin + index]

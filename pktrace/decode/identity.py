@@ -49,7 +49,6 @@ _PLACES = _COLUMNS + 4 * (_MOST_COLUMNS * (_MOST_COLUMNS + 1) // 2)
 _WORDS = _PLACES + 1
 
 _TOGETHER = 1 << 14  # rows whose columns are mixed one after the other: so many stay in the processor's cache
-_FREE = 2  # times as many places as values, or more
 _UPPER = np.uint64(0xFFFFFFFF00000000)
 _32 = np.uint64(32)
 
@@ -184,4 +183,6 @@ def _whole(values: Array) -> Array:
 
 def _table(values: int) -> tuple[np.uint64, Array]:
     """An odd word of the key, and free places for so many values."""
-    return _key.view(np.uint64)[_PLACES] | np.uint64(1), np.full(1 << (_FREE * values).bit_length(), -1, np.int32)
+    return _key.view(np.uint64)[_PLACES] | np.uint64(1), np.full(
+        1 << (1 + values + values // 2).bit_length(), -1, np.int32
+    )

@@ -22,7 +22,16 @@ from pktrace.trajectories.fields import Fields
 from pktrace.trajectories.grouping import InOrder, each_between, in_order_of
 from pktrace.trajectories.paths import not_all_along, visits
 from pktrace.trajectories.reach import Reach
-from pktrace.trajectories.remains import Remains, flow_of, of_beginning, of_change, side_of, stays_on_its_link
+from pktrace.trajectories.remains import (
+    Remains,
+    answering_flow_of,
+    flow_of,
+    made_once,
+    of_beginning,
+    of_change,
+    side_of,
+    stays_on_its_link,
+)  # fmt: skip
 
 Array = np.ndarray[Any, Any]
 DISAGREE = 10  # so many packets have to agree for each that does not
@@ -137,8 +146,8 @@ def pairs_of(
     found: Open, run: Run, rows: Fields, times: Array, comparable: Array, remains: Remains, most: int = _MOST_STARTS
 ) -> tuple[Pairs, Array]:
     """Ends with the starts that fit them, of each the first `most`; and per end whether some start fits it."""
-    end_rows, start_rows = rows.at(found.end_rows), rows.at(found.start_rows)
-    group = group_numbers(np.concatenate([remains(end_rows), remains(start_rows)]))
+    end_rows, start_rows = rows.kept(found.end_rows), rows.kept(found.start_rows)
+    group = group_numbers(np.concatenate([end_rows.once(remains), start_rows.once(remains)]))
     groups = int(group.max(initial=-1)) + 1
     of_end, of_start = group[: len(end_rows)], group[len(end_rows) :]
     both = np.bincount(of_end, minlength=groups).astype(bool) & np.bincount(of_start, minlength=groups).astype(bool)
@@ -166,24 +175,24 @@ def pairs_of(
         left, right = left[order], right[order]
     right = starts[right]
     end_row, start_row = found.end_rows[left], found.start_rows[right]
-    at = visits(run)[found.end_path[left], rows["point"][start_row]].max(axis=1)
-    flows_before, flows_behind = flow_of(end_rows), flow_of(start_rows)
+    at = visits(run).max(axis=2)[found.end_path[left], start_rows["point"][right]]
+    flows_before, flows_behind = end_rows.once(flow_of), start_rows.once(flow_of)
     fits = at > found.end_position[left]
     if remains is not of_change and remains is not of_beginning:
         # What shows both sides of a gateway sees a packet end in one form and begin in another.
         fits |= (at == found.end_position[left]) & (flows_before[left] != flows_behind[right])
     after = times[start_row] - times[end_row]
-    one_clock = comparable[rows["point"][start_row]] == comparable[rows["point"][end_row]]
+    one_clock = comparable[start_rows["point"]][right] == comparable[end_rows["point"]][left]
     fits &= ~one_clock | ((after >= -EARLY_NS) & (after <= run.threshold_ns))
     if remains is of_change:
         # The same first bytes and another length: that is a part of the packet, and a matter of ranges.
-        fits &= rows["content"][end_row] != rows["content"][start_row]
+        fits &= end_rows["content"][left] != start_rows["content"][right]
         # Without an IP ID of its own, a segment of another length is another segment.
-        unnumbered = (end_rows["protocol"] == _TCP) & ~has_its_own_id(end_rows)
-        fits &= ~unnumbered[left] | (rows["payload_length"][end_row] == rows["payload_length"][start_row])
-    fits &= ~(stays_on_its_link(end_rows)[left] | stays_on_its_link(start_rows)[right])
+        unnumbered = (end_rows["protocol"] == _TCP) & ~end_rows.once(has_its_own_id)
+        fits &= ~unnumbered[left] | (end_rows["payload_length"][left] == start_rows["payload_length"][right])
+    fits &= ~(end_rows.once(stays_on_its_link)[left] | start_rows.once(stays_on_its_link)[right])
     # What echoes a packet back answers it, and is no rewritten form of it.
-    fits &= flow_of(end_rows, answering=True)[left] != flows_behind[right]
+    fits &= end_rows.once(answering_flow_of)[left] != flows_behind[right]
     left, right, at = left[fits], right[fits], at[fits]
     doubtful = np.zeros(len(found.end_rows), bool)
     doubtful[left] = True
@@ -227,8 +236,7 @@ def _with_the_same_id(
 
 def has_its_own_id(rows: Fielded) -> Array:
     """bool per row: its IP ID is not 0, and no other of these rows of its flow has it."""
-    key = mixed(flow_of(rows), rows["ip_id"], rows["fragment_offset"])
-    of = group_numbers(key)
+    of = group_numbers(made_once(rows, flow_of), rows["ip_id"], rows["fragment_offset"])
     found: Array = (rows["ip_id"] != 0) & (np.bincount(of)[of] == 1)
     return found
 
@@ -368,15 +376,18 @@ def agreement_of(pairs: Pairs, found: Open, rows: Fields, times: Array, window: 
 def _first_of(*columns: Array) -> Array:
     """bool per row: it differs from the one before."""
     found = np.ones(len(columns[0]), bool)
-    found[1:] = np.logical_or.reduce([column[1:] != column[:-1] for column in columns])
+    if len(found):
+        found[1:] = False
+    for column in columns:
+        found[1:] |= column[1:] != column[:-1]
     return found
 
 
 def _distinct(pair: Array, member: Array, count: int) -> Array:
     """Distinct members per pair, of `count` pairs."""
     size = int(member.max(initial=0)) + 1
-    both = np.sort(pair * size + member)  # faster than np.unique, which hashes
-    return np.bincount(both[_first_of(both)] // size, minlength=count)
+    first, _ = groups_of(pair * size + member)
+    return np.bincount(pair[first], minlength=count)
 
 
 def _least(place: Array, values: Array, count: int) -> Array:

@@ -6,11 +6,15 @@ hundredth of the time that a copy of whole rows takes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from pktrace.decode.rows import Fielded
+
 Array = np.ndarray[Any, Any]
+_LATELY = 3  # arrays of row numbers whose fields are kept
 _MOST = 8  # where less than one row in so many is asked for, its field is read from the rows
 
 
@@ -20,6 +24,7 @@ class Fields:
     def __init__(self, rows: Array) -> None:
         self.rows = rows
         self._columns: dict[str, Array] = {}
+        self._lately: list[Picked] = []
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -30,8 +35,14 @@ class Fields:
         return self._columns[name]
 
     def at(self, which: Array) -> Picked:
-        """Some of the rows, by number or mask."""
-        return Picked(self, np.flatnonzero(which) if which.dtype == np.bool_ else which)
+        """Some of the rows, by number."""
+        return Picked(self, which)
+
+    def kept(self, which: Array) -> Picked:
+        """The same, with all that was picked and made of them, if this very array was asked for lately."""
+        found = next((picked for picked in self._lately if picked.which is which), None) or Picked(self, which)
+        self._lately = [found, *(picked for picked in self._lately if picked is not found)][:_LATELY]
+        return found
 
     def picked(self, name: str, which: Array) -> Array:
         """A field of some rows, by number."""
@@ -41,6 +52,7 @@ class Fields:
 
     def forget(self, *names: str) -> None:
         """Fields that were changed in the rows."""
+        self._lately = []
         for name in names:
             self._columns.pop(name, None)
 
@@ -51,6 +63,7 @@ class Picked:
     def __init__(self, fields: Fields, which: Array, other: dict[str, Array] | None = None) -> None:
         """Row numbers; and fields that are others than in the rows."""
         self._fields, self.which, self._known = fields, which, other or {}
+        self._made: dict[Callable[[Fielded], Array], Array] = {}
 
     def __len__(self) -> int:
         return len(self.which)
@@ -60,9 +73,15 @@ class Picked:
             self._known[name] = self._fields.picked(name, self.which)
         return self._known[name]
 
+    def once(self, of: Callable[[Fielded], Array]) -> Array:
+        """What a function makes of these, which is made once; it is not changed."""
+        if of not in self._made:
+            self._made[of] = of(self)
+        return self._made[of]
+
     def at(self, which: Array) -> Picked:
         """Some of these."""
-        return self._fields.at(self.which[which])
+        return Picked(self._fields, self.which[which])
 
     def but(self, **other: Array) -> Picked:
         """The same with some fields replaced."""

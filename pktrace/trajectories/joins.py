@@ -106,11 +106,12 @@ def _renumbered(rows: Fields, at: Sightings) -> tuple[Array, Array]:
     certain = at.seen[at.candidates == 1]
     pairs = [(np.zeros(0, np.int64), np.zeros(0, np.int64))]
     for i in range(certain.shape[1]):
-        for j in range(i + 1, certain.shape[1]):
-            x, y = certain[:, i], certain[:, j]
-            both = (x >= 0) & (y >= 0) & (rows["protocol"][x] == _TCP)
-            both &= (rows["tcp_seq"][x] != rows["tcp_seq"][y]) | (rows["tcp_ack"][x] != rows["tcp_ack"][y])
-            pairs.append((x[both], y[both]))
+        segments = certain[certain[:, i] >= 0]
+        segments = segments[rows["protocol"][segments[:, i]] == _TCP]
+        for j in range(i + 1, certain.shape[1] if len(segments) else 0):
+            x, y = segments[segments[:, j] >= 0][:, [i, j]].T
+            differ = (rows["tcp_seq"][x] != rows["tcp_seq"][y]) | (rows["tcp_ack"][x] != rows["tcp_ack"][y])
+            pairs.append((x[differ], y[differ]))
     return np.concatenate([x for x, _ in pairs]), np.concatenate([y for _, y in pairs])
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from pktrace.decode.identity import mixed
 from pktrace.decode.rows import Fielded
 from pktrace.trajectories.columns import in_pieces
+from pktrace.trajectories.fields import Picked
 
 Array = np.ndarray[Any, Any]
 Remains = Callable[[Fielded], Array]
@@ -63,15 +64,26 @@ def stays_on_its_link(rows: Fielded) -> Array:
     return found
 
 
+def made_once(rows: Fielded, of: Remains) -> Array:
+    """What a function makes of some rows; picked ones keep it."""
+    return rows.once(of) if isinstance(rows, Picked) else of(rows)
+
+
+def answering_flow_of(rows: Fielded) -> Array:
+    """`flow_of` in the other direction."""
+    return flow_of(rows, answering=True)
+
+
 def numbers(rows: Fielded) -> tuple[Array, ...]:
     """The columns that neither a rewrite of headers nor a change of the payload touches."""
     kind = rows["protocol"].astype(np.uint64)
-    six = kind == _ICMPV6
-    kind[six] = _ICMP
     icmp_type = rows["icmp_type"].astype(np.uint64)
-    # What translates IPv6 to IPv4 makes an echo of an echo (RFC 7915 4.2 and 5.2).
-    icmp_type[six & (icmp_type == _ECHO_REQUEST_6)] = _ECHO_REQUEST
-    icmp_type[six & (icmp_type == _ECHO_REPLY_6)] = _ECHO_REPLY
+    six = kind == _ICMPV6
+    if six.any():
+        kind[six] = _ICMP
+        # What translates IPv6 to IPv4 makes an echo of an echo (RFC 7915 4.2 and 5.2).
+        icmp_type[six & (icmp_type == _ECHO_REQUEST_6)] = _ECHO_REQUEST
+        icmp_type[six & (icmp_type == _ECHO_REPLY_6)] = _ECHO_REPLY
     return (
         kind, rows["tcp_seq"], rows["tcp_ack"], rows["tcp_flags"], icmp_type, rows["icmp_code"],
         rows["icmp_seq"], rows["fragment_offset"], rows["more_fragments"],
@@ -85,27 +97,27 @@ def of_rewrite(rows: Fielded) -> Array:
 
 def of_rewrite_with_id(rows: Fielded) -> Array:
     """The same where the IP ID stays, too."""
-    return mixed(of_rewrite(rows), rows["ip_id"])
+    return mixed(made_once(rows, of_rewrite), rows["ip_id"])
 
 
 def of_rewritten_source(rows: Fielded) -> Array:
     """The same where nothing but the source is rewritten."""
-    return mixed(of_rewrite(rows), *side_of(rows, "destination"))
+    return mixed(made_once(rows, of_rewrite), *side_of(rows, "destination"))
 
 
 def of_rewritten_destination(rows: Fielded) -> Array:
     """The same where nothing but the destination is rewritten."""
-    return mixed(of_rewrite(rows), *side_of(rows, "source"))
+    return mixed(made_once(rows, of_rewrite), *side_of(rows, "source"))
 
 
 def of_rewritten_addresses(rows: Fielded) -> Array:
     """The same where ports, and ICMP identifiers, stay."""
-    return mixed(of_rewrite(rows), rows["sport"], rows["dport"], rows["icmp_id"])
+    return mixed(made_once(rows, of_rewrite), rows["sport"], rows["dport"], rows["icmp_id"])
 
 
 def of_change(rows: Fielded) -> Array:
     """What a change of the payload leaves alone."""
-    return mixed(*numbers(rows), flow_of(rows), rows["ip_id"])
+    return mixed(*numbers(rows), made_once(rows, flow_of), rows["ip_id"])
 
 
 def of_beginning(rows: Fielded) -> Array:

@@ -20,6 +20,7 @@ fit a start of which this cannot be shown are told, so that they are not called 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -152,7 +153,7 @@ class Keys:
 
         every = found
         ends, starts = (
-            (self.flow[at], remains_of.of_rewrite(rows.at(at)), times[at], comparable[rows["point"][at]])
+            (self.flow[at], rows.kept(at).once(remains_of.of_rewrite), times[at], comparable[rows["point"][at]])
             for at in (found.end_rows, found.start_rows)
         )
 
@@ -179,7 +180,7 @@ class Keys:
             pairs, _ = pairs_of(found, run, rows, times, comparable, kept)
             remains = np.zeros(len(rows), np.uint64)
             for some in (found.end_rows, found.start_rows):
-                remains[some] = kept(rows.at(some))
+                remains[some] = rows.kept(some).once(kept)
             crowds = list(
                 crowds_of(
                     pairs, found, run, rows, times, self.flow, remains,
@@ -206,7 +207,13 @@ class Keys:
         there: their beginnings tell.
         """
         rows = self.fields
-        pairs, _ = pairs_of(found, run, rows, times, comparable, remains_of.of_beginning)
+        # TCP has no datagrams, and others no fragments that could be told without an IP ID.
+        every = rows.kept(found.end_rows)
+        mine = np.flatnonzero(every["protocol"] != _TCP)
+        if not ((every["ip_id"][mine] != 0) & (every["fragment_offset"][mine] == 0)).any():
+            return False
+        pairs, _ = pairs_of(found.only(mine), run, rows, times, comparable, remains_of.of_beginning)
+        pairs = replace(pairs, end=mine[pairs.end])
         ended, begun = rows.at(found.end_rows[pairs.end]), rows.at(found.start_rows[pairs.start])
         fits = (ended["protocol"] == _UDP) | (ended["has"] & field.HAS_ECHO != 0)
         fits &= (ended["ip_id"] != 0) & (ended["fragment_offset"] == 0)
@@ -328,8 +335,8 @@ class Keys:
         pairs, _ = pairs_of(found, run, rows, times, comparable, remains_of.of_change)
         # Where neither IP IDs nor numbers tell packets apart, any two of a flow fit: a good part of it has to end, or
         # as many have to begin as end. What begins because nothing was there to see it before tells nothing then.
-        ended = rows.at(found.end_rows)
-        alike = ~has_its_own_id(ended) & (ended["protocol"] != _TCP) & (ended["has"] & field.HAS_ECHO == 0)
+        ended = rows.kept(found.end_rows)
+        alike = ~ended.once(has_its_own_id) & (ended["protocol"] != _TCP) & (ended["has"] & field.HAS_ECHO == 0)
         pairs = pairs.chosen(~(alike[pairs.end] & unseen[pairs.start]))
         fits = np.zeros(len(found.end_rows), bool)
         fits[pairs.end] = True
