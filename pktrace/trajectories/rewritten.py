@@ -43,7 +43,7 @@ from pktrace.trajectories.joins import join_sets
 from pktrace.trajectories.open_sets import Sightings
 from pktrace.trajectories.partners import Points
 from pktrace.trajectories.paths import visits
-from pktrace.trajectories.remains import flow_of, flows_of
+from pktrace.trajectories.remains import answering_flow_of, flows_of
 from pktrace.trajectories.ties import Told
 
 Array = np.ndarray[Any, Any]
@@ -80,6 +80,7 @@ class Keys:
         self._flow: Array | None = None
         self._seen: tuple[Array, Array] | None = None  # hashes of flow and point, and how many packets each has
         self._canonical: dict[int, int] = {}
+        self._origins_known: tuple[Array, Array] | None = None
         self._gateways = Gateways()
         self._rewritten_at: set[int] = set()
         self._without_id: set[int] = set()
@@ -104,8 +105,7 @@ class Keys:
         found = self.flow
         if self._canonical:
             flows, first = self._origins()
-            place = found_among(found, flows)
-            found = np.where(place >= 0, first[place], found)
+            found = _origin(found, flows, first)
         return found
 
     def tell_apart(self, found: Told) -> None:
@@ -131,9 +131,10 @@ class Keys:
 
     def _origins(self) -> tuple[Array, Array]:
         """Rewritten flows, and what each began as."""
-        flows = np.array(list(self._canonical), np.uint64)
-        first = np.array([self._first_of(int(flow)) for flow in flows], np.uint64)
-        return flows, first
+        if self._origins_known is None:
+            first = [self._first_of(flow) for flow in self._canonical]
+            self._origins_known = np.array(list(self._canonical), np.uint64), np.array(first, np.uint64)
+        return self._origins_known
 
     def learn_rewritten(self, found: Open, run: Run, times: Array, comparable: Array) -> bool:
         """Learn flows whose headers are rewritten; returns whether keys changed.
@@ -279,15 +280,11 @@ class Keys:
 
     def _answer_known(self, agreement: Agreement, found: Open) -> Array:
         """Pairs of flows of which it is known that the flows that answer them are one: they are undone the same way."""
-        before = flow_of(self.fields.at(found.end_rows[agreement.end]), answering=True).tolist()
-        after = flow_of(self.fields.at(found.start_rows[agreement.start]), answering=True).tolist()
-        return np.array(
-            [
-                one != other and one in self._canonical and self._first_of(one) == self._first_of(other)
-                for one, other in zip(before, after, strict=True)
-            ],
-            bool,
-        )
+        before = answering_flow_of(self.fields.at(found.end_rows[agreement.end]))
+        after = answering_flow_of(self.fields.at(found.start_rows[agreement.start]))
+        flows, first = self._origins()
+        known = among(before, flows)
+        return np.asarray(known & (before != after) & (_origin(before, flows, first) == _origin(after, flows, first)))
 
     def _mostly_begun(self, agreement: Agreement, found: Open) -> Array:
         """Pairs of flows of which most of what begins in the flow behind agrees."""
@@ -417,20 +414,18 @@ class Keys:
         if self.closed:
             return False
         news = False
-        kept = accepted.ids_kept.tolist()
-        for number in range(len(accepted)):
-            before = self._first_of(int(accepted.before[number]))
-            after = int(accepted.after[number])
-            if self._first_of(after) not in (before, after):
+        pairs = (column.tolist() for column in (accepted.before, accepted.after, accepted.ids_kept))
+        for flow, after, ids_kept in zip(*pairs, strict=True):
+            before, began = self._first_of(flow), self._first_of(after)
+            if began not in (before, after):
                 continue  # it is another flow's already
-            ids_kept = kept[number]
             known = self._canonical.get(after) == before
             known &= ids_kept or before in self._without_id
             known &= not by_header or before in self._by_header
             if known or (by_header and not ids_kept):
                 continue
             news = True
-            if self._first_of(after) in self._without_id:
+            if began in self._without_id:
                 self._without_id.add(before)
             self._canonical[before] = before
             self._canonical[after] = before
@@ -459,6 +454,7 @@ class Keys:
 
     def _assign(self) -> None:
         """New keys for all packets of rewritten flows."""
+        self._origins_known = None
         # Not in place: these may be the identities, by which the order rung tells rewritten packets apart.
         self.keys = self.keys.copy()
         if self._canonical:
@@ -481,3 +477,9 @@ class Keys:
         if by_header.any():
             remains = np.where(by_header, mixed(*remains_of.numbers(chosen)), remains)
         self.keys[mine] = mixed(began, remains, identification, self._part[chosen["point"]])
+
+
+def _origin(flow: Array, flows: Array, first: Array) -> Array:
+    """What each flow began as: the first of its own among the flows, itself where it is none of them."""
+    place = found_among(flow, flows)
+    return np.asarray(np.where(place >= 0, first[place], flow)) if len(flows) else flow
