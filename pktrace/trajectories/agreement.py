@@ -67,7 +67,9 @@ class Open:
         return replace(self.only(ends), start_rows=self.start_rows[starts])
 
     def only(self, ends: Array) -> Open:
-        """The same with some of the ends."""
+        """The same with some of the ends, by number or mask."""
+        if ends.dtype == np.bool_ and ends.all():
+            return self
         return Open(
             self.end_rows[ends], self.end_trajectories[ends], self.end_path[ends], self.end_position[ends],
             self.start_rows,

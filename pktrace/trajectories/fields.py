@@ -14,7 +14,7 @@ import numpy as np
 from pktrace.decode.rows import Fielded
 
 Array = np.ndarray[Any, Any]
-_LATELY = 3  # arrays of row numbers whose fields are kept
+_LATELY = 3  # arrays of row numbers of which it is kept what was made of them
 _MOST = 8  # where less than one row in so many is asked for, its field is read from the rows
 
 
@@ -39,7 +39,7 @@ class Fields:
         return Picked(self, which)
 
     def kept(self, which: Array) -> Picked:
-        """The same, with all that was picked and made of them, if this very array was asked for lately."""
+        """The same, with what was made of them, if this very array was asked for lately."""
         found = next((picked for picked in self._lately if picked.which is which), None) or Picked(self, which)
         self._lately = [found, *(picked for picked in self._lately if picked is not found)][:_LATELY]
         return found
@@ -58,20 +58,18 @@ class Fields:
 
 
 class Picked:
-    """Some rows of `Fields`, as they are when each field is first asked for."""
+    """Some rows of `Fields`."""
 
     def __init__(self, fields: Fields, which: Array, other: dict[str, Array] | None = None) -> None:
         """Row numbers; and fields that are others than in the rows."""
-        self._fields, self.which, self._known = fields, which, other or {}
+        self._fields, self.which, self._other = fields, which, other or {}
         self._made: dict[Callable[[Fielded], Array], Array] = {}
 
     def __len__(self) -> int:
         return len(self.which)
 
     def __getitem__(self, name: str, /) -> Array:
-        if name not in self._known:
-            self._known[name] = self._fields.picked(name, self.which)
-        return self._known[name]
+        return self._other[name] if name in self._other else self._fields.picked(name, self.which)
 
     def once(self, of: Callable[[Fielded], Array]) -> Array:
         """What a function makes of these, which is made once; it is not changed."""

@@ -86,9 +86,9 @@ def join_sets(
                 refused = np.append(refused, between[told.refused])
                 left.append(x[told.doubtful])
                 sets.join(place[0], x[told.joins], y[told.joins])
-    doubtful = np.unique(np.concatenate(left))
+    doubtful = np.concatenate(left)
     joined, keys = sets.joined()
-    return joined, keys, doubtful[~np.isin(doubtful, joined)]
+    return joined, keys, doubtful[~among(doubtful, joined)]
 
 
 def nearest(run: Run) -> Iterator[tuple[int, int, int]]:

@@ -76,8 +76,8 @@ def possible_partners(
         of_tcp = of_tcp[rows["protocol"][of_tcp] == _TCP]
         of_tcp = of_tcp[groups_of(flow[of_tcp])[0]]
         connections += [flow[of_tcp], flow_of(rows.at(of_tcp), answering=True)]
-    whole = _ends_of(run, at, flow, np.unique(np.concatenate(connections)))
-    return Possible(np.union1d(np.concatenate(ends), whole), np.unique(np.concatenate(gaps)))
+    ends.append(_ends_of(run, at, flow, np.concatenate(connections)))
+    return Possible(np.concatenate(ends), np.concatenate(gaps))
 
 
 def _ends_of(run: Run, at: Sightings, flow: Array, flows: Array) -> Array:

@@ -167,8 +167,11 @@ class Keys:
         if not self.doubtful.any():
             return self._learn_parts(every, run, times, comparable)
         open_again, found = found, found.only(self.doubtful)
+        by_side = {}
         for kept in _KEPT:
             pairs, fits = pairs_of(found, run, rows, times, comparable, kept)
+            if kept in _SIDE_KEPT:
+                by_side[kept] = pairs
             if kept is remains_of.of_rewrite_with_id and fits.sum() < _KEPT_BY_HALF * len(fits):
                 continue  # IP IDs that few packets have kept are equal by chance
             finer = agreement_of(pairs, found, rows, times, window)
@@ -177,8 +180,7 @@ class Keys:
                 return True
         if self._learn_whole(agreement, open_again, run, np.ones(len(agreement), bool), in_time, window):
             return True
-        for kept in _SIDE_KEPT:
-            pairs, _ = pairs_of(found, run, rows, times, comparable, kept)
+        for kept, pairs in by_side.items():
             remains = np.zeros(len(rows), np.uint64)
             for some in (found.end_rows, found.start_rows):
                 remains[some] = rows.kept(some).once(kept)
@@ -362,10 +364,10 @@ class Keys:
         if self.closed:
             return False
         rows, keys, doubtful = join_sets(rules, run, self.fields, at, self.flow, explained, payloads, self._points)
-        self.doubtful_joins = np.union1d(self.doubtful_joins, doubtful)
+        self.doubtful_joins = np.append(self.doubtful_joins, doubtful)
         if not len(rows):
             return False
-        before = ~np.isin(self._joined[0], rows)
+        before = ~among(self._joined[0], rows)
         self._joined = np.append(self._joined[0][before], rows), np.append(self._joined[1][before], keys)
         self.learned = True
         self._assign()
