@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode.identity import among, found_among, groups_of, mixed
-from pktrace.decode.rows import rows_at
 from pktrace.observations.payloads import Payloads
 from pktrace.trajectories.behaviour import STAMP_NS
 from pktrace.trajectories.fields import Fields
@@ -92,7 +91,7 @@ def companions_follow(
 
 def _keep_time_stamps(rows: Fields, payloads: Payloads, x: Array, y: Array, of_pair: Array, count: int) -> Array:
     """bool per pair of connections: nearly all segments have the same time stamps on both sides."""
-    (one, _), (other, _) = (payloads.options(rows_at(rows.rows, side)) for side in (x, y))
+    (one, _), (other, _) = (payloads.options(rows.at(side)) for side in (x, y))
     stamps = [(_time_stamps(one, side), _time_stamps(other, side)) for side in (0, 1)]
     same = (stamps[0][0] == stamps[0][1]) & (stamps[1][0] == stamps[1][1]) & (stamps[0][0] != 0)
     return _mostly(of_pair, same, count)
@@ -112,8 +111,8 @@ def _alike(
     rows: Fields, payloads: Payloads, before: Array, after: Array, of_flow: Array, flows: int, one_clock: bool
 ) -> Array:  # fmt: skip
     """bool per flow: its options are as long on both sides, and time stamps differ by a constant."""
-    one, one_size = payloads.options(rows_at(rows.rows, before))
-    other, other_size = payloads.options(rows_at(rows.rows, after))
+    one, one_size = payloads.options(rows.at(before))
+    other, other_size = payloads.options(rows.at(after))
     found = _mostly(of_flow, (one_size == other_size) & ((one_size > 0) | one_clock), flows)
     many = np.bincount(of_flow, minlength=flows)
     for side in (0, 1):

@@ -96,7 +96,7 @@ def keys_of(rule: Rule, rows: Fielded, family: Array, ending: Array | None = Non
     return found
 
 
-def ending_of(rule: Rule, rows: Array, payloads: Payloads) -> tuple[Array, Array]:
+def ending_of(rule: Rule, rows: Fielded, payloads: Payloads) -> tuple[Array, Array]:
     """What the rule asks of the end of payloads: a hash per row; and bool, whether the capture has these bytes."""
     length = rows["payload_length"].astype(np.int64)
     if rule.asks("e"):

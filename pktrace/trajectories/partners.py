@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode.identity import among, group_numbers, groups_of
-from pktrace.decode.rows import rows_at
 from pktrace.observations.payloads import Payloads
 from pktrace.run.model import Run
 from pktrace.trajectories.evidence import Rule, Told, ending_of, keys_of
@@ -100,7 +99,7 @@ class Captured:
     def _keys_of(self, rule: Rule, at: Array, before: bool) -> tuple[Array, Array]:
         ending = None
         if rule.of_ending:
-            ending, there = ending_of(rule, rows_at(self._rows.rows, at), self._payloads)
+            ending, there = ending_of(rule, self._rows.at(at), self._payloads)
             at, ending = at[there], ending[there]
         return at, keys_of(rule, self._rows.at(at), self._family[at], ending, before)
 
