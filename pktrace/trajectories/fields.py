@@ -79,7 +79,7 @@ class Picked:
 
     def at(self, which: Array) -> Picked:
         """Some of these."""
-        return Picked(self._fields, self.which[which])
+        return Picked(self._fields, self.which[which], {name: column[which] for name, column in self._other.items()})
 
     def but(self, **other: Array) -> Picked:
         """The same with some fields replaced."""
