@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -76,7 +76,15 @@ def rows_at(rows: np.ndarray[Any, Any], which: np.ndarray[Any, Any]) -> np.ndarr
     return found
 
 
-def is_fragment(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+class Fielded(Protocol):
+    """Anything that has fields by name: rows, or some of them."""
+
+    def __getitem__(self, name: str, /) -> np.ndarray[Any, Any]: ...
+
+    def __len__(self) -> int: ...
+
+
+def is_fragment(rows: Fielded) -> np.ndarray[Any, Any]:
     """bool per row: an IP fragment, the first one of its datagram or another."""
     found: np.ndarray[Any, Any] = (rows["fragment_offset"] > 0) | (rows["more_fragments"] > 0)
     return found

@@ -11,6 +11,7 @@ import numpy as np
 from pktrace.capture.source import open_regular
 from pktrace.decode.digest import PAYLOAD_BYTES, contents_of
 from pktrace.decode.identity import mixed, secret
+from pktrace.decode.rows import Fielded
 from pktrace.inputs import InputFile
 from pktrace.observations.observe import Observations
 from pktrace.wire import SLACK
@@ -44,7 +45,7 @@ class Payloads:
         found, there = self.contents(np.array([row]), np.array([begin]), np.array([length]))
         return int(found[0]) if there[0] else None
 
-    def contents(self, rows: Array, begins: Array, lengths: Array) -> tuple[Array, Array]:
+    def contents(self, rows: Fielded, begins: Array, lengths: Array) -> tuple[Array, Array]:
         """`content` of many rows: (uint64, bool: whether the capture has these bytes).
 
         Raises:
@@ -62,7 +63,7 @@ class Payloads:
             there[some] = True
         return found, there
 
-    def rest(self, rows: Array, begins: Array, ends: Array) -> tuple[Array, Array]:
+    def rest(self, rows: Fielded, begins: Array, ends: Array) -> tuple[Array, Array]:
         """A hash per row of its payload bytes [begin, end), of which nothing is left out.
 
         Returns:
@@ -77,7 +78,7 @@ class Payloads:
             there &= held_there
         return found, there
 
-    def options(self, rows: Array) -> tuple[Array, Array]:
+    def options(self, rows: Fielded) -> tuple[Array, Array]:
         """TCP options of segments.
 
         Returns:
@@ -90,7 +91,7 @@ class Payloads:
         starts = rows["l4"].astype(np.int64) + _TCP_HEADER
         return self.bytes_at(rows, starts, np.clip(rows["payload"].astype(np.int64) - starts, 0, MOST_AT_ONCE))
 
-    def bytes_at(self, rows: Array, starts: Array, sizes: Array) -> tuple[Array, Array]:
+    def bytes_at(self, rows: Fielded, starts: Array, sizes: Array) -> tuple[Array, Array]:
         """Bytes of packets, at most `MOST_AT_ONCE` of each, as `options` gives them.
 
         Args:
@@ -105,15 +106,16 @@ class Payloads:
             there[some] = sizes[some]
         return found, there
 
-    def _read(self, rows: Array, starts: Array, sizes: Array) -> Iterator[tuple[Array, Array]]:
+    def _read(self, rows: Fielded, starts: Array, sizes: Array) -> Iterator[tuple[Array, Array]]:
         """Which rows lie in the window now, and where in it their bytes begin; rows without these bytes never do."""
-        there = starts + sizes <= rows["captured_length"]
-        for capture in np.unique(rows["capture"][there]).tolist():
+        there, of = starts + sizes <= rows["captured_length"], rows["capture"]
+        offsets = rows["byte_offset"] + starts
+        for capture in np.flatnonzero(np.bincount(of[there])).tolist():
             file = self._file(capture)
             if file is None:
                 continue
-            mine = np.flatnonzero(there & (rows["capture"] == capture))
-            at = rows["byte_offset"][mine] + starts[mine]
+            mine = np.flatnonzero(there & (of == capture))
+            at = offsets[mine]
             order = np.argsort(at, kind="stable")
             mine, at = mine[order], at[order]
             done = 0

@@ -15,13 +15,23 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode.identity import group_numbers, groups_of, mixed
-from pktrace.decode.rows import rows_at
+from pktrace.decode.rows import Fielded
 from pktrace.run.model import Run
 from pktrace.trajectories.exact import EARLY_NS
-from pktrace.trajectories.grouping import each_between
+from pktrace.trajectories.fields import Fields
+from pktrace.trajectories.grouping import InOrder, each_between, in_order_of
 from pktrace.trajectories.paths import not_all_along, visits
 from pktrace.trajectories.reach import Reach
-from pktrace.trajectories.remains import Remains, flow_of, of_beginning, of_change, side_of, stays_on_its_link
+from pktrace.trajectories.remains import (
+    Remains,
+    answering_flow_of,
+    flow_of,
+    made_once,
+    of_beginning,
+    of_change,
+    side_of,
+    stays_on_its_link,
+)  # fmt: skip
 
 Array = np.ndarray[Any, Any]
 DISAGREE = 10  # so many packets have to agree for each that does not
@@ -57,7 +67,9 @@ class Open:
         return replace(self.only(ends), start_rows=self.start_rows[starts])
 
     def only(self, ends: Array) -> Open:
-        """The same with some of the ends."""
+        """The same with some of the ends, by number or mask."""
+        if ends.dtype == np.bool_ and ends.all():
+            return self
         return Open(
             self.end_rows[ends], self.end_trajectories[ends], self.end_path[ends], self.end_position[ends],
             self.start_rows,
@@ -133,22 +145,24 @@ class Pairs:
 
 
 def pairs_of(
-    found: Open, run: Run, rows: Array, times: Array, comparable: Array, remains: Remains, most: int = _MOST_STARTS
+    found: Open, run: Run, rows: Fields, times: Array, comparable: Array, remains: Remains, most: int = _MOST_STARTS
 ) -> tuple[Pairs, Array]:
     """Ends with the starts that fit them, of each the first `most`; and per end whether some start fits it."""
-    end_rows, start_rows = rows_at(rows, found.end_rows), rows_at(rows, found.start_rows)
-    group = group_numbers(np.concatenate([remains(end_rows), remains(start_rows)]))
+    end_rows, start_rows = rows.kept(found.end_rows), rows.kept(found.start_rows)
+    group = group_numbers(np.concatenate([end_rows.once(remains), start_rows.once(remains)]))
     groups = int(group.max(initial=-1)) + 1
     of_end, of_start = group[: len(end_rows)], group[len(end_rows) :]
     both = np.bincount(of_end, minlength=groups).astype(bool) & np.bincount(of_start, minlength=groups).astype(bool)
     ends = np.flatnonzero(both[of_end])
     starts = np.flatnonzero(both[of_start])
-    starts = starts[np.lexsort((times[found.start_rows[starts]], of_start[starts]))]
-    low = np.searchsorted(of_start[starts], of_end[ends], "left")
-    high = np.searchsorted(of_start[starts], of_end[ends], "right")
+    start_times = times[found.start_rows]
+    in_order = InOrder.of(of_start[starts], start_times[starts], groups)
+    starts = starts[in_order.members]
+    low, high = in_order.begins[of_end[ends]], in_order.begins[of_end[ends] + 1]
     if (comparable == comparable[0]).all():
-        end_times, start_times = times[found.end_rows[ends]], times[found.start_rows[starts]]
-        since = [_not_before(end_times - early, of_end[ends], start_times, of_start[starts]) for early in (0, EARLY_NS)]
+        # A start at the very time of an end counts as before it here, and is close enough to be missed by none.
+        sent = times[found.end_rows[ends]]
+        since = [in_order.before(of_end[ends], sent - early, or_equal=True) for early in (0, EARLY_NS)]
         low = np.maximum(low, np.maximum(since[0] - _MOST_EARLY, since[1]))
     # Every end with the next few starts of its remains.
     many = np.clip(high - low, 0, most)
@@ -163,24 +177,24 @@ def pairs_of(
         left, right = left[order], right[order]
     right = starts[right]
     end_row, start_row = found.end_rows[left], found.start_rows[right]
-    at = visits(run)[found.end_path[left], rows["point"][start_row]].max(axis=1)
-    flows_before, flows_behind = flow_of(end_rows), flow_of(start_rows)
+    at = visits(run).max(axis=2)[found.end_path[left], start_rows["point"][right]]
+    flows_before, flows_behind = end_rows.once(flow_of), start_rows.once(flow_of)
     fits = at > found.end_position[left]
     if remains is not of_change and remains is not of_beginning:
         # What shows both sides of a gateway sees a packet end in one form and begin in another.
         fits |= (at == found.end_position[left]) & (flows_before[left] != flows_behind[right])
     after = times[start_row] - times[end_row]
-    one_clock = comparable[rows["point"][start_row]] == comparable[rows["point"][end_row]]
+    one_clock = comparable[start_rows["point"]][right] == comparable[end_rows["point"]][left]
     fits &= ~one_clock | ((after >= -EARLY_NS) & (after <= run.threshold_ns))
     if remains is of_change:
         # The same first bytes and another length: that is a part of the packet, and a matter of ranges.
-        fits &= rows["content"][end_row] != rows["content"][start_row]
+        fits &= end_rows["content"][left] != start_rows["content"][right]
         # Without an IP ID of its own, a segment of another length is another segment.
-        unnumbered = (end_rows["protocol"] == _TCP) & ~has_its_own_id(end_rows)
-        fits &= ~unnumbered[left] | (rows["payload_length"][end_row] == rows["payload_length"][start_row])
-    fits &= ~(stays_on_its_link(end_rows)[left] | stays_on_its_link(start_rows)[right])
+        unnumbered = (end_rows["protocol"] == _TCP) & ~end_rows.once(has_its_own_id)
+        fits &= ~unnumbered[left] | (end_rows["payload_length"][left] == start_rows["payload_length"][right])
+    fits &= ~(end_rows.once(stays_on_its_link)[left] | start_rows.once(stays_on_its_link)[right])
     # What echoes a packet back answers it, and is no rewritten form of it.
-    fits &= flow_of(end_rows, answering=True)[left] != flows_behind[right]
+    fits &= end_rows.once(answering_flow_of)[left] != flows_behind[right]
     left, right, at = left[fits], right[fits], at[fits]
     doubtful = np.zeros(len(found.end_rows), bool)
     doubtful[left] = True
@@ -222,25 +236,11 @@ def _with_the_same_id(
     return chosen
 
 
-def has_its_own_id(rows: Array) -> Array:
+def has_its_own_id(rows: Fielded) -> Array:
     """bool per row: its IP ID is not 0, and no other of these rows of its flow has it."""
-    key = mixed(flow_of(rows), rows["ip_id"], rows["fragment_offset"])
-    _, of, many = np.unique(key, return_inverse=True, return_counts=True)
-    found: Array = (rows["ip_id"] != 0) & (many[of.ravel()] == 1)
+    of = group_numbers(made_once(rows, flow_of), rows["ip_id"], rows["fragment_offset"])
+    found: Array = (rows["ip_id"] != 0) & (np.bincount(of)[of] == 1)
     return found
-
-
-def _not_before(end_times: Array, end_groups: Array, start_times: Array, start_groups: Array) -> Array:
-    """Per end, the first start of its group not before this time; starts are in order of group and time."""
-    group = np.concatenate([start_groups, end_groups])
-    time = np.concatenate([start_times, end_times])
-    is_end = np.arange(len(group)) >= len(start_groups)
-    order = np.lexsort((is_end, time, group))
-    before = np.cumsum(~is_end[order])
-    found = np.empty(len(group), np.int64)
-    found[order] = before
-    # A start at the very time of an end counts as before it in this order, and is close enough to be missed by none.
-    return found[len(start_groups) :]
 
 
 def _joined(one: Array, other: Array) -> Array:
@@ -314,7 +314,7 @@ class Agreement:
         return Agreement(*(getattr(self, column.name)[which] for column in fields(self)))
 
 
-def agreement_of(pairs: Pairs, found: Open, rows: Array, times: Array, window: int) -> Agreement:
+def agreement_of(pairs: Pairs, found: Open, rows: Fields, times: Array, window: int) -> Agreement:
     """What the pairs of packets tell of their flows.
 
     Args:
@@ -343,8 +343,8 @@ def agreement_of(pairs: Pairs, found: Open, rows: Array, times: Array, window: i
     # An end takes as long as the soonest start that fits it.
     after = _least(np.cumsum(new_end) - 1, pairs.after, int(new_end.sum()))
     sent = times[found.end_rows[pairs.end]]
-    end_rows = rows_at(rows, found.end_rows[pairs.end[clear]])
-    start_rows = rows_at(rows, found.start_rows[pairs.start[clear]])
+    end_rows = rows.at(found.end_rows[pairs.end[clear]])
+    start_rows = rows.at(found.start_rows[pairs.start[clear]])
     told = (end_rows["payload_length"] > 0) | (end_rows["tcp_seq"] > 0)
     stays = np.zeros(count, bool)
     for side in ("source", "destination"):
@@ -378,15 +378,18 @@ def agreement_of(pairs: Pairs, found: Open, rows: Array, times: Array, window: i
 def _first_of(*columns: Array) -> Array:
     """bool per row: it differs from the one before."""
     found = np.ones(len(columns[0]), bool)
-    found[1:] = np.logical_or.reduce([column[1:] != column[:-1] for column in columns])
+    if len(found):
+        found[1:] = False
+    for column in columns:
+        found[1:] |= column[1:] != column[:-1]
     return found
 
 
 def _distinct(pair: Array, member: Array, count: int) -> Array:
     """Distinct members per pair, of `count` pairs."""
     size = int(member.max(initial=0)) + 1
-    both = np.sort(pair * size + member)  # faster than np.unique, which hashes
-    return np.bincount(both[_first_of(both)] // size, minlength=count)
+    first, _ = groups_of(pair * size + member)
+    return np.bincount(pair[first], minlength=count)
 
 
 def _least(place: Array, values: Array, count: int) -> Array:
@@ -403,7 +406,7 @@ def window_of(run: Run, times: Array) -> int:
 
 def usual_times(place: Array, values: Array, count: int) -> tuple[Array, Array]:
     """(lower median, range of all but the outermost eleventh on either side) of each place, of `count` places."""
-    order = np.lexsort((values, place))
+    order = in_order_of(place, values)
     many = np.bincount(place, minlength=count)
     first = np.cumsum(many) - many
     median, spread = np.zeros(count, np.int64), np.zeros(count, np.int64)
@@ -417,7 +420,7 @@ def usual_times(place: Array, values: Array, count: int) -> tuple[Array, Array]:
 
 def _in_order(place: Array, sent: Array, after: Array, count: int) -> Array:
     """bool per place, of `count`: nearly all that was sent later came later."""
-    order = np.lexsort((sent, place))
+    order = in_order_of(place, sent)
     place, came = place[order], (sent + after)[order]
     next_one = place[1:] == place[:-1]
     steps = np.bincount(place[1:][next_one], minlength=count)

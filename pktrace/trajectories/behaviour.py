@@ -23,15 +23,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from pktrace.decode.identity import groups_of, mixed
-from pktrace.decode.rows import rows_at
 from pktrace.trajectories.evidence import ENOUGH_BYTES, Rule, Told, has_id, is_numbered, is_opening
 from pktrace.trajectories.exact import EARLY_NS
-from pktrace.trajectories.grouping import counted, looked_up
+from pktrace.trajectories.fields import Fields
+from pktrace.trajectories.grouping import counted, in_order_of, looked_up, tallied
 
 Array = np.ndarray[Any, Any]
 _BACKWARDS, _FEWEST_BACKWARDS = 0.05, 3
@@ -49,19 +50,36 @@ STAMP_NS = 20_000  # how far two stamps of one clock may be in the wrong order w
 class Facts:
     """Facts about two positions of a path.
 
-    `times` per row, aligned, and whether they can be compared there (`one_clock`); rows of the packets that were placed
-    at both (`before`, `behind`); rows of what begins behind (`arrivals`); `bounded(x, y)`, bool per pair, whether one
-    of the sets is seen on both sides of the join; and `follow(x, y)`, whether the segments without payload of these TCP
-    connections follow the translation of the pair's numbers (companions.py).
+    `times` and `flow` per row, times aligned, and whether they can be compared there (`one_clock`); rows of the packets
+    that were placed at both (`before`, `behind`); rows of what begins behind by now (`arrivals()`); `bounded(x, y)`,
+    bool per pair, whether one of the sets is seen on both sides of the join; and `follow(x, y)`, whether the segments
+    without payload of these TCP connections follow the translation of the pair's numbers (companions.py).
     """
 
     times: Array
+    flow: Array
     one_clock: bool
     before: Array
     behind: Array
-    arrivals: Array
+    arrivals: Callable[[], Array]
     bounded: Callable[[Array, Array], Array]
     follow: Callable[[Array, Array], Array]
+
+    @cached_property
+    def delays(self) -> Array:
+        """How long the packets took that were placed at both, ns."""
+        found: Array = self.times[self.behind] - self.times[self.before]
+        return found
+
+    @cached_property
+    def packets(self) -> tuple[tuple[Array, Array], ...]:
+        """Flows of these packets before and behind, and how many each has."""
+        return tuple(tallied(self.flow[side]) for side in (self.before, self.behind))
+
+    @cached_property
+    def partners(self) -> tuple[Array, Array]:
+        """Hashes of two flows that packets are known to have before and behind, and how many these are."""
+        return tallied(mixed(self.flow[self.before], self.flow[self.behind]))
 
 
 @dataclass(frozen=True)
@@ -73,7 +91,7 @@ class Tested:
     doubtful: Array
 
 
-def tested(rule: Rule, rows: Array, flow: Array, facts: Facts, x: Array, y: Array, between: Array) -> Tested:
+def tested(rule: Rule, rows: Fields, flow: Array, facts: Facts, x: Array, y: Array, between: Array) -> Tested:
     """Test the pairs that a rule offers.
 
     Args:
@@ -113,24 +131,22 @@ def _mostly_partners(facts: Facts, flow: Array, x: Array, y: Array, total: Array
     """bool per pair of flows: not nearly all that is known of either flow passes unchanged, or becomes another one."""
     already = _known_as(facts, flow, x, y)
     found = np.ones(len(x), bool)
-    for side, mine in ((facts.before, x), (facts.behind, y)):
-        flows, packets = np.unique(flow[side], return_counts=True)
-        found &= total >= _PARTNER * (looked_up(flow[mine], flows, packets) - already)
+    for packets, mine in zip(facts.packets, (x, y), strict=True):
+        found &= total >= _PARTNER * (looked_up(flow[mine], *packets) - already)
     # A port is used again: for a time, the two flows were partners.
     return np.asarray(found | (already > 0))
 
 
 def _known_as(facts: Facts, flow: Array, x: Array, y: Array) -> Array:
     """How many packets of the one flow are known to be packets of the other behind, per pair of flows."""
-    known, packets = np.unique(mixed(flow[facts.before], flow[facts.behind]), return_counts=True)
-    return looked_up(mixed(flow[x], flow[y]), known, packets)
+    return looked_up(mixed(flow[x], flow[y]), *facts.partners)
 
 
 def _enough(
-    rule: Rule, rows: Array, facts: Facts, flow: Array, x: Array, y: Array, number: Array, total: Array
+    rule: Rule, rows: Fields, facts: Facts, flow: Array, x: Array, y: Array, number: Array, total: Array
 ) -> Array:
     """bool per pair: its own headers are proof, or the pairs of its flows are together."""
-    one, other = rows_at(rows, x), rows_at(rows, y)
+    one, other = rows.at(x), rows.at(y)
     sure = has_id(one) & has_id(other) & (one["ip_id"] == other["ip_id"])
     if not rule.asks("P") and not rule.of_ending:
         # The same first bytes and another length: a part of the packet, and a matter of byte ranges.
@@ -145,7 +161,10 @@ def _enough(
             partners = (flow[x] == flow[y]) | (_known_as(facts, flow, x, y) > 0)
             sure |= (numbered | is_opening(one)) & partners
     kinds = np.bincount(number[groups_of(number, one["content"], one["tcp_seq"])[0]], minlength=len(total))
-    arrivals = facts.arrivals[Told(rows_at(rows, facts.arrivals)).asked(rule)]
+    if rule.features not in ("FI", "Ie", "P", "FP") and sure.all():
+        return np.asarray(sure)
+    arrivals = facts.arrivals()
+    arrivals = arrivals[Told(rows.at(arrivals)).asked(rule)]
     begun = counted(flow[arrivals], flow[y])
     many = (kinds >= _ENOUGH)[number] & (total[number] >= _SHARE * begun)
     if rule.features in ("FI", "Ie"):
@@ -161,20 +180,19 @@ def _longest(facts: Facts) -> int:
     """How long a packet may take, ns, by those that are known to have come this way."""
     if len(facts.before) < _FEWEST_DELAYS:
         return int(np.iinfo(np.int64).max)
-    return _SLOWER * int(np.max(facts.times[facts.behind] - facts.times[facts.before])) + int(EARLY_NS)
+    return _SLOWER * int(np.max(facts.delays)) + int(EARLY_NS)
 
 
 def _stamp_error(facts: Facts) -> int:
     """How far packets that were placed before seem to go backwards between two positions of one clock, ns."""
     if len(facts.before) < _ENOUGH:
         return STAMP_NS
-    delays = facts.times[facts.behind] - facts.times[facts.before]
-    return int(np.clip(-np.quantile(delays, 0.01), STAMP_NS, EARLY_NS))
+    return int(np.clip(-np.quantile(facts.delays, 0.01), STAMP_NS, EARLY_NS))
 
 
 def _neighbours_in_order(number: Array, sent: Array, came: Array, count: int) -> tuple[Array, Array]:
     """Per group: how many packets come after the one that was sent before them, and of how many."""
-    order = np.lexsort((sent, number))
+    order = in_order_of(number, sent)
     number, came = number[order], came[order]
     neighbours = number[1:] == number[:-1]
     kept = np.bincount(number[1:][neighbours & (came[1:] >= came[:-1])], minlength=count)

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode import rows as field
-from pktrace.decode.identity import group_numbers, mixed
+from pktrace.decode.identity import among, group_numbers, mixed
 from pktrace.decode.rows import is_fragment
 from pktrace.observations.payloads import Payloads
 from pktrace.trajectories.exact import EARLY_NS
+from pktrace.trajectories.grouping import in_order_of
 from pktrace.trajectories.part_bytes import packets_of_segments
 
 Array = np.ndarray[Any, Any]
@@ -61,10 +62,9 @@ def _of_split_flows(chosen: Array, flows: Array, times: Array, is_sender: Array)
     udp = (chosen["protocol"] == _UDP) & (chosen["has"] & field.HAS_ID != 0) & ~is_fragment(chosen)
     udp &= chosen["payload_length"] > 0
     first_bytes = mixed(flows, chosen["ip_id"], chosen["content"])
-    known = np.unique(first_bytes[udp & is_sender])
-    split = np.unique(flows[udp & ~is_sender & np.isin(first_bytes, known)])
-    ordered = np.flatnonzero(udp & np.isin(flows, split))
-    found: Array = ordered[np.lexsort((times[ordered], group_numbers(flows[ordered])))]
+    split = flows[udp & ~is_sender & among(first_bytes, first_bytes[udp & is_sender])]
+    ordered = np.flatnonzero(udp & among(flows, split))
+    found: Array = ordered[in_order_of(group_numbers(flows[ordered]), times[ordered])]
     return found
 
 

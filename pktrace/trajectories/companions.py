@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from pktrace.decode.identity import groups_of, mixed
-from pktrace.decode.rows import rows_at
+from pktrace.decode.identity import among, found_among, groups_of, mixed
 from pktrace.observations.payloads import Payloads
 from pktrace.trajectories.behaviour import STAMP_NS
+from pktrace.trajectories.fields import Fields
 from pktrace.trajectories.grouping import counted
 from pktrace.trajectories.remains import flow_of
 from pktrace.trajectories.translations import Translations
@@ -32,7 +32,7 @@ _TIME_STAMPS = 8  # kind of the option (RFC 7323 3.2)
 
 
 def companions_follow(
-    rows: Array,
+    rows: Fields,
     flow: Array,
     points: Array,
     times: Array,
@@ -53,7 +53,7 @@ def companions_follow(
         return found
     a, b = int(points[x[0]]), int(points[y[0]])
     first, of_pair = groups_of(flow[x], flow[y])
-    one, other = rows_at(rows, x[first]), rows_at(rows, y[first])
+    one, other = rows.at(x[first]), rows.at(y[first])
     here = np.append(flow[x[first]], flow_of(one, answering=True))
     there = np.append(flow[y[first]], flow_of(other, answering=True))
     number = np.tile(np.arange(len(first)), 2)
@@ -63,13 +63,13 @@ def companions_follow(
     here, there, number, answers = here[alone], there[alone], number[alone], answers[alone]
     sent, sent_of = _empty(rows, flow, points, a, here)
     came, came_of = _empty(rows, flow, points, b, there)
-    which, moved = translations.applied(rows_at(rows, sent), times[sent], flow[sent], b)
+    which, moved = translations.applied(rows.at(sent), times[sent], flow[sent], b)
     sent_keys = mixed(sent_of[which], moved["tcp_seq"], moved["tcp_ack"], moved["tcp_flags"] & (_FIN | _ACK))
-    behind = rows_at(rows, came)
+    behind = rows.at(came)
     came_keys = mixed(came_of, behind["tcp_seq"], behind["tcp_ack"], behind["tcp_flags"] & (_FIN | _ACK))
     followed = np.zeros(len(sent), bool)
-    followed[which[np.isin(sent_keys, came_keys)]] = True
-    led = np.isin(came_keys, sent_keys)
+    followed[which[among(sent_keys, came_keys)]] = True
+    led = among(came_keys, sent_keys)
     ok = np.ones(len(first), bool)
     for side, told in ((sent_of, followed), (came_of, led)):
         of_pair_here = number[side]
@@ -77,9 +77,8 @@ def companions_follow(
         ok &= (many >= _FEWEST) & (np.bincount(of_pair_here, weights=told, minlength=len(first)) >= _NEARLY_ALL * many)
     # The first of each, where several have equal numbers.
     once, _ = groups_of(sent_keys)
-    order = np.argsort(came_keys, kind="stable")
-    place = order[np.minimum(np.searchsorted(came_keys[order], sent_keys[once]), max(0, len(order) - 1))]
-    matched = came_keys[place] == sent_keys[once] if len(order) else np.zeros(len(once), bool)
+    place = found_among(sent_keys[once], came_keys)
+    matched = place >= 0
     before, after = sent[which[once[matched]]], came[place[matched]]
     of_flow = sent_of[which[once[matched]]]
     alike = _alike(rows, payloads, before, after, of_flow, len(number), one_clock)
@@ -90,30 +89,30 @@ def companions_follow(
     return np.asarray((ok | _keep_time_stamps(rows, payloads, x, y, of_pair, len(first)))[of_pair])
 
 
-def _keep_time_stamps(rows: Array, payloads: Payloads, x: Array, y: Array, of_pair: Array, count: int) -> Array:
+def _keep_time_stamps(rows: Fields, payloads: Payloads, x: Array, y: Array, of_pair: Array, count: int) -> Array:
     """bool per pair of connections: nearly all segments have the same time stamps on both sides."""
-    (one, _), (other, _) = (payloads.options(rows_at(rows, side)) for side in (x, y))
+    (one, _), (other, _) = (payloads.options(rows.at(side)) for side in (x, y))
     stamps = [(_time_stamps(one, side), _time_stamps(other, side)) for side in (0, 1)]
     same = (stamps[0][0] == stamps[0][1]) & (stamps[1][0] == stamps[1][1]) & (stamps[0][0] != 0)
     return _mostly(of_pair, same, count)
 
 
-def _empty(rows: Array, flow: Array, points: Array, point: int, flows: Array) -> tuple[Array, Array]:
+def _empty(rows: Fields, flow: Array, points: Array, point: int, flows: Array) -> tuple[Array, Array]:
     """Segments without payload of some flows at a point, and the number of the flow of each."""
-    order = np.argsort(flows, kind="stable")
-    at = np.flatnonzero((points == point) & np.isin(flow, flows))
+    at = np.flatnonzero(points == point)
+    of_flow = found_among(flow[at], flows)
+    at, of_flow = at[of_flow >= 0], of_flow[of_flow >= 0]
     fits = (rows["protocol"][at] == _TCP) & (rows["payload_length"][at] == 0)
     fits &= rows["tcp_flags"][at] & (_SYN | _RST | _ACK) == _ACK
-    at = at[fits]
-    return at, order[np.searchsorted(flows[order], flow[at])]
+    return at[fits], of_flow[fits]
 
 
 def _alike(
-    rows: Array, payloads: Payloads, before: Array, after: Array, of_flow: Array, flows: int, one_clock: bool
+    rows: Fields, payloads: Payloads, before: Array, after: Array, of_flow: Array, flows: int, one_clock: bool
 ) -> Array:  # fmt: skip
     """bool per flow: its options are as long on both sides, and time stamps differ by a constant."""
-    one, one_size = payloads.options(rows_at(rows, before))
-    other, other_size = payloads.options(rows_at(rows, after))
+    one, one_size = payloads.options(rows.at(before))
+    other, other_size = payloads.options(rows.at(after))
     found = _mostly(of_flow, (one_size == other_size) & ((one_size > 0) | one_clock), flows)
     many = np.bincount(of_flow, minlength=flows)
     for side in (0, 1):

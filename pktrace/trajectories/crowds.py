@@ -23,6 +23,7 @@ import numpy as np
 
 from pktrace.decode import rows as field
 from pktrace.decode.identity import group_numbers, groups_of, mixed
+from pktrace.decode.rows import Fielded
 from pktrace.run.model import Run
 from pktrace.trajectories.agreement import DISAGREE, Open, Pairs
 from pktrace.trajectories.crowd_kernel import without_end
@@ -51,7 +52,7 @@ class Crowd:
 
 
 def crowds_of(
-    pairs: Pairs, found: Open, run: Run, rows: Array, times: Array, flows: Array, remains: Array,
+    pairs: Pairs, found: Open, run: Run, rows: Fielded, times: Array, flows: Array, remains: Array,
     share: Callable[[Array], Array],
 ) -> Iterator[Crowd]:  # fmt: skip
     """Crowds among the ends and starts.
@@ -67,20 +68,19 @@ def crowds_of(
     if len(pairs) < _FEWEST:
         return
     label = _components(pairs)
+    eligible = _eligible(pairs, label, share)
+    pairs, label = pairs.chosen(eligible), label[eligible]
+    if not len(pairs):
+        return
     ends = found.end_rows
     path, position = found.end_path[pairs.end], found.end_position[pairs.end]
     point = rows["point"][found.start_rows[pairs.start]]
     order = np.argsort(label, kind="stable")
     # There may be as many crowds as a sixteenth of the packets: each one looks at its own rows alone.
     ends_of, starts_of, rows_of = (_ByFlow(flows[some]) for some in (ends, found.start_rows, slice(None)))
-    first_of, number = groups_of(pairs.before)
-    mostly_ends = (share(pairs.before[first_of]) >= _WHOLE)[number]
     for mine in np.split(order, np.flatnonzero(np.diff(label[order])) + 1):
         first = mine[0]
         before, behind = (side[mine][groups_of(side[mine])[0]] for side in (pairs.before, pairs.behind))
-        many_enough = len(behind) <= len(before) <= 2 * len(behind) and len(before) > 1
-        if not many_enough or len(np.unique(pairs.start[mine])) < _FEWEST:
-            continue
         alike = np.unique(remains[ends[pairs.end[mine]]])
         at = ends_of.places(before)
         at = at[(found.end_path[at] == path[first]) & (found.end_position[at] == position[first])]
@@ -92,7 +92,7 @@ def crowds_of(
             continue
         there = rows_of.places(behind)
         there = there[rows["point"][there] == point[first]]
-        if not mostly_ends[mine].all() or not _all_begin(flows[there], flows[start_rows]):
+        if not _all_begin(flows[there], flows[start_rows]):
             continue
         group = group_numbers(np.concatenate([remains[end_rows], remains[start_rows]]))
         # An offset between clocks that was estimated hides the delay: starts come as often too early as late.
@@ -103,6 +103,19 @@ def crowds_of(
         ):  # fmt: skip
             here = int(point[first]) if pairs.at[first] == position[first] else None
             yield Crowd(before, behind, _keeps_ids(end_rows, start_rows, rows, remains), here)
+
+
+def _eligible(pairs: Pairs, label: Array, share: Callable[[Array], Array]) -> Array:
+    """bool per pair: what it is connected with has as many flows and packets as a crowd, and its flows end."""
+    of = group_numbers(label)
+    before, behind, starts = (
+        np.bincount(of[groups_of(of, side)[0]], minlength=len(of)) for side in (pairs.before, pairs.behind, pairs.start)
+    )
+    found = (behind <= before) & (before <= 2 * behind) & (before > 1) & (starts >= _FEWEST)
+    first, number = groups_of(pairs.before)
+    goes_on = (share(pairs.before[first]) < _WHOLE)[number]
+    found &= np.bincount(of, weights=goes_on, minlength=len(of)) == 0
+    return np.asarray(found[of])
 
 
 def _components(pairs: Pairs) -> Array:
@@ -151,7 +164,7 @@ def _all_begin(there: Array, begun: Array) -> bool:
     return bool(len(unique) == len(of_start) and (starts >= _WHOLE * sightings).all())
 
 
-def _keeps_ids(end_rows: Array, start_rows: Array, rows: Array, remains: Array) -> bool:
+def _keeps_ids(end_rows: Array, start_rows: Array, rows: Fielded, remains: Array) -> bool:
     """Whether packets keep IP IDs that are not 0."""
     ids = rows["ip_id"]
     if not ((rows["has"][start_rows] & field.HAS_ID != 0) & (ids[start_rows] != 0)).all():

@@ -26,6 +26,7 @@ import numpy as np
 
 from pktrace.decode import rows as field
 from pktrace.decode.identity import mixed
+from pktrace.decode.rows import Fielded
 from pktrace.observations.payloads import Payloads
 from pktrace.trajectories.remains import numbers, side_of, stays_on_its_link
 
@@ -65,7 +66,7 @@ ENDINGS = _rules("IE", "FE", "DE", "SE", "RE", "Ie")
 _RTP_HEADER, _LAST = 12, 16  # bytes (RFC 3550 5.1)
 
 
-def keys_of(rule: Rule, rows: Array, family: Array, ending: Array | None = None, before: bool = True) -> Array:
+def keys_of(rule: Rule, rows: Fielded, family: Array, ending: Array | None = None, before: bool = True) -> Array:
     """A hash per row of the features that the rule asks for; equal for sightings that agree in them.
 
     Args:
@@ -95,7 +96,7 @@ def keys_of(rule: Rule, rows: Array, family: Array, ending: Array | None = None,
     return found
 
 
-def ending_of(rule: Rule, rows: Array, payloads: Payloads) -> tuple[Array, Array]:
+def ending_of(rule: Rule, rows: Fielded, payloads: Payloads) -> tuple[Array, Array]:
     """What the rule asks of the end of payloads: a hash per row; and bool, whether the capture has these bytes."""
     length = rows["payload_length"].astype(np.int64)
     if rule.asks("e"):
@@ -104,20 +105,20 @@ def ending_of(rule: Rule, rows: Array, payloads: Payloads) -> tuple[Array, Array
     return mixed(ending, length), there
 
 
-def is_opening(rows: Array) -> Array:
+def is_opening(rows: Fielded) -> Array:
     """bool per row: a SYN, whose number of 32 bits is drawn at random (RFC 9293 3.4.1)."""
     opening = (rows["protocol"] == _TCP) & (rows["tcp_flags"] & (_SYN | _ACK) == _SYN)
     found: Array = opening & (rows["tcp_seq"] > 1)
     return found
 
 
-def is_numbered(rows: Array) -> Array:
+def is_numbered(rows: Fielded) -> Array:
     """bool per row: a TCP segment with both numbers, neither of them 0 (the RST of a refused SYN has 0 and 1)."""
     found: Array = (rows["protocol"] == _TCP) & (rows["tcp_seq"] > 1) & (rows["tcp_ack"] > 1)
     return found
 
 
-def has_id(rows: Array) -> Array:
+def has_id(rows: Fielded) -> Array:
     """bool per row: an IP ID that is not 0."""
     found: Array = (rows["has"] & field.HAS_ID != 0) & (rows["ip_id"] != 0)
     return found
@@ -126,7 +127,7 @@ def has_id(rows: Array) -> Array:
 class Told:
     """What some packets say of themselves, by which rules can ask them."""
 
-    def __init__(self, rows: Array) -> None:
+    def __init__(self, rows: Fielded) -> None:
         readable = rows["has"] & (field.HAS_IP | field.CUT_HEADER) == field.HAS_IP
         # Other fragments follow their first one: a matter of byte ranges.
         self._found = readable & (rows["fragment_offset"] == 0)

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from pktrace.decode.identity import groups_of, mixed
-from pktrace.decode.rows import rows_at
+from pktrace.decode.identity import found_among, groups_of, mixed
+from pktrace.trajectories.fields import Fields
 from pktrace.trajectories.open_sets import Sightings
 from pktrace.trajectories.remains import flow_of
 
@@ -25,8 +25,9 @@ class Families:
 
     def __init__(self, one: Array, other: Array) -> None:
         """From pairs of flows (uint64) that are of one family."""
-        self._flows, number = np.unique(np.concatenate([one, other]), return_inverse=True)
-        number = number.ravel()
+        flows = np.concatenate([one, other])
+        at, number = groups_of(flows)
+        self._flows = flows[at]
         first, second = number[: len(one)], number[len(one) :]
         label = np.arange(len(self._flows))
         while True:
@@ -43,12 +44,12 @@ class Families:
         """uint64 per flow: its family, the flow itself where it has no other."""
         if not len(self._flows):
             return flow
-        place = np.minimum(np.searchsorted(self._flows, flow), len(self._flows) - 1)
-        found: Array = np.where(self._flows[place] == flow, self._family[place], flow)
+        place = found_among(flow, self._flows)
+        found: Array = np.where(place >= 0, self._family[place], flow)
         return found
 
 
-def families_of(rows: Array, at: Sightings, flow: Array) -> Families:
+def families_of(rows: Fields, at: Sightings, flow: Array) -> Families:
     """The families that placed packets show.
 
     Args:
@@ -64,7 +65,7 @@ def families_of(rows: Array, at: Sightings, flow: Array) -> Families:
         one.append(begin[changed[first]])
         other.append(row[changed[first]])
     before, behind = np.concatenate(one), np.concatenate(other)
-    answers = [flow_of(rows_at(rows, side), answering=True) for side in (before, behind)]
+    answers = [flow_of(rows.at(side), answering=True) for side in (before, behind)]
     return Families(*(np.append(flow[side], answer) for side, answer in zip((before, behind), answers, strict=True)))
 
 

@@ -26,7 +26,7 @@ from pktrace.trajectories.clock_steps import clock_steps
 from pktrace.trajectories.columns import Columns
 from pktrace.trajectories.evidence import ENDINGS, RULES, SAME_HEADERS
 from pktrace.trajectories.forms import NO_FORMS, Forms
-from pktrace.trajectories.grouping import Groups, grouped
+from pktrace.trajectories.grouping import Groups, grouped, in_order_of
 from pktrace.trajectories.looks import retried_looks, routed_looks, second_looks
 from pktrace.trajectories.model import Trajectories
 from pktrace.trajectories.open_sets import Sightings
@@ -122,7 +122,7 @@ class _Following:
         tied = _tied(self._keys, placed, self._columns)
         fresh = tied[~self._compared[tied]]
         if len(fresh):
-            self._contents.make_comparable()
+            self._make_comparable()
             if self._set_aside(retried_looks(self._run, self._observations, times, fresh)):
                 return True
             if self._set_aside(routed_looks(self._run, self._rows, times, fresh)):
@@ -151,13 +151,17 @@ class _Following:
             self._looks, self._every = self._looks.and_those(looks), self._every.without(looks.second)
         return len(looks) > 0
 
+    def _make_comparable(self) -> None:
+        self._contents.make_comparable()
+        self._keys.fields.forget("content", "icmp_id")
+
     def _learn(self, found: Round) -> bool:
         """Learn what boxes have changed, from much evidence to little; returns whether any keys changed."""
         run, rows, keys, ends, placed = self._run, self._rows, self._keys, found.ends, found.placed
         keys.doubtful_changes, keys.doubtful_joins = np.zeros(0, np.int64), np.zeros(0, np.int64)
         if len(ends.start_rows) and len(ends.end_rows):
             memory.check_loose_ends(len(ends.start_rows) + len(ends.end_rows))
-            self._contents.make_comparable()
+            self._make_comparable()
         if keys.learn_rewritten(ends, run, found.times, found.clocks.group):
             return True
         if not len(ends.start_rows):
@@ -205,7 +209,7 @@ def _unplaced(owner: Array, columns: Columns, times: Array) -> Array:
     """Rows that belong to no trajectory, in order of identity and time: identities come as they were seen first."""
     rows = np.flatnonzero(owner < 0)
     rows = rows[columns.paths[rows] != NOT_FOLLOWED]
-    in_order: Array = rows[np.lexsort((times[rows], group_numbers(columns.identities[rows])))]
+    in_order: Array = rows[in_order_of(group_numbers(columns.identities[rows]), times[rows])]
     return in_order
 
 

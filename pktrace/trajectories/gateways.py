@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode.identity import mixed
-from pktrace.decode.rows import rows_at
 from pktrace.trajectories.agreement import CONCENTRATED, DISAGREE, Agreement, Open, usual_times
 from pktrace.trajectories.exact import EARLY_NS
+from pktrace.trajectories.fields import Fields
 from pktrace.trajectories.remains import side_of
 
 Array = np.ndarray[Any, Any]
@@ -34,11 +34,11 @@ class Gateways:
         # By kind of gateway: which it is, and the columns of _columns, of each pair of flows.
         self._known: list[tuple[tuple[Array, ...], ...]] = []
 
-    def remember(self, accepted: Agreement, found: Open, rows: Array) -> None:
+    def remember(self, accepted: Agreement, found: Open, rows: Fields) -> None:
         """Pairs of flows that are accepted."""
         self._known.append(tuple((of, *_columns(accepted)) for of in _gateways(accepted, found, rows)))
 
-    def supported(self, pairs: Agreement, eligible: Array, found: Open, rows: Array, window: int) -> Array:
+    def supported(self, pairs: Agreement, eligible: Array, found: Open, rows: Fields, window: int) -> Array:
         """bool per pair: it is of a known gateway. Pairs that are not accepted yet make gateways known, too.
 
         Args:
@@ -77,9 +77,9 @@ def _columns(pairs: Agreement) -> tuple[Array, ...]:
     return pairs.kinds, np.minimum(pairs.kinds, pairs.same_id), pairs.by_id, pairs.usual, pairs.timed
 
 
-def _gateways(pairs: Agreement, found: Open, rows: Array) -> tuple[Array, Array, Array]:
+def _gateways(pairs: Agreement, found: Open, rows: Fields) -> tuple[Array, Array, Array]:
     """Per pair, three hashes of what may be the gateway; a hash of the pair alone where a kind does not apply."""
-    before, behind = rows_at(rows, found.end_rows[pairs.end]), rows_at(rows, found.start_rows[pairs.start])
+    before, behind = rows.at(found.end_rows[pairs.end]), rows.at(found.start_rows[pairs.start])
     stage = found.end_path[pairs.end], found.end_position[pairs.end], pairs.at
     sides = {}
     for side in ("source", "destination"):

@@ -1,12 +1,14 @@
-"""Rows with equal keys get one number, in the order in which the keys are seen first."""
+"""Rows with equal keys get one number, in the order in which the keys are seen first; and what is in order of these."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from pktrace.trajectories.grouping_kernel import FREE, number_keys
+from pktrace.decode.identity import found_among, groups_of
+from pktrace.trajectories.grouping_kernel import FREE, count_before, number_keys, put_in_groups
 
 Array = np.ndarray[Any, Any]
 _FIRST_SIZE = 1 << 12
@@ -48,6 +50,39 @@ def grouped(keys: Array, paths: Array) -> Groups:
     return groups
 
 
+@dataclass(frozen=True)
+class InOrder:
+    """Members of numbered groups, in order of group and time.
+
+    `members` are their numbers (int64), `times` their times (int64); `begins` per group, and once more, how many are
+    members of groups before it.
+    """
+
+    members: Array
+    times: Array
+    begins: Array
+
+    @classmethod
+    def of(cls, group: Array, times: Array, groups: int) -> InOrder:
+        """From the group (int64, below `groups`) and the time of each member; members with both equal stay in order."""
+        begins = np.zeros(groups + 1, np.int64)
+        np.cumsum(np.bincount(group, minlength=groups), out=begins[1:])
+        members = np.empty(len(group), np.int64)
+        put_in_groups(group, np.argsort(times, kind="stable"), begins[:-1].copy(), members)
+        return cls(members, times[members], begins)
+
+    def before(self, group: Array, times: Array, or_equal: bool = False) -> Array:
+        """Per time, how many members come before it in this group, or at it; those of groups before count, too."""
+        found = np.empty(len(group), np.int64)
+        count_before(group, np.ascontiguousarray(times), self.begins, self.times, or_equal, found)
+        return found
+
+
+def in_order_of(group: Array, times: Array) -> Array:
+    """Members in order of group and time, as `np.lexsort((times, group))` has them, of groups with low numbers."""
+    return InOrder.of(group, times, int(group.max(initial=-1)) + 1).members
+
+
 def each_between(low: Array, high: Array) -> tuple[Array, Array]:
     """Every place from low up to high of each span: the number of its span, and the place."""
     many = np.maximum(high - low, 0)
@@ -55,18 +90,24 @@ def each_between(low: Array, high: Array) -> tuple[Array, Array]:
     return span, np.repeat(low - (np.cumsum(many) - many), many) + np.arange(len(span))
 
 
+def tallied(values: Array) -> tuple[Array, Array]:
+    """The different ones of some values, and how often each occurs."""
+    first, number = groups_of(values)
+    return values[first], np.bincount(number)
+
+
 def looked_up(wanted: Array, keys: Array, values: Array) -> Array:
-    """The value of each wanted key, 0 where it is not among the sorted keys."""
+    """The value of each wanted key, 0 where it is not among the keys."""
     if not len(keys):
         return np.zeros(len(wanted), np.int64)
-    place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    found: Array = np.where(keys[place] == wanted, values[place], 0)
+    place = found_among(wanted, keys)
+    found: Array = np.where(place >= 0, values[place], 0)
     return found
 
 
 def counted(values: Array, wanted: Array) -> Array:
     """How often each of the wanted is among the values."""
-    return looked_up(wanted, *np.unique(values, return_counts=True))
+    return looked_up(wanted, *tallied(values))
 
 
 def _size_for(rows: int) -> int:

@@ -1,4 +1,4 @@
-"""The hash table that numbers keys.
+"""The hash table that numbers keys, and members of groups in order of time.
 
 Sightings of a packet lie close together in time, so of its look-ups only the first misses the processor's cache;
 sorting the rows by key would touch all of them several times over. Each key is compared whole, so keys are never mixed
@@ -66,3 +66,36 @@ def number_keys(keys, paths, first, last, places, key_of, entered, count, group)
             group[row + index] = places[at]
         row += many
     return row, count
+
+
+@kernel
+def put_in_groups(group, order, ends, found):
+    """Put members one group after the other, in each as `order` has them.
+
+    Args:
+        group: int64 per member; order: int64, members; ends: int64 per group, where the members before it end, counted
+        on to where its own end; found: int64 per member, filled.
+    """
+    for member in order:
+        found[ends[group[member]]] = member
+        ends[group[member]] += 1
+
+
+@kernel
+def count_before(group, times, begins, ordered, or_equal, found):
+    """Count members of groups that come before a time in a group, or in a group before it.
+
+    Args:
+        group, times: int64, groups and times that are asked for; begins: int64 per group and one more, how many are
+        members of groups before it; ordered: int64, times of the members in order of group and time; or_equal: whether
+        those at the very time count; found: int64 per time that is asked for, filled.
+    """
+    for number in range(len(group)):
+        low, high, time = begins[group[number]], begins[group[number] + 1], times[number]
+        while low < high:
+            middle = (low + high) >> 1
+            if ordered[middle] < time or (or_equal and ordered[middle] == time):
+                low = middle + 1
+            else:
+                high = middle
+        found[number] = low

@@ -21,13 +21,14 @@ from typing import Any
 
 import numpy as np
 
-from pktrace.decode.identity import mixed
+from pktrace.decode.identity import among, mixed
 from pktrace.observations.payloads import Payloads
 from pktrace.run.model import Run
 from pktrace.trajectories.behaviour import Facts, tested
 from pktrace.trajectories.companions import companions_follow
 from pktrace.trajectories.evidence import Rule
 from pktrace.trajectories.families import families_of
+from pktrace.trajectories.fields import Fields
 from pktrace.trajectories.open_sets import OpenSets, Sightings
 from pktrace.trajectories.partners import Captured, Points, offered
 from pktrace.trajectories.paths import longest, visits
@@ -38,7 +39,7 @@ _TCP = 6
 
 
 def join_sets(
-    rules: tuple[Rule, ...], run: Run, rows: Array, at: Sightings, flow: Array, explained: Array, payloads: Payloads,
+    rules: tuple[Rule, ...], run: Run, rows: Fields, at: Sightings, flow: Array, explained: Array, payloads: Payloads,
     points: Points,
 ) -> tuple[Array, Array, Array]:  # fmt: skip
     """Rows of sets that join, and their new keys: equal for all rows of a joined set.
@@ -59,7 +60,7 @@ def join_sets(
     translations = Translations(families)
     translations.learn(rows, at.times, flow, *_renumbered(rows, at))
     captured = Captured(rows, at, flow, sets, families, translations, payloads, points)
-    refused = np.zeros(0, np.uint64)
+    refused, facts = np.zeros(0, np.uint64), _Known(rows, at, flow, sets, translations, payloads)
     for rule in rules:
         offers = []
         for place in nearest(run):
@@ -73,7 +74,7 @@ def join_sets(
             translations.learn(rows, at.times, flow, *pairs)
         for place, x, y in offers:
             between = mixed(flow[x], flow[y], *(np.full(len(x), value) for value in place))
-            known = ~np.isin(between, refused)
+            known = ~among(between, refused)
             if numbers_differ:
                 follow = translations.follow(rows, flow, x, y)
                 if rule.asks("F") and rule.asks("I"):
@@ -81,14 +82,13 @@ def join_sets(
                 known &= follow
             x, y, between = x[known], y[known], between[known]
             if len(x):
-                facts = _facts(rows, at, flow, sets, place, translations, payloads)
-                told = tested(rule, rows, flow, facts, x, y, between)
-                refused = np.union1d(refused, between[told.refused])
+                told = tested(rule, rows, flow, facts.of(*place), x, y, between)
+                refused = np.append(refused, between[told.refused])
                 left.append(x[told.doubtful])
                 sets.join(place[0], x[told.joins], y[told.joins])
-    doubtful = np.unique(np.concatenate(left))
+    doubtful = np.concatenate(left)
     joined, keys = sets.joined()
-    return joined, keys, doubtful[~np.isin(doubtful, joined)]
+    return joined, keys, doubtful[~among(doubtful, joined)]
 
 
 def nearest(run: Run) -> Iterator[tuple[int, int, int]]:
@@ -101,35 +101,50 @@ def nearest(run: Run) -> Iterator[tuple[int, int, int]]:
                     yield number, i, i + apart
 
 
-def _renumbered(rows: Array, at: Sightings) -> tuple[Array, Array]:
+def _renumbered(rows: Fields, at: Sightings) -> tuple[Array, Array]:
     """Pairs of rows of TCP segments that were placed at two positions, and whose numbers differ there."""
     certain = at.seen[at.candidates == 1]
     pairs = [(np.zeros(0, np.int64), np.zeros(0, np.int64))]
     for i in range(certain.shape[1]):
-        for j in range(i + 1, certain.shape[1]):
-            x, y = certain[:, i], certain[:, j]
-            both = (x >= 0) & (y >= 0) & (rows["protocol"][x] == _TCP)
-            both &= (rows["tcp_seq"][x] != rows["tcp_seq"][y]) | (rows["tcp_ack"][x] != rows["tcp_ack"][y])
-            pairs.append((x[both], y[both]))
+        segments = certain[certain[:, i] >= 0]
+        segments = segments[rows["protocol"][segments[:, i]] == _TCP]
+        for j in range(i + 1, certain.shape[1] if len(segments) else 0):
+            x, y = segments[segments[:, j] >= 0][:, [i, j]].T
+            differ = (rows["tcp_seq"][x] != rows["tcp_seq"][y]) | (rows["tcp_ack"][x] != rows["tcp_ack"][y])
+            pairs.append((x[differ], y[differ]))
     return np.concatenate([x for x, _ in pairs]), np.concatenate([y for _, y in pairs])
 
 
-def _facts(
-    rows: Array, at: Sightings, flow: Array, sets: OpenSets, place: tuple[int, int, int], translations: Translations,
-    payloads: Payloads,
-) -> Facts:  # fmt: skip
-    """The facts about two positions of a path that a rule's yield is held against."""
-    path, i, j = place
-    mine = at.seen[(at.path_of == path) & (at.candidates == 1)]
-    mine = mine[(mine[:, i] >= 0) & (mine[:, j] >= 0)]
-    points = sets.points(path)
-    one_clock = bool(at.clock[points[i]] == at.clock[points[j]])
-    return Facts(
-        times=at.times,
-        one_clock=one_clock,
-        before=mine[:, i],
-        behind=mine[:, j],
-        arrivals=sets.rows(path, j, i, False),
-        bounded=lambda x, y: sets.bounded(path, i, j, x, y),
-        follow=lambda x, y: companions_follow(rows, flow, at.points, at.times, translations, payloads, x, y, one_clock),
-    )
+class _Known:
+    """The facts about two positions of a path that a rule's yield is held against, by these."""
+
+    def __init__(
+        self, rows: Fields, at: Sightings, flow: Array, sets: OpenSets, translations: Translations, payloads: Payloads
+    ) -> None:
+        self._rows, self._at, self._flow, self._sets = rows, at, flow, sets
+        self._translations, self._payloads = translations, payloads
+        self._facts: dict[tuple[int, int, int], Facts] = {}
+
+    def of(self, path: int, i: int, j: int) -> Facts:
+        """The facts about positions i and j."""
+        if (path, i, j) not in self._facts:
+            self._facts[path, i, j] = self._found(path, i, j)
+        return self._facts[path, i, j]
+
+    def _found(self, path: int, i: int, j: int) -> Facts:
+        rows, at, flow, sets = self._rows, self._at, self._flow, self._sets
+        both = (at.path_of == path) & (at.candidates == 1) & (at.seen[:, i] >= 0) & (at.seen[:, j] >= 0)
+        points = sets.points(path)
+        one_clock = bool(at.clock[points[i]] == at.clock[points[j]])
+        return Facts(
+            times=at.times,
+            flow=flow,
+            one_clock=one_clock,
+            before=at.seen[both, i],
+            behind=at.seen[both, j],
+            arrivals=lambda: sets.rows(path, j, i, False),
+            bounded=lambda x, y: sets.bounded(path, i, j, x, y),
+            follow=lambda x, y: companions_follow(
+                rows, flow, at.points, at.times, self._translations, self._payloads, x, y, one_clock
+            ),
+        )

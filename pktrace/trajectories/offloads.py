@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode.digest import PAYLOAD_BYTES
-from pktrace.decode.identity import group_numbers, mixed
+from pktrace.decode.identity import among, group_numbers, groups_of, mixed
 from pktrace.decode.rows import is_fragment
 from pktrace.observations.payloads import Payloads
 from pktrace.trajectories.exact import EARLY_NS
@@ -163,16 +163,16 @@ def packets_in_frames(
 
 def _of_divided_flows(chosen: Array, flows: Array, udp: Array, sent: int) -> Array:
     """Rows of flows in which something longer begins with the same bytes as something shorter."""
-    udp = udp[np.isin(flows[udp], np.intersect1d(flows[udp[udp < sent]], flows[udp[udp >= sent]]))]
+    before, behind = flows[udp[udp < sent]], flows[udp[udp >= sent]]
+    udp = udp[among(flows[udp], before[among(before, behind)])]
     if not len(udp):
         return udp
-    beginning = mixed(flows[udp], chosen["content"][udp])
-    unique, which = np.unique(beginning, return_inverse=True)
-    shortest, longest = np.full(len(unique), _LONGEST), np.zeros(len(unique), np.int64)
+    different, which = groups_of(flows[udp], chosen["content"][udp])
+    shortest, longest = np.full(len(different), _LONGEST), np.zeros(len(different), np.int64)
     length = chosen["payload_length"][udp].astype(np.int64)
     np.minimum.at(shortest, which, length)
     np.maximum.at(longest, which, length)
-    found: Array = udp[np.isin(flows[udp], flows[udp[(shortest < longest)[which]]])]
+    found: Array = udp[among(flows[udp], flows[udp[(shortest < longest)[which]]])]
     return found
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pktrace.decode.identity import groups_of, mixed
+from pktrace.decode.identity import among, groups_of, mixed
 from pktrace.run.model import Run
 from pktrace.trajectories.exact import EARLY_NS
 from pktrace.trajectories.paths import NOT_FOLLOWED, not_all_along, visits
@@ -54,6 +54,7 @@ class OpenSets:
         self.of_row[single] = count + np.arange(len(single))
         self.path = np.concatenate([at.path_of[trajectories].astype(np.int64), np.full(len(single), -1)])
         self._root = np.arange(len(self.path))
+        self._rows: dict[tuple[int, int, int, bool], Array] = {}
         self.places = [self._on_path(path, trajectories, single) for path in range(len(run.paths))]
 
     def _on_path(self, path: int, trajectories: Array, single: Array) -> Array:
@@ -80,12 +81,14 @@ class OpenSets:
         Args:
             of_path: of trajectories of this very path.
         """
-        places = self.places[path]
-        fits = (places[:, position] >= 0) & (places[:, open_at] == -1)
-        if of_path:
-            fits &= self.path == path
-        found: Array = places[fits, position]
-        return found
+        asked = path, position, open_at, of_path
+        if asked not in self._rows:
+            places = self.places[path]
+            fits = (places[:, position] >= 0) & (places[:, open_at] == -1)
+            if of_path:
+                fits &= self.path == path
+            self._rows[asked] = places[fits, position]
+        return self._rows[asked]
 
     def points(self, path: int) -> tuple[int, ...]:
         """The points of a path."""
@@ -111,7 +114,7 @@ class OpenSets:
         first[groups_of(one)[0]] = True
         again = np.zeros(len(one), bool)
         again[groups_of(other)[0]] = True
-        chosen = first & again & ~np.isin(one, other) & (one >= 0) & (other >= 0)
+        chosen = first & again & ~among(one, other) & (one >= 0) & (other >= 0)
         one, other = one[chosen], other[chosen]
         places = self.places[path]
         left, right = places[one], places[other]
@@ -119,6 +122,8 @@ class OpenSets:
         fits = ((left == -1) | (right == -1)).all(axis=1) & (joined >= -1).all(axis=1)
         fits &= self._goes_forward(path, joined)
         one, other = one[fits], other[fits]
+        if len(one):
+            self._rows.clear()
         for number, other_places in enumerate(self.places):
             if number != path:
                 other_places[one] = -2

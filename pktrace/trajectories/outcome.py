@@ -154,7 +154,7 @@ def _in_doubt(last: Round, run: Run, rows: Array, keys: Keys) -> tuple[Array, Ar
     doubtful = owner[keys.doubtful_joins]
     ambiguous[doubtful[doubtful >= 0]] = True
     if len(ends.start_rows) and len(ends.end_rows):
-        possible = possible_partners(run, rows, last.at, keys.flow, last.holding_parts, last.placed.reach)
+        possible = possible_partners(run, keys.fields, last.at, keys.flow, last.holding_parts, last.placed.reach)
         ambiguous[possible.ends] = True
         unsure[possible.gaps] = True
     return ambiguous, unsure

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode.identity import among, group_numbers, groups_of
-from pktrace.decode.rows import rows_at
 from pktrace.observations.payloads import Payloads
 from pktrace.run.model import Run
 from pktrace.trajectories.evidence import Rule, Told, ending_of, keys_of
 from pktrace.trajectories.families import Families
+from pktrace.trajectories.fields import Fields
+from pktrace.trajectories.grouping import InOrder, tallied
 from pktrace.trajectories.open_sets import OpenSets, Sightings
 from pktrace.trajectories.paths import NOT_FOLLOWED
 from pktrace.trajectories.translations import Translations
@@ -27,7 +28,7 @@ Array = np.ndarray[Any, Any]
 class Points:
     """The packets of each point, and what they say of themselves."""
 
-    def __init__(self, rows: Array) -> None:
+    def __init__(self, rows: Fields) -> None:
         self._rows = rows
         self._known: dict[int, tuple[Array, Told]] = {}
 
@@ -35,7 +36,7 @@ class Points:
         """Rows of the packets of one point, and what they say."""
         if point not in self._known:
             at = np.flatnonzero(self._rows["point"] == point)
-            self._known[point] = at, Told(rows_at(self._rows, at))
+            self._known[point] = at, Told(self._rows.at(at))
         return self._known[point]
 
 
@@ -43,48 +44,77 @@ class Captured:
     """The packets that a point captured, by the features of a rule: whom a packet may have for a partner."""
 
     def __init__(
-        self, rows: Array, at: Sightings, flow: Array, sets: OpenSets, families: Families, translations: Translations,
+        self, rows: Fields, at: Sightings, flow: Array, sets: OpenSets, families: Families, translations: Translations,
         payloads: Payloads, points: Points,
     ) -> None:  # fmt: skip
         self._rows, self._at, self._flow = rows, at, flow
-        self._families, self._translations, self._payloads = families, translations, payloads
-        self._open_flows = np.unique(flow[sets.of_row >= 0])
+        self._family, self._translations, self._payloads = families.of(flow), translations, payloads
+        self._is_open = sets.of_row >= 0
+        self._open_flows = tallied(flow[self._is_open])[0]
         self._points = points
-        self._keys: dict[tuple[str, int, bool], tuple[Array, Array]] = {}
+        self._asked_of: dict[tuple[str, int, bool], Array] = {}
+        self._keys: dict[tuple[str, int, bool, bool], tuple[Array, Array]] = {}
+        self._marked = np.zeros(len(flow), np.bool_)
 
-    def keys(self, rule: Rule, point: int, before: bool) -> tuple[Array, Array]:
-        """Rows of the point that can be asked, and their keys, as those before or behind a box."""
-        found = self._keys.get((rule.features, point, before and rule.asks("R")))
-        if found is None:
-            at, ending = self._asked(rule, point), None
-            some = rows_at(self._rows, at)
-            if rule.of_ending:
-                ending, there = ending_of(rule, some, self._payloads)
-                at, some, ending = at[there], some[there], ending[there]
-            found = at, keys_of(rule, some, self._families.of(self._flow[at]), ending, before)
-            self._keys[rule.features, point, before and rule.asks("R")] = found
-        return found
+    def keys(self, rule: Rule, point: int, before: bool, of_open: bool) -> tuple[Array, Array]:
+        """Rows of the point that can be asked, and their keys, as those before or behind a box.
 
-    def translated(self, rule: Rule, point: int, other: int) -> tuple[Array, Array]:
+        Args:
+            of_open: of those that belong to open sets alone.
+        """
+        asked = rule.features, point, before and rule.asks("R"), of_open
+        if asked not in self._keys:
+            found = self._keys_of(rule, self._asked(rule, point, of_open), before)
+            if not of_open:
+                parts = zip(self.keys(rule, point, before, True), found, strict=True)
+                at, keys = (np.concatenate(part) for part in parts)
+                order = np.argsort(at, kind="stable")
+                found = at[order], keys[order]
+            self._keys[asked] = found
+        return self._keys[asked]
+
+    def translated(self, rule: Rule, point: int, other: int, of_open: bool) -> tuple[Array, Array]:
         """The same with TCP numbers as they would be at another point; a row for each translation that is known.
 
         Where IP IDs agree, numbers are asked afterwards.
         """
         if not rule.asks("T") or rule.asks("I"):
-            return self.keys(rule, point, True)
-        at = self._asked(rule, point)
+            return self.keys(rule, point, True, of_open)
         if not len(self._translations):
-            return at[:0], np.zeros(0, np.uint64)
-        which, some = self._translations.applied(rows_at(self._rows, at), self._at.times[at], self._flow[at], other)
+            return np.zeros(0, np.int64), np.zeros(0, np.uint64)
+        at = self._asked(rule, point, True)
+        if not of_open:
+            at = np.sort(np.append(at, self._asked(rule, point, False)))
+        which, some = self._translations.applied(self._rows.at(at), self._at.times[at], self._flow[at], other)
         at = at[which]
-        return at, keys_of(rule, some, self._families.of(self._flow[at]))
+        return at, keys_of(rule, some, self._family[at])
 
-    def _asked(self, rule: Rule, point: int) -> Array:
-        at, told = self._points.of(point)
-        asked = told.asked(rule) & (self._at.paths[at] != NOT_FOLLOWED)
+    def are(self, some: Array, rows: Array) -> Array:
+        """bool per row: it is one of some."""
+        self._marked[some] = True
+        found: Array = self._marked[rows]
+        self._marked[some] = False
+        return found
+
+    def _keys_of(self, rule: Rule, at: Array, before: bool) -> tuple[Array, Array]:
+        ending = None
         if rule.of_ending:
-            asked &= among(self._flow[at], self._open_flows)  # of other flows no bytes are read
-        return np.asarray(at[asked])
+            ending, there = ending_of(rule, self._rows.at(at), self._payloads)
+            at, ending = at[there], ending[there]
+        return at, keys_of(rule, self._rows.at(at), self._family[at], ending, before)
+
+    def _asked(self, rule: Rule, point: int, of_open: bool) -> Array:
+        """Rows of the point that can be asked, those of open sets or the others."""
+        asked = rule.features, point, of_open
+        if asked not in self._asked_of:
+            at, told = self._points.of(point)
+            fits = told.asked(rule) & (self._at.paths[at] != NOT_FOLLOWED)
+            if rule.of_ending:
+                fits &= among(self._flow[at], self._open_flows)  # of other flows no bytes are read
+            is_open = self._is_open[at]
+            for wanted in (True, False):
+                self._asked_of[rule.features, point, wanted] = at[fits & (is_open == wanted)]
+        return self._asked_of[asked]
 
 
 def offered(
@@ -96,16 +126,16 @@ def offered(
     if not len(left) or not len(right):
         return nothing, nothing
     points = run.paths[path].points
-    x, x_keys = captured.translated(rule, points[i], points[j])
-    y, y_keys = captured.keys(rule, points[j], False)
-    is_left, is_right = (np.zeros(len(at.points), bool) for _ in range(2))
-    is_left[left], is_right[right] = True, True
-    wanted = x_keys[is_left[x]]
-    wanted = wanted[among(wanted, y_keys[is_right[y]])]
+    x, x_keys = captured.translated(rule, points[i], points[j], True)
+    if not len(x):
+        return nothing, nothing
+    y, y_keys = captured.keys(rule, points[j], False, True)
+    wanted = x_keys[captured.are(left, x)]
+    wanted = wanted[among(wanted, y_keys[captured.are(right, y)])]
     if not len(wanted):
         return nothing, nothing
-    x, x_keys = _one_a_set(x, x_keys, wanted, sets, at)
-    y, y_keys = _one_a_set(y, y_keys, wanted, sets, at)
+    x, x_keys = _one_a_set(*captured.translated(rule, points[i], points[j], False), wanted, sets, at)
+    y, y_keys = _one_a_set(*captured.keys(rule, points[j], False, False), wanted, sets, at)
     group = group_numbers(np.concatenate([x_keys, y_keys]))
     x_group, y_group = group[: len(x)], group[len(x) :]
     window = run.threshold_ns if at.clock[points[i]] == at.clock[points[j]] else None
@@ -114,7 +144,7 @@ def offered(
     mutual = np.flatnonzero(partner_of_x >= 0)
     mutual = mutual[partner_of_y[partner_of_x[mutual]] == mutual]
     found_x, found_y = x[mutual], y[partner_of_x[mutual]]
-    both_open = is_left[found_x] & is_right[found_y]
+    both_open = captured.are(left, found_x) & captured.are(right, found_y)
     found_x, found_y = found_x[both_open], found_y[both_open]
     if rule.asks("T") and not rule.asks("I"):
         # By two translations it has two partners.
@@ -158,11 +188,7 @@ def within(
     """
     if window is None:
         time, other_time, window, early = np.zeros_like(time), np.zeros_like(other_time), 0, 0
-    _, rank = np.unique(np.concatenate([other_time, time - early, time + window]), return_inverse=True)
-    width = int(rank.max(initial=0)) + 1
-    count = len(other_time)
-    code = other_group * width + rank[:count]
-    order = np.argsort(code, kind="stable")
-    low = np.searchsorted(code[order], group * width + rank[count : count + len(time)], "left")
-    high = np.searchsorted(code[order], group * width + rank[count + len(time) :], "right")
-    return low, high, order
+    groups = 1 + max(int(group.max(initial=-1)), int(other_group.max(initial=-1)))
+    others = InOrder.of(other_group, other_time, groups)
+    low, high = others.before(group, time - early), others.before(group, time + window, or_equal=True)
+    return low, high, others.members

@@ -24,13 +24,14 @@ from typing import Any
 
 import numpy as np
 
-from pktrace.decode.identity import group_numbers, groups_of
-from pktrace.decode.rows import rows_at
+from pktrace.decode.identity import among, group_numbers, groups_of, mixed
 from pktrace.run.model import Run
 from pktrace.trajectories.evidence import ENOUGH_BYTES
 from pktrace.trajectories.exact import EARLY_NS
-from pktrace.trajectories.grouping import counted, each_between, looked_up
+from pktrace.trajectories.fields import Fields
+from pktrace.trajectories.grouping import InOrder, counted, looked_up, tallied
 from pktrace.trajectories.joins import nearest
+from pktrace.trajectories.meetings import Side, meeting, meeting_alike
 from pktrace.trajectories.open_sets import OpenSets, Sightings
 from pktrace.trajectories.partners import within
 from pktrace.trajectories.reach import Reach
@@ -53,7 +54,7 @@ class Possible:
 
 
 def possible_partners(
-    run: Run, rows: Array, at: Sightings, flow: Array, explained: Array, reach: Reach
+    run: Run, rows: Fields, at: Sightings, flow: Array, explained: Array, reach: Reach
 ) -> Possible:  # fmt: skip
     """Find them.
 
@@ -74,9 +75,9 @@ def possible_partners(
         of_tcp = np.concatenate(alike)
         of_tcp = of_tcp[rows["protocol"][of_tcp] == _TCP]
         of_tcp = of_tcp[groups_of(flow[of_tcp])[0]]
-        connections += [flow[of_tcp], flow_of(rows_at(rows, of_tcp), answering=True)]
-    whole = _ends_of(run, at, flow, np.unique(np.concatenate(connections)))
-    return Possible(np.union1d(np.concatenate(ends), whole), np.unique(np.concatenate(gaps)))
+        connections += [flow[of_tcp], flow_of(rows.at(of_tcp), answering=True)]
+    ends.append(_ends_of(run, at, flow, np.concatenate(connections)))
+    return Possible(np.concatenate(ends), np.concatenate(gaps))
 
 
 def _ends_of(run: Run, at: Sightings, flow: Array, flows: Array) -> Array:
@@ -86,7 +87,7 @@ def _ends_of(run: Run, at: Sightings, flow: Array, flows: Array) -> Array:
     last = np.array([len(path.points) - 1 for path in run.paths], np.int64)[at.path_of]
     there = at.seen >= 0
     begin = at.seen[np.arange(len(at.seen)), np.argmax(there, axis=1)]
-    found: Array = np.flatnonzero(np.isin(flow[begin], flows) & (at.seen[np.arange(len(at.seen)), last] < 0))
+    found: Array = np.flatnonzero(among(flow[begin], flows) & (at.seen[np.arange(len(at.seen)), last] < 0))
     return found
 
 
@@ -99,7 +100,7 @@ class _Stage:
     cannot be compared.
     """
 
-    rows: Array
+    rows: Fields
     times: Array
     flow: Array
     ends: Array
@@ -113,7 +114,7 @@ class _Stage:
 
     @classmethod
     def of(
-        cls, run: Run, rows: Array, at: Sightings, flow: Array, sets: OpenSets, place: tuple[int, int, int],
+        cls, run: Run, rows: Fields, at: Sightings, flow: Array, sets: OpenSets, place: tuple[int, int, int],
         reach: Reach,
     ) -> _Stage | None:  # fmt: skip
         """None where nothing ends, or nothing arrives."""
@@ -133,8 +134,7 @@ class _Stage:
         both = mine[(mine[:, i] >= 0) & (mine[:, j] >= 0)]
         one_clock = at.clock[points[i]] == at.clock[points[j]]
         here, there = (
-            np.unique(flow[np.flatnonzero((at.points == points[position]) & (at.paths >= -1))], return_counts=True)
-            for position in (i, j)
+            tallied(flow[np.flatnonzero((at.points == points[position]) & (at.paths >= -1))]) for position in (i, j)
         )
         return cls(
             rows, at.times, flow, ends, arrivals, arrivals[watched], both[:, i], both[:, j], here, there,
@@ -143,35 +143,29 @@ class _Stage:
 
     def paced_or_known(self) -> tuple[Array, Array]:
         """Ends that an arrival of a possible flow follows within the threshold, and arrivals that follow."""
-        found = dict.fromkeys([*self._known(), *self._paced()])
-        before, behind = (np.array([pair[side] for pair in found], np.uint64) for side in (0, 1))
-        ends, of_end = _of_flows(self.ends, self.flow[self.ends], before)
-        arrivals, of_arrival = _of_flows(self.arrivals, self.flow[self.arrivals], behind)
-        sent, came = self.times[ends], self.times[arrivals]
-        low, high, _ = within(of_end, sent, of_arrival, came, self.window, early=int(EARLY_NS))
-        followed = high > low
-        low, high, _ = within(of_arrival, -came, of_end, -sent, self.window, early=int(EARLY_NS))
-        return ends[followed], arrivals[high > low]
+        pairs = zip(self._known(), self._paced(), strict=True)
+        before, behind = (np.concatenate(side) for side in pairs)
+        ends, arrivals = (Side.of(self.flow[side], self.times[side]) for side in (self.ends, self.arrivals))
+        followed, follow, _ = meeting((ends, arrivals), before, behind, self.window)
+        return self.ends[followed], self.arrivals[follow]
 
-    def _known(self) -> list[tuple[Any, Any]]:
+    def _known(self) -> tuple[Array, Array]:
+        """Flows before and behind of packets that were matched, of which enough begins that nothing explains."""
         changed = self.rows["identity"][self.before] != self.rows["identity"][self.behind]
         x, y = self.flow[self.before[changed]], self.flow[self.behind[changed]]
         first, _ = groups_of(x, y)
-        found = []
-        for before, behind, among in zip(x[first], y[first], looked_up(y[first], *self.seen_behind), strict=True):
-            left = self.ends[self.flow[self.ends] == before]
-            right = self.arrivals[self.flow[self.arrivals] == behind]
-            if len(left) and len(right) >= _UNEXPLAINED * among:
-                like = group_numbers(
-                    *(self.rows[name][np.concatenate([left, right])] for name in ("payload_length", "protocol"))
-                )
-                low, high, _ = within(
-                    like[: len(left)], self.times[left], like[len(left) :], self.times[right], self.window,
-                    early=int(EARLY_NS),
-                )  # fmt: skip
-                if (high > low).any():
-                    found.append((before, behind))
-        return found
+        x, y = x[first], y[first]
+        left, right = self.flow[self.ends], self.flow[self.arrivals]
+        enough = among(x, left) & (counted(right, y) >= _UNEXPLAINED * looked_up(y, *self.seen_behind))
+        x, y = x[enough], y[enough]
+        if not len(x):
+            return x, y
+        ends, arrivals = (
+            (flow, mixed(self.rows["payload_length"][at], self.rows["protocol"][at]), self.times[at])
+            for flow, at in ((left, self.ends), (right, self.arrivals))
+        )
+        met = meeting_alike((ends, arrivals), x, y, self.window)
+        return x[met], y[met]
 
     def with_the_same_payload(self) -> tuple[Array, Array]:
         """Ends that an arrival with the same payload follows, and such arrivals, in flows where that is usual."""
@@ -180,7 +174,7 @@ class _Stage:
         )
         if not len(ends) or not len(arrivals):
             return ends[:0], arrivals[:0]
-        both = rows_at(self.rows, np.concatenate([ends, arrivals]))
+        both = self.rows.at(np.concatenate([ends, arrivals]))
         like = group_numbers(both["protocol"], both["payload_length"], both["content"], both["mark"])
         mine, theirs = like[: len(ends)], like[len(ends) :]
         low, high, order = within(
@@ -195,34 +189,34 @@ class _Stage:
         usual = ((packets >= _FEWEST) & (packets >= _HALF * least))[number]
         return left[usual], right[usual]
 
-    def _paced(self) -> list[tuple[Any, Any]]:
+    def _paced(self) -> tuple[Array, Array]:
         """Flows that end and begin there as a whole, in step."""
         found = []
-        behind = list(self._whole(self.watched, self.seen_behind))
-        for flow, ends in self._whole(self.ends, self.seen_before):
-            sent = np.sort(self.times[ends])
+        behind = [
+            (flow, np.sort(self.times[arrivals]), self.rows.rows[arrivals[0]])
+            for flow, arrivals in self._whole(self.watched, self.seen_behind)
+        ]
+        for flow, ends in self._whole(self.ends, self.seen_before) if behind else ():
+            sent, row = np.sort(self.times[ends]), self.rows.rows[ends[0]]
             gap = int(np.median(np.diff(sent)))
-            for other, arrivals in behind:
-                if not _may_be_one(self.rows[ends[0]], self.rows[arrivals[0]]):
+            for other, came, arrival in behind:
+                if max(len(sent), len(came)) > _AS_MANY * min(len(sent), len(came)) or not _may_be_one(row, arrival):
                     continue
-                if max(len(ends), len(arrivals)) > _AS_MANY * min(len(ends), len(arrivals)):
-                    continue
-                came = np.sort(self.times[arrivals])
                 after = came - sent[np.clip(np.searchsorted(sent, came, "right") - 1, 0, len(sent) - 1)]
                 steady = np.abs(after - np.median(after)) <= gap // _QUARTER
                 if self.window is None or (steady.mean() >= _STEADY and 0 <= np.median(after) <= self.window):
                     found.append((flow, other))
-        return found
+        before, after = (np.array([pair[side] for pair in found], np.uint64) for side in (0, 1))
+        return before, after
 
     def _whole(self, some: Array, seen: tuple[Array, Array]) -> list[tuple[Any, Array]]:
         """Flows of which nearly all packets are among some rows, the largest ones first; and their rows."""
-        flows, number, many = np.unique(self.flow[some], return_inverse=True, return_counts=True)
-        total = looked_up(flows, *seen)
-        first = np.full(len(flows), len(some))
-        np.minimum.at(first, number.ravel(), np.arange(len(some)))
-        fits = np.flatnonzero((many >= _FEWEST_PACED) & (many >= _NEARLY_ALL * total))
-        fits = fits[np.lexsort((first[fits], -many[fits]))][:_MOST_FLOWS]
-        return [(flows[place], some[number.ravel() == place]) for place in fits]
+        first, number = groups_of(self.flow[some])
+        in_order = InOrder.of(number, np.zeros(len(some), np.int64), len(first))
+        flows, many = self.flow[some[first]], np.diff(in_order.begins)
+        fits = np.flatnonzero((many >= _FEWEST_PACED) & (many >= _NEARLY_ALL * looked_up(flows, *seen)))
+        fits = fits[np.argsort(-many[fits], kind="stable")][:_MOST_FLOWS]
+        return [(flows[at], some[in_order.members[in_order.begins[at] : in_order.begins[at + 1]]]) for at in fits]
 
 
 def _may_be_one(one: Any, other: Any) -> bool:
@@ -231,10 +225,3 @@ def _may_be_one(one: Any, other: Any) -> bool:
     """
     ends = [(row[f"{side}_high"], row[f"{side}_low"]) for row in (one, other) for side in ("source", "destination")]
     return bool(one["protocol"] != other["protocol"] or ends[0] == ends[2] or ends[1] == ends[3] or ends[1] == ends[2])
-
-
-def _of_flows(rows: Array, flow: Array, wanted: Array) -> tuple[Array, Array]:
-    """Rows of each wanted flow, one after the other, and the number of the flow for which each stands there."""
-    order = np.argsort(flow, kind="stable")
-    number, place = each_between(*(np.searchsorted(flow[order], wanted, side) for side in ("left", "right")))
-    return rows[order[place]], number

@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 
 from pktrace.decode.changeable import CHANGEABLE, read_changeable
-from pktrace.decode.identity import secret
+from pktrace.decode.identity import among, groups_of, mixed, secret
 from pktrace.decode.rows import ROW
 from pktrace.trajectories.exact import place_in_order, settle_unclear
-from pktrace.trajectories.grouping import grouped
+from pktrace.trajectories.grouping import InOrder, grouped
 from pktrace.trajectories.order import follow_repeated
 from pktrace.trajectories.transform_kernel import compare_sightings, count_distinct
 
@@ -25,6 +25,9 @@ def compile_kernels() -> None:
     one, flags = np.zeros((1, 1), np.int64), np.zeros((1, 1), bool)
     seen, pairs = np.zeros((0, 1), np.int64), np.zeros((1, 1, 1), np.int64)
     grouped(np.zeros(0, np.uint64), paths)
+    InOrder.of(numbers, numbers, 1).before(numbers, numbers)
+    hashes = mixed(np.zeros(1, np.uint64))
+    among(hashes, hashes[groups_of(hashes)[0]])
     owner = points
     place_in_order(numbers, owner, points, paths, numbers, visits, np.int64(0), seen, paths, paths, flags[0, :0])
     settle_unclear(

@@ -20,13 +20,14 @@ fit a start of which this cannot be shown are told, so that they are not called 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from pktrace.decode import rows as field
-from pktrace.decode.identity import mixed
-from pktrace.decode.rows import is_fragment, rows_at
+from pktrace.decode.identity import among, found_among, group_numbers, groups_of, mixed
+from pktrace.decode.rows import is_fragment
 from pktrace.observations.payloads import Payloads
 from pktrace.run.model import Run
 from pktrace.trajectories import remains as remains_of
@@ -34,14 +35,15 @@ from pktrace.trajectories.agreement import Agreement, Open, agreement_of, has_it
 from pktrace.trajectories.causality import against_time
 from pktrace.trajectories.crowds import Crowd, crowds_of
 from pktrace.trajectories.evidence import Rule
+from pktrace.trajectories.fields import Fields
 from pktrace.trajectories.forms import NO_FORMS, Forms, forms_of
 from pktrace.trajectories.gateways import ENOUGH, ENOUGH_ALONE, Gateways
-from pktrace.trajectories.grouping import counted
+from pktrace.trajectories.grouping import counted, looked_up, tallied
 from pktrace.trajectories.joins import join_sets
 from pktrace.trajectories.open_sets import Sightings
 from pktrace.trajectories.partners import Points
 from pktrace.trajectories.paths import visits
-from pktrace.trajectories.remains import flow_of, flows_of
+from pktrace.trajectories.remains import answering_flow_of, flows_of
 from pktrace.trajectories.ties import Told
 
 Array = np.ndarray[Any, Any]
@@ -67,7 +69,7 @@ class Keys:
 
     def __init__(self, rows: Array, keys: Array, part: Array) -> None:
         """Rows and their first keys; per point the part of the network it is in, which no packet leaves."""
-        self._rows = rows
+        self.fields = Fields(rows)
         self._part = part
         self.keys = keys
         self.learned = False
@@ -76,14 +78,16 @@ class Keys:
         self.doubtful_changes = np.zeros(0, np.int64)
         self.doubtful_joins = np.zeros(0, np.int64)
         self._flow: Array | None = None
+        self._seen: tuple[Array, Array] | None = None  # hashes of flow and point, and how many packets each has
         self._canonical: dict[int, int] = {}
+        self._origins_known: tuple[Array, Array] | None = None
         self._gateways = Gateways()
         self._rewritten_at: set[int] = set()
         self._without_id: set[int] = set()
         self._by_header: set[int] = set()
         self.behind_here: set[int] = set()  # hashes of flow and point where other flows became it
         self._open = np.zeros(len(rows), bool)
-        self._points = Points(rows)
+        self._points = Points(self.fields)
         self.marked = np.zeros(0, np.int64)  # rows that were told apart from others with equal keys
         self.in_order = np.zeros(0, np.int64)  # rows that were given what tells them apart by their order
         self._joined = np.zeros(0, np.int64), np.zeros(0, np.uint64)  # rows of joined sets, and their keys
@@ -92,7 +96,7 @@ class Keys:
     def flow(self) -> Array:
         """The flow of every row."""
         if self._flow is None:
-            self._flow = flows_of(self._rows)
+            self._flow = flows_of(self.fields.rows)
         return self._flow
 
     @property
@@ -101,13 +105,13 @@ class Keys:
         found = self.flow
         if self._canonical:
             flows, first = self._origins()
-            place = np.minimum(np.searchsorted(flows, found), len(flows) - 1)
-            found = np.where(flows[place] == found, first[place], found)
+            found = _origin(found, flows, first)
         return found
 
     def tell_apart(self, found: Told) -> None:
         """Mark rows with what tells them apart from others with equal keys."""
-        self._rows["mark"][found.rows] = found.marks
+        self.fields.rows["mark"][found.rows] = found.marks
+        self.fields.forget("mark")
         self.marked = np.union1d(self.marked, found.rows)
         self.in_order = np.union1d(self.in_order, found.rows[found.in_order])
         self.keys = self.keys.copy()
@@ -126,11 +130,11 @@ class Keys:
         return forms_of(self.keys, self.flow, points, times, self.behind_here, threshold)
 
     def _origins(self) -> tuple[Array, Array]:
-        """Rewritten flows, in order, and what each began as."""
-        flows = np.array(list(self._canonical), np.uint64)
-        first = np.array([self._first_of(int(flow)) for flow in flows], np.uint64)
-        order = np.argsort(flows)
-        return flows[order], first[order]
+        """Rewritten flows, and what each began as."""
+        if self._origins_known is None:
+            first = [self._first_of(flow) for flow in self._canonical]
+            self._origins_known = np.array(list(self._canonical), np.uint64), np.array(first, np.uint64)
+        return self._origins_known
 
     def learn_rewritten(self, found: Open, run: Run, times: Array, comparable: Array) -> bool:
         """Learn flows whose headers are rewritten; returns whether keys changed.
@@ -140,17 +144,17 @@ class Keys:
         self.doubtful = np.zeros(len(found.end_rows), bool)
         if not len(found.end_rows) or not len(found.start_rows):
             return False
-        rows, window = self._rows, window_of(run, times)
+        rows, window = self.fields, window_of(run, times)
         pairs, fits = pairs_of(found, run, rows, times, comparable, remains_of.of_rewrite)
         # Of flows that are known to be rewritten here, what ends is lost: it would have the key of what it became.
-        self.doubtful = fits & ~np.isin(self._stages(found), np.array(list(self._rewritten_at), np.uint64))
+        self.doubtful = fits & ~among(self._stages(found), np.array(list(self._rewritten_at), np.uint64))
         agreement = agreement_of(pairs, found, rows, times, window)
         # Where all packets are the same, their IP IDs may still tell them apart: these are looked at first.
         told = (agreement.single > 0) | ~agreement.numbered | agreement.ids_kept
 
         every = found
         ends, starts = (
-            (self.flow[at], remains_of.of_rewrite(rows_at(rows, at)), times[at], comparable[rows["point"][at]])
+            (self.flow[at], rows.kept(at).once(remains_of.of_rewrite), times[at], comparable[rows["point"][at]])
             for at in (found.end_rows, found.start_rows)
         )
 
@@ -163,8 +167,11 @@ class Keys:
         if not self.doubtful.any():
             return self._learn_parts(every, run, times, comparable)
         open_again, found = found, found.only(self.doubtful)
+        by_side = {}
         for kept in _KEPT:
             pairs, fits = pairs_of(found, run, rows, times, comparable, kept)
+            if kept in _SIDE_KEPT:
+                by_side[kept] = pairs
             if kept is remains_of.of_rewrite_with_id and fits.sum() < _KEPT_BY_HALF * len(fits):
                 continue  # IP IDs that few packets have kept are equal by chance
             finer = agreement_of(pairs, found, rows, times, window)
@@ -173,11 +180,10 @@ class Keys:
                 return True
         if self._learn_whole(agreement, open_again, run, np.ones(len(agreement), bool), in_time, window):
             return True
-        for kept in _SIDE_KEPT:
-            pairs, _ = pairs_of(found, run, rows, times, comparable, kept)
+        for kept, pairs in by_side.items():
             remains = np.zeros(len(rows), np.uint64)
             for some in (found.end_rows, found.start_rows):
-                remains[some] = kept(rows[some])
+                remains[some] = rows.kept(some).once(kept)
             crowds = list(
                 crowds_of(
                     pairs, found, run, rows, times, self.flow, remains,
@@ -192,7 +198,7 @@ class Keys:
         """Learn flows from what is left of packets that were split; what was cut off too soon to tell is doubtful."""
         if self._learn_beginnings(found, run, times, comparable):
             return True
-        rows = self._rows
+        rows = self.fields
         cut = [rows["has"][some] & field.CUT_HEADER != 0 for some in (found.end_rows, found.start_rows)]
         if cut[0].any() or cut[1].any():
             pairs, _ = pairs_of(found, run, rows, times, comparable, remains_of.of_cut)
@@ -203,9 +209,15 @@ class Keys:
         """Learn flows whose datagrams became fragments or segments where they were rewritten, or were put together
         there: their beginnings tell.
         """
-        rows = self._rows
-        pairs, _ = pairs_of(found, run, rows, times, comparable, remains_of.of_beginning)
-        ended, begun = rows_at(rows, found.end_rows[pairs.end]), rows_at(rows, found.start_rows[pairs.start])
+        rows = self.fields
+        # TCP has no datagrams, and others no fragments that could be told without an IP ID.
+        every = rows.kept(found.end_rows)
+        mine = np.flatnonzero(every["protocol"] != _TCP)
+        if not ((every["ip_id"][mine] != 0) & (every["fragment_offset"][mine] == 0)).any():
+            return False
+        pairs, _ = pairs_of(found.only(mine), run, rows, times, comparable, remains_of.of_beginning)
+        pairs = replace(pairs, end=mine[pairs.end])
+        ended, begun = rows.at(found.end_rows[pairs.end]), rows.at(found.start_rows[pairs.start])
         fits = (ended["protocol"] == _UDP) | (ended["has"] & field.HAS_ECHO != 0)
         fits &= (ended["ip_id"] != 0) & (ended["fragment_offset"] == 0)
         split = begun["payload_length"] < ended["payload_length"]
@@ -219,14 +231,14 @@ class Keys:
             return False
         agreement = agreement_of(pairs, found, rows, times, window_of(run, times))
         enough = (agreement.by_id >= ENOUGH) | (agreement.packets >= ENOUGH_ALONE)
-        ended = self._end_whole(agreement, found, run)
-        if self._take(agreement.chosen(agreement.agreed & enough & ended), by_header=False):
+        whole = self._end_whole(agreement, found, run)
+        if self._take(agreement.chosen(agreement.agreed & enough & whole), by_header=False):
             return True
         self.doubtful[pairs.end] = True
         # Nor is it known of the other fragments of these datagrams.
-        parts = rows_at(rows, found.end_rows)
+        parts = rows.at(found.end_rows)
         datagram = mixed(*(parts[name] for name in _DATAGRAM))
-        self.doubtful |= is_fragment(parts) & np.isin(datagram, datagram[pairs.end])
+        self.doubtful |= is_fragment(parts) & among(datagram, datagram[pairs.end])
         return False
 
     def _learn_whole(
@@ -250,10 +262,10 @@ class Keys:
         alone = ((agreement.kinds >= ENOUGH_ALONE) & (agreement.stays | soon)) | (agreement.stays & soon)
         enough = (agreement.by_id >= ENOUGH) | (alone & agreement.steady & (agreement.packets >= ENOUGH_ALONE))
         enough |= self._hold_numbers(agreement, found) | self._answer_known(agreement, found)
-        enough |= self._gateways.supported(agreement, eligible, found, self._rows, window)
+        enough |= self._gateways.supported(agreement, eligible, found, self.fields, window)
         accepted = agreement.chosen(eligible & enough)
         accepted = accepted.chosen(in_time(accepted))
-        self._gateways.remember(accepted, found, self._rows)
+        self._gateways.remember(accepted, found, self.fields)
         self._rewritten_at.update(self._stages(found)[accepted.end].tolist())
         self._note_here(accepted.after, accepted.at, accepted.end, found)
         return self._take(accepted, by_header=False)
@@ -262,7 +274,7 @@ class Keys:
         """Remember flows behind that begin at the very point where what they were ends."""
         here = at == found.end_position[end]
         if here.any():
-            self.behind_here.update(mixed(behind[here], self._rows["point"][found.end_rows[end[here]]]).tolist())
+            self.behind_here.update(mixed(behind[here], self.fields["point"][found.end_rows[end[here]]]).tolist())
 
     def _stages(self, found: Open) -> Array:
         """A hash per end of its flow and where it ends."""
@@ -270,23 +282,18 @@ class Keys:
 
     def _answer_known(self, agreement: Agreement, found: Open) -> Array:
         """Pairs of flows of which it is known that the flows that answer them are one: they are undone the same way."""
-        before = flow_of(rows_at(self._rows, found.end_rows[agreement.end]), answering=True).tolist()
-        after = flow_of(self._rows[found.start_rows[agreement.start]], answering=True).tolist()
-        return np.array(
-            [
-                one != other and one in self._canonical and self._first_of(one) == self._first_of(other)
-                for one, other in zip(before, after, strict=True)
-            ],
-            bool,
-        )
+        before = answering_flow_of(self.fields.at(found.end_rows[agreement.end]))
+        after = answering_flow_of(self.fields.at(found.start_rows[agreement.start]))
+        flows, first = self._origins()
+        known = among(before, flows)
+        return np.asarray(known & (before != after) & (_origin(before, flows, first) == _origin(after, flows, first)))
 
     def _mostly_begun(self, agreement: Agreement, found: Open) -> Array:
         """Pairs of flows of which most of what begins in the flow behind agrees."""
         flows = self.flow[found.start_rows]
-        place = self._rows["point"][found.start_rows]
-        unique, starts = np.unique(mixed(flows, place), return_counts=True)
-        wanted = mixed(agreement.after, place[agreement.start])
-        return agreement.begun >= _WHOLE * starts[np.searchsorted(unique, wanted)]
+        place = self.fields["point"][found.start_rows]
+        starts = counted(mixed(flows, place), mixed(agreement.after, place[agreement.start]))
+        return np.asarray(agreement.begun >= _WHOLE * starts)
 
     def _take_crowds(self, crowds: list[Crowd]) -> bool:
         """Remember crowds as flows that began as one."""
@@ -323,17 +330,17 @@ class Keys:
         if not len(found.end_rows) or not len(found.start_rows):
             return False
         self._open |= open_rows
-        rows = self._rows
+        rows = self.fields
         pairs, _ = pairs_of(found, run, rows, times, comparable, remains_of.of_change)
         # Where neither IP IDs nor numbers tell packets apart, any two of a flow fit: a good part of it has to end, or
         # as many have to begin as end. What begins because nothing was there to see it before tells nothing then.
-        ended = rows[found.end_rows]
-        alike = ~has_its_own_id(ended) & (ended["protocol"] != _TCP) & (ended["has"] & field.HAS_ECHO == 0)
+        ended = rows.kept(found.end_rows)
+        alike = ~ended.once(has_its_own_id) & (ended["protocol"] != _TCP) & (ended["has"] & field.HAS_ECHO == 0)
         pairs = pairs.chosen(~(alike[pairs.end] & unseen[pairs.start]))
         fits = np.zeros(len(found.end_rows), bool)
         fits[pairs.end] = True
         agreement = agreement_of(pairs, found, rows, times, window_of(run, times))
-        weak = np.isin(agreement.before, self.flow[found.end_rows[alike]])
+        weak = among(agreement.before, self.flow[found.end_rows[alike]])
         balanced = _BALANCED * agreement.packets >= np.maximum(
             counted(self.flow[found.end_rows], agreement.before),
             counted(self.flow[found.start_rows[~unseen]], agreement.after),
@@ -344,7 +351,7 @@ class Keys:
         if self._take(agreement.chosen(agreement.agreed & enough), by_header=True):
             return True
         flows = self.flow[found.end_rows]
-        doubtful = fits & np.isin(flows, agreement.before)
+        doubtful = fits & among(flows, agreement.before)
         self.doubtful_changes = found.end_trajectories[doubtful]
         return False
 
@@ -356,11 +363,11 @@ class Keys:
         """
         if self.closed:
             return False
-        rows, keys, doubtful = join_sets(rules, run, self._rows, at, self.flow, explained, payloads, self._points)
-        self.doubtful_joins = np.union1d(self.doubtful_joins, doubtful)
+        rows, keys, doubtful = join_sets(rules, run, self.fields, at, self.flow, explained, payloads, self._points)
+        self.doubtful_joins = np.append(self.doubtful_joins, doubtful)
         if not len(rows):
             return False
-        before = ~np.isin(self._joined[0], rows)
+        before = ~among(self._joined[0], rows)
         self._joined = np.append(self._joined[0][before], rows), np.append(self._joined[1][before], keys)
         self.learned = True
         self._assign()
@@ -371,59 +378,56 @@ class Keys:
 
         So where a path's last point saw nothing, and all packets end, a few that were lost further up are no rewrite.
         """
-        rows = self._rows
-        unique, flow = np.unique(agreement.before, return_inverse=True)
-        mine = np.flatnonzero(np.isin(self.flow, unique))
-        points = len(run.points)
-        place = np.searchsorted(unique, self.flow[mine]) * points + rows["point"][mine]
-        seen = np.bincount(place, minlength=len(unique) * points).reshape(len(unique), points)[flow]
+        rows = self.fields
+        seen = np.stack([self._sightings(agreement.before, point) for point in range(len(run.points))], axis=1)
         positions = visits(run)[found.end_path[agreement.end]]
         last, at = (column[:, None, None] for column in (found.end_position[agreement.end], agreement.at))
         behind = (positions >= at).any(axis=2) & ~((positions >= 0) & (positions <= last)).any(axis=2)
         goes_on = np.max(seen * behind, axis=1, initial=0)
-        here = seen[np.arange(len(flow)), rows["point"][found.end_rows[agreement.end]]]
+        here = seen[np.arange(len(seen)), rows["point"][found.end_rows[agreement.end]]]
         goes_on[agreement.before == agreement.after] = 0  # what has other IP IDs only is the same flow behind
         whole: Array = (self._share_of_ends(agreement.before, found) >= _WHOLE) & (goes_on <= (1 - _WHOLE) * here)
         return whole
 
+    def _sightings(self, flows: Array, points: Array | int) -> Array:
+        """How many packets of each flow a point has seen."""
+        if self._seen is None:
+            self._seen = tallied(mixed(self.flow, self.fields["point"]))
+        return looked_up(mixed(flows, np.broadcast_to(points, len(flows)).astype(np.int32)), *self._seen)
+
     def _share_of_ends(self, flows: Array, found: Open) -> Array:
         """Which share of the packets of each flow ends, of those that the points saw where some end."""
-        rows = self._rows
-        unique = np.unique(flows)
-        ended = self.flow[found.end_rows]
-        of_end, ends = np.unique(ended[np.isin(ended, unique)], return_counts=True)
-        pair = mixed(ended, rows["point"][found.end_rows])
-        places = np.unique(pair)  # (flow, point) where packets end
-        mine = np.flatnonzero(np.isin(self.flow, unique))
-        at_places = mine[np.isin(mixed(self.flow[mine], rows["point"][mine]), places)]
-        of_flow, sightings = np.unique(self.flow[at_places], return_counts=True)
-        _, first = np.unique(pair, return_index=True)
-        of_place, points = np.unique(ended[first], return_counts=True)
-        share = np.zeros(len(unique))
-        known = np.searchsorted(unique, of_end)
-        per_point = sightings[np.searchsorted(of_flow, of_end)] / points[np.searchsorted(of_place, of_end)]
-        share[known] = ends / per_point
-        return share[np.searchsorted(unique, flows)]
+        ended, point = self.flow[found.end_rows], self.fields["point"][found.end_rows]
+        number = group_numbers(np.append(flows, ended))
+        wanted, of_end = number[: len(flows)], number[len(flows) :]
+        ends = np.bincount(of_end, minlength=len(number))
+        first, _ = groups_of(ended, point)  # (flow, point) where packets end
+        points = np.bincount(of_end[first], minlength=len(number))
+        sightings = np.bincount(
+            of_end[first], weights=self._sightings(ended[first], point[first]), minlength=len(number)
+        )  # fmt: skip
+        known = ends > 0
+        share = np.zeros(len(number))
+        share[known] = ends[known] / (sightings[known] / points[known])
+        return share[wanted]
 
     def _take(self, accepted: Agreement, by_header: bool) -> bool:
         """Remember pairs of flows that are one; returns whether any is new."""
         if self.closed:
             return False
         news = False
-        kept = accepted.ids_kept.tolist()
-        for number in range(len(accepted)):
-            before = self._first_of(int(accepted.before[number]))
-            after = int(accepted.after[number])
-            if self._first_of(after) not in (before, after):
+        pairs = (column.tolist() for column in (accepted.before, accepted.after, accepted.ids_kept))
+        for flow, after, ids_kept in zip(*pairs, strict=True):
+            before, began = self._first_of(flow), self._first_of(after)
+            if began not in (before, after):
                 continue  # it is another flow's already
-            ids_kept = kept[number]
             known = self._canonical.get(after) == before
             known &= ids_kept or before in self._without_id
             known &= not by_header or before in self._by_header
             if known or (by_header and not ids_kept):
                 continue
             news = True
-            if self._first_of(after) in self._without_id:
+            if began in self._without_id:
                 self._without_id.add(before)
             self._canonical[before] = before
             self._canonical[after] = before
@@ -438,8 +442,8 @@ class Keys:
 
     def _hold_numbers(self, agreement: Agreement, found: Open) -> Array:
         """Pairs of TCP flows: sequence and acknowledgment numbers make one packet enough."""
-        tcp = np.unique(self.flow[found.end_rows[self._rows["protocol"][found.end_rows] == _TCP]])
-        return np.isin(agreement.before, tcp)
+        tcp = self.flow[found.end_rows[self.fields["protocol"][found.end_rows] == _TCP]]
+        return among(agreement.before, tcp)
 
     def _first_of(self, flow: int) -> int:
         """The flow that a flow began as."""
@@ -452,6 +456,7 @@ class Keys:
 
     def _assign(self) -> None:
         """New keys for all packets of rewritten flows."""
+        self._origins_known = None
         # Not in place: these may be the identities, by which the order rung tells rewritten packets apart.
         self.keys = self.keys.copy()
         if self._canonical:
@@ -459,15 +464,24 @@ class Keys:
         self.keys[self._joined[0]] = self._joined[1]
 
     def _assign_rewritten(self) -> None:
-        rows = self._rows
+        rows = self.fields
         flows, first = self._origins()
-        place = np.minimum(np.searchsorted(flows, self.flow), len(flows) - 1)
-        mine = (flows[place] == self.flow) & (rows["has"] & field.HAS_IP != 0)
-        mine &= self._open | ~np.isin(first[place], np.array(list(self._by_header), np.uint64))
-        began = first[place[mine]]
-        chosen = rows[mine]
-        keep_id = ~np.isin(began, np.array(list(self._without_id), np.uint64))
+        place = found_among(self.flow, flows)
+        mine = (place >= 0) & (rows["has"] & field.HAS_IP != 0)
+        mine &= self._open | ~among(first, np.array(list(self._by_header), np.uint64))[place]
+        mine = np.flatnonzero(mine)
+        began, of_origin = first[place[mine]], place[mine]
+        chosen = rows.at(mine)
+        keep_id = ~among(first, np.array(list(self._without_id), np.uint64))[of_origin]
         identification = np.where(keep_id, chosen["ip_id"], 0)
-        by_header = np.isin(began, np.array(list(self._by_header), np.uint64))
-        remains = np.where(by_header, mixed(*remains_of.numbers(chosen)), remains_of.of_rewrite(chosen))
+        by_header = among(first, np.array(list(self._by_header), np.uint64))[of_origin]
+        remains = remains_of.of_rewrite(chosen)
+        if by_header.any():
+            remains = np.where(by_header, mixed(*remains_of.numbers(chosen)), remains)
         self.keys[mine] = mixed(began, remains, identification, self._part[chosen["point"]])
+
+
+def _origin(flow: Array, flows: Array, first: Array) -> Array:
+    """What each flow began as: the first of its own among the flows, itself where it is none of them."""
+    place = found_among(flow, flows)
+    return np.asarray(np.where(place >= 0, first[place], flow)) if len(flows) else flow

@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode import rows as field
+from pktrace.decode.identity import among, group_numbers
 from pktrace.decode.rows import is_fragment
 from pktrace.observations.payloads import Payloads
 from pktrace.trajectories.bursts import segments_of_packets
 from pktrace.trajectories.datagrams import datagrams
+from pktrace.trajectories.grouping import in_order_of
 from pktrace.trajectories.offloads import packets_in_frames
 
 Array = np.ndarray[Any, Any]
@@ -51,8 +53,10 @@ def spans_of_streams(rows: Array, chosen: Array, flows: Array, times: Array, sen
     A fragment, the first one too, has its place in its datagram: with one in both, its bytes would count twice.
     """
     wanted = (chosen["protocol"] == _TCP) & (chosen["payload_length"] > 0) & ~is_fragment(chosen)
+    if not wanted.any():
+        return NO_SPANS
     begin = np.zeros(len(rows), np.int64)
-    order = np.lexsort((times, flows))
+    order = in_order_of(group_numbers(flows), times)
     sequence = chosen["tcp_seq"][order]
     steps = np.zeros(len(rows), np.int64)
     steps[1:] = (sequence[1:] - sequence[:-1]).astype(np.int32)
@@ -82,8 +86,8 @@ def spans_of_fragments(
     wanted = (chosen["has"] & field.HAS_IP != 0) & (chosen["l4"] > 0) & (end > begin)
     # Whole packets count only where fragments share their identification. A whole packet and a whole packet are no
     # matter of fragments, nor is one that ends before a fragment does.
-    wanted &= fragment | np.isin(group, group[fragment])
-    in_doubt = np.flatnonzero(np.isin(group[:sent], rivals))
+    wanted &= fragment | among(group, group[fragment])
+    in_doubt = np.flatnonzero(among(group[:sent], rivals))
     return _chosen(group, rows, begin, end, sent, ~fragment, wanted), in_doubt
 
 

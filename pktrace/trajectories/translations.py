@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from pktrace.decode.identity import groups_of, mixed
-from pktrace.decode.rows import rows_at
+from pktrace.decode.identity import among, group_numbers, groups_of, mixed
 from pktrace.trajectories.families import Families, connection_of
-from pktrace.trajectories.grouping import each_between
+from pktrace.trajectories.fields import Fields, Picked
+from pktrace.trajectories.grouping import InOrder, each_between, in_order_of
 from pktrace.trajectories.remains import flow_of
 
 Array = np.ndarray[Any, Any]
@@ -42,7 +42,7 @@ class Translations:
     def __len__(self) -> int:
         return len(self.connection)
 
-    def learn(self, rows: Array, times: Array, flow: Array, x: Array, y: Array) -> None:
+    def learn(self, rows: Fields, times: Array, flow: Array, x: Array, y: Array) -> None:
         """Add the translations that pairs of sightings of TCP segments show.
 
         Args:
@@ -53,7 +53,7 @@ class Translations:
         first, _ = groups_of(x, y)
         x, y = x[first], y[first]
         connection, first, second = self._added(rows, flow, x, y)
-        order = np.lexsort((times[x], connection))
+        order = in_order_of(group_numbers(connection), times[x])
         connection, first, second = connection[order], first[order], second[order]
         added = mixed(connection, first, second)
         again = np.zeros(len(added), bool)
@@ -62,21 +62,21 @@ class Translations:
         many, runs = np.bincount(number), np.bincount(number, weights=again)
         constant = (runs > 0) & (runs >= _CONSTANT * (many - 1))
         one = one[constant]
-        new = ~np.isin(added[one], mixed(self.connection, self.first, self.second))
+        new = ~among(added[one], mixed(self.connection, self.first, self.second))
         one = one[new]
         self.connection = np.append(self.connection, connection[one])
         self.first = np.append(self.first, first[one])
         self.second = np.append(self.second, second[one])
         self._begun = np.append(self._begun, times[x][order][one])
 
-    def follow(self, rows: Array, flow: Array, x: Array, y: Array) -> Array:
+    def follow(self, rows: Fields, flow: Array, x: Array, y: Array) -> Array:
         """bool per pair: its TCP numbers follow a translation that is known; packets of other protocols have none."""
         connection, first, second = self._added(rows, flow, x, y)
-        known = np.isin(mixed(connection, first, second), mixed(self.connection, self.first, self.second))
+        known = among(mixed(connection, first, second), mixed(self.connection, self.first, self.second))
         found: Array = (rows["protocol"][x] != _TCP) | known
         return found
 
-    def applied(self, rows: Array, times: Array, flow: Array, point: int) -> tuple[Array, Array]:
+    def applied(self, rows: Picked, times: Array, flow: Array, point: int) -> tuple[Array, Picked]:
         """Rows of one point as they would be at another, once for each translation that their connection has then.
 
         Args:
@@ -88,32 +88,26 @@ class Translations:
         here = int(rows["point"][0]) if len(rows) else point
         mine, turned = connection_of(self._families, flow, flow_of(rows, answering=True))
         mine = mixed(mine, np.full(len(rows), min(here, point)), np.full(len(rows), max(here, point)))
-        _, number = np.unique(np.append(self.connection, mine), return_inverse=True)
-        known, asked = number.ravel()[: len(self)], number.ravel()[len(self) :]
-        order = np.lexsort((self._begun, known))
-        low = np.searchsorted(known[order], asked, "left")
-        high = np.searchsorted(known[order], asked, "right")
-        # Both by the rank of their time, after the number of their connection.
-        rank = np.unique(np.append(self._begun, times), return_inverse=True)[1].ravel()
-        width = int(rank.max(initial=0)) + 1
-        at = np.searchsorted((known * width + rank[: len(self)])[order], asked * width + rank[len(self) :], "right")
-        low, high = np.maximum(low, at - _BEFORE), np.minimum(high, at + _BEHIND)
+        number = group_numbers(np.append(self.connection, mine))
+        known, asked = number[: len(self)], number[len(self) :]
+        in_order = InOrder.of(known, self._begun, int(number.max(initial=-1)) + 1)
+        at = in_order.before(asked, times, or_equal=True)
+        low = np.maximum(in_order.begins[asked], at - _BEFORE)
+        high = np.minimum(in_order.begins[asked + 1], at + _BEHIND)
         which, place = each_between(low, high)
-        told = order[place]
-        found = rows_at(rows, which)
+        told = in_order.members[place]
+        found = rows.at(which)
         first, second = self.first[told], self.second[told]
         sequence = np.where(turned[which], second, first)
         acknowledgment = np.where(turned[which], first, second)
         if here > point:
             sequence, acknowledgment = np.uint32(0) - sequence, np.uint32(0) - acknowledgment
         acknowledgment[found["tcp_flags"] & _ACK == 0] = 0
-        found["tcp_seq"] += sequence
-        found["tcp_ack"] += acknowledgment
-        return which, found
+        return which, found.but(tcp_seq=found["tcp_seq"] + sequence, tcp_ack=found["tcp_ack"] + acknowledgment)
 
-    def _added(self, rows: Array, flow: Array, x: Array, y: Array) -> tuple[Array, Array, Array]:
+    def _added(self, rows: Fields, flow: Array, x: Array, y: Array) -> tuple[Array, Array, Array]:
         """(connection and points, first, second) of each pair; a segment without ACK has no second number."""
-        one, other = rows_at(rows, x), rows_at(rows, y)
+        one, other = rows.at(x), rows.at(y)
         connection, turned = connection_of(self._families, flow[x], flow_of(one, answering=True))
         points = one["point"], other["point"]
         connection = mixed(connection, np.minimum(*points), np.maximum(*points))

@@ -1,0 +1,86 @@
+"""The fields of many rows as columns, each copied out of the rows when it is first asked for.
+
+Rows are wide, and what is compared needs few of their fields: a field of some rows is picked from its column in a
+hundredth of the time that a copy of whole rows takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from pktrace.decode.rows import Fielded
+
+Array = np.ndarray[Any, Any]
+_LATELY = 3  # arrays of row numbers of which it is kept what was made of them
+_MOST = 8  # where less than one row in so many is asked for, its field is read from the rows
+
+
+class Fields:
+    """All rows of a run; `rows` are these themselves."""
+
+    def __init__(self, rows: Array) -> None:
+        self.rows = rows
+        self._columns: dict[str, Array] = {}
+        self._lately: list[Picked] = []
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, name: str, /) -> Array:
+        if name not in self._columns:
+            self._columns[name] = np.ascontiguousarray(self.rows[name])
+        return self._columns[name]
+
+    def at(self, which: Array) -> Picked:
+        """Some of the rows, by number."""
+        return Picked(self, which)
+
+    def kept(self, which: Array) -> Picked:
+        """The same, with what was made of them, if this very array was asked for lately."""
+        found = next((picked for picked in self._lately if picked.which is which), None) or Picked(self, which)
+        self._lately = [found, *(picked for picked in self._lately if picked is not found)][:_LATELY]
+        return found
+
+    def picked(self, name: str, which: Array) -> Array:
+        """A field of some rows, by number."""
+        column = self[name] if name in self._columns or len(which) * _MOST >= len(self) else self.rows[name]
+        found: Array = column[which]
+        return found
+
+    def forget(self, *names: str) -> None:
+        """Fields that were changed in the rows."""
+        self._lately = []
+        for name in names:
+            self._columns.pop(name, None)
+
+
+class Picked:
+    """Some rows of `Fields`."""
+
+    def __init__(self, fields: Fields, which: Array, other: dict[str, Array] | None = None) -> None:
+        """Row numbers; and fields that are others than in the rows."""
+        self._fields, self.which, self._other = fields, which, other or {}
+        self._made: dict[Callable[[Fielded], Array], Array] = {}
+
+    def __len__(self) -> int:
+        return len(self.which)
+
+    def __getitem__(self, name: str, /) -> Array:
+        return self._other[name] if name in self._other else self._fields.picked(name, self.which)
+
+    def once(self, of: Callable[[Fielded], Array]) -> Array:
+        """What a function makes of these, which is made once; it is not changed."""
+        if of not in self._made:
+            self._made[of] = of(self)
+        return self._made[of]
+
+    def at(self, which: Array) -> Picked:
+        """Some of these."""
+        return Picked(self._fields, self.which[which], {name: column[which] for name, column in self._other.items()})
+
+    def but(self, **other: Array) -> Picked:
+        """The same with some fields replaced."""
+        return Picked(self._fields, self.which, other)
