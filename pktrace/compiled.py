@@ -38,10 +38,10 @@ CHECKED = bool(numba.config.DISABLE_JIT or numba.config.BOUNDSCHECK)
 def _state_of_sources() -> str:
     package = Path(__file__).parent
     state = hashlib.sha256(numba.__version__.encode())
-    sources = [source for folder in _KERNEL_PACKAGES for source in sorted((package / folder).glob("*.py"))]
+    sources = [source for folder in _KERNEL_PACKAGES for source in sorted((package / folder).rglob("*.py"))]
     for source in [package / "wire.py", *sources]:
         status = source.stat()
-        state.update(f"{source.name} {status.st_size} {status.st_mtime_ns}\n".encode())
+        state.update(f"{source.relative_to(package)} {status.st_size} {status.st_mtime_ns}\n".encode())
     return state.hexdigest()[:16]
 
 

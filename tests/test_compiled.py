@@ -15,10 +15,10 @@ from pktrace.cli.narration import analysis_of
 analysis_of(sys.argv[1]).transforms
 from pktrace.decode.changeable import read_changeable
 from pktrace.decode.equal_kernel import add_column, find_wanted, number_values
-from pktrace.trajectories.exact import place_in_order, settle_unclear
+from pktrace.trajectories.placing.unique import place_in_order, settle_unclear
 from pktrace.trajectories.grouping_kernel import count_before, number_keys, put_in_groups
-from pktrace.trajectories.order import follow_repeated
-from pktrace.trajectories.transform_kernel import compare_sightings, count_distinct
+from pktrace.trajectories.placing.repeated import follow_repeated
+from pktrace.trajectories.outcome.changes_kernel import compare_sightings, count_distinct
 from pktrace.verdicts.judge import judge_packets
 changes = (read_changeable, compare_sightings, count_distinct)
 equal = (number_keys, number_values, find_wanted, add_column, put_in_groups, count_before)

@@ -7,7 +7,7 @@ import pytest
 
 from pktrace.decode.identity import _use_key_of, among, found_among, groups_of, mixed, secret
 from pktrace.decode.rows import ROW
-from pktrace.trajectories.exact import EARLY_NS
+from pktrace.trajectories.bounds import EARLY_NS
 from pktrace.trajectories.fields import Fields
 from pktrace.trajectories.grouping import InOrder, counted, in_order_of
 from pktrace.trajectories.meetings import Side, meeting, meeting_alike

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pktrace.findings.analysis import Analysis
 from pktrace.schema import BASES, FATES
-from pktrace.trajectories.partners import sole
+from pktrace.trajectories.joins.sole_partners import sole
 from tests.conftest import ROOT
 from tests.kit.changed_traffic import START_NS, TRAFFIC, Forms, Recorded, Traffic, plain, proxy, record, twice
 from tests.kit.kinds.model import packets_of
@@ -135,7 +135,7 @@ _FOLLOWED = """
 import sys
 from pathlib import Path
 from pktrace.decode.identity import _use_key_of
-from pktrace.trajectories.partners import sole
+from pktrace.trajectories.joins.sole_partners import sole
 from tests.conftest import ROOT
 from tests.kit.changed_traffic import TRAFFIC, record
 from tests.test_joined_packets import analysed

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pktrace.trajectories.exact import place_in_order, settle_unclear
 from pktrace.trajectories.grouping import Groups, grouped
 from pktrace.trajectories.paths import NO_PATH, NOT_FOLLOWED
+from pktrace.trajectories.placing.unique import place_in_order, settle_unclear
 
 Array = np.ndarray[Any, Any]
 

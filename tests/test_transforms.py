@@ -15,7 +15,7 @@ from pktrace.findings.analysis import Analysis
 from pktrace.findings.tables import trajectories_table, transforms_table
 from pktrace.report.explain import explain_packet
 from pktrace.report.matching import print_matching
-from pktrace.trajectories.transforms import MOST_PAIRS
+from pktrace.trajectories.outcome.changes import MOST_PAIRS
 from tests.kit.links import sll
 from tests.kit.packets import (
     ETHERTYPE_IPV4,

@@ -11,7 +11,7 @@ import numpy as np
 # `digest` covers all that stays the same along a path, and is written into tables; anybody can make it up. `identity`
 # covers the same and `content` only the first payload bytes, with a secret key: by these packets are taken for one
 # (decode/digest.py, identity.py). They are worth nothing outside of the process, and no order of them means anything.
-# `mark` is 0 until packets with equal keys are told apart by what the keys leave out (trajectories/ties.py).
+# `mark` is 0 until packets with equal keys are told apart by what the keys leave out (trajectories/placing/ties.py).
 # `inner_tags` is a sum of what else tells tenants apart: VLANs below the outermost, PPPoE sessions, last MPLS labels.
 # `tunnel` is 1 + the number of the innermost entry of the file's tunnel table (decode/tunnels.py), 0 for none.
 ROW = np.dtype(

@@ -15,11 +15,11 @@ from pktrace.observations.observe import Observations, observe_run
 from pktrace.rules.expect import Expected, expected_treatment
 from pktrace.run.context import Context, read_context
 from pktrace.run.model import Run
-from pktrace.trajectories.copies import copies_of
 from pktrace.trajectories.follow import follow_packets
 from pktrace.trajectories.model import UNSEEN, Trajectories
-from pktrace.trajectories.parts import Parts, completed, parts_of
-from pktrace.trajectories.transforms import Transforms, transforms_of
+from pktrace.trajectories.outcome.changes import Transforms, transforms_of
+from pktrace.trajectories.outcome.division import Parts, completed, parts_of
+from pktrace.trajectories.outcome.duplicates import copies_of
 from pktrace.verdicts.verdicts import Verdicts, judge_trajectories
 
 
@@ -96,7 +96,7 @@ def analyze_trajectories(trajectories: Trajectories) -> Analysis:
         ledger.add("outside_window", int(((first < run.window[0]) | (first > run.window[1])).sum()))
     ledger.add("against_path", int(trajectories.backwards.sum()))
     copies = copies_of(trajectories)
-    doubtful = trajectories.copied & verdicts.packets_with("ambiguous")
+    doubtful = verdicts.copied & verdicts.packets_with("ambiguous")
     first = np.bincount(trajectories.first_rows["point"][doubtful], minlength=len(run.points))
     for number, point in enumerate(run.points):
         for counter, counts in (

@@ -16,9 +16,9 @@ import numpy as np
 
 from pktrace.decode import rows as field
 from pktrace.schema import BASES
-from pktrace.trajectories.copies import arrived_again
+from pktrace.trajectories.flows import flow_of
 from pktrace.trajectories.model import Trajectories
-from pktrace.trajectories.remains import flow_of
+from pktrace.trajectories.outcome.duplicates import arrived_again
 from pktrace.verdicts.verdicts import Verdicts
 
 Array = np.ndarray[Any, Any]

@@ -14,8 +14,8 @@ from pktrace.findings.suitability import (
     paths_of,
     stages_of,
 )
-from pktrace.trajectories.clock_model import Contradiction
-from pktrace.trajectories.exact import EARLY_NS
+from pktrace.trajectories.bounds import EARLY_NS
+from pktrace.trajectories.clocks.alignment import Contradiction
 
 # Bounds of what is told; each is a judgement, written down once.
 _MUCH_BY_ORDER = 0.05  # of a path's packets

@@ -22,8 +22,8 @@ from pktrace.observations.coverage import Coverage
 from pktrace.observations.observe import Observations
 from pktrace.run.context import Context, read_context
 from pktrace.run.model import Run
-from pktrace.trajectories.clock_model import Contradiction
-from pktrace.trajectories.clock_steps import Drift, Step
+from pktrace.trajectories.clocks.alignment import Contradiction
+from pktrace.trajectories.clocks.steps import Drift, Step
 from pktrace.trajectories.columns import Columns
 from pktrace.trajectories.follow import follow_packets
 from pktrace.trajectories.model import Trajectories

@@ -20,7 +20,7 @@ from pktrace.report.words import clock_time, date_time, microseconds, plural
 from pktrace.run.conditions import PROTOCOL_NAMES
 from pktrace.schema import BASES, FATES, REASONS, RULE_VERDICTS, TREATMENTS, VERDICTS
 from pktrace.trajectories.model import UNSEEN
-from pktrace.trajectories.transforms import ECN_NAMES, mac_text
+from pktrace.trajectories.outcome.changes import ECN_NAMES, mac_text
 from pktrace.verdicts.codes import NONE
 from pktrace.visible import visible
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from pktrace import schema
 from pktrace.ledger import DECLARED
-from pktrace.trajectories.transforms import KINDS, MOST_PAIRS
+from pktrace.trajectories.outcome.changes import KINDS, MOST_PAIRS
 
 # The words of the closed lists, in the sense in which the columns use them.
 _FATES = {

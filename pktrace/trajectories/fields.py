@@ -84,3 +84,8 @@ class Picked:
     def but(self, **other: Array) -> Picked:
         """The same with some fields replaced."""
         return Picked(self._fields, self.which, other)
+
+
+def made_once(rows: Fielded, of: Callable[[Fielded], Array]) -> Array:
+    """What a function makes of some rows; picked ones keep it."""
+    return rows.once(of) if isinstance(rows, Picked) else of(rows)

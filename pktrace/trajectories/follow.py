@@ -19,25 +19,25 @@ from pktrace.observations.contents import Contents
 from pktrace.observations.observe import Observations
 from pktrace.observations.payloads import Payloads
 from pktrace.run.model import Run
-from pktrace.trajectories.agreement import begins_unseen, open_ends
-from pktrace.trajectories.both_sides import sides_of_translators
-from pktrace.trajectories.clock_model import Clocks, RewrittenOnce, align_clocks
-from pktrace.trajectories.clock_steps import clock_steps
+from pktrace.trajectories.both_sides import NO_FORMS, Forms
+from pktrace.trajectories.capture_evidence import Reach, reach_of
+from pktrace.trajectories.clocks.alignment import Clocks, RewrittenOnce, align_clocks
+from pktrace.trajectories.clocks.steps import clock_steps
 from pktrace.trajectories.columns import Columns
-from pktrace.trajectories.evidence import ENDINGS, RULES, SAME_HEADERS
-from pktrace.trajectories.forms import NO_FORMS, Forms
 from pktrace.trajectories.grouping import Groups, grouped, in_order_of
-from pktrace.trajectories.looks import retried_looks, routed_looks, second_looks
+from pktrace.trajectories.joins.open_sets import Sightings
+from pktrace.trajectories.joins.rules import ENDINGS, RULES, SAME_HEADERS
+from pktrace.trajectories.links.address_translation import Keys
+from pktrace.trajectories.links.loose_ends import begins_unseen, open_ends
+from pktrace.trajectories.links.sides_at_ends import sides_of_translators
 from pktrace.trajectories.model import Trajectories
-from pktrace.trajectories.open_sets import Sightings
-from pktrace.trajectories.outcome import Round, trajectories_of
-from pktrace.trajectories.packet_id import keys_by_number, numbered_packets
+from pktrace.trajectories.outcome.conclusion import Round, trajectories_of
 from pktrace.trajectories.paths import NOT_FOLLOWED, parts, visits
-from pktrace.trajectories.placing import Placed, place
-from pktrace.trajectories.ranges import match_ranges
-from pktrace.trajectories.reach import Reach, reach_of
-from pktrace.trajectories.rewritten import Keys
-from pktrace.trajectories.ties import tell_apart
+from pktrace.trajectories.placing.packet_id import keys_by_number, numbered_packets
+from pktrace.trajectories.placing.place import Placed, place
+from pktrace.trajectories.placing.second_looks import retried_looks, routed_looks, second_looks
+from pktrace.trajectories.placing.ties import tell_apart
+from pktrace.trajectories.reassembly.byte_ranges import match_ranges
 
 Array = np.ndarray[Any, Any]
 # A packet that is rewritten at several stages is followed through one more of them in each round.

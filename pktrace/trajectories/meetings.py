@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode.identity import found_among, groups_of, mixed
-from pktrace.trajectories.exact import EARLY_NS
+from pktrace.trajectories.bounds import EARLY_NS
 from pktrace.trajectories.grouping import InOrder, each_between
 
 Array = np.ndarray[Any, Any]

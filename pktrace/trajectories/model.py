@@ -12,12 +12,11 @@ from pktrace.decode.rows import is_fragment, rows_at
 from pktrace.ledger import Ledger
 from pktrace.observations.observe import Observations
 from pktrace.run.model import Run
-from pktrace.trajectories.clock_model import Clocks
-from pktrace.trajectories.copies import maybe_copies
-from pktrace.trajectories.exact import EARLY_NS
+from pktrace.trajectories.bounds import EARLY_NS
+from pktrace.trajectories.capture_evidence import Reach
+from pktrace.trajectories.clocks.alignment import Clocks
 from pktrace.trajectories.numbering import further_rows
-from pktrace.trajectories.ranges import Ranges
-from pktrace.trajectories.reach import Reach
+from pktrace.trajectories.reassembly.byte_ranges import Ranges
 
 UNSEEN = np.int64(-(1 << 63))  # in arrays of times: not seen at that position
 
@@ -30,7 +29,7 @@ class Trajectories:
     each position, -1 where not seen), `first_row`, `candidates`, `basis` (code of schema.BASES), `sightings`,
     `duplicates`, `ambiguous` (it ends where something begins that it may have become), `unsure` (frames that nothing
     explains came by where it was not seen: it may have been there in another form). `owner` has one entry per
-    observation row: its trajectory or -1. `forms` are rows of second forms (forms.py): packets as they
+    observation row: its trajectory or -1. `forms` are rows of second forms (both_sides.py): packets as they
     leave a point that saw them arrive, too.
     """
 
@@ -72,11 +71,6 @@ class Trajectories:
         """Rows of further sightings: copies of a packet at a position where it was seen already."""
         found = further_rows(self.owner, self.seen, self.ranges)
         return found[~np.isin(found, self.forms)] if len(self.forms) else found
-
-    @cached_property
-    def copied(self) -> np.ndarray[Any, Any]:
-        """bool per packet: it may be a copy of another one that the first point of its path saw (copies.py)."""
-        return maybe_copies(self)
 
     @cached_property
     def raw_times(self) -> np.ndarray[Any, Any]:

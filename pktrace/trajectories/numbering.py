@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pktrace.trajectories.ranges import Ranges
+from pktrace.trajectories.reassembly.byte_ranges import Ranges
 
 Array = np.ndarray[Any, Any]
 

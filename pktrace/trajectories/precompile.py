@@ -11,10 +11,10 @@ import numpy as np
 from pktrace.decode.changeable import CHANGEABLE, read_changeable
 from pktrace.decode.identity import among, groups_of, mixed, secret
 from pktrace.decode.rows import ROW
-from pktrace.trajectories.exact import place_in_order, settle_unclear
 from pktrace.trajectories.grouping import InOrder, grouped
-from pktrace.trajectories.order import follow_repeated
-from pktrace.trajectories.transform_kernel import compare_sightings, count_distinct
+from pktrace.trajectories.outcome.changes_kernel import compare_sightings, count_distinct
+from pktrace.trajectories.placing.repeated import follow_repeated
+from pktrace.trajectories.placing.unique import place_in_order, settle_unclear
 
 
 def compile_kernels() -> None:

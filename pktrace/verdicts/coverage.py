@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from pktrace.trajectories.capture_evidence import FOREVER
 from pktrace.trajectories.model import UNSEEN, Trajectories
-from pktrace.trajectories.reach import FOREVER
 from pktrace.verdicts.judge import Captures
 
 _WAIT_FACTOR = 10

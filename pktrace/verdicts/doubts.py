@@ -60,14 +60,17 @@ def against_the_path(judgement: Judgement, trajectories: Trajectories) -> Judgem
     return found
 
 
-def changed_on_the_way(judgement: Judgement, trajectories: Trajectories) -> Judgement:
+def changed_on_the_way(judgement: Judgement, trajectories: Trajectories, copied: Array) -> Judgement:
     """A packet that ends where something begins that it may have become, or may be a copy, did not end for certain.
 
     It is not shown to be lost. Where it may have become something, it is not shown either that the filter dropped it or
     that the service kept it. A packet that arrived in part is `ambiguous`, too, where other parts may be of several
     packets.
+
+    Args:
+        copied: bool per packet, it may be a copy of another one (`duplicates.maybe_copies`).
     """
-    if not (trajectories.unsure.any() or trajectories.ambiguous.any() or trajectories.copied.any()):
+    if not (trajectories.unsure.any() or trajectories.ambiguous.any() or copied.any()):
         return judgement
     found = _copied(judgement, "fate", "reason", "lost_stage", "observed", "rule_verdict", "stage_verdict")
     # Absence at the detour proves nothing while something stood there that nothing explains.
@@ -78,7 +81,7 @@ def changed_on_the_way(judgement: Judgement, trajectories: Trajectories) -> Judg
     found.fate[part], found.reason[part] = Fate.AMBIGUOUS, Reason.NONE
     lost = found.fate == Fate.LOST
     ended = lost | (found.fate == Fate.DROPPED) | (found.fate == Fate.ABSORBED)
-    in_doubt = (trajectories.ambiguous & ended) | (trajectories.copied & lost)
+    in_doubt = (trajectories.ambiguous & ended) | (copied & lost)
     doubtful = np.flatnonzero(in_doubt & (found.reason != Reason.LATE))
     at_stage = doubtful[found.lost_stage[doubtful] >= 0]
     found.stage_verdict[at_stage, found.lost_stage[at_stage]] = Verdict.AMBIGUOUS

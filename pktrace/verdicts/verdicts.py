@@ -11,6 +11,7 @@ from pktrace.rules.expect import Expected
 from pktrace.run.model import Run
 from pktrace.schema import FATES
 from pktrace.trajectories.model import Trajectories
+from pktrace.trajectories.outcome.duplicates import maybe_copies
 from pktrace.verdicts.codes import NONE, Verdict
 from pktrace.verdicts.coverage import Trust, trust_in_captures
 from pktrace.verdicts.doubts import (
@@ -29,7 +30,8 @@ Array = np.ndarray[Any, Any]
 class Verdicts:
     """Per packet (codes of the closed lists in schema; NONE where there is none): `fate`, `reason`, `lost_stage`
     (-1 none), `last_at` (position), `observed`, `rule_verdict`, `reached` (at the filter's input or later);
-    per packet and stage: `stage_verdict` (NONE: no row), `stage_reason`. `trust` says what the captures cover."""
+    per packet and stage: `stage_verdict` (NONE: no row), `stage_reason`. `trust` says what the captures cover; `copied`
+    (bool per packet), it may be a copy of another one that the first point of its path saw."""
 
     trajectories: Trajectories
     expected: Expected
@@ -42,6 +44,7 @@ class Verdicts:
     rule_verdict: Array
     stage_verdict: Array
     stage_reason: Array
+    copied: Array
 
     def packets_with(self, fate: str) -> Array:
         """Which packets have a fate."""
@@ -95,9 +98,10 @@ def judge_trajectories(
         )  # fmt: skip
     judgement = in_parts(judgement, trajectories, trust)
     judgement = against_the_path(judgement, trajectories)
-    judgement = changed_on_the_way(judgement, trajectories)
+    copied = maybe_copies(trajectories)
+    judgement = changed_on_the_way(judgement, trajectories, copied)
     judgement = counted_by_the_filter(judgement, trajectories, expected, trust, counters or {})
-    return Verdicts(trajectories, expected, trust, *judgement)
+    return Verdicts(trajectories, expected, trust, *judgement, copied)
 
 
 def _layout(run: Run) -> Array:

@@ -21,8 +21,8 @@ from pktrace.findings.analysis import analyze_trajectories
 from pktrace.schema import BASES, FATES
 from pktrace.trajectories import follow as fast_follow
 from pktrace.trajectories.follow import follow_packets
+from pktrace.trajectories.links.address_translation import Keys
 from pktrace.trajectories.model import Trajectories
-from pktrace.trajectories.rewritten import Keys
 from tests.reference.follow import Followed, follow
 from tests.reference.judge import Judge
 from tests.reference.random_runs import RandomRun, random_run

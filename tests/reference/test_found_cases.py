@@ -9,7 +9,7 @@ import pytest
 from pktrace.findings.analysis import Analysis, analyze_observations
 from pktrace.run import model
 from pktrace.schema import BASES, FATES, RULE_VERDICTS
-from pktrace.trajectories.range_kernel import MOST_PARTS
+from pktrace.trajectories.reassembly.byte_ranges_kernel import MOST_PARTS
 from tests.reference.random_runs import RandomRun
 from tests.reference.random_traffic import Frame, Options, fragment
 from tests.reference.test_follow_random import disagreements

@@ -11,7 +11,7 @@ from pktrace.findings.analysis import analyze_observations
 from pktrace.schema import FATES
 from pktrace.trajectories import follow as fast_follow
 from pktrace.trajectories.follow import follow_packets
-from pktrace.trajectories.rewritten import Keys
+from pktrace.trajectories.links.address_translation import Keys
 from tests.reference.random_runs import RandomRun, make_run, random_run
 from tests.reference.random_traffic import START_NS, Frame, Options
 from tests.reference.reach import Coverage

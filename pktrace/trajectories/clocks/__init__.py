@@ -1,0 +1,1 @@
+"""The relation of the clocks of the points: offsets, steps and drift."""

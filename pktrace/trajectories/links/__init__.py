@@ -1,0 +1,1 @@
+"""Links between flows: what evidence shows that a box has made one flow of another."""

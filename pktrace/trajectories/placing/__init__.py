@@ -1,0 +1,1 @@
+"""One round of placing: rows with equal keys become trajectories."""

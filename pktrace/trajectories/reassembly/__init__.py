@@ -1,0 +1,1 @@
+"""Packets that were split or merged on the way, by byte ranges."""

@@ -1,0 +1,242 @@
+"""The matcher `range`: one packet became several, or several became one; each byte finds the packet that held it.
+
+Rule: TCP packets of one flow hold ranges of its sequence space (RFC 9293 3.4). Fragments and whole packets with the
+same addresses, protocol and identification hold ranges of one datagram (RFC 791 3.2, RFC 8200 4.5). The segments of a
+UDP superpacket hold its bytes at multiples of one size (udp_by_ip_id.py, udp_by_payload.py). Each byte of an arrival
+belongs to the packet that was sent with that byte last before it, at most the loss threshold before, and that the point
+has not seen with that byte yet.
+Bound: a retransmission and its original with equal bytes, both under way at once, are distinguished by IP IDs that
+count on (byte_ranges_kernel.py). Without IP IDs (IPv6), or behind a gateway that gives others, the wrong one may be
+taken; the number of bytes seen at a point is right.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pktrace.decode import rows as field
+from pktrace.decode.digest import PAYLOAD_BYTES
+from pktrace.decode.identity import group_numbers
+from pktrace.decode.rows import is_fragment, rows_at
+from pktrace.observations.payloads import Payloads
+from pktrace.trajectories.bounds import EARLY_NS
+from pktrace.trajectories.reassembly.byte_ranges_kernel import MOST_PARTS, match_bytes
+from pktrace.trajectories.reassembly.superpackets import Spans, spans_of_fragments, spans_of_segments, spans_of_streams
+
+Array = np.ndarray[Any, Any]
+_TCP = 6
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """Which observations hold which bytes of split and merged packets.
+
+    Arrays of equal length: `trajectory`, `position`, `row`, `first`, `last` (bytes from the first of the packet's
+    transport payload, where fragments are concerned from the first behind its own IP header; both included).
+    """
+
+    trajectory: Array
+    position: Array
+    row: Array
+    first: Array
+    last: Array
+
+    def __len__(self) -> int:
+        return len(self.trajectory)
+
+    def held(self, count: int, width: int) -> Array:
+        """Bytes seen by trajectory (of `count`) and position (of `width`), -1 where none of its parts were seen."""
+        place = self.trajectory * width + self.position
+        found = np.bincount(place, weights=self.last - self.first + 1, minlength=count * width).astype(np.int64)
+        found[np.bincount(place, minlength=count * width) == 0] = -1
+        return found.reshape(count, width)
+
+    def whole(self, rows: Array, first_row: Array) -> Array:
+        """bool per range: the observation is all of the packet and nothing else, so that only its content changed.
+
+        Args:
+            first_row: of each trajectory.
+        """
+        sent, held = rows[first_row[self.trajectory]], rows[self.row]
+        same = self.last - self.first + 1 == np.where(is_fragment(sent), _segment(sent), sent["payload_length"])
+        for name in ("fragment_offset", "more_fragments", "payload_length"):
+            same &= sent[name] == held[name]
+        found: Array = same & (~is_fragment(sent) | (_segment(sent) == _segment(held)))
+        return found
+
+    def chosen(self, which: Array) -> Ranges:
+        """Some of them."""
+        return Ranges(*(column[which] for column in (self.trajectory, self.position, self.row, self.first, self.last)))
+
+    def renumbered(self, number: Array) -> Ranges:
+        """The same with other numbers of the trajectories."""
+        order = np.lexsort((self.first, self.position, number[self.trajectory]))
+        columns = (number[self.trajectory], self.position, self.row, self.first, self.last)
+        return Ranges(*(column[order] for column in columns))
+
+
+def _segment(rows: Array) -> Array:
+    """Bytes behind the IP header."""
+    found: Array = rows["ip_end"].astype(np.int64) - rows["l4"]
+    return found
+
+
+NO_RANGES = Ranges(*(np.zeros(0, np.int64) for _ in range(5)))
+
+
+def match_ranges(
+    rows: Array, times: Array, flows: Array, loose: Array, seen: Array, path_of: Array, visits: Array, threshold: int,
+    payloads: Payloads,
+) -> tuple[Ranges, Array, Array]:  # fmt: skip
+    """Match what begins nowhere with the packets whose bytes it holds.
+
+    Args:
+        flows: uint64 per row, the flow that each row's began as; loose: rows that are of no trajectory, or of one that
+        begins behind the beginning of its path; seen, path_of: of the trajectories so far; visits: of paths.visits.
+
+    Returns:
+        Ranges in order of trajectory, position and first byte; trajectories of which it cannot be told whether some
+        segment is theirs; rows that are no matter of other rungs, since they are parts, or copies of such, or may be.
+    """
+    count = len(path_of)
+    if not count:
+        return NO_RANGES, np.zeros(0, np.int64), np.zeros(0, np.int64)
+    first = np.argmax(seen >= 0, axis=1)
+    lengths = (visits[:, :, :].max(axis=(1, 2)) + 1)[path_of]
+    gaps = (seen >= 0).sum(axis=1) < lengths
+    open_ended = np.flatnonzero((first == 0) & gaps)
+    sent = _readable(rows, seen[open_ended])
+    both = np.concatenate([sent, loose])
+    compared = both, rows_at(rows, both), flows[both], times[both], len(sent)
+    segments, doubtful, explained = spans_of_segments(*compared, threshold, payloads)
+    fragments, doubtful_too = spans_of_fragments(*compared, threshold, payloads)
+    found = [
+        _matched(rows, times, spans, open_ended, path_of, visits, seen, threshold)
+        for spans in (spans_of_streams(*compared), fragments, segments)
+    ]
+    other = _other_bytes(rows, found[0], sent[np.searchsorted(open_ended, found[0][:, 0])], payloads)
+    changed = np.unique(found[0][other, 0])
+    found[0] = found[0][~np.isin(found[0][:, 0], changed)]
+    together = np.concatenate(found)
+    # Bytes of what was sent as a fragment are counted from the first of the datagram.
+    together[:, 3:5] += rows["fragment_offset"][seen[together[:, 0], 0]][:, None]
+    order = np.lexsort((together[:, 3], together[:, 2], together[:, 0]))
+    together = together[order]
+    ranges = Ranges(together[:, 0], together[:, 2], together[:, 1], together[:, 3], together[:, 4])
+    doubtful_too = open_ended[doubtful_too]
+    doubtful_too = doubtful_too[_not_whole(rows, ranges, doubtful_too, seen, lengths)]
+    # Where the bound is reached, there may be further parts.
+    place, many = np.unique(ranges.trajectory * seen.shape[1] + ranges.position, return_counts=True)
+    crowded = place[many >= MOST_PARTS] // seen.shape[1]
+    return ranges, np.concatenate([open_ended[doubtful], doubtful_too, crowded, changed]), explained
+
+
+def _other_bytes(rows: Array, parts: Array, sent: Array, payloads: Payloads) -> Array:
+    """bool per part of a TCP stream: its first or last bytes are others than those that were sent with these numbers.
+
+    Numbers that were shifted on the way lead to bytes of other segments. Bound: bytes that captures cut off.
+
+    Args:
+        parts: int64 n x 5, as of `_matched`; sent: the row of the packet of each.
+    """
+    packet, frame = rows_at(rows, sent), rows_at(rows, parts[:, 1])
+    begin, size = parts[:, 3], parts[:, 4] - parts[:, 3] + 1
+    inside = (packet["tcp_seq"] - frame["tcp_seq"]).astype(np.int32) + begin
+    found = np.zeros(len(parts), bool)
+    for skipped in (np.zeros(len(size), np.int64), np.maximum(size - PAYLOAD_BYTES, 0)):
+        had, had_known = payloads.contents(packet, begin + skipped, size - skipped)
+        held, held_known = payloads.contents(frame, inside + skipped, size - skipped)
+        found |= had_known & held_known & (had != held)
+    return found
+
+
+def _readable(rows: Array, seen: Array) -> Array:
+    """The first sighting of each whose transport header was captured, for its ports tell of what it is a part; the
+    first of all where there is none.
+    """
+    found = seen[:, 0].copy()
+    left = np.flatnonzero(rows["has"][found] & field.CUT_HEADER != 0)
+    for position in range(1, seen.shape[1]):
+        here = seen[left, position]
+        good = (here >= 0) & (rows["has"][np.maximum(here, 0)] & field.CUT_HEADER == 0)
+        found[left[good]] = here[good]
+        left = left[~good]
+    return found
+
+
+def copies_of_parts(rows: Array, times: Array, ranges: Ranges, loose: Array, threshold: int) -> tuple[Array, Array]:
+    """Which loose rows are copies of parts, and of which trajectories: their point saw the same bytes as a part at most
+    the loss threshold before. What was sent again has been given to what was sent (`match_ranges`).
+    """
+    part, first = np.unique(ranges.row, return_index=True)
+    loose = loose[~np.isin(loose, part)]
+    loose = loose[np.isin(rows["identity"][loose], rows["identity"][part])]
+    both = np.concatenate([part, loose])
+    found = np.concatenate([ranges.trajectory[first], np.full(len(loose), -1, np.int64)])
+    chosen = rows_at(rows, both)
+    order = np.lexsort((both, times[both], chosen["point"], group_numbers(chosen["identity"])))
+    both, found, chosen = both[order], found[order], chosen[order]
+    begins = np.append(
+        True, (chosen["identity"][1:] != chosen["identity"][:-1]) | (chosen["point"][1:] != chosen["point"][:-1])
+    )
+    # The last part before each, if it is of the same bytes at the same point.
+    before = np.maximum.accumulate(np.where(begins | (found >= 0), np.arange(len(both)), 0))
+    again = (found < 0) & (found[before] >= 0)
+    again[again] = times[both[again]] - times[both[before[again]]] <= threshold
+    return both[again], found[before[again]]
+
+
+def _not_whole(rows: Array, ranges: Ranges, which: Array, seen: Array, lengths: Array) -> Array:
+    """bool per datagram: some point of its path, of so many positions, has not seen all of its bytes."""
+    size = _segment(rows[seen[which, 0]])[:, None]
+    held = ranges.held(len(seen), seen.shape[1])[which]
+    there = (seen[which] >= 0) | (np.arange(seen.shape[1]) >= lengths[which][:, None])
+    found: Array = np.any(~there & (held < size), axis=1)
+    return found
+
+
+def _matched(
+    rows: Array, times: Array, spans: Spans, open_ended: Array, path_of: Array, visits: Array, seen: Array,
+    threshold: int,
+) -> Array:  # fmt: skip
+    """int64 n x 5: trajectory, row, position, first and last byte."""
+    is_sender = spans.sender >= 0
+    group = group_numbers(spans.group)
+    shared = np.intersect1d(group[is_sender], group[~is_sender])
+    if not len(shared):
+        return np.zeros((0, 5), np.int64)
+    sides = []
+    for side in (is_sender, ~is_sender):
+        chosen = np.flatnonzero(side & np.isin(group, shared))
+        chosen = chosen[np.lexsort((spans.row[chosen], times[spans.row[chosen]], group[chosen]))]
+        sides.append(chosen)
+    senders, arrivals = sides
+    begins = np.stack([np.append(np.searchsorted(group[side], shared, "left"), len(side)) for side in sides], axis=1)
+    size = 2 * len(arrivals) + 1024
+    while True:
+        pair = np.zeros((size, 6), np.int64)
+        heads = np.full((len(senders), seen.shape[1]), -1, np.int64)
+        pairs = match_bytes(
+            begins, open_ended[spans.sender[senders]], times[spans.row[senders]], spans.begin[senders],
+            spans.end[senders], _ids(rows, spans.row[senders]), spans.whole[senders], times[spans.row[arrivals]],
+            spans.begin[arrivals], spans.end[arrivals], _ids(rows, spans.row[arrivals]), spans.whole[arrivals],
+            rows["point"][spans.row[arrivals]].astype(np.int64), path_of, visits, seen, EARLY_NS, np.int64(threshold),
+            pair, heads, np.zeros(size, np.int64),
+        )  # fmt: skip
+        if pairs >= 0:
+            break
+        size *= 4
+    pair = pair[:pairs, :5]
+    pair[:, 1] = spans.row[arrivals][pair[:, 1]]
+    return pair
+
+
+def _ids(rows: Array, which: Array) -> Array:
+    """int64 per row: the IP ID where it counts the packets of a TCP sender, else -1."""
+    chosen = rows_at(rows, which)
+    counts = (chosen["protocol"] == _TCP) & (chosen["has"] & field.HAS_ID != 0) & (chosen["ip_version"] == 4)
+    found: Array = np.where(counts & (chosen["fragment_offset"] == 0), chosen["ip_id"].astype(np.int64), -1)
+    return found
