@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from pktrace.findings import tables
-from pktrace.findings.analysis import Analysis, analyze_trajectories
+from pktrace.analysis import tables
+from pktrace.analysis.analysis import Analysis, analyze_trajectories
 from pktrace.observations import observe as observing
 from pktrace.observations.table import observations_table
 from pktrace.report.explain import Explanation, explain_packet

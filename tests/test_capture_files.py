@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pktrace.analysis.analysis import Analysis, analyze_run
 from pktrace.capture.index import CORRUPT, CUT, WHOLE
-from pktrace.findings.analysis import Analysis, analyze_run
 from pktrace.run.runfile import load_run
 from pktrace.wire import NO_TIME, OUT_OF_RANGE
 from tests.kit.index import Capture, read_capture

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pktrace.findings.analysis import Analysis
+from pktrace.analysis.analysis import Analysis
 from pktrace.schema import FATES, REASONS
 from tests.kit.kinds.model import Kind, Score, Sent, analysed, datagram, record, score
 

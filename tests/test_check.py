@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pktrace.findings.advice import Answer, answers_of, check_outcome, findings_of
-from pktrace.findings.finding import Finding, duration
-from pktrace.findings.pauses import Pause
-from pktrace.findings.suitability import Suitability, suitability_of
+from pktrace.check.answers import Answer, answers_of, check_outcome, findings_of
+from pktrace.check.capture_strip import strip, window_strip
+from pktrace.check.facts import Suitability, suitability_of
+from pktrace.check.finding import Finding, duration
+from pktrace.check.silences import Pause
 from pktrace.observations.observe import observe_run
-from pktrace.report.strip import strip, window_strip
 from pktrace.run.runfile import load_run
 from tests.conftest import SERVICE_CHAIN, CommandLine
 from tests.kit.packets import TCP, UDP, Header, arp_request, frame

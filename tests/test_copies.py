@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from fixtures.scenarios import generate_scenario
-from pktrace.findings.analysis import Analysis, analyze_run
-from pktrace.findings.summary import summary
+from pktrace.analysis.analysis import Analysis, analyze_run
+from pktrace.analysis.summary import summary
 from pktrace.report.explain import explain_packet
 from pktrace.run.runfile import load_run
 from tests.kit.links import ieee_802_11, snap

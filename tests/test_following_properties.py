@@ -11,8 +11,8 @@ import pytest
 import tomli_w
 
 from fixtures.scenarios import generate_scenario
+from pktrace.analysis.analysis import analyze_observations
 from pktrace.decode.rows import OPAQUE, ROW
-from pktrace.findings.analysis import analyze_observations
 from pktrace.observations.observe import Observations, observe_run
 from pktrace.run.runfile import load_run
 from pktrace.trajectories.follow import follow_packets

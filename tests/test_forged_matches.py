@@ -14,11 +14,11 @@ import pytest
 
 from fixtures.scenarios import generate_scenario
 from fixtures.scenarios.catalogue import SCENARIOS
+from pktrace.analysis.analysis import Analysis, analyze_run
+from pktrace.analysis.tables import trajectories_table
 from pktrace.decode import identity
 from pktrace.decode.digest import PAYLOAD_BYTES, content_of
 from pktrace.decode.identity import group_numbers, groups_of, mixed, secret
-from pktrace.findings.analysis import Analysis, analyze_run
-from pktrace.findings.tables import trajectories_table
 from pktrace.observations.observe import observe_run
 from pktrace.observations.table import observations_table
 from pktrace.run.runfile import load_run
@@ -162,7 +162,7 @@ def test_results_do_not_depend_on_the_key(tmp_path: Path, name: str, another_key
 
 
 def test_the_sample_of_init_does_not_depend_on_the_key(tmp_path: Path, another_key: Callable[[int], None]) -> None:
-    from pktrace.findings.samples import read_samples
+    from pktrace.init.samples import read_samples
 
     folder = tmp_path / "plain"
     generate_scenario("plain", folder, packets=SCENARIOS["plain"].small)
@@ -190,7 +190,7 @@ def test_observations_of_one_process_have_one_key(tmp_path: Path) -> None:
 
 def test_packets_that_every_sample_takes(tmp_path: Path) -> None:
     """A packet id whose hash is 0 was in each sample, however thin: with too many of them there was no end."""
-    from pktrace.findings.samples import read_samples
+    from pktrace.init.samples import read_samples
 
     always = (1 << 64) - 0x9E3779B97F4A7C15
     data = frame(Header("10.0.0.1", "10.0.0.2", 17, b"again", sport=1, dport=2))

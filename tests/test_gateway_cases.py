@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pktrace.findings.analysis import Analysis
+from pktrace.analysis.analysis import Analysis
 from pktrace.report.explain import explain_packet
 from pktrace.schema import BASES, FATES
 from tests.kit.packets import Header, frame

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from pktrace.findings.analysis import Analysis, analyze_run
-from pktrace.findings.matches import match_of
-from pktrace.findings.proposal import Proposal, propose
-from pktrace.findings.samples import read_samples
-from pktrace.report.proposal import proposal_toml, relative_names
+from pktrace.analysis.analysis import Analysis, analyze_run
+from pktrace.init.path_filters import match_of
+from pktrace.init.proposal import Proposal, propose
+from pktrace.init.run_toml import proposal_toml, relative_names
+from pktrace.init.samples import read_samples
 from pktrace.run.runfile import load_run
 from tests.conftest import SERVICE_CHAIN, CommandLine
 from tests.kit.packets import UDP, Header, frame

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pktrace.analysis.analysis import analyze_run
+from pktrace.analysis.summary import summary
 from pktrace.capture.files import CaptureReader
 from pktrace.capture.source import open_regular
 from pktrace.errors import CaptureChangedError, OutputError
-from pktrace.findings.analysis import analyze_run
-from pktrace.findings.summary import summary
 from pktrace.inputs import InputFile, Location, NotInside
 from pktrace.report.exchange import results_folder
 from pktrace.report.results import write_results

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pktrace.findings.analysis import Analysis
+from pktrace.analysis.analysis import Analysis
 from pktrace.schema import BASES, FATES
 from pktrace.trajectories.joins.sole_partners import sole
 from tests.conftest import ROOT

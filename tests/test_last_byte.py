@@ -10,9 +10,9 @@ import pytest
 
 from fixtures.scenarios import generate_scenario
 from fixtures.scenarios.catalogue import SCENARIOS
-from pktrace.findings.analysis import Analysis, analyze_run
-from pktrace.findings.tables import all_tables, latency_table, stages_table
-from pktrace.findings.tallies import stage_losses
+from pktrace.analysis.analysis import Analysis, analyze_run
+from pktrace.analysis.tables import all_tables, latency_table, stages_table
+from pktrace.analysis.tallies import stage_losses
 from pktrace.report.explain import explain_packet
 from pktrace.report.terminal import print_latency
 from pktrace.run.runfile import load_run

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pytest
 
 from pktrace import limits
+from pktrace.analysis.analysis import Analysis
 from pktrace.capture.files import CaptureReader
 from pktrace.capture.index import MOST_INTERFACES
 from pktrace.errors import EXIT_USAGE, CaptureFileError
-from pktrace.findings.analysis import Analysis
 from pktrace.ledger import Ledger
 from pktrace.limits import Budget, LimitError, Limits
 from pktrace.observations.export import ObservationStream

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import tomli_w
 
-from pktrace.findings.analysis import Analysis, analyze_run
-from pktrace.findings.criteria import exit_code
-from pktrace.findings.tables import stages_table
+from pktrace.analysis.analysis import Analysis, analyze_run
+from pktrace.analysis.criteria import exit_code
+from pktrace.analysis.tables import stages_table
 from pktrace.run.runfile import load_run
 from pktrace.schema import FATES, REASONS
 from tests.kit.packets import Header, frame

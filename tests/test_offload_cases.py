@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pktrace.findings.analysis import Analysis
+from pktrace.analysis.analysis import Analysis
 from pktrace.schema import FATES
 from tests.kit.packets import Header, frame
 from tests.kit.pcap_files import Record

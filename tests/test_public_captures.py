@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pktrace.findings.analysis import Analysis, analyze_run
+from pktrace.analysis.analysis import Analysis, analyze_run
 from pktrace.run.runfile import load_run
 
 CORPUS = Path(os.environ.get("PKTRACE_CORPUS", "absent")) / "multipoint"

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from fixtures.scenarios import generate_scenario
-from pktrace.findings.analysis import Analysis, analyze_run
-from pktrace.findings.quality import key_qualities
-from pktrace.findings.summary import summary, summary_json
+from pktrace.analysis.analysis import Analysis, analyze_run
+from pktrace.analysis.matching_quality import key_qualities
+from pktrace.analysis.summary import summary, summary_json
 from pktrace.report.terminal import print_analysis
 from pktrace.run.runfile import load_run
 from pktrace.schema import BASES

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pktrace.findings.analysis import Analysis
+from pktrace.analysis.analysis import Analysis
 from pktrace.schema import BASES, FATES
 from tests.kit.packets import Header, frame
 from tests.kit.pcap_files import Record

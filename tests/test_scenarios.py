@@ -13,7 +13,7 @@ import pytest
 
 from fixtures.scenarios import generate_scenario
 from fixtures.scenarios.catalogue import SCENARIOS
-from pktrace.findings.analysis import analyze_run
+from pktrace.analysis.analysis import analyze_run
 from pktrace.report.explain import explain_packet
 from pktrace.run.runfile import load_run
 from pktrace.schema import BASES

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from pktrace.analysis.analysis import Analysis
 from pktrace.errors import RunFileError
-from pktrace.findings.analysis import Analysis
 from pktrace.schema import TREATMENTS
 from tests.kit.kinds import KINDS
 from tests.kit.kinds.model import record

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from pktrace import schema
-from pktrace.findings.analysis import Analysis
-from pktrace.findings.tables import trajectories_table, transforms_table
+from pktrace.analysis.analysis import Analysis
+from pktrace.analysis.tables import trajectories_table, transforms_table
 from pktrace.report.explain import explain_packet
 from pktrace.report.matching import print_matching
 from pktrace.trajectories.outcome.changes import MOST_PAIRS

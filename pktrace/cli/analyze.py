@@ -16,7 +16,7 @@ from pktrace.errors import EXIT_CRITERION_FAILED, EXIT_DAMAGED_OR_UNDECIDED, EXI
 from pktrace.report.words import one_line, plural
 
 if TYPE_CHECKING:
-    from pktrace.findings.analysis import Analysis
+    from pktrace.analysis.analysis import Analysis
 
 # Ledger counters of observations that belong to no packet followed.
 _LEFT_OUT = (
@@ -52,7 +52,7 @@ def analyze(
 
     RUN is a folder with a run.toml. Tables go to stdout, narration to stderr.
     """
-    from pktrace.findings.criteria import CRITERIA
+    from pktrace.analysis.criteria import CRITERIA
 
     wanted = frozenset(name.strip() for name in fail_on.split(",") if name.strip())
     if wanted - set(CRITERIA):
@@ -98,8 +98,8 @@ def _analyze(
         analysis = analysis_of(location, limits, memory.ANALYSIS, trust)
         memory.check_writing(len(analysis.observations.rows), len(analysis.trajectories))
         with_kernels(lambda: analysis.transforms)
-        from pktrace.findings.criteria import outcome
-        from pktrace.findings.summary import summary, summary_json
+        from pktrace.analysis.criteria import outcome
+        from pktrace.analysis.summary import summary, summary_json
         from pktrace.report.results import write_results
 
         ended = outcome(analysis, fail_on)

@@ -11,7 +11,7 @@ from pktrace.cli.limits import limit_options, watching
 from pktrace.cli.narration import from_observations, say_why, show, trust_option
 
 if TYPE_CHECKING:
-    from pktrace.findings.suitability import Suitability
+    from pktrace.check.facts import Suitability
     from pktrace.observations.observe import Observations
 
 
@@ -31,23 +31,23 @@ def check(run: str, trust: bool, as_json: bool, **limits: int | None) -> int:
     2 usage or run.toml error, or no capture.
     """
     facts = from_observations(run, _facts, limits, trust=trust)
-    from pktrace.findings.advice import answers_of, check_outcome, findings_of
+    from pktrace.check.answers import answers_of, check_outcome, findings_of
 
     findings = findings_of(facts)
     answers = answers_of(facts, findings)
     ended = check_outcome(facts, answers)
     if as_json:
-        from pktrace.report.suitability_json import suitability_json
+        from pktrace.check.document import suitability_json
 
         show(lambda: click.echo(suitability_json(facts, findings, answers, ended.code), nl=False))
     else:
-        from pktrace.report.suitability import print_suitability
+        from pktrace.check.text import print_suitability
 
         show(lambda: print_suitability(facts, findings, answers, sys.stdout))
     return say_why(facts.run.name, ended)
 
 
 def _facts(observations: Observations) -> Suitability:
-    from pktrace.findings.suitability import suitability_of
+    from pktrace.check.facts import suitability_of
 
     return suitability_of(observations)

@@ -24,7 +24,7 @@ def explain(run: str, trajectory: int, trust: bool, as_json: bool, **limits: int
     ID is the number in the column `trajectory` of trajectories.parquet.
     """
     analysis = analysis_of(run, limits, trust=trust)
-    from pktrace.findings.criteria import outcome
+    from pktrace.analysis.criteria import outcome
     from pktrace.report.explain import explain_packet
 
     explanation = with_kernels(lambda: explain_packet(analysis, trajectory))

@@ -27,10 +27,10 @@ def init(files: tuple[str, ...], output: str | None, force: bool, as_json: bool,
     copied, moved or changed. What the captures cannot show is left out, and said in a comment.
     """
     target = _target(output, files, force)
-    from pktrace.findings.criteria import Outcome
-    from pktrace.findings.proposal import propose
-    from pktrace.findings.samples import read_samples, usable
-    from pktrace.report.proposal import proposal_json, proposal_toml, relative_names, write_proposal
+    from pktrace.analysis.criteria import Outcome
+    from pktrace.init.proposal import propose
+    from pktrace.init.run_toml import proposal_json, proposal_toml, relative_names, write_proposal
+    from pktrace.init.samples import read_samples, usable
 
     chosen, problems = with_kernels(lambda: usable(_each_once(files)))
     folder = target.parent if target is not None else Path.cwd()

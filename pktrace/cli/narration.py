@@ -19,8 +19,8 @@ from pktrace.surroundings import python_command
 from pktrace.visible import visible
 
 if TYPE_CHECKING:
-    from pktrace.findings.analysis import Analysis
-    from pktrace.findings.criteria import Outcome
+    from pktrace.analysis.analysis import Analysis
+    from pktrace.analysis.criteria import Outcome
     from pktrace.memory import Need
     from pktrace.observations.observe import Observations
 
@@ -108,7 +108,7 @@ def analysis_of(
     """
 
     def analyze(observations: Observations) -> Analysis:
-        from pktrace.findings.analysis import analyze_observations
+        from pktrace.analysis.analysis import analyze_observations
 
         return analyze_observations(observations)
 

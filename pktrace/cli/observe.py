@@ -65,7 +65,7 @@ def observe(files: tuple[str, ...], output: str, with_details: bool, as_json: bo
         for entry in ledger:
             tell(f"{entry['counter']}: {entry['count']:,} in {entry['capture']}. {entry['sentence']}")
         tell(f"{plural(stream.packets, 'packet')} of {plural(len(files), 'file')} in {output}")
-    from pktrace.findings.criteria import Outcome, damage_of
+    from pktrace.analysis.criteria import Outcome, damage_of
 
     reasons = damage_of(stream.ledger, [None]) if stream.damaged else ()
     return say_why("observe", Outcome(EXIT_DAMAGED_OR_UNDECIDED if reasons else EXIT_DONE, reasons))

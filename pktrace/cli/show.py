@@ -25,10 +25,10 @@ def _rows(rows: list[dict[str, Any]]) -> None:
 def latency(run: str, trust: bool, as_json: bool, **limits: int | None) -> int:
     """Latency per stage and direction (mode 0): N, mean, median, p99, max, share of the whole."""
     analysis = analysis_of(run, limits, trust=trust)
-    from pktrace.findings.criteria import outcome
+    from pktrace.analysis.criteria import outcome
 
     if as_json:
-        from pktrace.findings.tables import latency_table
+        from pktrace.analysis.tables import latency_table
 
         _rows(latency_table(analysis).to_pylist())
     else:
@@ -47,10 +47,10 @@ def latency(run: str, trust: bool, as_json: bool, **limits: int | None) -> int:
 def rules(run: str, trust: bool, as_json: bool, **limits: int | None) -> int:
     """What each rule says, what the filter did, and the data plane's own counter (mode 1)."""
     analysis = analysis_of(run, limits, trust=trust)
-    from pktrace.findings.criteria import outcome
+    from pktrace.analysis.criteria import outcome
 
     if as_json:
-        from pktrace.findings.tables import rules_table
+        from pktrace.analysis.tables import rules_table
 
         _rows(rules_table(analysis).to_pylist())
     else:
@@ -69,11 +69,11 @@ def rules(run: str, trust: bool, as_json: bool, **limits: int | None) -> int:
 def losses(run: str, trust: bool, as_json: bool, **limits: int | None) -> int:
     """Lost packets by the stage where they were lost, apart from what the captures lost or cannot tell."""
     analysis = analysis_of(run, limits, trust=trust)
-    from pktrace.findings.criteria import outcome
+    from pktrace.analysis.criteria import outcome
 
     ended = outcome(analysis)
     if as_json:
-        from pktrace.findings.summary import summary
+        from pktrace.analysis.summary import summary
 
         paths = summary(analysis, ended.code)["paths"]
         _rows([{"path": name, **loss} for name, path in paths.items() for loss in path["losses"]])

@@ -21,7 +21,7 @@ from pktrace.errors import EXIT_DAMAGED_OR_UNDECIDED, EXIT_INTERRUPTED, CallerEr
 from pktrace.visible import toml_text
 
 if TYPE_CHECKING:
-    from pktrace.findings.analysis import Analysis
+    from pktrace.analysis.analysis import Analysis
 
 _PAPER_LIMIT = 64
 _WITH_PORTS = {6, 17, 132, 136}
@@ -303,8 +303,8 @@ def _addresses_inside(folder: Path) -> list[str]:
 
 
 def _print(analysis: Analysis, mode: str, detail: bool, as_json: bool) -> int:
-    from pktrace.findings.criteria import outcome
-    from pktrace.findings.summary import summary, summary_json
+    from pktrace.analysis.criteria import outcome
+    from pktrace.analysis.summary import summary, summary_json
     from pktrace.report.exchange import results_folder
     from pktrace.report.results import write_results
     from pktrace.report.terminal import print_latency, print_losses, print_rules

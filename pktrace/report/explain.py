@@ -9,10 +9,10 @@ from typing import IO, Any
 import numpy as np
 from rich.text import Text
 
+from pktrace.analysis.analysis import Analysis
 from pktrace.decode import changeable as unkept_field
 from pktrace.decode import rows as field
 from pktrace.errors import CallerError
-from pktrace.findings.analysis import Analysis
 from pktrace.observations.changeable import changeable_of
 from pktrace.observations.tunnels import address_text
 from pktrace.report.terminal import console, plain_table

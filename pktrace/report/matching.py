@@ -7,8 +7,8 @@ from typing import IO
 from rich.table import Table
 from rich.text import Text
 
-from pktrace.findings.analysis import Analysis
-from pktrace.findings.quality import PathQuality, key_qualities, path_quality
+from pktrace.analysis.analysis import Analysis
+from pktrace.analysis.matching_quality import PathQuality, key_qualities, path_quality
 from pktrace.report.terminal import console, plain_table
 from pktrace.report.words import count, percent
 from pktrace.schema import BASES

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from pktrace.findings.analysis import Analysis
+from pktrace.analysis.analysis import Analysis
 from pktrace.latency.stages import StageLatency, percentile
 from pktrace.surroundings import elsewhere
 from pktrace.visible import visible

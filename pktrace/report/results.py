@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pktrace import schema
+from pktrace.analysis.analysis import Analysis
+from pktrace.analysis.summary import summary_json
+from pktrace.analysis.tables import all_tables
 from pktrace.errors import OutputError
-from pktrace.findings.analysis import Analysis
-from pktrace.findings.summary import summary_json
-from pktrace.findings.tables import all_tables
 from pktrace.report.exchange import PLOT_FOLDER, SUMMARY, ResultsFolder
 from pktrace.report.whole import whole_file
 from pktrace.version import __version__

@@ -11,8 +11,8 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from pktrace.findings.analysis import Analysis
-from pktrace.findings.tallies import RuleTally, fate_counts, stage_losses
+from pktrace.analysis.analysis import Analysis
+from pktrace.analysis.tallies import RuleTally, fate_counts, stage_losses
 from pktrace.latency.stages import StageLatency, percentile, shares, summary_row
 from pktrace.report.words import count, microseconds, percent, plural
 from pktrace.schema import RULE_VERDICTS

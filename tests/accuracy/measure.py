@@ -9,8 +9,8 @@ from typing import Any
 import polars as pl
 
 from fixtures.scenarios import generate_scenario
-from pktrace.findings.analysis import analyze_run
-from pktrace.findings.tables import all_tables
+from pktrace.analysis.analysis import analyze_run
+from pktrace.analysis.tables import all_tables
 from pktrace.run.runfile import load_run
 from tests.accuracy.changes import Changes, read_true_changes
 from tests.accuracy.score import Score, read_truth, score

@@ -150,9 +150,9 @@ def measured(run: str) -> None:
 
     gc.disable()
     peaks = Peaks()
-    from pktrace.findings.analysis import analyze_trajectories
-    from pktrace.findings.criteria import exit_code
-    from pktrace.findings.summary import summary
+    from pktrace.analysis.analysis import analyze_trajectories
+    from pktrace.analysis.criteria import exit_code
+    from pktrace.analysis.summary import summary
     from pktrace.observations.observe import observe_run
     from pktrace.report.plots import draw_all
     from pktrace.report.results import write_results

@@ -10,8 +10,8 @@ import threading
 import time
 from pathlib import Path
 
+from pktrace.analysis.analysis import analyze_run
 from pktrace.errors import CaptureChangedError, CaptureFileError, PktraceError
-from pktrace.findings.analysis import analyze_run
 from pktrace.observations.observe import observe_run
 from pktrace.run.runfile import load_run
 from tests.hostile.attack import Attack

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
 
+from pktrace.analysis.analysis import analyze_run
+from pktrace.analysis.summary import summary
 from pktrace.errors import OutputError, PktraceError
-from pktrace.findings.analysis import analyze_run
-from pktrace.findings.summary import summary
 from pktrace.observations.export import ObservationStream
 from pktrace.report import exchange
 from pktrace.report.exchange import results_folder

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from pktrace.analysis.analysis import analyze_run
 from pktrace.cli import main
 from pktrace.errors import CallerError, PktraceError, RunFileError
-from pktrace.findings.analysis import analyze_run
 from pktrace.run.runfile import load_run
 from tests.hostile.attack import Attack
 from tests.kit import two_points

@@ -10,8 +10,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from pktrace import schema
-from pktrace.findings.analysis import Analysis, analyze_run
-from pktrace.findings.summary import summary
+from pktrace.analysis.analysis import Analysis, analyze_run
+from pktrace.analysis.summary import summary
 from pktrace.report.exchange import results_folder
 from pktrace.report.results import write_results
 from pktrace.run.runfile import load_run

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pktrace.findings.analysis import Analysis
+from pktrace.analysis.analysis import Analysis
 from pktrace.schema import BASES, FATES, RULE_VERDICTS
 from tests.kit import forgery
 from tests.kit.packets import Header, frame

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pktrace.analysis.analysis import analyze_trajectories
 from pktrace.decode.identity import mixed
-from pktrace.findings.analysis import analyze_trajectories
 from pktrace.schema import BASES, FATES
 from pktrace.trajectories import follow as fast_follow
 from pktrace.trajectories.follow import follow_packets

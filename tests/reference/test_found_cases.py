@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from pktrace.findings.analysis import Analysis, analyze_observations
+from pktrace.analysis.analysis import Analysis, analyze_observations
 from pktrace.run import model
 from pktrace.schema import BASES, FATES, RULE_VERDICTS
 from pktrace.trajectories.reassembly.byte_ranges_kernel import MOST_PARTS

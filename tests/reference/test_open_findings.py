@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pktrace.findings.analysis import analyze_observations
+from pktrace.analysis.analysis import analyze_observations
 from pktrace.schema import FATES
 from pktrace.trajectories import follow as fast_follow
 from pktrace.trajectories.follow import follow_packets

@@ -30,7 +30,7 @@ from pktrace.decode.identity import among, found_among, group_numbers, groups_of
 from pktrace.decode.rows import is_fragment
 from pktrace.observations.payloads import Payloads
 from pktrace.run.model import Run
-from pktrace.trajectories import remains as remains_of
+from pktrace.trajectories import invariants
 from pktrace.trajectories.both_sides import NO_FORMS, Forms, forms_of
 from pktrace.trajectories.fields import Fields
 from pktrace.trajectories.flows import answering_flow_of, flows_of, has_its_own_id
@@ -57,12 +57,12 @@ _TCP, _UDP = 6, 17
 _DATAGRAM = ("source_high", "source_low", "destination_high", "destination_low", "protocol", "ip_id")
 # What may stay where remains alone are of several flows; each is believed only of flows of which most packets agree.
 _KEPT = (
-    remains_of.of_rewrite_with_id,
-    remains_of.of_rewritten_source,
-    remains_of.of_rewritten_destination,
-    remains_of.of_rewritten_addresses,
+    invariants.of_rewrite_with_id,
+    invariants.of_rewritten_source,
+    invariants.of_rewritten_destination,
+    invariants.of_rewritten_addresses,
 )
-_SIDE_KEPT = (remains_of.of_rewritten_source, remains_of.of_rewritten_destination)
+_SIDE_KEPT = (invariants.of_rewritten_source, invariants.of_rewritten_destination)
 
 
 class Keys:
@@ -146,7 +146,7 @@ class Keys:
         if not len(found.end_rows) or not len(found.start_rows):
             return False
         rows, window = self.fields, window_of(run, times)
-        pairs, fits = pairs_of(found, run, rows, times, comparable, remains_of.of_rewrite)
+        pairs, fits = pairs_of(found, run, rows, times, comparable, invariants.of_rewrite)
         # Of flows that are known to be rewritten here, what ends is lost: it would have the key of what it became.
         self.doubtful = fits & ~among(self._stages(found), np.array(list(self._rewritten_at), np.uint64))
         agreement = agreement_of(pairs, found, rows, times, window)
@@ -155,7 +155,7 @@ class Keys:
 
         every = found
         ends, starts = (
-            (self.flow[at], rows.kept(at).once(remains_of.of_rewrite), times[at], comparable[rows["point"][at]])
+            (self.flow[at], rows.kept(at).once(invariants.of_rewrite), times[at], comparable[rows["point"][at]])
             for at in (found.end_rows, found.start_rows)
         )
 
@@ -173,7 +173,7 @@ class Keys:
             pairs, fits = pairs_of(found, run, rows, times, comparable, kept)
             if kept in _SIDE_KEPT:
                 by_side[kept] = pairs
-            if kept is remains_of.of_rewrite_with_id and fits.sum() < _KEPT_BY_HALF * len(fits):
+            if kept is invariants.of_rewrite_with_id and fits.sum() < _KEPT_BY_HALF * len(fits):
                 continue  # IP IDs that few packets have kept are equal by chance
             finer = agreement_of(pairs, found, rows, times, window)
             eligible = self._mostly_begun(finer, found) & ((finer.single < finer.kinds) | finer.come_soon)
@@ -202,7 +202,7 @@ class Keys:
         rows = self.fields
         cut = [rows["has"][some] & field.CUT_HEADER != 0 for some in (found.end_rows, found.start_rows)]
         if cut[0].any() or cut[1].any():
-            pairs, _ = pairs_of(found, run, rows, times, comparable, remains_of.of_cut)
+            pairs, _ = pairs_of(found, run, rows, times, comparable, invariants.of_cut)
             self.doubtful[pairs.end[cut[0][pairs.end] | cut[1][pairs.start]]] = True
         return False
 
@@ -216,7 +216,7 @@ class Keys:
         mine = np.flatnonzero(every["protocol"] != _TCP)
         if not ((every["ip_id"][mine] != 0) & (every["fragment_offset"][mine] == 0)).any():
             return False
-        pairs, _ = pairs_of(found.only(mine), run, rows, times, comparable, remains_of.of_beginning)
+        pairs, _ = pairs_of(found.only(mine), run, rows, times, comparable, invariants.of_beginning)
         pairs = replace(pairs, end=mine[pairs.end])
         ended, begun = rows.at(found.end_rows[pairs.end]), rows.at(found.start_rows[pairs.start])
         fits = (ended["protocol"] == _UDP) | (ended["has"] & field.HAS_ECHO != 0)
@@ -332,7 +332,7 @@ class Keys:
             return False
         self._open |= open_rows
         rows = self.fields
-        pairs, _ = pairs_of(found, run, rows, times, comparable, remains_of.of_change)
+        pairs, _ = pairs_of(found, run, rows, times, comparable, invariants.of_change)
         # Where neither IP IDs nor numbers tell packets apart, any two of a flow fit: a good part of it has to end, or
         # as many have to begin as end. What begins because nothing was there to see it before tells nothing then.
         ended = rows.kept(found.end_rows)
@@ -476,9 +476,9 @@ class Keys:
         keep_id = ~among(first, np.array(list(self._without_id), np.uint64))[of_origin]
         identification = np.where(keep_id, chosen["ip_id"], 0)
         by_header = among(first, np.array(list(self._by_header), np.uint64))[of_origin]
-        remains = remains_of.of_rewrite(chosen)
+        remains = invariants.of_rewrite(chosen)
         if by_header.any():
-            remains = np.where(by_header, mixed(*remains_of.numbers(chosen)), remains)
+            remains = np.where(by_header, mixed(*invariants.numbers(chosen)), remains)
         self.keys[mine] = mixed(began, remains, identification, self._part[chosen["point"]])
 
 

@@ -36,6 +36,8 @@ _NEARLY_ALL, _FEWEST = 0.9, 5
 _TCP, _UDP = 6, 17
 _ENDS = ("source", "destination")
 _PORTS = ("sport", "dport")
+_HOSTS = ("protocol", *(f"{end}_{half}" for end in _ENDS for half in ("high", "low")))
+_STEPS = (512, 16)  # of samples
 
 
 def sides_of_translators(run: Run, rows: Array, times: Array, at: Sightings, unplaced: Array) -> Forms:
@@ -50,24 +52,44 @@ def sides_of_translators(run: Run, rows: Array, times: Array, at: Sightings, unp
     found = NO_FORMS
     some = not_all_along(run, at.seen, at.path_of)
     once = some[(at.seen[some] >= 0).sum(axis=1) == 1]
-    if len(once) + len(unplaced) < _FEWEST:
+    alone = np.concatenate([at.seen[once].max(axis=1), unplaced])
+    if len(alone) < _FEWEST:
         return found
     reach = np.ones(len(rows), bool)
-    reach[at.seen[once].max(axis=1)] = False
-    reach[unplaced] = False
+    reach[alone] = False
     for point in sorted({path.points[side] for path in run.paths for side in (0, -1)}):
         here = np.flatnonzero((at.points == point) & (at.paths != NOT_FOLLOWED))
-        if np.count_nonzero(~reach[here]) < _FEWEST:
+        if _few_hosts_end(rows, here, reach):
             continue
+        readable = rows["has"][here] & (field.HAS_IP | field.CUT_HEADER) == field.HAS_IP
+        here = here[readable]
         some = rows_at(rows, here)
-        readable = some["has"] & (field.HAS_IP | field.CUT_HEADER) == field.HAS_IP
-        here, some = here[readable], some[readable]
         for side in (0, 1):
             pairs = _sides(some, times[here], reach[here], side, run.threshold_ns)
             if len(pairs):
                 found = found.and_those(Forms(here[pairs.second], here[pairs.first]))
                 reach[here[pairs.second]] = True
     return found
+
+
+def _few_hosts_end(rows: Array, here: Array, reach: Array) -> bool:
+    """Whether hardly any packet of a point is alone there: one between hosts that have no others seen elsewhere.
+
+    A sample of the others shows it for all but a few of the packets that were lost.
+    """
+    left = here[~reach[here]]
+    for step in _STEPS:
+        if len(left) < _FEWEST:
+            return True
+        others = here[::step]
+        others = others[reach[others]]
+        left = left[~among(_hosts(rows, left), _hosts(rows, others))]
+    return len(left) < _FEWEST
+
+
+def _hosts(rows: Array, which: Array) -> Array:
+    """uint64 per row of some: a hash of protocol and addresses."""
+    return mixed(*(rows[name][which] for name in _HOSTS))
 
 
 def _sides(some: Array, times: Array, reach: Array, side: int, threshold: int) -> Forms:

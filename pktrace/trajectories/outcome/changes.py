@@ -17,8 +17,8 @@ from pktrace.decode.identity import mixed
 from pktrace.observations.changeable import changeable_of
 from pktrace.observations.contents import make_contents_comparable
 from pktrace.observations.tunnels import address_text
-from pktrace.trajectories import transform_kernel as bit
 from pktrace.trajectories.model import Trajectories
+from pktrace.trajectories.outcome import changes_kernel as bit
 from pktrace.trajectories.outcome.division import Parts
 
 Array = np.ndarray[Any, Any]

@@ -3,8 +3,7 @@
 Rule: the first segment of a burst has the ID and the first bytes of its packet; segment i the ID + i, and the bytes
 from i times the size of the first on. Its bytes show whose segment one is (payload_match.py). Where they do not, and
 the first of a burst is missing, it belongs to the packet sent last before it, among those between the packets of the
-bursts
-before and behind it, if sizes and IDs fit.
+bursts before and behind it, if sizes and IDs fit.
 Bound: segments of equal bytes of several packets, under way at once, one of which was lost, may be taken for another's.
 """
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import tomli_w
 
-from pktrace.findings.analysis import Analysis, analyze_run
+from pktrace.analysis.analysis import Analysis, analyze_run
 from pktrace.run.runfile import load_run
 from pktrace.schema import FATES
 from tests.kit.packets import ETHERTYPE_IPV4, TCP, UDP, ethernet, ipv4, tcp, udp

@@ -15,19 +15,19 @@ import numpy as np
 
 from pktrace.decode import rows as field
 from pktrace.decode.rows import ROW
-from pktrace.findings.chains import Chain, aligned_times, chains_of
-from pktrace.findings.clock_groups import ClockGroups, clock_groups
-from pktrace.findings.detours import detour_of
-from pktrace.findings.matches import Address, Match, match_of
-from pktrace.findings.places import Place, named, places_of, split_directions
-from pktrace.findings.samples import Sample
-from pktrace.findings.sharing import (
+from pktrace.init.clock_groups import ClockGroups, clock_groups
+from pktrace.init.detours import detour_of
+from pktrace.init.path_filters import Address, Match, match_of
+from pktrace.init.point_order import Chain, aligned_times, chains_of
+from pktrace.init.samples import Sample
+from pktrace.init.shared_packets import (
     Shared,
     Sightings,
     packet_keys,
     sessions_of,
     sightings_of,
 )
+from pktrace.init.vantage_points import Place, named, places_of, split_directions
 from pktrace.run.conditions import PROTOCOL_NAMES
 
 Array = np.ndarray[Any, Any]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pktrace.findings.tallies import RuleTally, tally_rules
+from pktrace.analysis.tallies import RuleTally, tally_rules
 from pktrace.latency.stages import StageLatency, differences
 from pktrace.ledger import Ledger
 from pktrace.observations.observe import Observations, observe_run

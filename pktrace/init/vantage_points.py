@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from pktrace.findings.samples import Sample, Tally
+from pktrace.init.samples import Sample, Tally
 from pktrace.run.model import ANY_DIRECTION
 
 Array = np.ndarray[Any, Any]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import ipaddress
 from typing import Any
 
-from pktrace.findings.advice import Answer
-from pktrace.findings.finding import Finding
-from pktrace.findings.suitability import PathFacts, PointFacts, Suitability
+from pktrace.check.answers import Answer
+from pktrace.check.facts import PathFacts, PointFacts, Suitability
+from pktrace.check.finding import Finding
 from pktrace.version import __version__
 from pktrace.visible import json_text
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pktrace.findings.finding import LATENCY, LOSSES, NO, PARTLY, RULES, Finding, duration, limits, listed, many, part
-from pktrace.findings.shared import LITTLE_SHARED, StageFacts
-from pktrace.findings.suitability import (
+from pktrace.check.facts import (
     LONGEST_FRAME,
     Suitability,
     ends_of,
@@ -14,6 +12,8 @@ from pktrace.findings.suitability import (
     paths_of,
     stages_of,
 )
+from pktrace.check.finding import LATENCY, LOSSES, NO, PARTLY, RULES, Finding, duration, limits, listed, many, part
+from pktrace.check.stage_facts import LITTLE_SHARED, StageFacts
 from pktrace.trajectories.bounds import EARLY_NS
 from pktrace.trajectories.clocks.alignment import Contradiction
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from pktrace.findings.sharing import Sightings, group_medians
+from pktrace.init.shared_packets import Sightings, group_medians
 
 Array = np.ndarray[Any, Any]
 _LONGEST_DELAY_NS = 2_000_000_000  # the loss threshold: a delay beyond it would be a loss

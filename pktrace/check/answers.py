@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pktrace.analysis.criteria import Outcome, damage_of
+from pktrace.check import capture_findings as captures
+from pktrace.check import matching_findings as matching
+from pktrace.check.facts import Suitability
+from pktrace.check.finding import NO, PARTLY, QUESTIONS, RULES, WORSE, YES, Finding
 from pktrace.errors import EXIT_DAMAGED_OR_UNDECIDED, EXIT_DONE
-from pktrace.findings import recognition, recording
-from pktrace.findings.criteria import Outcome, damage_of
-from pktrace.findings.finding import NO, PARTLY, QUESTIONS, RULES, WORSE, YES, Finding
-from pktrace.findings.suitability import Suitability
 from pktrace.observations.coverage import damage_matters
 
 # What a run is looked at for, each yields findings.
 _LOOKS = (
-    recording.paths, recording.traffic, recording.damage, recording.windows, recognition.clocks, recognition.order,
-    recognition.sharing, recording.capture_loss, recognition.alike, recognition.offloads, recording.pauses,
-    recognition.identification, recording.counters,
+    captures.paths, captures.traffic, captures.damage, captures.windows, matching.clocks, matching.order,
+    matching.sharing, captures.capture_loss, matching.alike, matching.offloads, captures.pauses,
+    matching.identification, captures.counters,
 )  # fmt: skip
 
 

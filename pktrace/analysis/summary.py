@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from pktrace.findings.analysis import Analysis
-from pktrace.findings.quality import duplication, key_qualities, path_quality
-from pktrace.findings.tables import latency_table, ledger_rows, rules_table
-from pktrace.findings.tallies import fate_counts, stage_losses
+from pktrace.analysis.analysis import Analysis
+from pktrace.analysis.matching_quality import duplication, key_qualities, path_quality
+from pktrace.analysis.tables import latency_table, ledger_rows, rules_table
+from pktrace.analysis.tallies import fate_counts, stage_losses
 from pktrace.schema import SCHEMA_VERSION
 from pktrace.version import __version__
 from pktrace.visible import json_text

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pktrace.errors import CallerError, OutputError
-from pktrace.findings.proposal import Pair, Proposal, ProposedPath, ProposedPoint, ProposedStage
+from pktrace.init.proposal import Pair, Proposal, ProposedPath, ProposedPoint, ProposedStage
 from pktrace.report.whole import whole_file
 from pktrace.report.words import one_line, plural
 from pktrace.visible import json_text, toml_text

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pktrace.analysis.analysis import Analysis
+from pktrace.analysis.tallies import RuleTally, StageLoss, stage_losses
 from pktrace.errors import EXIT_CRITERION_FAILED, EXIT_DAMAGED_OR_UNDECIDED, EXIT_DONE
-from pktrace.findings.analysis import Analysis
-from pktrace.findings.tallies import RuleTally, StageLoss, stage_losses
 from pktrace.ledger import Ledger
 from pktrace.observations.coverage import damage_matters
 from pktrace.schema import REASONS

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from pktrace import schema
+from pktrace.analysis.analysis import Analysis
 from pktrace.decode import rows as field
-from pktrace.findings.analysis import Analysis
 from pktrace.latency.stages import shares, summary_row
 from pktrace.observations.table import address_columns, nullable, observations_table
 from pktrace.schema import Column

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pktrace.findings.pauses import Pause
+from pktrace.check.silences import Pause
 
 Array = np.ndarray[Any, Any]
 

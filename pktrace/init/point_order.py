@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from pktrace.findings.clock_groups import ClockGroups
-from pktrace.findings.sharing import Sightings
+from pktrace.init.clock_groups import ClockGroups
+from pktrace.init.shared_packets import Sightings
 
 Array = np.ndarray[Any, Any]
 _LEAST_SHARE = 0.01  # a place that fewer of a flow's packets visit is not on their way (a flooded frame, say)

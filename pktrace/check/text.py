@@ -9,11 +9,11 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from pktrace.findings.advice import Answer
-from pktrace.findings.finding import NO, PARTLY, YES, Finding, duration
-from pktrace.findings.pauses import EXPECTED_IN_PAUSE
-from pktrace.findings.suitability import LONGEST_FRAME, PointFacts, Suitability
-from pktrace.report.strip import strip, window_strip
+from pktrace.check.answers import Answer
+from pktrace.check.capture_strip import strip, window_strip
+from pktrace.check.facts import LONGEST_FRAME, PointFacts, Suitability
+from pktrace.check.finding import NO, PARTLY, YES, Finding, duration
+from pktrace.check.silences import EXPECTED_IN_PAUSE
 from pktrace.report.terminal import console, plain_table
 from pktrace.report.words import clock_time, count, date_time, percent, plural
 from pktrace.visible import visible

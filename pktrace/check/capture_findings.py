@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pktrace.findings.finding import LATENCY, LOSSES, NO, PARTLY, RULES, Finding, duration, limits, listed, many, part
-from pktrace.findings.pauses import EXPECTED_IN_PAUSE
-from pktrace.findings.suitability import Suitability, ends_of, limit_at, paths_of, stages_of
+from pktrace.check.facts import Suitability, ends_of, limit_at, paths_of, stages_of
+from pktrace.check.finding import LATENCY, LOSSES, NO, PARTLY, RULES, Finding, duration, limits, listed, many, part
+from pktrace.check.silences import EXPECTED_IN_PAUSE
 
 _FEW_OUTSIDE = 0.01  # of a path's packets
 _UNUSABLE = (

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from pktrace.check.finding import NO, PARTLY
+from pktrace.check.ip_ids import SenderIds, sender_ids
+from pktrace.check.silences import Pause, pauses_of
+from pktrace.check.stage_facts import StageFacts, stage_facts
 from pktrace.decode import rows as bits
-from pktrace.findings.finding import NO, PARTLY
-from pktrace.findings.ip_ids import SenderIds, sender_ids
-from pktrace.findings.pauses import Pause, pauses_of
-from pktrace.findings.shared import StageFacts, stage_facts
 from pktrace.ledger import Ledger
 from pktrace.observations.coverage import Coverage
 from pktrace.observations.observe import Observations

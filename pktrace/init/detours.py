@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode.identity import mixed
-from pktrace.findings.chains import Chain
-from pktrace.findings.sharing import Sightings
+from pktrace.init.point_order import Chain
+from pktrace.init.shared_packets import Sightings
 
 Array = np.ndarray[Any, Any]
 _LEAST_SHARE = 0.02  # of the packets that pass on both sides, so many skip it and so many do not

@@ -1,0 +1,1 @@
+"""Check whether captures can answer questions about latency, loss and rules."""

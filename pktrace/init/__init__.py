@@ -1,0 +1,1 @@
+"""Propose a run.toml for bare captures."""
