@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pktrace.trajectories.grouping import Groups, grouped
 from pktrace.trajectories.paths import NO_PATH, NOT_FOLLOWED
-from pktrace.trajectories.placing.unique import place_in_order, settle_unclear
+from pktrace.trajectories.placing.unique import Packets, Sightings, Ways, place_in_order, settle_unclear
 
 Array = np.ndarray[Any, Any]
 
@@ -85,26 +85,25 @@ def placed(rows: list[tuple[int, int, int, int]], all_unclear: bool, shuffled: b
     order = stands[paths[stands] != NOT_FOLLOWED] if shuffled else np.zeros(0, np.int64)
     seen, path_of = np.empty((count, 5), np.int64), np.empty(count, np.int16)
     furthest, unclear = np.empty(count, np.int16), np.empty(count, bool)
-    begun = place_in_order(order, owner, points, paths, times, VISITS, threshold, seen, path_of, furthest, unclear)
+    sightings, into = Sightings(times, points, paths), Packets(owner, seen, path_of, threshold)
+    begun = place_in_order(order, sightings, VISITS, into, furthest, unclear)
     assert begun == count
     if all_unclear:
         unclear[:] = True
     clocks, repeated = np.zeros(POINTS, np.int64), np.empty(2 * count, np.int64)
-    members, left, no_path = settle_unclear(
-        order, owner, unclear, points, paths, times, VISITS, clocks, threshold, seen, path_of, repeated
-    )
+    members, left, no_path = settle_unclear(order, unclear, sightings, Ways(VISITS, clocks), into, repeated)
     several = [
         tuple(np.argsort(stands)[members[first:last]].tolist())
         for first, last in zip(repeated[:left:2], repeated[1:left:2], strict=True)
     ]
     in_order = np.argsort(stands) if len(rows) else stands
-    sightings = {
+    packets = {
         (int(path_of[number]), tuple(int(in_order[row]) if row >= 0 else -1 for row in seen[number]))
         for number in np.flatnonzero(path_of >= 0)
     }
     owners = [int(owner[row]) if owner[row] >= 0 else -1 for row in stands]
     by_group = [tuple(index for index, one in enumerate(owners) if one == number) for number in range(count)]
-    return sorted(several), sightings, sorted(by_group), no_path
+    return sorted(several), packets, sorted(by_group), no_path
 
 
 @settings(max_examples=300, deadline=None)

@@ -13,8 +13,8 @@ from pktrace.decode.identity import among, groups_of, mixed, secret
 from pktrace.decode.rows import ROW
 from pktrace.trajectories.grouping import InOrder, grouped
 from pktrace.trajectories.outcome.changes_kernel import compare_sightings, count_distinct
-from pktrace.trajectories.placing.repeated import follow_repeated
-from pktrace.trajectories.placing.unique import place_in_order, settle_unclear
+from pktrace.trajectories.placing.repeated import Expected, Identities, follow_repeated
+from pktrace.trajectories.placing.unique import Packets, Sightings, Ways, place_in_order, settle_unclear
 
 
 def compile_kernels() -> None:
@@ -29,14 +29,13 @@ def compile_kernels() -> None:
     hashes = mixed(np.zeros(1, np.uint64))
     among(hashes, hashes[groups_of(hashes)[0]])
     owner = points
-    place_in_order(numbers, owner, points, paths, numbers, visits, np.int64(0), seen, paths, paths, flags[0, :0])
-    settle_unclear(
-        numbers, owner, flags[0, :0], points, paths, numbers, visits, numbers, np.int64(0), seen, paths, numbers
-    )
-    follow_repeated(
-        numbers, numbers, numbers, np.zeros(0, np.uint64), np.zeros(0, bool), points, paths, visits, numbers, table,
-        pairs, pairs, one, one, one, flags, flags, np.int64(0), owner, seen, paths, candidates, 0,
-    )  # fmt: skip
+    sightings, ways = Sightings(numbers, points, paths), Ways(visits, numbers)
+    into = Packets(owner, seen, paths, np.int64(0))
+    place_in_order(numbers, sightings, visits, into, paths, flags[0, :0])
+    settle_unclear(numbers, flags[0, :0], sightings, ways, into, numbers)
+    same = Identities(np.zeros(0, np.uint64), np.zeros(0, bool))
+    expected = Expected(table, pairs, pairs, one, one, one, flags, flags)
+    follow_repeated(numbers, numbers, sightings, same, ways, expected, into, candidates, 0)
     rows, unkept = np.zeros(0, ROW), np.zeros(0, CHANGEABLE)
     read_changeable(np.zeros(0, np.uint8), 0, rows, numbers, numbers, numbers, secret(), unkept)
     compare_sightings(rows, unkept, numbers, numbers, np.zeros(0, bool), np.zeros(0, np.uint32))

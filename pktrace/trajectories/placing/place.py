@@ -14,7 +14,7 @@ from pktrace.trajectories.clocks.alignment import Clocks
 from pktrace.trajectories.columns import Columns
 from pktrace.trajectories.grouping import Groups
 from pktrace.trajectories.paths import NOT_FOLLOWED, longest, visits
-from pktrace.trajectories.placing.unique import place_in_order, settle_unclear
+from pktrace.trajectories.placing.unique import Packets, Sightings, Ways, place_in_order, settle_unclear
 
 Array = np.ndarray[Any, Any]
 _ENOUGH_DELAYS = 1 << 16  # of which the median is taken, over more than one stage
@@ -55,34 +55,31 @@ def place(
     seen = np.empty((count, longest(run)), np.int64)
     path_of, furthest = np.empty(count, np.int16), np.empty(count, np.int16)
     unclear = np.empty(count, bool)
-    place_in_order(
-        order, owner, columns.points, columns.paths, times, table, threshold, seen, path_of, furthest, unclear,
-    )  # fmt: skip
+    sightings, ways = Sightings(times, columns.points, columns.paths), Ways(table, clocks.clock)
+    place_in_order(order, sightings, table, Packets(owner, seen, path_of, threshold), furthest, unclear)
     members, repeated, no_path = np.zeros(0, np.int64), np.zeros(0, np.int64), 0
     if unclear.any():
         repeated = np.empty(2 * int(unclear.sum()), np.int64)
-        members, left, no_path = settle_unclear(
-            order, owner, unclear, columns.points, columns.paths, times, table, clocks.clock, threshold, seen, path_of,
-            repeated,
-        )  # fmt: skip
+        into = Packets(owner, seen, path_of, threshold)
+        members, left, no_path = settle_unclear(order, unclear, sightings, ways, into, repeated)
         repeated = repeated[:left]
         owner, path_of, seen = _without_empty(owner, path_of, seen)
     candidates = np.ones(len(seen), np.int32)
     reach = with_proven_misses(reach, run, times, seen, path_of)
     if not len(repeated):
         return Placed(owner, path_of, seen, candidates, reach, int(no_path))
-    from pktrace.trajectories.placing.repeated import follow_repeated  # compiled only where packets repeat
+    # Compiled only where packets repeat.
+    from pktrace.trajectories.placing.repeated import Expected, Identities, follow_repeated
 
-    delays, slack, plausible = _expected_delays(run, clocks.clock, times, seen, path_of)
+    expected = Expected(
+        _layout(run), *_expected_delays(run, clocks.clock, times, seen, path_of), *_unseen(run, reach)
+    )  # fmt: skip
     certain, most = len(seen), int((repeated[1::2] - repeated[::2]).sum())
     seen = np.concatenate([seen, np.full((most, seen.shape[1]), -1, np.int64)])
     path_of = np.concatenate([path_of, np.full(most, -1, np.int16)])
     candidates = np.concatenate([candidates, np.ones(most, np.int32)])
-    count, more = follow_repeated(
-        repeated, members, times, columns.identities, rows["ip_id"] != 0, columns.points, columns.paths, table,
-        clocks.clock, _layout(run), delays, slack, plausible, *_unseen(run, reach), threshold, owner, seen, path_of,
-        candidates, certain,
-    )  # fmt: skip
+    same, into = Identities(columns.identities, rows["ip_id"] != 0), Packets(owner, seen, path_of, threshold)
+    count, more = follow_repeated(repeated, members, sightings, same, ways, expected, into, candidates, certain)
     return Placed(owner, path_of[:count], seen[:count], candidates[:count], reach, int(no_path + more))
 
 

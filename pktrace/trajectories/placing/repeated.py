@@ -1,17 +1,19 @@
-"""The order rung: packets with equal keys, told apart by order and delay within the loss threshold.
+"""The matcher `order`: packets with equal keys, assigned by order and delay within the loss threshold.
 
-Rule: sightings further apart than the loss threshold belong to different packets. Within it, the sightings at the
-next position are given to the packets seen before by an order-preserving assignment: as many as possible, and among
-these the assignment with the smallest sum of differences from the delay that certain packets had. What is left over
-at a position where packets arrived is a duplicate of the one before it (RFC 5560); elsewhere it begins a packet.
-Bound: which of the equal packets was lost may be wrong, how many were lost at a stage is not, unless a loss and a
-duplicate among equal packets fall into the same stage within the threshold. A packet is taken to have passed a point
-unseen only over the bypass, or where that point's capture may have missed it.
+Rule: sightings further apart than the loss threshold belong to different packets. Within it, the sightings at the next
+position are assigned to the packets seen before, in order: as many as possible, and among these the assignment with the
+smallest sum of differences from the delay that certain packets had. A sighting that is left over at a position where
+packets arrived is a duplicate of the one before it (RFC 5560); elsewhere it begins a packet.
+Bound: the choice of the lost one among equal packets may be wrong. The number lost at a stage is right, unless a loss
+and a duplicate among equal packets fall into the same stage within the threshold. A packet passed a point unseen only
+over the bypass, or if that point's capture may have missed it.
 
 Sorting and searching are written out: numba's own would triple the time that this module takes to compile.
 """
 
 from __future__ import annotations
+
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +25,70 @@ _SKIP_COST = np.int64(1 << 45)  # ns: above any difference within a threshold, 2
 _LOOK_AHEAD = 256
 _SAME_ID = 1_000_000  # ns: 65,536 packets between one pair of hosts take longer, even at 60 million a second
 _LARGEST_TABLE = 1 << 25  # cells of the assignment table; beyond it, in order by nearest delay
+
+
+class Identities(NamedTuple):
+    """Fields of all rows that distinguish packets with equal keys.
+
+    `identity`: uint64; `numbered`: bool, the IP ID is not 0.
+    """
+
+    identity: np.ndarray[Any, Any]
+    numbered: np.ndarray[Any, Any]
+
+
+class Expected(NamedTuple):
+    """Delays and gaps that packets may have.
+
+    `layout`: int64 per path: positions, filter input or -1, position after the detour or -1, then the point of each
+    position. By path and pair of positions (int64, ns): `delay`, the median of certain packets, and `slack`, how early
+    a sighting may lie. By path and position: `plausible` (int64, ns), 10 x the largest certain delay on the way there,
+    beyond which another packet is the better explanation; `start`, `end` (int64, ns), the time that the capture covers;
+    `may_miss`, `missed` (bool), the capture may have missed packets, or did.
+    """
+
+    layout: np.ndarray[Any, Any]
+    delay: np.ndarray[Any, Any]
+    slack: np.ndarray[Any, Any]
+    plausible: np.ndarray[Any, Any]
+    start: np.ndarray[Any, Any]
+    end: np.ndarray[Any, Any]
+    may_miss: np.ndarray[Any, Any]
+    missed: np.ndarray[Any, Any]
+
+
+class _Cluster(NamedTuple):
+    """Packets of one cluster so far: `identity` (uint64) and position (`last`) of the last sighting, `sent` its time,
+    `began` the time of the first sighting (int64, ns).
+    """
+
+    identity: np.ndarray[Any, Any]
+    last: np.ndarray[Any, Any]
+    sent: np.ndarray[Any, Any]
+    began: np.ndarray[Any, Any]
+
+
+class _Arrivals(NamedTuple):
+    """Sightings of a cluster at one position, in order of time: `row`, time `at` (int64, ns), `packet` (int64, -1 for
+    none), `copy_of` (int64, the packet that it duplicates, -1 for none), `known` (bool, some packet had its identity).
+    """
+
+    row: np.ndarray[Any, Any]
+    at: np.ndarray[Any, Any]
+    packet: np.ndarray[Any, Any]
+    copy_of: np.ndarray[Any, Any]
+    known: np.ndarray[Any, Any]
+
+
+class _Due(NamedTuple):
+    """When packets are due at one position: `at` and `earliest` (int64, ns; the latter after the last sighting),
+    `penalty` (int64, ns), and `unchanged` (bool): an arrival with its identity was found already.
+    """
+
+    at: np.ndarray[Any, Any]
+    earliest: np.ndarray[Any, Any]
+    penalty: np.ndarray[Any, Any]
+    unchanged: np.ndarray[Any, Any]
 
 
 @inlined
@@ -145,74 +211,74 @@ def _of(values, which):
 
 
 @inlined
-def _give(packets, sightings, due_at, sent_at, penalty_of, arrived, earliest_of, latest, packet_of):
+def _give(packets, sightings, due, sent, arrivals, latest):
     """Assign some packets, in the order in which they are due, to some sightings."""
     given = np.empty(len(sightings), np.int64)
     assign(
-        _of(due_at, packets), _of(sent_at, packets), _of(penalty_of, packets), _of(arrived, sightings),
-        _of(earliest_of, packets), latest, given,
+        _of(due.at, packets), _of(sent, packets), _of(due.penalty, packets), _of(arrivals.at, sightings),
+        _of(due.earliest, packets), latest, given,
     )  # fmt: skip
     for index in range(len(sightings)):
         if given[index] >= 0:
-            packet_of[sightings[index]] = packets[given[index]]
+            arrivals.packet[sightings[index]] = packets[given[index]]
 
 
 @inlined
-def _duplicate_of(rows, packet_of, index, before, behind, times, began_at, threshold):
-    """The packet of which rows[index] is a further copy, -1 where there is none.
+def _duplicate_of(arrivals, index, before, behind, began, threshold):
+    """The packet that an arrival duplicates, -1 where there is none.
 
-    That of the nearest given sighting before it within the threshold, else of the nearest after it, if that packet
-    was seen at an earlier position before this copy: this one took another way (a bridge that floods), or was faster.
-    `before` and `behind` are the indices of the nearest given sightings, -1 where there is none.
+    It is the packet of the nearest assigned sighting before it within the threshold; else of the nearest after it, if
+    an earlier position saw that packet before this copy: the copy took another way (a bridge that floods), or was
+    faster. `before` and `behind` are the indices of the nearest assigned sightings, -1 where there is none.
     """
-    at = times[rows[index]]
-    if before >= 0 and at - times[rows[before]] <= threshold:
-        return packet_of[before]
+    at = arrivals.at[index]
+    if before >= 0 and at - arrivals.at[before] <= threshold:
+        return arrivals.packet[before]
     if behind >= 0:
-        packet = packet_of[behind]
-        if began_at[packet] <= at and at - began_at[packet] <= threshold:
+        packet = arrivals.packet[behind]
+        if began[packet] <= at and at - began[packet] <= threshold:
             return packet
     return np.int64(-1)
 
 
 @inlined
-def _can_come(may_miss, start, end, path, origin, position, left, due, before_detour, after_detour):
+def _can_come(expected, path, origin, position, left, due):
     """Whether a packet that left `origin` may come to `position` without being seen between."""
+    before_detour, after_detour = expected.layout[path, 1], expected.layout[path, 2]
     if origin == before_detour and position == after_detour:
         return True
     unseen = True
     for between in range(origin + 1, position):
         if origin <= before_detour and between > before_detour and between < after_detour <= position:
             continue  # it may have gone over the bypass
-        unseen &= may_miss[path, between] or left < start[path, between] or due > end[path, between]
+        outside = left < expected.start[path, between] or due > expected.end[path, between]
+        unseen &= expected.may_miss[path, between] or outside
     return unseen
 
 
 @inlined
-def _may_begin(missed, start, end, path, position, time):
+def _may_begin(expected, path, position, time):
     """Whether every point before `position` may have missed a packet seen there: then it is no copy of another."""
     unseen = True
     for before in range(position):
-        unseen &= missed[path, before] or time < start[path, before] or time > end[path, before]
+        outside = time < expected.start[path, before] or time > expected.end[path, before]
+        unseen &= expected.missed[path, before] or outside
     return unseen
 
 
 @inlined
-def _by_identity(
-    rows, identities, identity_at, arrived, sent_at, due_at, penalty_of, earliest_of, threshold, packet_of, unchanged,
-    known,
-):  # fmt: skip
-    """Sightings whose identity some packets had where they were seen last are these packets, or copies of them.
+def _by_identity(arrivals, identity, cluster, packets, due, threshold):
+    """Arrivals with the identity that some packets had at their last sighting are these packets, or copies of them.
 
-    What is the same before and behind was not rewritten between: one of each is certain, of several the order decides.
-    `known` tells of sightings whose identity any packet had: they are of no packet that had another.
+    No box between rewrote what is the same before and behind. One packet of each identity is certain; of several, the
+    order decides. An arrival that is `known` belongs to no packet with another identity.
     """
-    count = len(rows)
-    both = np.empty(count + len(identity_at), np.uint64)  # of the sightings, then of the packets
+    count = len(arrivals.row)
+    both = np.empty(count + packets, np.uint64)  # of the sightings, then of the packets
     for index in range(count):
-        both[index] = identities[rows[index]]
-    for index in range(len(identity_at)):
-        both[count + index] = identity_at[index]
+        both[index] = identity[arrivals.row[index]]
+    for index in range(packets):
+        both[count + index] = cluster.identity[index]
     order = np.arange(len(both))
     _sort(both.view(np.int64), order)
     first = 0
@@ -223,170 +289,209 @@ def _by_identity(
             middle += 1 if order[last] < count else 0
             last += 1
         seen = order[first:middle]
-        packets = order[middle:last]
+        same = order[middle:last]
         if middle > first and last > middle:
-            for index in range(len(packets)):
-                packets[index] -= count
+            for index in range(len(same)):
+                same[index] -= count
             for index in seen:
-                known[index] = True
+                arrivals.known[index] = True
             if last - first == 2:
-                if arrived[seen[0]] - sent_at[packets[0]] <= threshold:
-                    packet_of[seen[0]] = packets[0]
+                if arrivals.at[seen[0]] - cluster.sent[same[0]] <= threshold:
+                    arrivals.packet[seen[0]] = same[0]
             else:
-                _sort(due_at, packets)
-                _give(
-                    packets, seen, due_at, sent_at, penalty_of, arrived, earliest_of, threshold, packet_of
-                )  # fmt: skip
+                _sort(due.at, same)
+                _give(same, seen, due, cluster.sent, arrivals, threshold)
             for index in seen:
-                if packet_of[index] >= 0:
-                    unchanged[packet_of[index]] = True
+                if arrivals.packet[index] >= 0:
+                    due.unchanged[arrivals.packet[index]] = True
         first = last
 
 
 @inlined
-def _given_with(rows, identities, packet_of, index, step):
-    """The nearest sighting before (step -1) or after rows[index] (1) that has a packet and its identity, else -1."""
+def _assigned_alike(arrivals, identity, index, step):
+    """The nearest arrival before (step -1) or after it (1) that has a packet and the same identity, else -1."""
     at = index + step
-    while 0 <= at < len(rows) and abs(at - index) <= _LOOK_AHEAD:
-        if packet_of[at] >= 0 and identities[rows[at]] == identities[rows[index]]:
+    while 0 <= at < len(arrivals.row) and abs(at - index) <= _LOOK_AHEAD:
+        if arrivals.packet[at] >= 0 and identity[arrivals.row[at]] == identity[arrivals.row[index]]:
             return np.int64(at)
         at += step
     return np.int64(-1)
 
 
 @inlined
-def _place_many(
-    members, first, last, times, identities, numbered, points, path, visits, layout, delays, slack, plausible, start,
-    end, may_miss, missed, threshold, owner, seen, base,
-):  # fmt: skip
-    """Place one cluster of equal packets, position by position; returns how many packets it holds."""
-    size = last - first
-    identity_at = np.empty(size, np.uint64)  # where it was seen last
-    varied = False  # rewritten packets have equal keys, and identities that still tell many of them apart
-    for index in range(first + 1, last):
-        varied |= identities[members[index]] != identities[members[first]]
-    last_at = np.empty(size, np.int64)
-    sent_at = np.empty(size, np.int64)  # time at the last position where a packet was seen
-    began_at = np.empty(size, np.int64)  # and at the first
-    packets = 0
-    for position in range(layout[path, 0]):
-        point = layout[path, 3 + position]
-        rows = np.empty(size, np.int64)
-        count = 0
-        for index in range(first, last):
-            row = members[index]
-            if points[row] == point and owner[row] < 0:
-                rows[count] = row
-                count += 1
-        rows = rows[:count]
-        arrived = np.empty(count, np.int64)
-        packet_of = np.empty(count, np.int64)
-        for index in range(count):
-            arrived[index] = times[rows[index]]
-            packet_of[index] = -1
-        due_at = np.empty(packets, np.int64)
-        earliest_of = np.empty(packets, np.int64)
-        penalty_of = np.empty(packets, np.int64)
-        for packet in range(packets):
-            origin = last_at[packet]
-            due_at[packet] = sent_at[packet] + delays[path, origin, position]
-            earliest_of[packet] = -slack[path, origin, position]
-            # One that must have skipped a point is due as well, but a sighting goes to it only if it is not plausible
-            # for those that were seen just before.
-            penalty_of[packet] = 0 if origin == position - 1 else plausible[path, position]
-        unchanged = np.zeros(packets, np.bool_)
-        known = np.zeros(count, np.bool_)
-        if varied and packets:
-            _by_identity(
-                rows, identities, identity_at[:packets], arrived, sent_at, due_at, penalty_of, earliest_of, threshold,
-                packet_of, unchanged, known,
-            )  # fmt: skip
-        # Every packet that can have come here, in the order in which it is due.
-        chosen = np.empty(packets, np.int64)
-        number = 0
-        for packet in range(packets):
-            if not unchanged[packet] and _can_come(
-                may_miss, start, end, path, last_at[packet], position, sent_at[packet], due_at[packet], layout[path, 1],
-                layout[path, 2],
-            ):  # fmt: skip
-                chosen[number] = packet
-                number += 1
-        chosen = chosen[:number]
-        _sort(due_at, chosen)
-        loose = np.empty(count, np.int64)
-        left = 0
-        for index in range(count):
-            if packet_of[index] < 0 and not known[index]:
-                loose[left] = index
-                left += 1
-        loose = loose[:left]
-        # A single packet with copies of it is no matter of order: it may be as late as it likes.
-        within = threshold if packets > 1 else _FOREVER
-        _give(chosen, loose, due_at, sent_at, penalty_of, arrived, earliest_of, within, packet_of)
-        # Where the path comes by once more, what is left over may be the second visit. At the first position of all
-        # it begins packets, half as many as were seen, since every packet comes back.
-        again = visits[path, point, 1] > position
-        begins = (count + 1) // 2 if again and packets == 0 else (0 if again else count)
-        behind = np.empty(count, np.int64)
-        near = np.int64(-1)
-        for index in range(count - 1, -1, -1):
-            behind[index] = near
-            near = index if packet_of[index] >= 0 else near
-        before = np.int64(-1)
-        copy_of = np.empty(count, np.int64)
-        for index in range(count):
-            copy_of[index] = -1
-            before = index if packet_of[index] >= 0 else before
-            is_copy = not _may_begin(missed, start, end, path, position, arrived[index])
-            if packet_of[index] < 0 and not again and is_copy:
-                nearest, next_one = before, behind[index]
-                if varied:
-                    alike = _given_with(rows, identities, packet_of, index, -1)
-                    alike_behind = _given_with(rows, identities, packet_of, index, 1)
-                    if alike >= 0 or alike_behind >= 0:
-                        nearest, next_one = alike, alike_behind
-                copy_of[index] = _duplicate_of(rows, packet_of, index, nearest, next_one, times, began_at, within)
-        for index in range(count):
-            row = rows[index]
-            packet = max(packet_of[index], copy_of[index])
-            if packet < 0 and position > 0 and numbered[row] and not again:
-                # Nothing before it was there to see whether it was one packet: its IP ID says so.
-                alike = _given_with(rows, identities, packet_of, index, -1)
-                if alike < 0 or times[row] - times[rows[alike]] > _SAME_ID:
-                    alike = _given_with(rows, identities, packet_of, index, 1)  # where the later copy was given to it
-                if alike >= 0 and abs(times[row] - times[rows[alike]]) <= _SAME_ID:
-                    packet = copy_of[index] = packet_of[alike]
-            if packet < 0 and begins > 0:
-                begins -= 1
-                packet = packets
-                packets += 1
-                began_at[packet] = times[row]
-                sent_at[packet] = times[row]
-                packet_of[index] = packet
-            if packet >= 0:
-                owner[row] = base + packet
-                # Rows are in order of time: the first copy to arrive counts, if it came the way of the path.
-                came = packet_of[index] >= 0 or times[row] >= sent_at[packet]
-                if came and seen[base + packet, position] < 0:
-                    seen[base + packet, position] = row
-                    last_at[packet] = position
-                    sent_at[packet] = times[row]
-                    identity_at[packet] = identities[row]
+def _arrivals_at(members, first, last, point, sightings, owner):
+    """The sightings of a cluster at a point that belong to no packet yet."""
+    rows = np.empty(last - first, np.int64)
+    count = 0
+    for index in range(first, last):
+        row = members[index]
+        if sightings.points[row] == point and owner[row] < 0:
+            rows[count] = row
+            count += 1
+    arrivals = _Arrivals(
+        rows[:count], np.empty(count, np.int64), np.empty(count, np.int64), np.empty(count, np.int64),
+        np.zeros(count, np.bool_),
+    )  # fmt: skip
+    for index in range(count):
+        arrivals.at[index] = sightings.times[rows[index]]
+        arrivals.packet[index] = -1
+        arrivals.copy_of[index] = -1
+    return arrivals
+
+
+@inlined
+def _due_at(cluster, packets, expected, path, position):
+    """When each packet of a cluster is due at a position."""
+    due = _Due(
+        np.empty(packets, np.int64), np.empty(packets, np.int64), np.empty(packets, np.int64),
+        np.zeros(packets, np.bool_),
+    )  # fmt: skip
+    for packet in range(packets):
+        origin = cluster.last[packet]
+        due.at[packet] = cluster.sent[packet] + expected.delay[path, origin, position]
+        due.earliest[packet] = -expected.slack[path, origin, position]
+        # A packet that must have skipped a point is due as well, but a sighting goes to it only if it is not plausible
+        # for those that were seen just before.
+        due.penalty[packet] = 0 if origin == position - 1 else expected.plausible[path, position]
+    return due
+
+
+@inlined
+def _assign_arrivals(arrivals, cluster, packets, due, expected, path, position, within):
+    """Assign arrivals to the packets that can have come here, in the order in which they are due."""
+    chosen = np.empty(packets, np.int64)
+    number = 0
+    for packet in range(packets):
+        came = _can_come(expected, path, cluster.last[packet], position, cluster.sent[packet], due.at[packet])
+        if came and not due.unchanged[packet]:
+            chosen[number] = packet
+            number += 1
+    chosen = chosen[:number]
+    _sort(due.at, chosen)
+    loose = np.empty(len(arrivals.row), np.int64)
+    left = 0
+    for index in range(len(arrivals.row)):
+        if arrivals.packet[index] < 0 and not arrivals.known[index]:
+            loose[left] = index
+            left += 1
+    _give(chosen, loose[:left], due, cluster.sent, arrivals, within)
+
+
+@inlined
+def _find_copies(arrivals, cluster, identity, varied, expected, path, position, within):
+    """Fill `copy_of` of arrivals that are left over, where no packet can begin."""
+    count = len(arrivals.row)
+    behind = np.empty(count, np.int64)
+    near = np.int64(-1)
+    for index in range(count - 1, -1, -1):
+        behind[index] = near
+        near = index if arrivals.packet[index] >= 0 else near
+    before = np.int64(-1)
+    for index in range(count):
+        before = index if arrivals.packet[index] >= 0 else before
+        if arrivals.packet[index] >= 0 or _may_begin(expected, path, position, arrivals.at[index]):
+            continue
+        nearest, next_one = before, behind[index]
+        if varied:
+            alike = _assigned_alike(arrivals, identity, index, -1)
+            alike_behind = _assigned_alike(arrivals, identity, index, 1)
+            if alike >= 0 or alike_behind >= 0:
+                nearest, next_one = alike, alike_behind
+        arrivals.copy_of[index] = _duplicate_of(arrivals, index, nearest, next_one, cluster.began, within)
+
+
+@inlined
+def _same_ip_id(arrivals, identity, index):
+    """The packet of an arrival with the same bytes and IP ID so near that its sender cannot have used the ID again; -1
+    else. Nothing before this position was there to see whether both were one packet.
+    """
+    alike = _assigned_alike(arrivals, identity, index, -1)
+    if alike < 0 or arrivals.at[index] - arrivals.at[alike] > _SAME_ID:
+        alike = _assigned_alike(arrivals, identity, index, 1)  # where the later copy was assigned
+    if alike >= 0 and abs(arrivals.at[index] - arrivals.at[alike]) <= _SAME_ID:
+        return arrivals.packet[alike]
+    return np.int64(-1)
+
+
+@inlined
+def _enter(arrivals, cluster, packets, begins, position, same, again, into, base):
+    """Enter the arrivals into their packets; those that begin packets, at most `begins`, are added. Returns how many
+    packets the cluster holds.
+    """
+    for index in range(len(arrivals.row)):
+        row, time = arrivals.row[index], arrivals.at[index]
+        packet = max(arrivals.packet[index], arrivals.copy_of[index])
+        if packet < 0 and position > 0 and same.numbered[row] and not again:
+            packet = arrivals.copy_of[index] = _same_ip_id(arrivals, same.identity, index)
+        if packet < 0 and begins > 0:
+            begins -= 1
+            packet = packets
+            packets += 1
+            cluster.began[packet] = time
+            cluster.sent[packet] = time
+            arrivals.packet[index] = packet
+        if packet >= 0:
+            into.owner[row] = base + packet
+            # Rows are in order of time: the first copy to arrive counts, if it came the way of the path.
+            came = arrivals.packet[index] >= 0 or time >= cluster.sent[packet]
+            if came and into.seen[base + packet, position] < 0:
+                into.seen[base + packet, position] = row
+                cluster.last[packet] = position
+                cluster.sent[packet] = time
+                cluster.identity[packet] = same.identity[row]
     return packets
 
 
 @inlined
-def _goes_on(members, last, group_end, times, points, path, layout, start, end, missed, threshold):
-    """Whether what comes after a gap is still of the packets before it: the first point, which was capturing and
-    missed nothing, saw no new one in it (a packet is what the first point of its path saw)."""
-    if missed[path, 0] or times[members[last]] < start[path, 0] or times[members[last]] > end[path, 0]:
+def _place_cluster(members, first, last, path, sightings, same, visits, expected, into, base):
+    """Place one cluster of equal packets, position by position; returns how many packets it holds.
+
+    `into` has the loss threshold, too.
+    """
+    size, threshold = last - first, into.threshold
+    cluster = _Cluster(
+        np.empty(size, np.uint64), np.empty(size, np.int64), np.empty(size, np.int64), np.empty(size, np.int64)
+    )
+    varied = False  # rewritten packets have equal keys, and identities that still distinguish many of them
+    for index in range(first + 1, last):
+        varied |= same.identity[members[index]] != same.identity[members[first]]
+    packets = 0
+    for position in range(expected.layout[path, 0]):
+        point = expected.layout[path, 3 + position]
+        arrivals = _arrivals_at(members, first, last, point, sightings, into.owner)
+        count = len(arrivals.row)
+        due = _due_at(cluster, packets, expected, path, position)
+        if varied and packets:
+            _by_identity(arrivals, same.identity, cluster, packets, due, threshold)
+        # A single packet and its duplicates need no ordering, so no time limit applies.
+        within = threshold if packets > 1 else _FOREVER
+        _assign_arrivals(arrivals, cluster, packets, due, expected, path, position, within)
+        # Where the path comes by once more, an arrival that is left over may be the second visit. At the first position
+        # of all it begins packets, half as many as were seen, since every packet comes back.
+        again = visits[path, point, 1] > position
+        begins = (count + 1) // 2 if again and packets == 0 else (0 if again else count)
+        if not again:
+            _find_copies(arrivals, cluster, same.identity, varied, expected, path, position, within)
+        packets = _enter(arrivals, cluster, packets, begins, position, same, again, into, base)
+    return packets
+
+
+@inlined
+def _goes_on(members, last, group_end, sightings, path, expected, threshold):
+    """Whether the sightings behind a gap still belong to the packets before it.
+
+    They do if the first point, which was capturing and missed nothing, saw no new packet behind the gap: a packet is
+    what the first point of its path saw.
+    """
+    time = sightings.times[members[last]]
+    if expected.missed[path, 0] or time < expected.start[path, 0] or time > expected.end[path, 0]:
         return False
     index = last
     while True:
-        if points[members[index]] == layout[path, 3]:
+        if sightings.points[members[index]] == expected.layout[path, 3]:
             return False
         index += 1
-        if index == group_end or times[members[index]] - times[members[index - 1]] > threshold:
+        if index == group_end or sightings.times[members[index]] - sightings.times[members[index - 1]] > threshold:
             return True
 
 
@@ -414,57 +519,46 @@ def _count_candidates(seen, base, packets, positions, times, threshold, candidat
 
 
 @kernel
-def follow_repeated(
-    repeated, members, times, identities, numbered, points, paths, visits, clocks, layout, delays, slack, plausible,
-    start, end, may_miss, missed, threshold, owner, seen, path_of, candidates, count,
-):  # fmt: skip
-    """Place the groups that `exact.follow_unique` left.
+def follow_repeated(repeated, members, sightings, same, ways, expected, into, candidates, count):
+    """Place the groups that `settle_unclear` left (unique.py).
 
     Args:
-        repeated: begin and end of each group in `members`; threshold: ns; identities: uint64 per row; numbered: bool
-        per row, it has an IP ID other than 0; clocks: int64 per point; layout: int64 per path: positions, filter input
-        or -1, position after the detour or -1, then the point of each position; delays, slack: int64 by path and pair
-        of positions, the median delay of certain packets and how early a sighting may lie; plausible: int64 by path
-        and position, 10 x the largest certain delay on the way there, beyond which another packet is the better
-        explanation; start, end: int64 by path and position, what the capture covers; may_miss, missed: bool by path
-        and position, the capture may have missed packets, or did; candidates: int32 per trajectory, filled; count:
-        trajectories so far. The rest as for follow_unique.
+        repeated: int64, begin and end of each group in `members`; members: int64, rows; sightings, ways, into: of
+        unique.py, with room for more packets; same, expected: as above; candidates: int32 per trajectory, filled;
+        count: trajectories so far.
 
     Returns:
         (trajectories in all, rows without a path).
     """
-    scratch = np.zeros(visits.shape[1], np.int64)
+    threshold, times = into.threshold, sightings.times
+    scratch = np.zeros(ways.visits.shape[1], np.int64)
     no_path = 0
     for group in range(0, len(repeated), 2):
         first = repeated[group]
         group_end = repeated[group + 1]
         while first < group_end:
             last = first + 1
-            path = group_path(members, first, group_end, paths)
+            path = group_path(members, first, group_end, sightings.paths)
             while last < group_end and (
                 times[members[last]] - times[members[last - 1]] <= threshold
-                or (
-                    path >= 0
-                    and _goes_on(members, last, group_end, times, points, path, layout, start, end, missed, threshold)
-                )
+                or (path >= 0 and _goes_on(members, last, group_end, sightings, path, expected, threshold))
             ):
                 last += 1
-            path = group_path(members, first, last, paths)
+            path = group_path(members, first, last, sightings.paths)
             if path < 0:
                 no_path += last - first
-            elif not several(members, first, last, times, points, path, visits, clocks, threshold, scratch):
-                place_one(members, first, last, times, points, path, visits, owner, seen, count)
-                path_of[count] = path
+            elif not several(members, first, last, sightings, path, ways, threshold, scratch):
+                place_one(members, first, last, sightings, path, ways.visits, into, count)
+                into.path_of[count] = path
                 candidates[count] = 1
                 count += 1
             else:
-                placed = _place_many(
-                    members, first, last, times, identities, numbered, points, path, visits, layout, delays, slack,
-                    plausible, start, end, may_miss, missed, threshold, owner, seen, count,
+                placed = _place_cluster(
+                    members, first, last, path, sightings, same, ways.visits, expected, into, count
                 )  # fmt: skip
                 for packet in range(placed):
-                    path_of[count + packet] = path
-                _count_candidates(seen, count, placed, layout[path, 0], times, threshold, candidates)
+                    into.path_of[count + packet] = path
+                _count_candidates(into.seen, count, placed, expected.layout[path, 0], times, threshold, candidates)
                 count += placed
             first = last
     return count, no_path

@@ -14,14 +14,42 @@ the rows in order of time. Only the groups that do anything else are gathered, a
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
 
 from pktrace.compiled import inlined, kernel
 from pktrace.trajectories.bounds import EARLY_NS
 
 
+class Sightings(NamedTuple):
+    """All rows: `times` (int64, ns, aligned), `points` (int32), `paths` (int16, the path that the headers fit)."""
+
+    times: np.ndarray[Any, Any]
+    points: np.ndarray[Any, Any]
+    paths: np.ndarray[Any, Any]
+
+
+class Ways(NamedTuple):
+    """Paths and clocks: `visits` (of `paths.visits`), `clocks` (int64 per point; equal: times can be compared)."""
+
+    visits: np.ndarray[Any, Any]
+    clocks: np.ndarray[Any, Any]
+
+
+class Packets(NamedTuple):
+    """Packets to fill: `owner` (int32 per row), `seen` (int64, packets x positions), `path_of` (int16 per packet); and
+    the loss `threshold` (ns).
+    """
+
+    owner: np.ndarray[Any, Any]
+    seen: np.ndarray[Any, Any]
+    path_of: np.ndarray[Any, Any]
+    threshold: np.int64
+
+
 @inlined
-def place_one(members, first, last, times, points, path, visits, owner, seen, trajectory):
+def place_one(members, first, last, sightings, path, visits, into, trajectory):
     """Give members[first:last] to one trajectory; those off its path belong to none.
 
     A point that the path visits twice and that saw the packet once: the sighting is the second visit if the packet
@@ -29,29 +57,29 @@ def place_one(members, first, last, times, points, path, visits, owner, seen, tr
     """
     for index in range(first, last):
         row = members[index]
-        position = visits[path, points[row], 0]
+        position = visits[path, sightings.points[row], 0]
         if position < 0:
             continue
-        owner[row] = trajectory
-        second = visits[path, points[row], 1]
-        if seen[trajectory, position] < 0:
-            seen[trajectory, position] = row
-        elif second >= 0 and seen[trajectory, second] < 0:
-            seen[trajectory, second] = row
+        into.owner[row] = trajectory
+        second = visits[path, sightings.points[row], 1]
+        if into.seen[trajectory, position] < 0:
+            into.seen[trajectory, position] = row
+        elif second >= 0 and into.seen[trajectory, second] < 0:
+            into.seen[trajectory, second] = row
     for index in range(first, last):
         row = members[index]
-        position = visits[path, points[row], 0]
+        position = visits[path, sightings.points[row], 0]
         if position < 0:
             continue
-        second = visits[path, points[row], 1]
-        if second >= 0 and seen[trajectory, second] < 0 and seen[trajectory, position] == row:
+        second = visits[path, sightings.points[row], 1]
+        if second >= 0 and into.seen[trajectory, second] < 0 and into.seen[trajectory, position] == row:
             between = False
             for other in range(position + 1, second):
-                at = seen[trajectory, other]
-                between |= at >= 0 and times[at] < times[row]
+                at = into.seen[trajectory, other]
+                between |= at >= 0 and sightings.times[at] < sightings.times[row]
             if between:
-                seen[trajectory, second] = row
-                seen[trajectory, position] = -1
+                into.seen[trajectory, second] = row
+                into.seen[trajectory, position] = -1
 
 
 @inlined
@@ -64,12 +92,13 @@ def group_path(members, first, last, paths):
 
 
 @inlined
-def _against_order(members, first, last, times, points, path, visits, clocks, threshold):
+def _against_order(members, first, last, sightings, path, ways, threshold):
     """Whether some point saw it before a point that comes earlier on the path, or saw it again after the threshold.
 
     Compared is with the furthest position so far, on one clock; EARLY_NS is how late a stamp may be taken. Within the
     threshold it is one packet all the same: it came the other way, a stamp was taken late, or a clock was stepped.
     """
+    times, points, visits, clocks = sightings.times, sightings.points, ways.visits, ways.clocks
     furthest = np.int64(-1)
     at_furthest = np.int64(first)
     against = False
@@ -96,8 +125,9 @@ def _against_order(members, first, last, times, points, path, visits, clocks, th
 
 
 @inlined
-def several(members, first, last, times, points, path, visits, clocks, threshold, counts):
+def several(members, first, last, sightings, path, ways, threshold, counts):
     """Whether the members cannot be one packet; `counts` is scratch space of zeros, one per point."""
+    points, visits = sightings.points, ways.visits
     found = False
     for index in range(first, last):
         point = points[members[index]]
@@ -107,23 +137,25 @@ def several(members, first, last, times, points, path, visits, clocks, threshold
         found |= counts[point] > (1 if visits[path, point, 1] < 0 else 2)
     for index in range(first, last):
         counts[points[members[index]]] = 0
-    return found or _against_order(members, first, last, times, points, path, visits, clocks, threshold)
+    return found or _against_order(members, first, last, sightings, path, ways, threshold)
 
 
 @kernel
-def place_in_order(order, group, points, paths, times, visits, threshold, seen, path_of, furthest, unclear):
+def place_in_order(order, sightings, visits, into, furthest, unclear):
     """Give every row to the trajectory of its group, as far as the sightings come in the order of the path.
 
     Groups that do anything else are marked as unclear: `settle_unclear` looks at all their rows together.
 
     Args:
-        order: row numbers in order of time, or none: then rows are in that order; group: int32 per row; points: int32,
-        paths: int16, times: int64 per row; visits: of paths.visits; threshold: ns; seen: int64 (groups x positions);
-        path_of, furthest: int16 per group; unclear: bool per group; the last four are filled.
+        order: row numbers in order of time, or none: then rows are in that order; sightings, visits: as above; into:
+        with the group of each row as its owner, and a packet per group to fill; furthest: int16 per group, unclear:
+        bool per group, both filled.
 
     Returns:
         How many groups have been seen.
     """
+    group, seen, path_of, threshold = into.owner, into.seen, into.path_of, into.threshold
+    points, paths, times = sightings.points, sightings.paths, sightings.times
     begun = np.int64(0)
     for index in range(len(order) if len(order) else len(group)):
         row = order[index] if len(order) else np.int64(index)
@@ -161,22 +193,20 @@ def place_in_order(order, group, points, paths, times, visits, threshold, seen, 
 
 
 @kernel
-def settle_unclear(
-    order, owner, unclear, points, paths, times, visits, clocks, threshold, seen, path_of, repeated
-):  # fmt: skip
+def settle_unclear(order, unclear, sightings, ways, into, repeated):
     """Look at all rows of each unclear group together: one packet, several, or nothing that has a path.
 
     Args:
-        order, points, paths, times, visits, threshold, seen, path_of: of `place_in_order`; owner: int32 per row, the
-        group; rows of unclear groups that belong to no packet, or to one of several, are left with -1;
-        unclear: bool per group; clocks: int64 per point;
-        repeated: int64, twice as many as unclear groups, filled with the begin and end in the first result of those
-        that are several packets, whose `path_of` becomes -1, as is that of groups without a path.
+        order, sightings: as for `place_in_order`; unclear: bool per group; ways: as above; into: as `place_in_order`
+        left it; rows of unclear groups that belong to no packet, or to one of several, get the owner -1; repeated:
+        int64, twice as many as unclear groups, filled with the begin and end in the first result of those that are
+        several packets, whose `path_of` becomes -1, as for groups without a path.
 
     Returns:
         (rows of unclear groups, group by group and in order of time, numbers written to `repeated`, rows of groups
         without a path).
     """
+    owner, seen, path_of, visits = into.owner, into.seen, into.path_of, ways.visits
     begins = np.zeros(len(unclear) + 1, np.int64)
     for row in range(len(owner)):
         number = owner[row]
@@ -204,15 +234,15 @@ def settle_unclear(
             continue
         for position in range(seen.shape[1]):
             seen[number, position] = -1
-        path = group_path(members, first, last, paths)
+        path = group_path(members, first, last, sightings.paths)
         path_of[number] = -1
         if path < 0:
             no_path += last - first
-        elif several(members, first, last, times, points, path, visits, clocks, threshold, counts):
+        elif several(members, first, last, sightings, path, ways, into.threshold, counts):
             repeated[left] = first
             repeated[left + 1] = last
             left += 2
         else:
-            place_one(members, first, last, times, points, path, visits, owner, seen, np.int64(number))
+            place_one(members, first, last, sightings, path, visits, into, np.int64(number))
             path_of[number] = path
     return members, left, no_path
