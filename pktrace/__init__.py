@@ -16,17 +16,44 @@ from pktrace.errors import PktraceError
 from pktrace.version import __version__
 
 if TYPE_CHECKING:
-    from pktrace.notebook import follow, judge, load_run, observe, stage_latency
+    from pktrace.notebook import (
+        Latency,
+        Observations,
+        Trajectories,
+        Verdicts,
+        follow,
+        judge,
+        load_run,
+        observe,
+        stage_latency,
+    )
+    from pktrace.run.model import Run
 
-_STEPS = ("load_run", "observe", "follow", "judge", "stage_latency")
-
-__all__ = ["PktraceError", "__version__", "follow", "judge", "load_run", "observe", "stage_latency"]
+__all__ = [
+    "Latency",
+    "Observations",
+    "PktraceError",
+    "Run",
+    "Trajectories",
+    "Verdicts",
+    "__version__",
+    "follow",
+    "judge",
+    "load_run",
+    "observe",
+    "stage_latency",
+]
 
 
 def __getattr__(name: str) -> Any:
-    """The steps are imported at first use, so that `import pktrace` and `pktrace --help` stay fast."""
-    if name in _STEPS:
+    """Import the steps and classes at first use, so that `import pktrace` and `pktrace --help` stay fast."""
+    if name in __all__:
         from pktrace import notebook
 
         return getattr(notebook, name)
     raise AttributeError(f"module 'pktrace' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names, those that are not imported yet, too."""
+    return sorted(__all__)

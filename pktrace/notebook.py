@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
+from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pktrace.analysis import tables
@@ -12,8 +14,10 @@ from pktrace.analysis.analysis import Analysis, analyze_trajectories
 from pktrace.observations import observe as observing
 from pktrace.observations.table import observations_table
 from pktrace.report.explain import Explanation, explain_packet
+from pktrace.report.words import plural
 from pktrace.run.model import Run
 from pktrace.run.runfile import load_run as _load_run
+from pktrace.schema import FATES
 from pktrace.trajectories import model
 from pktrace.trajectories.follow import follow_packets
 
@@ -21,6 +25,23 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
     from matplotlib.axes import Axes
+
+
+class _Shown:
+    """Shows one line and the table in a notebook, and one line in a terminal."""
+
+    frame: Any
+
+    def _line(self) -> str:
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        """One line of what it is."""
+        return f"<{type(self).__name__}: {self._line()}>"
+
+    def _repr_html_(self) -> str:
+        """The same line above the table."""
+        return f"<p><b>{type(self).__name__}</b>: {escape(self._line())}</p>{self.frame._repr_html_()}"
 
 
 def _frame(table: pa.Table) -> pl.DataFrame:
@@ -31,26 +52,31 @@ def _frame(table: pa.Table) -> pl.DataFrame:
     return frame
 
 
-@dataclass(frozen=True)
-class Observations:
+@dataclass(frozen=True, repr=False)
+class Observations(_Shown):
     """Every packet seen at every point. `frame`: the observations table as a polars frame."""
 
-    values: observing.Observations = field(repr=False)
+    values: observing.Observations
 
     @cached_property
     def frame(self) -> pl.DataFrame:
         """A row per packet per point (docs/tables.md)."""
         return _frame(observations_table(self.values))
 
+    def _line(self) -> str:
+        run = self.values.run
+        points = 0 if run is None else len(run.points)
+        return f"{plural(len(self), 'packet sighting')} at {plural(points, 'point')}"
+
     def __len__(self) -> int:
         return len(self.values.rows)
 
 
-@dataclass(frozen=True)
-class Trajectories:
+@dataclass(frozen=True, repr=False)
+class Trajectories(_Shown):
     """Every packet followed. `frame`: the trajectories table as a polars frame."""
 
-    values: model.Trajectories = field(repr=False)
+    values: model.Trajectories
 
     @cached_property
     def analysis(self) -> Analysis:
@@ -66,15 +92,18 @@ class Trajectories:
         """The life of one packet: every sighting, every changed field, and why the verdict is what it is."""
         return explain_packet(self.analysis, trajectory)
 
+    def _line(self) -> str:
+        return f"{plural(len(self), 'packet')} followed on {plural(len(self.values.run.paths), 'path')}"
+
     def __len__(self) -> int:
         return len(self.values)
 
 
-@dataclass(frozen=True)
-class Verdicts:
+@dataclass(frozen=True, repr=False)
+class Verdicts(_Shown):
     """What is concluded. `frame`: a row per packet per stage; `rules`: a row per rule; `losses`: lost packets."""
 
-    analysis: Analysis = field(repr=False)
+    analysis: Analysis
 
     @cached_property
     def frame(self) -> pl.DataFrame:
@@ -97,12 +126,17 @@ class Verdicts:
         """What was counted and not used (docs/tables.md)."""
         return _frame(tables.ledger_table(self.analysis))
 
+    def _line(self) -> str:
+        fate = self.analysis.verdicts.fate
+        counts = ((word, int((fate == code).sum())) for code, word in enumerate(FATES))
+        return ", ".join(f"{count:,} {word}" for word, count in counts if count) or "no packets"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class LatencyPlots:
     """Plots of the latency of a run."""
 
-    analysis: Analysis = field(repr=False)
+    analysis: Analysis
 
     def ecdf(self, path: str | None = None, ax: Axes | None = None) -> Axes:
         """ECDF of each stage of a path (the first path by default), on the given axes or new ones."""
@@ -116,6 +150,10 @@ class LatencyPlots:
 
         return draw_waterfall(ax if ax is not None else _axes(), self.analysis, self._path(path))
 
+    def __repr__(self) -> str:
+        """The plots that there are."""
+        return "<LatencyPlots: ecdf(), waterfall()>"
+
     def _path(self, name: str | None) -> int:
         names = [path.name for path in self.analysis.run.paths]
         if not names:
@@ -127,11 +165,11 @@ class LatencyPlots:
         return names.index(name)
 
 
-@dataclass(frozen=True)
-class Latency:
+@dataclass(frozen=True, repr=False)
+class Latency(_Shown):
     """Latency per stage. `frame`: the latency table as a polars frame; `plot`: its plots."""
 
-    analysis: Analysis = field(repr=False)
+    analysis: Analysis
 
     @cached_property
     def frame(self) -> pl.DataFrame:
@@ -143,13 +181,28 @@ class Latency:
         """Plots as matplotlib Axes."""
         return LatencyPlots(self.analysis)
 
+    def _line(self) -> str:
+        paths = self.analysis.run.paths
+        stages = sum(len(path.stage_numbers()) for path in paths)
+        return f"{plural(stages, 'stage')} of {plural(len(paths), 'path')}"
 
-def load_run(location: str | os.PathLike[str], trust: bool = False) -> Run:
-    """Read and check a run folder. Raises CallerError or RunFileError with a one-line message.
+
+def load_run(location: str | os.PathLike[str] | None = None, trust: bool = False) -> Run:
+    """Read and check a run folder; without one, the example that comes with pktrace: a recorded service chain.
 
     With `trust`, links and names may lead out of the folder, and there are no limits on how much is in it.
+
+    Raises:
+        CallerError, RunFileError: with a one-line message.
     """
-    return _load_run(location, trust)
+    return _load_run(_example() if location is None else location, trust)
+
+
+def _example() -> Path:
+    """The folder of the recorded run in the installed package, or in the checkout."""
+    package = Path(__file__).parent
+    places = (package / "_example", package.parent / "fixtures" / "service-chain")
+    return next((place for place in places if place.is_dir()), places[0])
 
 
 def observe(run: Run) -> Observations:

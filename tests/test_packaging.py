@@ -51,7 +51,7 @@ def test_the_wheel_carries_the_package_and_the_capture_scripts(wheel: Path) -> N
         for path in (ROOT / "capture_scripts").rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    assert ours | scripts | {"pktrace/py.typed"} <= names
+    assert ours | scripts | {"pktrace/py.typed", "pktrace/_example/run.toml"} <= names
     assert lab_mode & 0o111, "the command `lab` can be started"
     elsewhere = {
         name for name in names if not name.startswith(("pktrace/", f"pktrace-{pktrace.__version__}.dist-info/"))
