@@ -21,14 +21,15 @@ if __name__ == "__main__" and not __package__:  # started as a file: its folder 
     sys.path.append(str(Path(__file__).resolve().parent.parent))
     __package__ = Path(__file__).resolve().parent.name
 
-from . import record, topology
-from .check_tailored import check, report
-from .nft_rules import load_rules
+from . import record
+from .filter_rules import load_rules
 from .processes import Interrupted, LabError, interruptible, need_root, need_tools
 from .send import End, prepare, send_prepared
-from .service_chain import chain_plan, record_planned
-from .tailored import MOST_PACKETS, make_plan
-from .topology import DEFAULT_RULES, Lab
+from .sender.check_tailored import check, report
+from .sender.tailored import MOST_PACKETS, make_plan
+from .testbed import topology
+from .testbed.service_chain import chain_plan, record_planned
+from .testbed.topology import DEFAULT_RULES, Lab
 from .visible import printing_visibly
 
 TOOLS = {**topology.TOOLS, **record.TOOLS}

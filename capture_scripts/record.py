@@ -1,7 +1,7 @@
 """Record at all points at once and seal what was recorded: ``record OUT --points NAME=IFACE ... [-- COMMAND ...]``.
 
 Points may be any interfaces, in any network namespaces, of this machine or of others. What is done so that the
-recording can be trusted is told in recording.py, and in docs/recording.md.
+recording can be trusted is told in recorder/recording.py, and in docs/recording.md.
 """
 
 from __future__ import annotations
@@ -20,17 +20,34 @@ if __name__ == "__main__" and not __package__:  # started as a file: its folder 
     sys.path.append(str(Path(__file__).resolve().parent.parent))
     __package__ = Path(__file__).resolve().parent.name
 
-from .captures import Capture, Counts, Ring, Settings
-from .context import Context, Place
-from .hosts import LOCAL, Host
-from .points import ANY_DEVICE, Point, check_namespace, check_points, interfaces, parse_point, places, with_filter
 from .processes import CannotStart, Interrupted, LabError, interruptible, need_root, need_tools
-from .recording import Recorded, Running, record
-from .run_file import check_fragment
-from .run_folder import Incomplete, RunPlan, exists_already, record_run, resume, what_is_left, with_filter_beside
-from .sentinels import SMALLEST_SNAPLEN, parse_sentinels
-from .sources import one_per_namespace, one_per_point, two_per_point
-from .until import Ending
+from .recorder.captures import Capture, Counts, Ring, Settings
+from .recorder.hosts import LOCAL, Host
+from .recorder.points import (
+    ANY_DEVICE,
+    Point,
+    check_namespace,
+    check_points,
+    interfaces,
+    parse_point,
+    places,
+    with_filter,
+)
+from .recorder.recording import Recorded, Running, record
+from .recorder.run_file import check_fragment
+from .recorder.run_folder import (
+    Incomplete,
+    RunPlan,
+    exists_already,
+    record_run,
+    resume,
+    what_is_left,
+    with_filter_beside,
+)
+from .recorder.sentinels import SMALLEST_SNAPLEN, parse_sentinels
+from .recorder.sources import one_per_namespace, one_per_point, two_per_point
+from .recorder.stop_conditions import Ending
+from .recorder.surroundings import TOOLS, Context, Place
 from .visible import printing_visibly, visible
 
 __all__ = [
@@ -46,7 +63,6 @@ __all__ = [
     "what_is_left",
 ]
 
-TOOLS = {"tcpdump": "tcpdump", "ip": "iproute2", "nft": "nftables", "ethtool": "ethtool"}
 _NEEDED = {"tcpdump": "tcpdump", "ip": "iproute2"}  # on other hosts than the lab; the rest is noted as missing
 LONGEST_NAME = 200  # of a run
 _EXAMPLES = """\
@@ -245,8 +261,8 @@ def _record(options: argparse.Namespace, command: Sequence[str]) -> Recorded:
     sentinels = parse_sentinels(options.sentinels, options.netns) if options.sentinels else None
     need_root("recording")
     if options.lab:
-        from .service_chain import chain_plan, record_planned  # the chain of the lab builds on this module
-        from .topology import Lab
+        from .testbed.service_chain import chain_plan, record_planned  # the chain of the lab builds on this module
+        from .testbed.topology import Lab
 
         need_tools(TOOLS)
         lab = Lab(options.lab)

@@ -1,9 +1,10 @@
 """Packets tailored to a rule file: ``send plan RULES.toml -o PLAN.parquet``, ``send run PLAN.parquet --rate PPS``.
 
-The plan (``tailored.py``) is the truth: what each packet should meet, decided before it is sent. Running it builds the
-frames with dpkt and sends each direction from its own end, the client's or the protected machine's, by a process in
-that end's namespace. Nobody answers these packets: in the lab, marked packets are swallowed at both ends behind the
-last point (``known_loss.py``); for other namespaces ``send run`` does the same while it runs.
+The plan (``sender/tailored.py``) is the truth. It holds the expected treatment of each packet, decided before the
+packet is sent. ``send run`` builds the frames with dpkt and sends each direction from its own end, the client or the
+protected machine, by a process in the namespace of that end. Nobody answers these packets. In the lab, both ends
+swallow marked packets behind the last point (``marks.py``). In other namespaces ``send run`` does the same while it
+sends.
 """
 
 from __future__ import annotations
@@ -30,11 +31,9 @@ if __name__ == "__main__" and not __package__:  # started as a file: its folder 
 
 import dpkt
 
-from .first_match import ICMP, ICMPV6, TCP, UDP
-from .known_loss import MARK
-from .near_misses import Addresses
-from .nft_rules import load_rules
-from .plan import ICMP_ID
+from .filter_rules import load_rules
+from .fixture.plan import ICMP_ID
+from .marks import MARK
 from .processes import (
     Children,
     Interrupted,
@@ -48,8 +47,10 @@ from .processes import (
     wait_all,
 )
 from .quiet import wait_until_handled
-from .tailored import MOST_PACKETS, filling, make_plan, read_plan
-from .topology import DEFAULT_NAME, Lab
+from .sender.first_match import ICMP, ICMPV6, TCP, UDP
+from .sender.near_misses import Addresses
+from .sender.tailored import MOST_PACKETS, filling, make_plan, read_plan
+from .testbed.topology import DEFAULT_NAME, Lab
 from .visible import printing_visibly
 
 TOOLS = {"ip": "iproute2", "nft": "nftables"}
