@@ -1,8 +1,7 @@
 """Filter rules: from ``[[rule]]`` tables (as in ``run.toml``) to an nft ruleset with a named counter each.
 
-The first rule that matches decides, per path, in file order; what no rule matches is forwarded and counted.
-A rule that names ports or an ICMP type cannot match a fragment without them. A value may be a list: any of
-them.
+On each path the first matching rule in file order decides. The default forwards and counts all other packets. A rule
+that names ports or an ICMP type cannot match a fragment without them. A value may be a list; any entry may then match.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ Range = tuple[int, int]
 
 @dataclass(frozen=True)
 class Agent:
-    """The devices of one filter: both sides of it, and its own way to the service and back."""
+    """The devices of one filter: its two sides, and its own way to the service and back."""
 
     number: int
     protected_mac: str
@@ -59,17 +58,17 @@ class Agent:
 
     @property
     def switch_port(self) -> str:
-        """The port of the switch that the filter hangs on."""
+        """The port of the switch at which the filter is connected."""
         return f"sp{self.number}"
 
     @property
     def service_in(self) -> str:
-        """The device of the service namespace at which what was punted arrives, in both directions."""
+        """The device of the service namespace at which punted packets arrive, in both directions."""
         return f"p{self.number}"
 
     @property
     def service_out(self) -> str:
-        """The device of the service namespace by which it leaves."""
+        """The device of the service namespace by which punted packets leave."""
         return f"r{self.number}"
 
 
@@ -90,16 +89,16 @@ class Rule:
     written: Mapping[str, Any] = field(default_factory=dict)  # as in the file, with the counter's name
 
     def statements(self, verdict: str) -> list[str]:
-        """nft rules that together match what this rule matches; all of them share its counter."""
+        """nft rules that together match the packets of this rule; all share its counter."""
         return self.matching(f"counter name {self.counter} {verdict};")
 
     def matching(self, tail: str) -> list[str]:
-        """nft rules that do ``tail`` with what this rule matches; no packet fits two of them."""
+        """nft rules that apply ``tail`` to the packets of this rule; no packet fits two of them."""
         families = self.families()
         protocols = self.protocols or (WITH_PORTS if self.sports or self.dports else ())
         if self.icmp_types:
             protocols = tuple(number for number in WITH_TYPE if number in (self.protocols or WITH_TYPE))
-            # nft takes the type of an ICMP message also from the other IP version, where it is none.
+            # nft reads an ICMP type in packets of the other IP version, too, where that byte is no type.
             own = {1: ("ip", "icmp", 4), 58: ("ip6", "icmpv6", 6)}
             return [
                 self._join(
@@ -201,7 +200,7 @@ def _parse_rule(table: Mapping[str, Any], label: str, counter: str) -> Rule:
         raise LabError(f"{label}: sport and dport fit only protocol tcp and udp")
     if rule.icmp_types and (rule.sports or rule.dports or any(n not in WITH_TYPE for n in rule.protocols)):
         raise LabError(f"{label}: icmp_type fits only protocol icmp and icmpv6, without ports")
-    rule.families()  # says so when no packet could ever match
+    rule.families()  # raises LabError when no packet could ever match
     return rule
 
 
@@ -253,8 +252,8 @@ def default_counter(agent: Agent, path: str) -> str:
 def compile_filter(rules: Sequence[Rule], agent: Agent, unreachable: Sequence[Rule] = ()) -> str:
     """The nft script of one agent: its filter in both directions and the way back from the service.
 
-    It takes the place of the agent's filter if there is one, in one step. ``unreachable`` rules stand behind
-    the default, where no packet comes: a fault that is made on purpose.
+    The script replaces the present filter of the agent in one step. ``unreachable`` rules stand behind the default,
+    where no packet arrives: this fault is made on purpose.
     """
     other = {path: agent.counter(path, "other") for path in PATHS}
     back = {path: agent.counter(path, "back") for path in PATHS}

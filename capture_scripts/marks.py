@@ -1,8 +1,8 @@
-"""Losses that are known: where marked packets and a share of kernel TCP are dropped, and who counts them.
+"""Known losses: the places that drop marked packets and a share of kernel TCP, and the counters of these drops.
 
 A marked packet's payload starts with 14 printable bytes: its drop code, ``PKTR``, the letter of its path,
-and eight digits. A drop code names exactly one place. An ingress hook drops after the packet was seen on
-that device, an egress hook before it is seen there, so the stage of every loss is certain:
+and eight digits. A drop code names exactly one place. An ingress hook drops behind the packet tap of its device, and an
+egress hook drops in front of the tap. The stage of every loss is therefore certain:
 
 ==== ======== ====================== ============ ============================================
 code path     place                  lost stage   last seen at
@@ -22,9 +22,9 @@ F    egress   sp1, ingress hook      3 vswitch    switchport
 G    from-pvm3 vnic3, ingress hook   0 vswitch    vnic3
 ==== ======== ====================== ============ ============================================
 
-A second agent has the same places on its own devices (punt2, p2, ...), with counters of its own. In front of
-a user-space forwarder the places in the service are at the egress hook of r1 instead of the ingress hook of
-p1: a packet socket sees a packet before the ingress hook drops it.
+A second agent has the same places on its own devices (punt2, p2, ...), with counters of its own. A user-space forwarder
+moves the places in the service from the ingress hook of p1 to the egress hook of r1, because a packet socket sees a
+packet before the ingress hook drops it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ KERNEL_TCP_LOSS_PERCENT = 1
 
 @dataclass(frozen=True)
 class Place:
-    """One drop code. ``lost_stage`` is the number of the stage of ``path`` in which its packets are lost."""
+    """One drop code. ``lost_stage`` is the number of the stage of ``path`` that loses its packets."""
 
     code: str
     path: str
@@ -82,7 +82,7 @@ _OF_AGENT = ("punt1", "p1", "ret1", "vnic1", "fi1", "sp1")
 
 
 def _marked(code: str, statement: str) -> list[str]:
-    """The rules that recognise one drop code, behind a TCP/UDP header and behind 8 bytes of any other, as ICMP's."""
+    """The rules that recognise one drop code, behind a TCP or UDP header and behind an 8 byte header such as ICMP."""
     word = (code.encode() + MARK).hex()
     return [
         f"meta l4proto {{ tcp, udp }} @ih,0,40 0x{word} {statement};",
@@ -91,7 +91,7 @@ def _marked(code: str, statement: str) -> list[str]:
 
 
 def _in_service(agent: int, forwarders: Collection[int]) -> tuple[str, str]:
-    """Device and hook where a service loses packets for all to see: after its entry, before its exit."""
+    """Device and hook at which a service loses packets, visibly for both points: after its entry, before its exit."""
     return (f"r{agent}", "egress") if agent in forwarders else (f"p{agent}", "ingress")
 
 
@@ -112,8 +112,8 @@ def places(agents: int = 1) -> tuple[Place, ...]:
 def ruleset(role: str, agents: int = 1, forwarders: Collection[int] = ()) -> str:
     """The nft script of all known losses in the namespace of ``role``; empty where there are none.
 
-    ``forwarders``: the agents whose service is a forwarder in user space. The script replaces what an earlier
-    one has installed; counters start from zero.
+    ``forwarders``: the agents whose service is a forwarder in user space. The script replaces the tables of an earlier
+    one; counters start from zero.
     """
     counters: list[str] = []
     chains: dict[tuple[str, str], list[str]] = defaultdict(list)
@@ -125,10 +125,10 @@ def ruleset(role: str, agents: int = 1, forwarders: Collection[int] = ()) -> str
     if role == "svm":
         service = _in_service(1, forwarders)
         counters += [IDENTICAL_COUNTER, *KERNEL_TCP_COUNTERS.values()]
-        # Identical datagrams cannot be told apart, so one in their number is dropped: a count, not a packet.
+        # Identical datagrams are indistinguishable: the truth is the number of drops, not a packet.
         once = f"numgen inc mod {IDENTICAL_SENT} == 7 {_counted(IDENTICAL_COUNTER)}"
         chains[service] += _marked(IDENTICAL, once)[:1]
-        # Marked packets to the same port have their own losses and are left out of what follows.
+        # Marked packets to the same port have their own losses; the rules below skip them.
         chains[service].append(f"meta l4proto tcp @ih,8,32 0x{MARK.hex()} accept;")
         for path, side in (("ingress", "daddr"), ("egress", "saddr")):
             chains[service] += [
@@ -150,7 +150,7 @@ def ruleset(role: str, agents: int = 1, forwarders: Collection[int] = ()) -> str
     lines += [f"    counter {name} {{\n    }}" for name in counters]
     for (device, hook), rules in chains.items():
         lines.append(f"    chain {device}_{hook} {{")
-        # Before the filter (priority 0): what is lost on the way to a hook never gets to it.
+        # Before the filter (priority 0): a packet lost on the way to a hook never reaches the filter.
         lines.append(f'        type filter hook {hook} device "{device}" priority -10; policy accept;')
         lines += [f"        {rule}" for rule in rules]
         lines.append("    }")

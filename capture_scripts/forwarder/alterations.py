@@ -1,7 +1,6 @@
-"""Impairments applied to frames: a chain of them, each with its counts, its own chance, and its log.
+"""Apply a chain of impairments to frames, each with its counts, its own random generator, and its log.
 
-Every line of the log is one packet that was impaired, as it was before that impairment: the truth about what
-the forwarder did.
+Every line of the log is the truth about one impaired packet, with its fields before the impairment.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _INGRESS, _EGRESS = "ingress", "egress"
 
 
 def fits(rule: Rule, frame: Frame) -> bool:
-    """Does the rule fit the headers of this frame? Ports and types never fit what has none."""
+    """True if the rule fits the headers of this frame. Ports and types never fit a frame without them."""
     if not frame.version:
         return False
     if rule.protocols and frame.protocol not in rule.protocols:
@@ -41,11 +40,11 @@ def fits(rule: Rule, frame: Frame) -> bool:
 
 
 class Alteration:
-    """One impairment at work. ``apply`` gets one frame and returns the frames that go on now."""
+    """One active impairment. ``apply`` gets one frame and returns the frames to pass on now."""
 
     def __init__(self, impairment: Impairment, seed: int, note: Note | None) -> None:
         self.impairment = impairment
-        # A generator for each: what one decides does not depend on which others there are.
+        # A generator for each: its choices do not depend on the other impairments.
         self._chance = random.Random(f"{seed}/{impairment.number}/{impairment.kind}")
         self._rule = impairment.rule() if impairment.match else None
         self._note = note
@@ -59,7 +58,7 @@ class Alteration:
         raise NotImplementedError
 
     def due(self, now_ns: int) -> list[Frame]:
-        """Held frames whose time has come."""
+        """Held frames that are due."""
         return []
 
     def next_due_ns(self) -> int | None:
@@ -70,7 +69,7 @@ class Alteration:
         return 0
 
     def note(self, frame: Frame, path: str, **details: Any) -> None:
-        """Count it as applied, and log it."""
+        """Count the impairment as applied, and log the frame."""
         self.applied += 1
         if self._note is not None:
             self._note(
@@ -124,7 +123,7 @@ class Rewrite(Alteration):
 
     def _nat(self, frame: Frame, path: str) -> tuple[int, bytes, str, Any, Any, bool] | None:
         which, old, new = self.impairment.nat()
-        if path != self.impairment.paths[0]:  # the way back
+        if path != self.impairment.paths[0]:  # the other direction
             if self.impairment.one_way:
                 return None
             which, old, new = NAT_FIELDS[which], new, old
@@ -179,7 +178,7 @@ class Split(Alteration):
 
 
 class MergeSegments(Alteration):
-    """Holds segments of a flow until one comes that does not follow, or the time is over."""
+    """Holds segments of a flow until a segment does not follow, or the time is over."""
 
     def __init__(self, impairment: Impairment, seed: int, note: Note | None) -> None:
         super().__init__(impairment, seed, note)
@@ -195,7 +194,7 @@ class MergeSegments(Alteration):
             if Merge.possible(frame) and merge.takes(frame):
                 merge.add(frame)
                 return self._finish(key) if merge.closed else []
-            ready = self._finish(key)  # what came before goes first
+            ready = self._finish(key)  # earlier segments go first
         if not Merge.possible(frame):
             return [*ready, frame]
         self._growing[key] = Merge(frame, now_ns + self.impairment.integer * 1000)
@@ -223,7 +222,7 @@ class MergeSegments(Alteration):
 
 
 class Reorder(Alteration):
-    """A held packet goes right behind the next one of its direction; alone, it goes after 20 ms."""
+    """Holds a packet until the next one of its direction has passed, or for 20 ms."""
 
     def __init__(self, impairment: Impairment, seed: int, note: Note | None) -> None:
         super().__init__(impairment, seed, note)
@@ -291,7 +290,7 @@ _CLASSES: dict[str, type[Alteration]] = {
 
 
 class Chain:
-    """All impairments of a forwarder, in order. What comes out of one goes into the next."""
+    """All impairments of a forwarder, in order. Each one gets the frames that leave the one before."""
 
     def __init__(self, impairments: Sequence[Impairment], protected_mac: str, seed: int, note: Note | None) -> None:
         self._mac = bytes.fromhex(protected_mac.replace(":", ""))
@@ -302,14 +301,14 @@ class Chain:
         return bool(self._steps)
 
     def path(self, frame: Frame) -> str:
-        """By MAC address, as the filter tells the directions apart; neither: no impairment applies."""
+        """The path of a frame by its MAC addresses, as in the filter; without a path no impairment applies."""
         return _INGRESS if frame.data[:6] == self._mac else _EGRESS if frame.data[6:12] == self._mac else ""
 
     def push(self, frame: Frame, now_ns: int) -> list[Frame]:
         return self._run([frame], 0, now_ns)
 
     def due(self, now_ns: int) -> list[Frame]:
-        """What the steps have held and now give back."""
+        """Frames that the impairments have held and release now."""
         ready: list[Frame] = []
         for number, step in enumerate(self._steps):
             frames = step.due(now_ns)

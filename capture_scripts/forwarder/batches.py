@@ -1,9 +1,9 @@
-"""Many frames per system call: recvmmsg and sendmmsg on packet sockets with virtio headers.
+"""Handle many frames per system call: recvmmsg and sendmmsg on packet sockets with virtio headers.
 
-Python's own socket module takes one frame per call, which alone costs more than the kernel's whole way of a
-frame. Each frame is preceded by a virtio_net_hdr (``VNET_HEADER`` bytes), which carries what offloads left
-undone: a checksum to finish, a superpacket to split. Without it a frame with a partial checksum would be
-forwarded as if the checksum were right, and TCP would never connect.
+The socket module of Python takes one frame per call, which alone costs more than the whole way of a frame through the
+kernel. A virtio_net_hdr (``VNET_HEADER`` bytes) stands before each frame. It describes the work left by offloads: a
+checksum to finish, a superpacket to split. Without it a frame with a partial checksum would be forwarded as if the
+checksum were correct, and TCP would never connect.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def open_receiver(device: str) -> socket.socket:
-    """A socket that gets every frame arriving at ``device``, and none that leaves by it."""
+    """A socket that receives every frame arriving at ``device``, and no frame leaving by it."""
     receiver = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
     receiver.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
     receiver.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
     receiver.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
-    # Not before here does it receive: no frame without its virtio header.
+    # The socket receives only from here on: no frame arrives without its virtio header.
     receiver.bind((device, _ETH_P_ALL))
     membership = struct.pack("iHH8s", socket.if_nametoindex(device), _PACKET_MR_PROMISC, 0, b"")
     receiver.setsockopt(_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, membership)
@@ -75,13 +75,13 @@ def open_sender(device: str) -> socket.socket:
 
 
 def kernel_drops(receiver: socket.socket) -> int:
-    """Frames the socket had no room for since the last call (PACKET_STATISTICS counts anew each time)."""
+    """Frames dropped for lack of room in the socket since the last call (PACKET_STATISTICS restarts each time)."""
     _, drops = struct.unpack("II", receiver.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8))
     return int(drops)
 
 
 class Batch:
-    """Room for up to ``BATCH`` frames; they can be sent on from where they were received."""
+    """Buffers for up to ``BATCH`` frames, which are sent from the buffer that received them."""
 
     def __init__(self) -> None:
         self._memory = ctypes.create_string_buffer(BATCH * _FRAME_SIZE)
@@ -97,7 +97,7 @@ class Batch:
         self.truncated = 0
 
     def receive(self, receiver: socket.socket) -> int:
-        """Take what is there, without waiting. Returns how many frames came; OSError if the device is gone."""
+        """Receive the waiting frames, without blocking. Returns their number; OSError if the device is gone."""
         for number in range(BATCH):
             self._vectors[number].length = _FRAME_SIZE
         count = _libc.recvmmsg(receiver.fileno(), self._messages, BATCH, _MSG_DONTWAIT, None)
@@ -115,19 +115,19 @@ class Batch:
         return int(count)
 
     def frame(self, number: int) -> tuple[bytes, bytearray]:
-        """(virtio header, frame) as a copy of their own."""
+        """(virtio header, frame) as copies."""
         start = number * _FRAME_SIZE
         end = start + self._messages[number].length
         return bytes(self._view[start : start + VNET_HEADER]), bytearray(self._view[start + VNET_HEADER : end])
 
     def send(self, sender: socket.socket) -> int:
-        """Send all frames on as they came. Returns how many the kernel took; those it refused are tried once."""
+        """Send all frames unchanged. Returns the number that the kernel took; refused frames are tried once."""
         at = taken = 0
         while at < self.count:
             rest = ctypes.byref(self._messages, at * ctypes.sizeof(_Numbered))
             sent = max(0, _libc.sendmmsg(sender.fileno(), rest, self.count - at, 0))
             taken += sent
-            # Fewer than asked for: the next one was tried and refused, for instance by an nft rule at the way
-            # out. Trying it again would give it a second chance, and count it twice there.
+            # The kernel took fewer: it refused the next frame, for instance by an nft rule at the exit. A second
+            # try would give that frame another chance, and the rule would count it twice.
             at += sent + 1
         return taken

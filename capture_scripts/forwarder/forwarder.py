@@ -1,9 +1,9 @@
-"""A service in user space: what arrives at one device leaves by another, impaired as wanted.
+"""A service in user space: frames that arrive at one device leave by another, with impairments on request.
 
-``forwarder.py p1 r1 --protected-mac MAC [--delay US] [--loss P] ...`` runs until SIGTERM, then passes on what
-it still holds, writes its counts and ends. SIGUSR1 writes the counts and goes on; SIGHUP reads ``--config``
-again. Without impairments frames go from one batch of system calls to the next untouched; with them every
-frame passes through Python, which is some ten times slower.
+``forwarder.py p1 r1 --protected-mac MAC [--delay US] [--loss P] ...`` runs until SIGTERM, then passes on its held
+frames, writes its counts and ends. SIGUSR1 writes the counts and goes on; SIGHUP reads ``--config`` again. Without
+impairments frames go unchanged from one batch of system calls to the next. With impairments every frame passes through
+Python, which is about ten times slower.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from .frames import Frame, VnetHeader
 from .impairment import ForwarderPlan, Impairment, add_flags, from_flags
 
 _PR_SET_TIMERSLACK = 29
-_IDLE_S = 0.5  # statistics of the socket are fetched at least this often: its counter is short
-_LAST_READ_S = 0.5  # of its own processor time: what it had no processor for is not the sender's going on
+_IDLE_S = 0.5  # longest time between reads of the socket's statistics: its counter is short
+_LAST_READ_S = 0.5  # limit of the last reads, in processor time: waits for a processor do not count
 _NEVER_NS = 1 << 62
 
 
@@ -60,7 +60,7 @@ class Forwarder:
         self.use(plan)
 
     def use(self, plan: ForwarderPlan) -> None:
-        """Apply other impairments from now on; what the old ones hold is passed on first."""
+        """Apply other impairments from now on; frames held by the old ones are passed on first."""
         self._send(self._let_go())
         self._dropped_before += self._chain.dropped
         path = plan.log_path()
@@ -78,14 +78,14 @@ class Forwarder:
         signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
             signal.signal(number, self._remember)
-        # The kernel may wake us this much later than asked; 50 us by default would show in every delay.
+        # The kernel may wake this thread so much later than asked; the default of 50 us would show in every delay.
         ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1000, 0, 0, 0)
         print("ready", flush=True)
         wanted: set[int] = set()
         while not wanted & {signal.SIGTERM, signal.SIGINT}:
             self._wait()
             wanted.clear()
-            while self._wanted:  # one by one: a signal may come at any moment, and none is to be forgotten
+            while self._wanted:  # one by one: a signal may arrive at any moment, and none may get lost
                 wanted.add(self._wanted.pop())
             if signal.SIGHUP in wanted and config is not None:
                 self._reload(config)
@@ -99,8 +99,8 @@ class Forwarder:
         self.write_counts()
 
     def counts(self) -> dict[str, Any]:
-        """Every frame that was received is forwarded, dropped, refused by the kernel, or still held, unless
-        merged, split or duplicated. ``kernel_dropped`` never reached us."""
+        """The counts. Every received frame is forwarded, dropped, refused by the kernel, or still held, unless merged,
+        split or duplicated. ``kernel_dropped`` frames never reached the forwarder."""
         self.kernel_dropped += kernel_drops(self._receiver)
         return {
             "time_ns": time.time_ns(),
@@ -134,7 +134,7 @@ class Forwarder:
         try:
             self.use(read_plan(config))
         except LabError as error:
-            print(f"forwarder: {error}; going on as before", file=sys.stderr, flush=True)
+            print(f"forwarder: {error}; the old plan stays in force", file=sys.stderr, flush=True)
 
     def _wait(self) -> None:
         due_ns = self._chain.next_due_ns()
@@ -148,7 +148,7 @@ class Forwarder:
             self._woken.recv(64)
 
     def _receive(self) -> int:
-        """Take what has arrived and pass on what is to go now. Returns how many frames arrived."""
+        """Receive the waiting frames and pass on those that are due. Returns the number received."""
         count = self._batch.receive(self._receiver)
         self.received += count
         if not self._chain:
@@ -168,14 +168,14 @@ class Forwarder:
         now_ns = _NEVER_NS
         while self._chain.held:
             frames += self._chain.due(now_ns)
-            now_ns *= 2  # what one step lets go, a later one may hold again, for a time counted from now
+            now_ns *= 2  # a later impairment may hold a released frame again, for a time counted from now
         return frames
 
     def _send(self, frames: Sequence[Frame]) -> None:
         for frame in frames:
             try:
                 self._sender.send(frame.vnet.bytes() + frame.data)
-            except OSError:  # too long for the device, or no room: counted, and the next one may fit
+            except OSError:  # too long for the device, or no room: count it, the next frame may fit
                 self.refused += 1
             else:
                 self.forwarded += 1
@@ -186,7 +186,7 @@ class Forwarder:
 
 
 def read_plan(path: Path) -> ForwarderPlan:
-    """The plan in a ``--config`` file; LabError when it is none."""
+    """The plan in a ``--config`` file; LabError when the file is no plan."""
     try:
         return ForwarderPlan.from_table(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -210,9 +210,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("device_in", metavar="IN", help="device whose arriving frames are forwarded")
     parser.add_argument("device_out", metavar="OUT", help="device they leave by")
     parser.add_argument("--protected-mac", required=True, metavar="MAC", help="frames to it are ingress")
-    parser.add_argument("--seed", type=int, default=1, help="of all chance (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="seed of all random choices (default: %(default)s)")
     parser.add_argument("--log", type=Path, help="write every impairment applied as a line of JSON")
-    parser.add_argument("--counts", type=Path, help="where SIGUSR1 and the end write the counts (default: stderr)")
+    parser.add_argument("--counts", type=Path, help="file for the counts, at SIGUSR1 and at the end (default: stderr)")
     parser.add_argument("--config", type=Path, help="plan as JSON, in place of the flags; read again on SIGHUP")
     add_flags(parser)
     options = parser.parse_args(arguments)

@@ -1,8 +1,8 @@
-"""One Ethernet frame that may be changed on its way: headers found, checksums kept right.
+"""One Ethernet frame that may be changed on its way: find its headers, keep its checksums correct.
 
-A checksum is either full, then a change is made good by the difference it makes (RFC 1624), or partial (the
-sender leaves it to the network card): then the field holds the sum of the pseudo header alone, and only
-addresses matter. A checksum that was wrong before stays wrong, which is as it should be.
+A full checksum is updated by the difference that a change makes (RFC 1624). A partial checksum (the sender leaves it to
+the network card) holds the sum of the pseudo header alone, so only changes of addresses matter. A checksum that was
+wrong before stays wrong, on purpose.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _FRAGMENT_HEADER = 44
 _CHECKSUM_AT = {TCP: 16, UDP: 6, ICMP: 2, ICMPV6: 2}
 _NEEDS_CHECKSUM = 1
 GSO_TCPV4, GSO_TCPV6, GSO_UDP = 1, 4, 5
-_ECN_BIT = 0x80  # the virtio header's flag beside the kind of superpacket
+_ECN_BIT = 0x80  # flag in the virtio header beside the kind of superpacket
 
 
 class VnetHeader(NamedTuple):
@@ -49,7 +49,7 @@ assert len(VnetHeader().bytes()) == VNET_HEADER
 def ones_sum(data: bytes | bytearray) -> int:
     """Ones' complement sum of 16-bit words, 0..0xffff; a last odd byte is padded with zero.
 
-    2**16 leaves 1 when divided by 0xffff, so the sum of the words and the number as a whole leave the same.
+    2**16 modulo 0xffff is 1, so the sum of the words and the whole number have the same remainder.
     """
     number = int.from_bytes(data, "big") << (8 if len(data) % 2 else 0)
     return number % 0xFFFF or (0xFFFF if number else 0)
@@ -63,7 +63,7 @@ def _add(*sums: int) -> int:
 
 
 class Frame:
-    """A frame and where its parts begin. ``version`` is 0 for what is not IP, or too short to be it."""
+    """A frame with the offsets of its parts. ``version`` is 0 for a frame that is not IP, or is too short."""
 
     __slots__ = ("data", "end", "fragment", "layer3", "layer4", "payload", "protocol", "version", "vnet")
 
@@ -74,7 +74,7 @@ class Frame:
         self.layer4 = 0
         self.version = 0
         self.protocol = 0
-        self.fragment = False  # not the first one: it has no transport header
+        self.fragment = False  # a later fragment, which has no transport header
         self.payload: int | None = None
         self.end = len(data)
         self._find_headers()
@@ -161,15 +161,15 @@ class Frame:
         return ipaddress.ip_address(bytes(self.data[at : at + length]))
 
     def marked(self) -> bytes:
-        """The marker at the start of the payload of a marked packet, else nothing."""
+        """The marker at the start of the payload; empty for an unmarked packet."""
         if self.payload is None or self.data[self.payload + 1 : self.payload + 5] != MARK:
             return b""
         return bytes(self.data[self.payload : min(self.payload + MARKER_BYTES, self.end)])
 
     def replace(self, at: int, new: bytes, *, pseudo: bool = False) -> None:
-        """Write ``new`` at offset ``at`` and put right what it changes.
+        """Write ``new`` at offset ``at`` and correct the checksums.
 
-        ``pseudo``: the transport checksum covers it although it lies in the network header (addresses).
+        ``pseudo``: the transport checksum covers these bytes although they lie in the network header (addresses).
         """
         first, last = at & ~1, at + len(new) + ((at + len(new)) & 1)
         before = ones_sum(self.data[first : min(last, self.end)])
@@ -181,12 +181,12 @@ class Frame:
             if not pseudo:
                 return
         elif self.partial:
-            return  # whoever finishes this checksum will see the new bytes
+            return  # the checksum is still to be finished, over the new bytes
         if self.fragment or self.protocol not in _CHECKSUM_AT or (pseudo and self.protocol == ICMP):
             return
         field = self.layer4 + _CHECKSUM_AT[self.protocol]
         if field + 2 > self.end or (self.protocol == UDP and self.word(field) == 0 and not self.partial):
-            return  # a UDP checksum of zero: there is none
+            return  # zero means that UDP has no checksum
         self._put_right(field, change, partial=self.partial)
         if self.protocol == UDP and self.word(field) == 0:
             self.data[field : field + 2] = b"\xff\xff"
@@ -197,13 +197,13 @@ class Frame:
         self.data[field : field + 2] = value.to_bytes(2, "big")
 
     def pseudo_sum(self) -> int:
-        """The sum of the pseudo header, as a partial checksum holds it."""
+        """The sum of the pseudo header, in the form of a partial checksum."""
         start, length = self.address_at("source")
         addresses = self.data[start : start + 2 * length]
         return _add(ones_sum(addresses), self.protocol, self.end - self.layer4)
 
     def finish(self) -> None:
-        """Network and transport checksums computed in full, from the bytes as they are."""
+        """Compute network and transport checksums in full, from the present bytes."""
         if self.version == 4:
             self.data[24:26] = b"\0\0"
             self.data[24:26] = (0xFFFF - ones_sum(self.data[14 : self.layer4])).to_bytes(2, "big")
@@ -215,7 +215,7 @@ class Frame:
         self.data[field : field + 2] = value.to_bytes(2, "big")
 
     def set_length(self) -> None:
-        """The length fields of network header and UDP, from ``end``."""
+        """Set the length fields of network header and UDP, from ``end``."""
         if self.version == 4:
             self.data[16:18] = (self.end - 14).to_bytes(2, "big")
         else:
@@ -224,7 +224,7 @@ class Frame:
             self.data[self.layer4 + 4 : self.layer4 + 6] = (self.end - self.layer4).to_bytes(2, "big")
 
     def identity(self) -> dict[str, Any]:
-        """What tells this packet from others, in the words of the tables; only what it has."""
+        """The fields that identify this packet, by their names in the tables; absent fields are left out."""
         if not self.version:
             return {"length": len(self.data), "ether_type": self.word(12) if len(self.data) >= 14 else None}
         found: dict[str, Any] = {

@@ -1,6 +1,6 @@
-"""An impairment: what is done on purpose to packets at one stage, as data.
+"""An impairment as data: a change, made on purpose, to packets at one stage.
 
-``lab impair`` and the forwarder read and write the same form; where the kernel can do it, it becomes nft.
+``lab impair`` and the forwarder read and write the same form. An impairment that the kernel can do becomes nft.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from ..filter_rules import Rule, parse_rules
 from ..processes import LabError
 
-# Per kind: what its value is called, and a sentence. The order is the order in which the forwarder applies them.
+# Per kind: the name of its value, and a sentence. The forwarder applies them in this order.
 KINDS: dict[str, tuple[str, str]] = {
     "loss": ("P", "drop a packet with probability P"),
     "every": ("N", "drop every Nth packet"),
@@ -34,13 +34,13 @@ DROPPING = ("loss", "every", "marked")
 NAT_FIELDS = {"source": "destination", "destination": "source", "sport": "dport", "dport": "sport"}
 PATHS = ("ingress", "egress")
 MATCH_KEYS = ("protocol", "source", "destination", "sport", "dport", "icmp_type")
-DEFAULT_OFFSET = 16  # behind the marker of a marked packet, so that it can still be told which one it was
+DEFAULT_OFFSET = 16  # behind the marker of a marked packet, which still identifies the packet
 REORDER_HOLD_US = 20_000
 
 
 @dataclass(frozen=True)
 class Impairment:
-    """``value`` is as written by the user; ``match`` has the keys of a rule and limits it to some packets."""
+    """``value`` is the text of the user; ``match`` has the keys of a rule and limits the impairment to some packets."""
 
     number: int
     kind: str
@@ -102,7 +102,7 @@ class Impairment:
         return which, str(addresses[0]), str(addresses[1])
 
     def rule(self) -> Rule:
-        """The packets it applies to, as a rule (whose action and path mean nothing)."""
+        """The affected packets as a rule (whose action and path mean nothing)."""
         table = {"id": f"impairment {self.number}", "path": "ingress", "action": "forward", "counter": "none"}
         (rule,) = parse_rules({"rule": [{**table, **self.match}]})
         return rule
@@ -115,7 +115,7 @@ class Impairment:
         return Impairment(**{**table, "paths": tuple(table["paths"])})
 
     def words(self) -> str:
-        """One line for people."""
+        """The impairment in one line, for people."""
         parts = [self.kind, self.value]
         parts += [f"jitter {self.jitter_us}"] if self.jitter_us else []
         parts += [f"offset {self.offset}"] if self.kind == "payload" else []
@@ -129,7 +129,7 @@ def _within(number: float, low: float, high: float) -> None:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """One flag per kind, for the forwarder; all of them apply to both directions unless ``--path`` says so."""
+    """Add one flag per kind, for the forwarder; all apply to both directions unless ``--path`` names one."""
     group = parser.add_argument_group("impairments")
     names = {"marked": "drop-marked", "payload": "payload-change"}
     for kind, (name, words) in KINDS.items():
@@ -141,22 +141,22 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             const={"merge": "1000", "payload": "0x5a"}.get(kind),
             help=words,
         )
-    group.add_argument("--jitter", type=int, default=0, metavar="US", help="up to this much more delay, evenly spread")
-    group.add_argument("--offset", type=int, default=DEFAULT_OFFSET, help="of the changed payload byte (%(default)s)")
+    group.add_argument("--jitter", type=int, default=0, metavar="US", help="additional delay up to this, evenly spread")
+    group.add_argument("--offset", type=int, default=DEFAULT_OFFSET, help="offset of the payload byte (%(default)s)")
     group.add_argument("--one-way", action="store_true", help="nat: leave the other direction alone")
     group.add_argument("--path", choices=(*PATHS, "both"), default="both", help="direction (default: both)")
     add_match_flags(parser)
 
 
 def add_match_flags(parser: argparse.ArgumentParser) -> None:
-    """The keys of a rule as flags."""
-    group = parser.add_argument_group("only packets with", "as in a rule; all that are given must fit")
+    """Add the keys of a rule as flags."""
+    group = parser.add_argument_group("only packets with", "as in a rule; all of them must fit")
     for key in MATCH_KEYS:
         group.add_argument(f"--{key.replace('_', '-')}", dest=f"match_{key}", metavar=key.upper())
 
 
 def match_from_flags(options: argparse.Namespace) -> dict[str, Any]:
-    """The ``match`` of the flags of ``add_match_flags``; a comma separates addresses and protocols too."""
+    """The ``match`` from the flags of ``add_match_flags``; a comma also separates addresses and protocols."""
     found = {}
     for key in MATCH_KEYS:
         value = getattr(options, f"match_{key}")
@@ -166,7 +166,7 @@ def match_from_flags(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def paths_of(kind: str, path: str, one_way: bool) -> tuple[str, ...]:
-    """The paths that ``--path`` means. A translation works on both, from the first one named."""
+    """The paths for ``--path``. A translation works on both, starting with the named one."""
     if path == "both":
         return PATHS
     other = next(one for one in PATHS if one != path)
@@ -174,7 +174,7 @@ def paths_of(kind: str, path: str, one_way: bool) -> tuple[str, ...]:
 
 
 def from_flags(options: argparse.Namespace) -> list[Impairment]:
-    """The impairments of the flags of ``add_flags``."""
+    """The impairments from the flags of ``add_flags``."""
     if options.jitter and options.delay is None:
         options.delay = "0"
     return [
@@ -193,14 +193,14 @@ def from_flags(options: argparse.Namespace) -> list[Impairment]:
 
 
 def in_order(impairments: Sequence[Impairment]) -> list[Impairment]:
-    """As the forwarder applies them: by kind, then by number."""
+    """The impairments in the order of the forwarder: by kind, then by number."""
     kinds = list(KINDS)
     return sorted(impairments, key=lambda one: (kinds.index(one.kind), one.number))
 
 
 @dataclass(frozen=True)
 class ForwarderPlan:
-    """What a forwarder is told: the form of its ``--config`` file."""
+    """The plan of a forwarder: the form of its ``--config`` file."""
 
     seed: int = 1
     impairments: tuple[Impairment, ...] = ()

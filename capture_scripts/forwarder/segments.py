@@ -1,4 +1,4 @@
-"""Splitting superpackets into segments and merging segments into superpackets, as network cards do it."""
+"""Split superpackets into segments and merge segments into superpackets, like a network card."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ _LONGEST = 65_535
 def split(frame: Frame, mtu: int) -> list[Frame]:
     """Segments of at most ``mtu`` bytes (IP header included) with full checksums, or the frame itself.
 
-    TCP of any length is split, UDP only where its sender asked for it (a superpacket of datagrams): anything
-    else would need fragments. The IPv4 identification counts on from the first, as the kernel does it.
+    TCP of any length is split, UDP only if its sender asked for it (a superpacket of datagrams): other packets would
+    need fragments. The IPv4 identification counts on from the first segment, as in the kernel.
     """
     if frame.payload is None or frame.protocol not in (TCP, UDP):
         return [frame]
@@ -50,7 +50,7 @@ def _number_segment(data: bytearray, frame: Frame, offset: int, *, first: bool, 
 
 
 class Merge:
-    """Segments of one flow that follow each other without a gap, growing into one superpacket."""
+    """Consecutive segments of one flow, joined into one growing superpacket."""
 
     def __init__(self, first: Frame, due_ns: int) -> None:
         self.frames = [first]
@@ -61,7 +61,7 @@ class Merge:
 
     @staticmethod
     def possible(frame: Frame) -> bool:
-        """TCP with payload and plain flags, one segment long."""
+        """True for TCP with payload and plain flags, one segment long."""
         return (
             frame.protocol == TCP
             and frame.payload is not None
@@ -79,7 +79,7 @@ class Merge:
 
     @property
     def closed(self) -> bool:
-        """Nothing can follow: the last segment was a short one, or pushed."""
+        """True if no segment can follow: the last one was short, or pushed."""
         return self._closed
 
     def takes(self, frame: Frame) -> bool:
@@ -92,7 +92,7 @@ class Merge:
             and _payload_length(frame) <= self._size
             and self._length + _payload_length(frame) <= _LONGEST
             and len(self.frames) < 64
-            # Acknowledgement, window and options are the same; so are TTL and the type of service.
+            # Acknowledgement, window and options must be equal, and TTL and the type of service, too.
             and first.data[first.layer4 + 8 : first.layer4 + 12] == frame.data[new + 8 : new + 12]
             and last.data[at + 14 : at + 16] == frame.data[new + 14 : new + 16]
             and last.data[at + 20 : last.payload] == frame.data[new + 20 : frame.payload]
@@ -105,7 +105,7 @@ class Merge:
         self._closed = _payload_length(frame) < self._size or bool(_flags(frame) & (_PSH | _FIN))
 
     def superpacket(self) -> Frame:
-        """All of them as one, with a partial checksum; a single segment as it came."""
+        """All segments as one, with a partial checksum; a single segment unchanged."""
         if len(self.frames) == 1:
             return self.frames[0]
         first = self.frames[0]
@@ -121,7 +121,7 @@ class Merge:
         )
         whole.end = len(data)
         whole.set_length()
-        whole.finish()  # for the network header; the transport's checksum is left to who splits it again
+        whole.finish()  # for the network header; the next splitter finishes the checksum of the transport
         data[at + 16 : at + 18] = whole.pseudo_sum().to_bytes(2, "big")
         return whole
 
@@ -139,7 +139,7 @@ def _payload_length(frame: Frame) -> int:
 
 
 def _constant(frame: Frame) -> bytes:
-    """MAC addresses, and what of the network header does not differ between segments."""
+    """MAC addresses, and the fields of the network header that are equal in all segments."""
     data = frame.data
     if frame.version == 4:
         return bytes(data[:14] + data[14:16] + data[20:24] + data[34 : frame.layer4])

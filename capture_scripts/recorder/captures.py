@@ -1,4 +1,4 @@
-"""One running capture: tcpdump or dumpcap, known through its log file and its own counts."""
+"""One running capture: tcpdump or dumpcap, observed through its log file and its own counts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .socket_filters import NOTHING, Instruction, by_direction
 from .sources import Source
 
 FULL_SNAPLEN = 262_144
-# A packet may be stamped on one processor just before another one shuts the capture, and be filtered just after.
+# One processor may stamp a packet just before another shuts the capture, and filter it just after.
 SHUT_MARGIN_NS = 10_000_000
 _LOG_TAIL = 1 << 16
 _TCPDUMP_COUNTS = re.compile(
@@ -42,7 +42,7 @@ class Ring:
 
 @dataclass(frozen=True)
 class Settings:
-    """How to capture. ``threshold_s``, the loss threshold, is how long to go on after the traffic."""
+    """Settings of all captures. ``threshold_s``, the loss threshold, is the recording time after the traffic."""
 
     snaplen: int = 256  # 0: whole packets
     buffer_kib: int = 32768
@@ -54,7 +54,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Counts:
-    """The tool's own words. ``received`` includes ``dropped``."""
+    """The counts that the tool reports. ``received`` includes ``dropped``."""
 
     captured: int
     received: int
@@ -77,8 +77,8 @@ class Counts:
 class Capture:
     """tcpdump for one source.
 
-    Times are those of the host's own clock: ``ready_ns`` from when it certainly captures, ``stopped_ns`` until
-    when. ``shut`` tells that its inflow was shut, so that whatever it received could be read.
+    Times are on the clock of its host. From ``ready_ns`` to ``stopped_ns`` it certainly captures. ``shut`` is true if
+    its inflow was shut, so that the tool could read all received packets.
     """
 
     def __init__(self, source: Source, folder: Path, settings: Settings) -> None:
@@ -87,11 +87,11 @@ class Capture:
         self.log = folder / f"{source.stem}.log"
         self.ready_ns: int | None = None
         self.stopped_ns: int | None = None
-        self.since_ns: int | None = None  # earlier packets are not what was asked for
+        self.since_ns: int | None = None  # earlier packets were not yet filtered
         self.shut = False
         self.ended_early = False
-        self.is_over = False  # its recorder is gone, and so is whatever could be asked of its host
-        self.devices: dict[int, str] = {}  # of a capture of all devices: their names by index
+        self.is_over = False  # its recorder is gone, and its host is not asked any more
+        self.devices: dict[int, str] = {}  # in a capture of all devices: their names by index
         self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
         self._listening = False
@@ -100,7 +100,7 @@ class Capture:
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """The name in messages."""
         return f"{self.source.stem} ({self.source.device})"
 
     def command(self) -> list[str]:
@@ -116,10 +116,10 @@ class Capture:
         return command + _expression(self.source.filter)
 
     def start(self, children: Children, lock: int) -> None:
-        """Start the tool. It keeps the descriptor ``lock`` open, by which its end can be known without us."""
+        """Start the tool. It keeps the descriptor ``lock`` open, which shows its end to later recorders."""
         host = self.source.host
         with fresh(self.log) as log:
-            # The first signal of a parent that died is the one by which the tool writes out what it has.
+            # If the parent dies, this first signal makes the tool write out its packets.
             if host.is_local:
                 self._process = host.start(
                     children, self.command(), self.source.namespace, stdout=None, stderr=log,
@@ -144,7 +144,7 @@ class Capture:
         }
 
     def restore(self, times: Mapping[str, Any]) -> None:
-        """Set times, devices and end of a capture whose recorder is gone, from what ``times`` gave then."""
+        """Set times, devices and end of a capture whose recorder is gone, from an earlier result of ``times``."""
         self.ready_ns, self.stopped_ns, self.since_ns = times["ready_ns"], times["stopped_ns"], times["since_ns"]
         self.shut, self.ended_early = times["shut"], times["ended_early"]
         self.devices = {int(index): name for index, name in times["devices"].items()}
@@ -155,13 +155,13 @@ class Capture:
         return self._process is not None and self._process.poll() is None
 
     def raw_files(self) -> list[Path]:
-        """What the tool wrote: one file, or those of the ring in no particular order."""
+        """The files that the tool wrote: one file, or the files of the ring in no particular order."""
         if self._settings.ring is None:
             return [self.raw] if is_regular(self.raw) else []
         return sorted(filter(is_regular, self.raw.parent.glob(f"{self.raw.name}[0-9]*")))
 
     def size(self) -> int:
-        """Bytes in its raw files by now."""
+        """Bytes in its raw files so far."""
         total = 0
         for file in self.raw_files():
             with suppress(OSError):  # a file of a ring may go meanwhile
@@ -169,7 +169,7 @@ class Capture:
         return total
 
     def said(self) -> str:
-        """The last of what the tool has said (all of it, but for captures that were asked for counts for hours)."""
+        """The end of the tool's log (the whole log, unless the recorder asked for counts for hours)."""
         try:
             with self.log.open("rb") as log:
                 log.seek(max(0, log.seek(0, 2) - _LOG_TAIL))
@@ -178,12 +178,12 @@ class Capture:
             return ""
 
     def words(self) -> str:
-        """What the tool has said, in one line."""
+        """The tool's log in one line."""
         lines = [line for line in self.said().strip().splitlines() if not line.startswith(PROCESS_MARK)]
         return "; ".join(lines[-3:]) or "no message"
 
     def listening(self) -> bool:
-        """True once it captures. The time is taken after the words are read: it errs on the late side."""
+        """True once it captures. The time is taken after the log is read: it errs on the late side."""
         if not self._listening and self._says_ready():
             self._listening = True
             if self.source.direction:
@@ -197,7 +197,7 @@ class Capture:
         return "listening on " in self.said()
 
     def note_devices(self) -> None:
-        """Ask which device has which index; one that comes or goes meanwhile is known if it is there at an end."""
+        """Note the index of each device, at the start and at the end; devices between the two stay unknown."""
         if self.is_over:
             return
         self.devices = {**interfaces(self.source.host, self.source.namespace), **self.devices}
@@ -208,15 +208,15 @@ class Capture:
             program = self._program()
             before_ns = host.attach_filter(self._process_there(), program)
             time.sleep(SHUT_MARGIN_NS / 1e9)
-            # What came before was filtered by nobody; what is stamped after this moment was filtered.
+            # Packets before this moment passed without the filter; packets stamped after it are filtered.
             self.since_ns = host.now_ns() or before_ns + SHUT_MARGIN_NS
         except OSError as error:
             raise LabError(
-                f"{self.name}: cannot tell directions apart here ({error.strerror or error}); --any can"
+                f"{self.name}: cannot separate directions here ({error.strerror or error}); --any can"
             ) from error
 
     def _program(self) -> list[Instruction]:
-        """The filter of this source with its direction, as the kernel takes it."""
+        """The filter program of this source, with its direction, for the kernel."""
         snaplen = str(self._settings.snaplen or FULL_SNAPLEN)
         command = ["tcpdump", "-i", self.source.device, "-s", snaplen, "-ddd", *_expression(self.source.filter)]
         said = self.source.host.run(command, self.source.namespace)
@@ -228,9 +228,10 @@ class Capture:
         return Counts(*(int(number or 0) for number in found[-1])) if found else None
 
     def known_counts(self) -> Counts | None:
-        """The counts of all that it captured, None where the tool did not say.
+        """The counts of the whole capture; None where the tool did not report them.
 
-        A capture that ended without us has said them last if they agree with its file: an older answer says less.
+        If the capture ended by itself, the last counts are final only if they agree with its file. Earlier counts are
+        smaller.
         """
         counts = self.last_counts()
         if self.stopped_ns is not None or counts is None:
@@ -238,7 +239,7 @@ class Capture:
         return counts if self.is_over and counts.captured == sum(map(packets_in, self.raw_files())) else None
 
     def ask(self) -> int:
-        """Ask for the counts (SIGUSR1); returns how far the log went before."""
+        """Ask for the counts (SIGUSR1); returns the length of the log before."""
         before = self._log_size()
         if self.running:
             self._signal(signal.SIGUSR1)
@@ -251,12 +252,12 @@ class Capture:
         return self.log.stat().st_size if self.log.exists() else 0
 
     def complete(self) -> bool:
-        """Whether everything that was received has been read, by the last counts."""
+        """True if, by the last counts, every received packet has been read."""
         counts = self.last_counts()
         return counts is not None and counts.complete
 
     def shut_inflow(self) -> None:
-        """From now on the kernel gives it nothing; OSError where that cannot be done."""
+        """Stop the kernel from handing over packets; OSError where that is impossible."""
         before_ns = self.source.host.attach_filter(self._process_there(), NOTHING)
         self.stopped_ns = before_ns - SHUT_MARGIN_NS
         self.shut = True
@@ -268,7 +269,7 @@ class Capture:
             self._signal(signal.SIGINT)
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait for its end; False if it took longer."""
+        """Wait for its end; False after ``timeout_s``."""
         if self._process is None:
             return True
         try:
@@ -278,7 +279,7 @@ class Capture:
         return True
 
     def abandon(self) -> None:
-        """On another host nobody else ends it; here its ``Children`` do."""
+        """End the tool on another host. On this host ``Children`` ends it."""
         if not self.source.host.is_local and self.running:
             self._signal(signal.SIGTERM)
 
@@ -302,16 +303,16 @@ class Capture:
 
 
 def _expression(text: str) -> list[str]:
-    """A capture filter as arguments of tcpdump: behind ``--`` no word of it is taken for an option."""
+    """A capture filter as arguments of tcpdump; behind ``--`` no word counts as an option."""
     return ["--", text] if text else []
 
 
 class Dumpcap(Capture):
-    """dumpcap for one source. It tells how many packets it wrote, and only at its end how many it received."""
+    """dumpcap for one source. It reports written packets while it runs, and received packets only at its end."""
 
     _suffix = ".raw.pcapng"
 
-    # It writes out its queue at least this often, and hands over a block of the kernel's after a quarter second.
+    # It writes out its queue at least this often, and takes a block from the kernel after a quarter second.
     _QUIET_S = 1.0
 
     def __init__(self, source: Source, folder: Path, settings: Settings) -> None:

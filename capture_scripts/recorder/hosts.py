@@ -1,8 +1,8 @@
-"""Where a capture runs: this machine, or another one that a command prefix reaches (``ssh host``).
+"""The host of a capture: this machine, or another one that a command prefix reaches (``ssh host``).
 
-Another machine needs tcpdump and a shell, and nothing of ours. What is to run there is written to the
-standard input of ``PREFIX sh -s``, so that it does not matter whether the prefix hands its arguments to a
-second shell (ssh does, ``ip netns exec`` does not). The capture comes back over standard output.
+Another machine needs tcpdump and a shell, and no part of this package. The commands for it go to the standard input of
+``PREFIX sh -s``: a prefix may hand its arguments to a second shell (ssh does, ``ip netns exec`` does not), and standard
+input is safe in both cases. The capture comes back over standard output.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Host:
         return not self.prefix
 
     def label(self) -> str:
-        """How a person calls it; empty for this machine."""
+        """The name of the host in messages; empty for this machine."""
         return shlex.join(self.prefix)
 
     def run(
@@ -47,7 +47,7 @@ class Host:
         check: bool = True,
         timeout_s: float = COMMAND_TIMEOUT_S,
     ) -> str:
-        """Run to the end and return stdout; LabError with the command's own last words. No ``stdin`` elsewhere."""
+        """Run a command to its end and return stdout; LabError with the end of its stderr. No ``stdin`` elsewhere."""
         there = in_namespace(namespace, command)
         if self.is_local:
             return run(there, stdin=stdin, check=check, timeout_s=timeout_s)
@@ -69,9 +69,9 @@ class Host:
         parent_death_signal: int,
         inherited: Sequence[int] = (),
     ) -> subprocess.Popen[bytes]:
-        """Start a program whose files only their owner can read, with descriptors that stay open in it.
+        """Start a program whose files only their owner can read. ``inherited`` descriptors stay open in it.
 
-        Elsewhere it first writes its process id to stderr, behind PROCESS_MARK.
+        On another host it first writes its process id to stderr, behind PROCESS_MARK.
         """
         there = in_namespace(namespace, command)
         if self.is_local:
@@ -96,22 +96,22 @@ class Host:
         return child
 
     def signal(self, process: int, name: str) -> None:
-        """Signal a process of another host; one that has ended already is no error."""
+        """Signal a process of another host; a process that has ended already is no error."""
         self.run(["kill", f"-{name}", str(process)], check=False)
 
     def now_ns(self) -> int | None:
-        """The host's own clock; None where its ``date`` knows no nanoseconds."""
+        """The clock of the host; None where its ``date`` has no nanoseconds."""
         if self.is_local:
             return time.time_ns()
         said = self.run(["date", "+%s%N"], check=False).strip()
         return int(said) if said.isdecimal() and len(said) > 15 else None
 
     def boot_id(self) -> str:
-        """The same for two hosts only if they are one kernel, with one clock; empty where it is not known."""
+        """The boot id: equal for two hosts only if they are one kernel, with one clock; empty if unknown."""
         return self.run(["cat", "/proc/sys/kernel/random/boot_id"], check=False).strip()
 
     def attach_filter(self, process: int, program: Sequence[Instruction]) -> int:
-        """``socket_filters.attach`` on that host, by a python3 that is there; OSError where it cannot be."""
+        """Run ``socket_filters.attach`` on that host, with its own python3; OSError where that fails."""
         if self.is_local:
             return socket_filters.attach(process, program)
         source = Path(socket_filters.__file__).read_text(encoding="utf-8")

@@ -1,9 +1,8 @@
-"""The state of a recording while it is made: ``context/recording.json``, from which a killed one can be sealed.
+"""The state of a recording in progress: ``context/recording.json``, from which ``record --resume`` seals it.
 
-The file is there from before the first capture until everything is sealed. It holds the plan, each capture's own
-times as far as they are known, and the captures that were sealed. It is replaced as a whole, so that one state or
-the next is there at any moment. The folder of captures is locked meanwhile, also by the capture tools themselves: who
-gets the lock knows that nobody writes there any more.
+The file exists from before the first capture until all captures are sealed. It holds the plan, the known times of each
+capture, and the sealed captures. Each change replaces the whole file, so it has a valid state at any moment. Recorder
+and capture tools hold a lock on the folder of captures: the owner of the lock is the only writer there.
 """
 
 from __future__ import annotations
@@ -31,15 +30,15 @@ from .sources import Group, Source
 STATE_FILE = "recording.json"
 RECORDING, STOPPED, SEALED = "recording", "stopped", "sealed"
 _LARGEST_STATE = 64 << 20
-_LOCK_PATIENCE_S = 20.0  # a capture whose recorder was killed writes out what it has
+_LOCK_PATIENCE_S = 20.0  # a capture whose recorder was killed writes out its packets
 
 
 @dataclass
 class Journal:
-    """The state of one recording. Every method that changes it writes the file; OSError where that fails.
+    """The state of one recording. Every method that changes the state writes the file; OSError where that fails.
 
     ``phase`` is RECORDING until every capture is stopped, then STOPPED, and SEALED when nothing is left to seal.
-    ``plan`` is what ``run.toml`` is made from, as JSON holds it.
+    ``plan`` has, in JSON form, the content for ``run.toml``.
     """
 
     file: Path
@@ -55,13 +54,13 @@ class Journal:
     notes: list[str] = field(default_factory=list)
 
     def note(self, captures: Sequence[Capture], phase: str) -> None:
-        """Keep the times of the captures, and the phase that has begun."""
+        """Note the times of the captures, and the phase that has begun."""
         self.phase = phase
         self.captures = {capture.source.stem: capture.times() for capture in captures}
         self.write()
 
     def note_sealed(self, stem: str, group: SealedGroup) -> None:
-        """Keep that the captures of a group are sealed: its raw files are not needed any more."""
+        """Note a sealed group: its raw files are not needed any more."""
         self.sealed[stem] = group
         self.write()
 
@@ -82,12 +81,12 @@ class Journal:
         write_whole(self.file, json.dumps(state, indent=1) + "\n")
 
     def remove(self) -> None:
-        """The recording is over, and nothing is left to seal."""
+        """Remove the file: the recording is over, and nothing is left to seal."""
         self.file.unlink(missing_ok=True)
 
 
 def read_journal(folder: Path) -> Journal:
-    """The journal of a recording that did not end. CannotStart if there is none, or if it is not one."""
+    """The journal of a recording that did not end. CannotStart if the file is missing or no journal."""
     file = folder / "context" / STATE_FILE
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -108,7 +107,7 @@ def read_journal(folder: Path) -> Journal:
         )
     except FileNotFoundError as error:
         raise CannotStart(
-            f"{folder}: nothing to resume: no context/{STATE_FILE}, which a recording has until it is sealed"
+            f"{folder}: nothing to resume: no context/{STATE_FILE}, the file of every unsealed recording"
         ) from error
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CannotStart(f"{file}: cannot be read as the state of a recording: {error!r}") from error
@@ -150,9 +149,9 @@ def path_of(state: Mapping[str, Any]) -> PathTable:
 
 @contextmanager
 def locked(captures: Path, patience_s: float = _LOCK_PATIENCE_S) -> Iterator[int]:
-    """Hold the lock of a folder of captures; yields the descriptor that holds it, for the capture tools to inherit.
+    """Hold the lock of a folder of captures; yields its descriptor, which the capture tools inherit.
 
-    CannotStart when others hold it for longer than ``patience_s``, or when it is no folder but a link.
+    CannotStart when others hold the lock for longer than ``patience_s``, or when the folder is a link.
     """
     try:
         descriptor = os.open(captures, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)

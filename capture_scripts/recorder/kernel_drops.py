@@ -1,12 +1,12 @@
-"""A second witness: which packets the kernel says it dropped, where, and why (tracepoint skb:kfree_skb).
+"""A second witness of losses: the packets that the kernel reports as dropped, with place and reason.
 
-bpftrace runs beside the captures, and ``kernel_drops.jsonl`` gets a line per IP packet that was dropped.
-``kernel_witness.json`` tells from when to when that was watched: between two datagrams to a closed port of the
-loopback device, whose drops the witness itself has to report. Without bpftrace, or without the right to use it,
-that file says so, and the recording goes on.
+bpftrace runs beside the captures and reads the tracepoint skb:kfree_skb. ``kernel_drops.jsonl`` gets a line per dropped
+IP packet. ``kernel_witness.json`` has the span of the watch. It lies between two datagrams to a closed port of the
+loopback device, whose drops the witness itself has to report. Without bpftrace, or without the right to use it, that
+file gives the reason, and the recording goes on.
 
-The kernel's time for events is that since boot; the distance to the clock of the captures is measured at the
-start and at the end, and interpolated.
+The kernel counts the time of events from boot. The offset to the clock of the captures is measured at the start and at
+the end, and interpolated.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ _TRACEFS = Path("/sys/kernel/tracing")
 _READY_TIMEOUT_S = 60.0
 _LAST_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 30.0
-# Events wait in a buffer per processor while bpftrace has none: of this size in all, and no less than the least each.
+# Events wait in a buffer per processor while bpftrace does not run. All buffers together have this size; each has at
+# least the least number of pages.
 _BUFFER_BYTES, _LEAST_PAGES, _PAGE_BYTES = 64 << 20, 1024, 4096
 _LOST = re.compile(r"Lost (\d+) events")
 _REASON = re.compile(r'\{\s*(0x[0-9a-f]+|\d+),\s*"(\w+)"\s*\}')
@@ -63,9 +64,9 @@ tracepoint:skb:kfree_skb /args->protocol == 0x0800 || args->protocol == 0x86dd/ 
 
 
 class KernelWitness:
-    """Watches drops from ``begin`` to ``finish``, for the run whose ``context/`` is ``folder``.
+    """Records drops from ``begin`` to ``finish``, for the run whose ``context/`` is ``folder``.
 
-    ``namespaces`` limits it to those network namespaces, by name; None takes all.
+    ``namespaces`` limits the record to those network namespaces, by name; None takes all.
     """
 
     def __init__(self, folder: Path, namespaces: Collection[str] | None = None) -> None:
@@ -79,14 +80,14 @@ class KernelWitness:
         self.trouble = ""
 
     def begin(self) -> None:
-        """Start it; it takes two or three seconds, so the captures are started meanwhile."""
+        """Start bpftrace. It takes two or three seconds, and the captures start meanwhile."""
         try:
             self._start()
         except (LabError, OSError) as error:
             self._give_up(str(error))
 
     def wait_ready(self) -> None:
-        """Wait until it has seen a drop that was made for it."""
+        """Wait until bpftrace has reported the drop of a test datagram."""
         if self._process is None:
             return
         deadline = time.monotonic() + _READY_TIMEOUT_S
@@ -99,7 +100,7 @@ class KernelWitness:
             self._first = self._signal(0.3)
 
     def finish(self) -> None:
-        """Stop it and write what it saw. Called once more, it does nothing."""
+        """Stop bpftrace and write its events. A second call does nothing."""
         if self._process is None:
             return
         last = None
@@ -132,7 +133,7 @@ class KernelWitness:
             )
 
     def _condition(self) -> str:
-        """Drops elsewhere stay in the kernel: they would fill the buffer that ours need."""
+        """A condition that discards drops elsewhere in the kernel, where they would fill the buffer."""
         if self._only is None:
             return ""
         names = namespace_names()
@@ -141,7 +142,7 @@ class KernelWitness:
         return f"  if ({elsewhere}) {{ return; }}\n"
 
     def _signal(self, patience_s: float) -> _Signal | None:
-        """Send a datagram to a port where nobody listens, and wait for its drop to be reported."""
+        """Send a datagram to a closed port, and wait for the report of its drop."""
         try:
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as closed:
                 closed.bind(("127.0.0.1", 0))
@@ -150,7 +151,7 @@ class KernelWitness:
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
                 clocks = _Clocks()
                 sender.sendto(b"pktrace", ("127.0.0.1", port))
-        except OSError:  # the loopback device is down; then nothing will be seen, and that is what is said
+        except OSError:  # the loopback device is down: no drop will be seen, and the file says so
             time.sleep(patience_s)
             return None
         deadline = time.monotonic() + patience_s
@@ -241,7 +242,7 @@ class _Clocks:
 
 
 class _Signal:
-    """A drop that we caused: when the kernel says it was, and our clocks just before."""
+    """A drop caused on purpose: the kernel's time of the drop, and the clocks just before it."""
 
     def __init__(self, port: int, nsecs: int, clocks: _Clocks) -> None:
         self.port = port
@@ -250,11 +251,11 @@ class _Signal:
 
 
 class _Mapping:
-    """From the time of events to nanoseconds since the epoch."""
+    """Maps the time of events to nanoseconds since the epoch."""
 
     def __init__(self, first: _Signal, last: _Signal) -> None:
         self._first, self._last = first, last
-        # bpftrace counts from boot with or without the time asleep, depending on the kernel: whichever fits.
+        # Depending on the kernel, bpftrace counts from boot with or without the time asleep: take the clock that fits.
         self.name = min(first.clocks.now, key=lambda name: abs(first.clocks.now[name] - first.nsecs))
 
     def epoch_ns(self, nsecs: int) -> int:
@@ -264,20 +265,20 @@ class _Mapping:
         return nsecs + begin + (end - begin) * (nsecs - first.nsecs) // span
 
     def error_ns(self) -> int:
-        """The reading error, and how far the two clocks moved against each other meanwhile."""
+        """The reading error, plus the drift of the two clocks against each other between the signals."""
         begin, end = self._first.clocks.offsets[self.name], self._last.clocks.offsets[self.name]
         return max(self._first.clocks.error_ns, self._last.clocks.error_ns) + abs(end - begin)
 
 
 def tracepoint_there() -> bool:
-    """Whether the kernel tells of dropped packets; mounts tracefs if it is not. LabError if that is not allowed."""
+    """True if the kernel has the tracepoint. tracefs gets mounted if it is not; LabError if the mount fails."""
     if not (_TRACEFS / "events").is_dir():
         run(["mount", "-t", "tracefs", "tracefs", str(_TRACEFS)])
     return (_TRACEFS / "events/skb/kfree_skb/format").is_file()
 
 
 def namespace_names() -> dict[int, str]:
-    """Names of network namespaces by inode number; where we are is the empty name unless it has one."""
+    """Names of network namespaces by inode number; the present one has the empty name unless it is named."""
     found = {os.stat("/proc/self/ns/net").st_ino: ""}
     folder = Path("/run/netns")
     for entry in sorted(folder.iterdir()) if folder.is_dir() else []:
@@ -294,10 +295,10 @@ def _reasons() -> dict[int, str]:
 
 
 def _parse(said: bytes) -> tuple[list[dict[str, Any]], int]:
-    """Events, and how many lines are no whole part of one.
+    """Events, and the number of lines that belong to no complete event.
 
-    An event is two lines, since one printf holds too few words. Lines of two processors may come between each other,
-    so that time and processor tell which belong together.
+    An event is two lines, since one printf holds too few words. Lines of two processors may interleave: time and
+    processor identify the two lines of an event.
     """
     heads: dict[bytes, list[bytes]] = {}
     events = []
@@ -336,12 +337,12 @@ def _event(head: list[bytes], words: list[bytes]) -> dict[str, Any] | None:
 
 
 def identity(data: bytes, ethertype: int, length: int) -> dict[str, Any]:
-    """The fields by which a packet is found again; those that it does not have, or that were not read, are left out.
+    """The fields that identify a packet; a field that the packet lacks, or that was not read, is left out.
 
-    ``length`` is what the kernel held when it dropped it, from whichever header it was at.
+    ``length`` is the number of bytes that the kernel held at the drop, from its current header on.
     """
     packet: dict[str, Any] = {"held_bytes": length, "ip_version": 4 if ethertype == 0x0800 else 6}
-    with suppress(struct.error, IndexError):  # no more bytes were read; what they told is in the packet
+    with suppress(struct.error, IndexError):  # no more bytes were read; the fields so far are in the packet
         (_version4 if ethertype == 0x0800 else _version6)(data, packet)
     return packet
 
@@ -400,7 +401,7 @@ def _transport(data: bytes, at: int, end: int, packet: dict[str, Any]) -> None:
 
 
 def _buffer_pages() -> int:
-    """Pages of the buffer of one processor, a power of two."""
+    """Pages in the buffer of one processor, a power of two."""
     each = _BUFFER_BYTES // _PAGE_BYTES // (os.cpu_count() or 1)
     return max(_LEAST_PAGES, 1 << max(0, each.bit_length() - 1))
 

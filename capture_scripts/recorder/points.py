@@ -1,4 +1,4 @@
-"""Detection points as they are named on a command line, and whether they are there."""
+"""Detection points: their form on a command line, and the check that they exist."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ANY_DEVICE = "any"
 
 @dataclass(frozen=True)
 class Point:
-    """A detection point: its name and its device; ``filter`` is a capture filter, mostly none."""
+    """A detection point: its name and its device; ``filter`` is a capture filter, often empty."""
 
     name: str
     device: str
@@ -27,18 +27,18 @@ class Point:
     host: Host = LOCAL
 
     def description(self) -> str:
-        """``role/device``, without the lab's name: which lab it was does not matter to a reader."""
+        """``role/device``, without the name of the lab, which does not matter to a reader."""
         return f"{self.role}/{self.device}" if self.role else self.device
 
     def place(self) -> str:
-        """For messages: the device, and where it is."""
+        """The device and its namespace and host, for messages."""
         inside = f" in namespace {self.namespace}" if self.namespace else ""
         beyond = "" if self.host.is_local else f" on {self.host.label()}"
         return f"{self.device}{inside}{beyond}"
 
 
 def parse_point(text: str, namespace: str | None, host: Host) -> Point:
-    """``NAME=IFACE[@NETNS]``, or IFACE alone, which is then also the name. CannotStart if it is neither."""
+    """``NAME=IFACE[@NETNS]``, or IFACE alone, which is then also the name. CannotStart for other forms."""
     name, equals, where = text.partition("=")
     if not equals:
         name, where = text.partition("@")[0], text
@@ -54,13 +54,13 @@ def parse_point(text: str, namespace: str | None, host: Host) -> Point:
 
 
 def check_namespace(name: str | None) -> None:
-    """CannotStart if this cannot be the name of a network namespace: it would lead elsewhere, or be an option of ip."""
+    """CannotStart if this is no name of a network namespace, but a path or an option of ip."""
     if name is not None and (name.startswith(("-", ".")) or "/" in name or not name):
         raise CannotStart(f"{name!r} is no name of a network namespace; `ip netns list` shows them")
 
 
 def check_points(points: Sequence[Point]) -> None:
-    """CannotStart unless the names differ, and every namespace and device is there."""
+    """CannotStart unless the names differ, and every namespace and device exists."""
     if not points:
         raise CannotStart("no point to record at: give --points NAME=IFACE ..., or --lab NAME")
     seen: set[str] = set()
@@ -79,7 +79,7 @@ def check_points(points: Sequence[Point]) -> None:
 
 
 def places(points: Iterable[Point]) -> dict[tuple[Host, str | None], list[Point]]:
-    """Points by machine and namespace, in the order in which they come."""
+    """Points by machine and namespace, in their order."""
     found: dict[tuple[Host, str | None], list[Point]] = {}
     for point in points:
         found.setdefault((point.host, point.namespace), []).append(point)
@@ -87,7 +87,7 @@ def places(points: Iterable[Point]) -> dict[tuple[Host, str | None], list[Point]
 
 
 def interfaces(host: Host, namespace: str | None) -> dict[int, str]:
-    """Names of the devices of a namespace by their index. CannotStart if it cannot be looked into."""
+    """Names of the devices of a namespace by their index. CannotStart if the namespace cannot be read."""
     try:
         listed = json.loads(host.run(["ip", "-j", "link"], namespace) or "[]")
     except (LabError, ValueError) as error:
@@ -101,7 +101,7 @@ def interfaces(host: Host, namespace: str | None) -> dict[int, str]:
 def clocks(points: Iterable[Point]) -> Mapping[str, str]:
     """The clock of each point by name: ``host`` for this kernel, ``host-2`` and so on for others.
 
-    Namespaces of one kernel share its clock, also where a command prefix leads into them: told by the boot id.
+    Namespaces of one kernel share its clock, also behind a command prefix: the boot id identifies the kernel.
     """
     names: dict[str, str] = {LOCAL.boot_id(): "host"}
     known: dict[Host, str] = {LOCAL: "host"}
@@ -115,7 +115,7 @@ def clocks(points: Iterable[Point]) -> Mapping[str, str]:
 
 
 def with_filter(points: Sequence[Point], expression: str) -> list[Point]:
-    """The points with a capture filter each; where one has its own, both must hold."""
+    """The points with this capture filter added; a point's own filter must hold, too."""
     if not expression:
         return list(points)
     return [

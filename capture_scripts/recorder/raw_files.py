@@ -1,4 +1,4 @@
-"""Reading the files that tcpdump (pcap) and dumpcap (pcapng, one interface, this machine's byte order) write."""
+"""Read the files of tcpdump (pcap) and dumpcap (pcapng, one interface, the byte order of this machine)."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _MAGICS = {  # first four bytes of a pcap: byte order, and nanoseconds per unit 
     b"\xa1\xb2\x3c\x4d": (">", 1),
 }
 _PCAPNG = b"\x0a\x0d\x0d\x0a"
-_LARGEST_PACKET = 262_144  # the tools' own limit; a longer one means that the file is damaged
+_LARGEST_PACKET = 262_144  # the limit of both tools; a longer packet means that the file is damaged
 _LARGEST_BLOCK = _LARGEST_PACKET + (1 << 16)
 
 
 class RawFile:
-    """Iterates over the packets in file order. Afterwards ``packets`` is their number, and ``cut`` tells whether
-    the file ended in the middle of one. LabError when the file is no capture."""
+    """Iterates over the packets in file order. Afterwards ``packets`` is their number, and ``cut`` is true if the file
+    ended in the middle of a packet. LabError when the file is no capture."""
 
     def __init__(self, path: Path) -> None:
         self._name = path.name
@@ -77,7 +77,7 @@ class RawFile:
             yield seconds * 1_000_000_000 + fraction * nanoseconds, original, data
 
     def _read_description(self) -> None:
-        """The section header and the interface description, which the tool writes before any packet."""
+        """Read the section header and the interface description, which stand before any packet."""
         self._file.seek(0)
         for kind, body in self._blocks():
             if kind != 1:
@@ -113,7 +113,7 @@ class RawFile:
 
 
 def packets_in(path: Path) -> int:
-    """How many whole packets a file holds; 0 where it is no capture, or only begins to be one."""
+    """The number of complete packets in a file; 0 for a file without a complete capture header."""
     try:
         file = RawFile(path)
     except (LabError, OSError):

@@ -1,12 +1,11 @@
-"""Recording at all points at once. What it does about the ways in which a capture lies:
+"""Record at all points at once, with a remedy for each way in which a capture can mislead:
 
-* packets are certain only from the moment when the last capture has said that it listens: the window starts
-  there;
-* a capture tool forgets what it has not yet read when it is told to stop, and says nothing. So we go on for
-  the loss threshold after the traffic, then shut the inflow of every capture (socket_filters.py) and ask
-  until captured + dropped = received at each of them; only then are they stopped, and the window ends where
-  the first was shut;
-* after stopping, captured + dropped = received is checked again, and against the packets in the file.
+* Packets are certain only from the moment when the last capture has reported that it listens. The window starts there.
+* A capture tool discards unread packets when it stops, and does not report them. The recorder goes on for the loss
+  threshold after the traffic, and then shuts the inflow of every capture (socket_filters.py). It asks each tool for its
+  counts until captured + dropped = received, and only then stops the tools. The window ends where the first inflow was
+  shut.
+* After the stop, captured + dropped = received is checked again, and also against the packets in the file.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ from .sources import Group, Source
 
 READY_TIMEOUT_S = 15.0
 SETTLE_TIMEOUT_S = 15.0
-QUIET_TIMEOUT_S = 3.0  # for captures whose inflow cannot be shut: they may never be quiet
+QUIET_TIMEOUT_S = 3.0  # for captures whose inflow cannot be shut: their traffic may never end
 STOP_TIMEOUT_S = 30.0
 # A sealed file is larger than the raw one: a packet block has 16 bytes more than a packet of a pcap, up to 3 of
-# padding, and 12 that say the direction. The smallest packets, an ARP request of 42 bytes, grow most.
+# padding, and 12 for the direction. The smallest packets, an ARP request of 42 bytes, grow most.
 _GROWTH, _GROWTH_WITH_DIRECTION = 0.4, 0.65
 _DISK_RESERVE = 1 << 20
-# From a look at the disk to the end of the inflow: the next look, and a block that the kernel holds for up to 1 s.
+# Time from a check of the disk to the end of the inflow: until the next check, and a block held by the kernel for 1 s.
 _REACTION_S = 1.5
 _CHECK_S = 0.1
 _POLL_S = 0.005
@@ -41,10 +40,10 @@ _POLL_S = 0.005
 
 @dataclass
 class Recorded:
-    """The outcome. ``window_ns`` is None and ``problems`` tell why when the recording is not complete.
+    """The outcome. An incomplete recording has no ``window_ns``, and its ``problems`` give the reasons.
 
-    ``counts`` are by file stem, which is the point's name unless captures are shared. ``clocks`` are by point.
-    ``notes`` are what a reader should know of a complete recording. ``began`` tells whether all points recorded.
+    ``counts`` are by file stem, which is the name of the point unless points share a capture. ``clocks`` are by point.
+    ``notes`` are facts that a reader of a complete recording should know. ``began``: all points recorded.
     """
 
     started: datetime
@@ -58,7 +57,7 @@ class Recorded:
 
 
 class Running:
-    """The captures while they run, for whoever waits for something meanwhile."""
+    """The captures while they run, for code that waits meanwhile."""
 
     def __init__(self, captures: Sequence[Capture], folder: Path, *, keep_raw: bool) -> None:
         self._captures = captures
@@ -69,37 +68,37 @@ class Running:
         self._sizes: list[tuple[float, int]] = []
 
     def check(self) -> None:
-        """LabError when a capture has ended by itself, or when the disk is about to be too full to seal."""
+        """LabError when a capture has ended by itself, or when the disk will soon be too full to seal."""
         ended = dead(self._captures)
         if ended is not None:
             ended.ended_early = True
-            raise LabError(f"the capture at {ended.name} ended before it was told to: {ended.words()}")
+            raise LabError(f"the capture at {ended.name} ended too early: {ended.words()}")
         sizes = [capture.size() for capture in self._captures]
         coming = self._rate(sum(sizes)) * _REACTION_S
         growth = self._growth * sum(sizes) + (sum(sizes) if self._keep_raw else max(sizes))
         free = shutil.disk_usage(self._folder).free
         if free < growth + coming + _DISK_RESERVE:
             raise LabError(
-                f"the disk of {self._folder} is nearly full ({free >> 10} KiB left): stopped while one can seal"
+                f"the disk of {self._folder} is nearly full ({free >> 10} KiB left): stopped while sealing has room"
             )
 
     def wait(self, seconds: float) -> None:
-        """Let them go on for some time. LabError as ``check``."""
+        """Let the captures go on for some time. LabError as in ``check``."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             self.check()
             time.sleep(min(left, _CHECK_S))
 
     def packets(self, point: str) -> int:
-        """Packets received at a point up to now, dropped ones included."""
+        """Packets received at a point so far, dropped ones included."""
         chosen = [capture for capture in self._captures if point in {p.name for p in capture.source.points}]
         return sum(counts.received for counts in _ask_all(chosen) if counts is not None)
 
     def _rate(self, size: int) -> float:
-        """Bytes per second that all captures wrote: in the last second, or since the last look if that is more.
+        """Bytes per second that all captures wrote: in the last second, or since the last check if that is more.
 
-        What a second says comes too late on a disk that is full within one; a short time alone says little of traffic
-        that the kernel hands over in blocks.
+        The rate over a second is too late for a disk that fills within a second. The rate over a short time alone is
+        unreliable, because the kernel hands over packets in blocks.
         """
         now = time.monotonic()
         self._sizes.append((now, size))
@@ -124,11 +123,11 @@ def record(
     """Record for all ``groups`` while ``traffic`` runs; ``folder`` has ``captures/``, whose lock is ``lock``.
 
     ``before()`` is called when every capture records, ``after()`` when traffic has ended and the loss threshold
-    is over. A failure of either, of the traffic, or an interruption is returned as the second value, and
-    what was captured until then is sealed all the same. Nothing is raised once a capture runs. No process is left.
+    is over. The second value returned is their failure, a failure of the traffic, or an interruption; the packets
+    captured so far are sealed all the same. Nothing is raised once a capture runs. No process is left.
 
-    The shield is lifted while ``before``, ``traffic`` and ``after`` run. Signals before that end the start; while the
-    captures are stopped they change nothing; the second one while they are sealed ends the sealing.
+    The shield is lifted while ``before``, ``traffic`` and ``after`` run. A signal before that ends the start. A signal
+    while the captures are stopped changes nothing. The second signal during the sealing ends the sealing.
     """
     recorded = Recorded(journal.started, journal.clocks)
     trouble: BaseException | None = None
@@ -154,7 +153,7 @@ def record(
             finally:
                 shield.up()
         except (Exception, Interrupted) as error:
-            shield.up()  # once more: the signal may have come just before it was up
+            shield.up()  # once more: the signal may have arrived just before the shield was up
             trouble = error
             recorded.problems.append(reason(error))
         _end(running, recorded, whole=trouble is None)
@@ -167,7 +166,7 @@ def record(
 
 
 def _end(running: Sequence[Capture], recorded: Recorded, *, whole: bool) -> None:
-    """Shut, settle and stop the captures that run. What goes wrong is a problem of the recording."""
+    """Shut, settle and stop the captures that run. A failure becomes a problem of the recording."""
     alive = [capture for capture in running if capture.running]
     try:
         if recorded.began:
@@ -190,13 +189,13 @@ def seal_all(
     recorded: Recorded,
     shield: Shield,
 ) -> Interrupted | None:
-    """Seal what the captures wrote, but for what the journal says is sealed; returns what interrupted it, if anything.
+    """Seal the captures that the journal does not list as sealed; returns the interruption, if there was one.
 
-    A raw file goes when the journal says that its packets are in a sealed one, and not before.
+    A raw file is removed after the journal lists its packets as sealed, and not before.
     """
     interrupted: Interrupted | None = None
-    shield.up(patience=1, words="record: sealing what was recorded; one more signal leaves it for record --resume")
-    # The smallest first: on a disk that is full, each raw file that goes makes room.
+    shield.up(patience=1, words="record: sealing the captures; one more signal leaves them for record --resume")
+    # The smallest first: on a full disk, each raw file that is removed makes room.
     for group in sorted(groups, key=lambda group: sum(captures[source].size() for source in group.sources)):
         mine = [captures[source] for source in group.sources]
         sealed = journal.sealed.get(group.stem)
@@ -228,7 +227,7 @@ def seal_all(
 
 
 def _keep(recorded: Recorded, write: Callable[[], None]) -> None:
-    """Write to the journal; a disk that is full is no reason to leave the rest undone."""
+    """Write to the journal; a full disk does not stop the rest."""
     try:
         write()
     except OSError as error:
@@ -236,12 +235,12 @@ def _keep(recorded: Recorded, write: Callable[[], None]) -> None:
 
 
 def reason(error: BaseException) -> str:
-    """What went wrong, in a few words."""
+    """The error in a few words."""
     return f"interrupted ({error})" if isinstance(error, Interrupted) else str(error) or type(error).__name__
 
 
 def _window(groups: Sequence[Group], recorded: Recorded) -> tuple[int, int] | None:
-    """The span that all captures cover, where they are on one clock and say when they began and ended."""
+    """The span that all captures cover, if they are on one clock and their begin and end are known."""
     spans = [(recorded.sealed[group.stem].start_ns, recorded.sealed[group.stem].end_ns) for group in groups]
     known = [(start, end) for start, end in spans if start is not None and end is not None]
     if len(set(recorded.clocks.values())) != 1 or len(known) < len(spans):
@@ -255,7 +254,7 @@ def _wait_ready(captures: Sequence[Capture], shield: Shield) -> None:
     while True:
         shield.raise_arrived()
         try:
-            listening = [capture.listening() for capture in captures]  # asks each one: its time is taken at once
+            listening = [capture.listening() for capture in captures]  # asks each capture: its time is taken at once
         except LabError as error:
             raise CannotStart(str(error)) from error
         if all(listening):
@@ -270,7 +269,7 @@ def _wait_ready(captures: Sequence[Capture], shield: Shield) -> None:
 
 
 def _settle(captures: Sequence[Capture], recorded: Recorded) -> None:
-    """Shut the inflow of every capture and wait until each has read all that it received."""
+    """Shut the inflow of every capture and wait until each has read all received packets."""
     for capture in captures:
         try:
             capture.shut_inflow()
@@ -282,7 +281,7 @@ def _settle(captures: Sequence[Capture], recorded: Recorded) -> None:
     while waiting:
         while (ended := dead(waiting)) is not None:
             ended.ended_early = True
-            recorded.problems.append(f"the capture at {ended.name} ended before it was told to: {ended.words()}")
+            recorded.problems.append(f"the capture at {ended.name} ended too early: {ended.words()}")
             waiting.remove(ended)
         _ask_all(waiting)
         now = time.monotonic()
@@ -305,7 +304,7 @@ def _ask_all(captures: Sequence[Capture]) -> list[Counts | None]:
 def _stop(captures: Sequence[Capture], recorded: Recorded) -> None:
     for capture in captures:
         if not capture.running and not capture.ended_early:
-            recorded.problems.append(f"the capture at {capture.name} ended before it was told to: {capture.words()}")
+            recorded.problems.append(f"the capture at {capture.name} ended too early: {capture.words()}")
     for capture in captures:
         capture.stop()
     deadline = time.monotonic() + STOP_TIMEOUT_S

@@ -1,4 +1,4 @@
-"""Writing ``run.toml``, schema 1, in the layout of its documentation: one table per point, path and rule."""
+"""Write ``run.toml``, schema 1, in the layout of its documentation: one table per point, path and rule."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class PathTable:
-    """One ``[[path]]``; ``detour`` and ``default`` are left out where there is none."""
+    """One ``[[path]]``; ``detour`` and ``default`` are optional."""
 
     name: str
     points: tuple[str, ...]
@@ -36,7 +36,7 @@ class PathTable:
 
 @dataclass(frozen=True)
 class PointTable:
-    """One ``[[point]]``; ``interface`` where a file has several."""
+    """One ``[[point]]``; ``interface`` for a file with several interfaces."""
 
     name: str
     captures: tuple[str, ...] = ()
@@ -53,9 +53,9 @@ class PointTable:
 
 @dataclass(frozen=True)
 class RunFile:
-    """Everything that ``run.toml`` says. ``window_ns`` is None when no span is certain.
+    """The whole content of ``run.toml``. ``window_ns`` is None when no span is certain.
 
-    ``fragment`` is TOML text with ``[[path]]``, ``[[rule]]`` and ``[[criterion]]`` tables, copied in as it stands.
+    ``fragment`` is TOML text with ``[[path]]``, ``[[rule]]`` and ``[[criterion]]`` tables, copied in unchanged.
     """
 
     name: str
@@ -86,16 +86,16 @@ class RunFile:
         return document
 
     def text(self) -> str:
-        """The file. What is returned reads back to ``document()``."""
+        """The text of the file, which a TOML reader turns into ``document()``."""
         document = self.document()
         text = render(document)
         if tomllib.loads(text) != document:
-            raise AssertionError("run.toml would not read back as it was meant")
+            raise AssertionError("run.toml would not read back as intended")
         return f"{text}\n{self.fragment.strip()}\n" if self.fragment.strip() else text
 
 
 def check_fragment(text: str, points: Sequence[str]) -> None:
-    """ValueError, with a sentence, unless ``text`` may be copied into a ``run.toml`` that has these points."""
+    """Raise ValueError, with a message, unless ``text`` fits into a ``run.toml`` with these points."""
     document = tomllib.loads(text)
     unknown = set(document) - {"path", "rule", "criterion"}
     if unknown:

@@ -27,18 +27,18 @@ from .sentinels import Sentinels, window
 from .sources import Group, one_per_point
 from .surroundings import Context
 
-_WHITE_SPACE = {ord(character): " " for character in "\t\n\r"}  # may stand in a capture filter
+_WHITE_SPACE = {ord(character): " " for character in "\t\n\r"}  # allowed in a capture filter
 RESERVE = ".reserve"
 INCOMPLETE = "incomplete.txt"
-# Kept free while recording, so that run.toml and the reason can be written when the disk is full.
+# Space kept free while recording, for run.toml and the reason when the disk is full.
 _RESERVE = 256 << 10
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What is to be recorded, and what ``run.toml`` is to say about it.
+    """The plan of a recording, with the content for ``run.toml``.
 
-    ``drops_in`` are the namespaces whose kernel drops are of interest; None is all of them.
+    ``drops_in`` are the namespaces whose kernel drops are recorded; None means all.
     """
 
     name: str
@@ -55,7 +55,7 @@ class RunPlan:
 
 
 def new_folder(folder: Path) -> None:
-    """Make the run folder, for its owner alone. CannotStart if something is there: nothing is ever overwritten."""
+    """Make the run folder, private to its owner. CannotStart if the name exists: nothing is ever overwritten."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(PRIVATE_FOLDER)
@@ -77,10 +77,10 @@ def record_run(
 ) -> Recorded:
     """Record ``traffic`` and write the whole run folder, which must not exist yet.
 
-    From the first packet on nothing is removed that a capture tool wrote, but a raw file whose packets are in a
-    sealed one. A recording that failed or was interrupted is written too, with ``context/incomplete.txt`` and
-    without a window; then the cause is raised: LabError, Interrupted, or what ``traffic`` raised. CannotStart: not all
-    points recorded; the folder is left only if one of them has captured packets already.
+    From the first packet on, files of the capture tools stay, except raw files whose packets are sealed. A recording
+    that failed or was interrupted is written, too, with ``context/incomplete.txt`` and without a window; then the cause
+    is raised: LabError, Interrupted, or the exception of ``traffic``. CannotStart: not all points recorded; the folder
+    stays only if a point has captured packets already.
     """
     groups = list(plan.groups) or one_per_point(plan.points)
     _check(folder, plan, groups)
@@ -132,7 +132,7 @@ def record_run(
         give_to_caller(folder)
     if trouble is not None:
         if isinstance(trouble, CannotStart):
-            raise CannotStart(f"{trouble}; what was captured by then is in {folder}") from trouble
+            raise CannotStart(f"{trouble}; the packets captured so far are in {folder}") from trouble
         raise trouble
     if recorded.problems:
         raise LabError(f"{folder} is incomplete: {'; '.join(recorded.problems)}")
@@ -140,7 +140,7 @@ def record_run(
 
 
 def _check(folder: Path, plan: RunPlan, groups: Sequence[Group]) -> None:
-    """CannotStart if the analyzer would refuse the run, or no file could hold what it is called."""
+    """CannotStart if the analyzer would refuse the run, or if a sealed file cannot hold its names."""
     for what, text in (("name", plan.name), ("description", plan.description), *_filters(groups)):
         visible = text if what != "filter" else text.translate(_WHITE_SPACE)
         if not visible.isprintable() or len(text.encode("utf-8", "replace")) > LONGEST_TEXT:
@@ -157,15 +157,15 @@ def _filters(groups: Sequence[Group]) -> list[tuple[str, str]]:
 
 
 def keeps_packets(file: Path) -> bool:
-    """Whether a file of a run folder that was not recorded into holds packets all the same."""
+    """True for a file with packets, in the run folder of a recording that did not start."""
     return "pcap" in file.name and packets_in(file) > 0
 
 
 def finish_folder(folder: Path, journal: Journal, recorded: Recorded, surroundings: Context) -> None:
-    """Write what was found out, and ``run.toml``; the journal stays as long as something is left to seal."""
+    """Write the findings and ``run.toml``; the journal stays as long as a capture is unsealed."""
     left = [stem for stem, sealed in recorded.sealed.items() if not sealed.is_sealed]
     if left:
-        recorded.problems.append(f"what is not sealed can be tried again with: record --resume {folder}")
+        recorded.problems.append(f"to seal the rest, try: record --resume {folder}")
     _write_findings(surroundings, sentinels_of(journal), journal.groups, recorded, folder / "captures")
     write_whole(folder / "run.toml", _run_file(journal, recorded).text())
     if not left:
@@ -173,7 +173,7 @@ def finish_folder(folder: Path, journal: Journal, recorded: Recorded, surroundin
 
 
 def new_journal(folder: Path, plan: RunPlan, groups: Sequence[Group]) -> Journal:
-    """The journal of a recording that begins; it is not written yet."""
+    """The journal of a new recording; its file is not written yet."""
     sentinels = plan.sentinels
     return Journal(
         file=folder / "context" / STATE_FILE,
@@ -200,7 +200,7 @@ def sentinels_of(journal: Journal) -> Sentinels | None:
 
 
 def write_unfinished(folder: Path, journal: Journal) -> None:
-    """Say what the folder is while it is recorded, and should the recorder be killed; ``run.toml`` names raw files."""
+    """Describe the unfinished recording, for a recorder that gets killed; ``run.toml`` names raw files."""
     recorded = Recorded(journal.started, journal.clocks)
     for group in journal.groups:
         raw = [new_capture(source, folder / "captures", journal.settings).raw.name for source in group.sources]
@@ -213,7 +213,7 @@ def write_unfinished(folder: Path, journal: Journal) -> None:
 def _write_findings(
     context: Context, sentinels: Sentinels | None, groups: Sequence[Group], recorded: Recorded, captures: Path
 ) -> None:
-    """What the recorder found out; a disk that is full is one more problem, and no reason to stop writing."""
+    """Write the findings of the recorder; a full disk is one more problem, and writing goes on."""
     try:
         if sentinels is not None:
             _bound_by_sentinels(context, sentinels, recorded, captures)
@@ -234,7 +234,7 @@ def _bound_by_sentinels(context: Context, sentinels: Sentinels, recorded: Record
     found = sentinels.find(files)
     span = window(found)
     if span is None:
-        recorded.notes.append("no sentinel was seen before and after the traffic: the window is what the captures say")
+        recorded.notes.append("no sentinel was seen before and after the traffic: the captures alone bound the window")
     elif recorded.window_ns is not None:
         start, end = max(span[0], recorded.window_ns[0]), min(span[1], recorded.window_ns[1])
         recorded.window_ns = (start, end) if start <= end else recorded.window_ns
@@ -279,11 +279,11 @@ def _run_file(journal: Journal, recorded: Recorded) -> RunFile:
 
 
 def resume(folder: Path) -> Recorded:
-    """Seal a recording whose recorder did not end: what its captures wrote, by what its journal says.
+    """Seal a recording whose recorder did not end: seal the files of its captures, by its journal.
 
-    It is complete if every capture had been stopped by its recorder; else Incomplete, after all is written.
-    CannotStart: there is nothing to resume, or somebody still writes there; nothing is touched then. Interrupted: as in
-    sealing.
+    The recording is complete if its recorder had stopped every capture; else Incomplete is raised, after all is
+    written. CannotStart: there is nothing to resume, or another process still writes there; nothing changes then.
+    Interrupted: as in sealing.
     """
     for place in (folder, folder / "captures", folder / "context"):
         _need_own(place)
@@ -303,7 +303,7 @@ def resume(folder: Path) -> Recorded:
         if journal.phase == RECORDING:
             recorded.problems.append("its recorder was killed: each capture ends where its file does")
         for part in (folder / "captures").glob("*.pcapng.part"):
-            part.unlink()  # half of a sealed file, whose packets are all in the raw one
+            part.unlink()  # half of a sealed file; the raw file has all its packets
         (folder / RESERVE).unlink(missing_ok=True)
         interrupted = seal_all(journal.groups, captures, journal.settings, journal, recorded, shield)
         finish_folder(folder, journal, recorded, Context(folder / "context", {}, strict=False))
@@ -316,7 +316,7 @@ def resume(folder: Path) -> Recorded:
 
 
 class Incomplete(LabError):
-    """A recording was sealed, and lacks packets; `recorded` says what there is."""
+    """A recording was sealed, and lacks packets; `recorded` is its outcome."""
 
     def __init__(self, words: str, recorded: Recorded) -> None:
         super().__init__(words)
@@ -324,7 +324,7 @@ class Incomplete(LabError):
 
 
 def _need_own(place: Path) -> None:
-    """CannotStart unless this is a folder of root's, of the caller's or of the user who called sudo."""
+    """CannotStart unless root, the caller or the user who called sudo owns this folder."""
     try:
         state = place.lstat()
     except OSError as error:
@@ -337,7 +337,7 @@ def _need_own(place: Path) -> None:
 
 
 def exists_already(folder: Path) -> str:
-    """Why nothing can be recorded into a folder that is there, and what to do; a recording may lie in it."""
+    """The message about an existing folder, with the remedy; the folder may hold an unsealed recording."""
     if (folder / "context" / STATE_FILE).exists():
         return f"{folder} holds a recording that is not sealed: seal it with record {folder} --resume, or name another"
     return f"{folder} exists already: name another folder, or remove it"
@@ -348,12 +348,12 @@ def what_is_left(folder: Path) -> str:
     if not folder.exists():
         return "nothing was recorded yet"
     if (folder / "context" / STATE_FILE).exists():
-        return f"what there was is in {folder}, not sealed: record {folder} --resume seals it"
-    return f"what there was is in {folder}"
+        return f"the packets so far are in {folder}, not sealed: record {folder} --resume seals it"
+    return f"the packets so far are in {folder}"
 
 
 def with_filter_beside(points: Sequence[Point], sentinels: Sentinels | None) -> list[Point]:
-    """The points, with filters that let the sentinels through."""
+    """The points, with filters that also pass the sentinels."""
     if sentinels is None:
         return list(points)
     return [replace(point, filter=sentinels.beside(point.filter)) for point in points]

@@ -1,4 +1,4 @@
-"""The sealed files of a run: what each capture wrote and said, put together and checked."""
+"""Seal the files of a run: combine the packets and the counts of each capture, and check them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _DIRECTIONS = {"": 0, "in": INWARD, "out": OUTWARD}
 
 @dataclass
 class SealedGroup:
-    """One sealed capture: its files (names in ``captures/``), and the span that it covers on its own clock.
+    """One sealed capture: its files (names in ``captures/``), and its span on its own clock.
 
-    ``files`` names the raw file where it could not be sealed. ``interfaces`` tells packets by interface where
-    points share a file. ``is_sealed``: every packet that can be read in the raw files is in the sealed ones;
-    ``cut``: a raw file ends, or is damaged, inside a packet, and there may be more behind.
+    ``files`` has the raw file if sealing failed. ``interfaces`` has the packets per interface, for a file that points
+    share. ``is_sealed``: the sealed files have every readable packet of the raw ones. ``cut``: a raw file ends, or is
+    damaged, inside a packet, and there may be packets behind.
     """
 
     start_ns: int | None = None
@@ -39,16 +39,16 @@ class SealedGroup:
 
 
 def application(settings: Settings) -> str:
-    """shb_userappl: what captured, and what sealed."""
+    """shb_userappl: the tools that captured and sealed."""
     versions = tool_versions()
     libpcap = f" libpcap {versions['libpcap']}" if "libpcap" in versions else ""
     return f"{settings.tool} {versions.get(settings.tool, '?')}{libpcap}, sealed by pktrace"
 
 
 def seal_group(group: Group, captures: Sequence[Capture], settings: Settings) -> SealedGroup:
-    """Seal what the captures of one group wrote; every disagreement is a problem in the result.
+    """Seal the captures of one group; every disagreement is a problem in the result.
 
-    The raw files stay: ``remove_raw`` takes them away when it is written down that they are not needed any more.
+    The raw files stay. ``remove_raw`` removes them after the journal lists the group as sealed.
     """
     sealed = SealedGroup()
     if not _raw_files(captures):
@@ -62,7 +62,7 @@ def seal_group(group: Group, captures: Sequence[Capture], settings: Settings) ->
             _seal_shared(group, captures[0], settings, sealed)
         else:
             _seal_one(group, captures, settings, sealed)
-    except Exception as error:  # whatever it was, the packets are there, and the other groups are to be sealed
+    except Exception as error:  # the packets are safe in the raw files, and the other groups must be sealed
         why = error.strerror if isinstance(error, OSError) else str(error) or type(error).__name__
         return unsealed(group, captures, f"not sealed ({why})", sealed)
     sealed.is_sealed = True
@@ -70,7 +70,7 @@ def seal_group(group: Group, captures: Sequence[Capture], settings: Settings) ->
 
 
 def unsealed(group: Group, captures: Sequence[Capture], why: str, sealed: SealedGroup | None = None) -> SealedGroup:
-    """What there is of a group that was not sealed: the raw files; ``why`` becomes one of its problems."""
+    """An unsealed group, with its raw files; ``why`` becomes one of its problems."""
     raw = _raw_files(captures)
     found = SealedGroup() if sealed is None else sealed
     found.files = [file.name for file in raw]
@@ -103,7 +103,7 @@ def _fill_in(group: Group, captures: Sequence[Capture], settings: Settings, seal
 
 
 def _check_unread(group: Group, captures: Sequence[Capture], sealed: SealedGroup) -> None:
-    """What was received and never read is missing at the end: the capture then ends at its last packet."""
+    """Note packets that were received and never read: the capture then ends at its last packet."""
     if sealed.counts is None or sealed.counts.complete:
         return
     unread = sealed.counts.received - sealed.counts.dropped - sealed.counts.captured
@@ -111,7 +111,7 @@ def _check_unread(group: Group, captures: Sequence[Capture], sealed: SealedGroup
         sealed.problems.append(f"{group.stem}: {unread} packets were received and never read")
         return
     sealed.notes.append(
-        f"{group.stem}: {unread} packets came while it was being stopped and were not read; it ends at its last packet"
+        f"{group.stem}: {unread} packets arrived during the stop and were not read; the capture ends at its last packet"
     )
     sealed.end_ns = max((last for capture in captures for last in _last_times(capture.raw_files())), default=None)
 
@@ -143,7 +143,7 @@ def _record(group: Group, sealed: SealedGroup, counts: Counts | None, comment: s
 
 
 def _seal_one(group: Group, captures: Sequence[Capture], settings: Settings, sealed: SealedGroup) -> None:
-    """One point: a capture of it, or one of each direction, merged by time."""
+    """One point: its capture, or its two captures per direction, merged by time."""
     comment = f"counts and times provided by {settings.tool} and its recorder"
     if len(captures) > 1:
         comment += "; sums of a capture inwards and one outwards"
@@ -151,7 +151,7 @@ def _seal_one(group: Group, captures: Sequence[Capture], settings: Settings, sea
 
     def record(written: SealedCounts) -> InterfaceRecord:
         counts = sealed.counts
-        if counts is not None and written.left_out:  # received before the directions were told apart
+        if counts is not None and written.left_out:  # received before the direction filter was attached
             counts = Counts(counts.captured - written.left_out, counts.received - written.left_out, counts.dropped)
         return _record(group, sealed, counts, comment)
 
@@ -167,7 +167,7 @@ def _seal_shared(group: Group, capture: Capture, settings: Settings, sealed: Sea
     source = group.sources[0]
     try:
         capture.note_devices()
-    except LabError as error:  # the namespace is gone; the names of its devices at the start are known
+    except LabError as error:  # the namespace is gone; the names from the start are known
         sealed.notes.append(f"{group.stem}: {error}")
     names = _shared_names(group, capture.devices)
     record = _record(group, sealed, sealed.counts, f"counts and times provided by {settings.tool} and its recorder")
@@ -182,7 +182,7 @@ def _seal_shared(group: Group, capture: Capture, settings: Settings, sealed: Sea
 
 
 def _shared_names(group: Group, devices: Mapping[int, str]) -> dict[int, tuple[str, ...]]:
-    """Interface names by index: those of the points, and the device's own name where it is no point."""
+    """Interface names by index: the names of the points, and the device's own name if it is no point."""
     points: dict[str, list[str]] = {}
     for point in group.points:
         points.setdefault(point.device, []).append(point.name)
@@ -219,7 +219,7 @@ def _seal_ring(group: Group, capture: Capture, settings: Settings, sealed: Seale
     )
     for number, (first, last, packets, _, path) in enumerate(kept, 1):
         final = number == len(kept)
-        dropped = None if counts is None else counts.dropped if final else 0  # of which file they are is not known
+        dropped = None if counts is None else counts.dropped if final else 0  # the file of a drop is unknown
         record = InterfaceRecord(
             name=group.stem,
             description=group.points[0].description(),

@@ -1,10 +1,9 @@
-"""From the capture tool's own file to a sealed pcapng: the same packets, with what the tool's file does not say.
+"""Turn the raw file of a capture tool into a sealed pcapng: the same packets, and more facts about them.
 
-pcap has no place for the name of the point, the filter, or what the capture dropped, and no tool writes the
-direction of a packet. The sealed file has one section, an interface per point, a packet block per packet and
-each interface's statistics. Packets stand in the order of the raw file; those of several raw files are merged
-by time. Block layout and option codes follow draft-ietf-opsawg-pcapng (sections 4.1 to 4.6); everything is
-written little-endian.
+pcap has no field for the name of the point, the filter, or the drops of the capture, and no tool writes the direction
+of a packet. The sealed file has one section, an interface per point, a packet block per packet and the statistics of
+each interface. Packets keep the order of the raw file; packets from several raw files are merged by time. Block layout
+and option codes follow draft-ietf-opsawg-pcapng (sections 4.1 to 4.6); all numbers are little-endian.
 """
 
 from __future__ import annotations
@@ -40,11 +39,11 @@ Option = tuple[int, bytes]
 
 @dataclass(frozen=True)
 class InterfaceRecord:
-    """What is written about one interface of a sealed file. Times are nanoseconds since the epoch.
+    """The facts about one interface of a sealed file. Times are nanoseconds since the epoch.
 
-    Counts that the capture tool did not tell are None and are left out: unknown is not zero. ``received``
-    are the packets that passed the filter, ``dropped`` those of them that the kernel could not keep for the
-    tool, and ``interface_dropped`` those that the device had no room for.
+    Counts that the capture tool did not report are None and are left out: unknown is not zero. ``received`` packets
+    passed the filter. ``dropped`` packets, a part of them, found no room in the buffer of the tool.
+    ``interface_dropped`` packets found no room in the device.
     """
 
     name: str
@@ -60,10 +59,10 @@ class InterfaceRecord:
 
 @dataclass(frozen=True)
 class SealedCounts:
-    """What went into a sealed file.
+    """Counts of a sealed file.
 
-    ``cut`` tells that a raw file ended in the middle of a packet, ``left_out`` counts packets from before the
-    moment from which a raw file counts.
+    ``cut``: a raw file ended in the middle of a packet. ``left_out`` counts the packets of raw files before their
+    ``since_ns``.
     """
 
     packets: int
@@ -75,7 +74,7 @@ class SealedCounts:
 
 @dataclass(frozen=True)
 class Part:
-    """One raw file that goes into a sealed one; its packets get ``direction``, from after ``since_ns`` on."""
+    """One raw file for a sealed one. Its packets get ``direction``; packets up to ``since_ns`` are left out."""
 
     raw: Path
     direction: int = 0
@@ -90,7 +89,7 @@ def block(kind: int, body: bytes) -> bytes:
 
 
 def options(values: Sequence[Option]) -> bytes:
-    """Option list with its end mark; empty when there is none."""
+    """Option list with its end mark; empty without options."""
     if not values:
         return b""
     written = b"".join(struct.pack("<HH", code, len(value)) + value + bytes(-len(value) % 4) for code, value in values)
@@ -104,7 +103,7 @@ def section_header(os_name: str, application: str) -> bytes:
 
 
 def _text(words: str) -> bytes:
-    """Words as an option holds them: UTF-8, at most as long as 16 bits can say, less the byte before a filter."""
+    """Text of an option: UTF-8, within the 16 bit length, less the byte in front of a filter."""
     return words.encode("utf-8", "backslashreplace")[:LONGEST_TEXT].decode("utf-8", "ignore").encode()
 
 
@@ -112,7 +111,7 @@ def interface_description(record: InterfaceRecord, linktype: int, snaplen: int) 
     """Interface description block: if_name (2), if_description (3), if_tsresol (9): ns, if_filter (11)."""
     values: list[Option] = [(2, _text(record.name)), (3, _text(record.description)), (9, b"\x09")]
     if record.filter:
-        values.append((11, b"\x00" + _text(record.filter)))  # 0: what follows is a libpcap filter string
+        values.append((11, b"\x00" + _text(record.filter)))  # 0: a libpcap filter string follows
     return block(INTERFACE_DESCRIPTION, struct.pack("<HHI", linktype, 0, snaplen) + options(values))
 
 
@@ -133,9 +132,9 @@ def _time(ts_ns: int) -> bytes:
 def interface_statistics(record: InterfaceRecord, block_time_ns: int, interface: int = 0) -> bytes:
     """Interface statistics block.
 
-    isb_starttime (2) and isb_endtime (3) bound the capture; isb_ifrecv (4) and isb_filteraccept (6) both
-    carry what tcpdump calls received, because it counts behind the filter; isb_ifdrop (5), isb_osdrop (7).
-    isb_usrdeliv (8) is what is left: received less dropped.
+    isb_starttime (2) and isb_endtime (3) bound the capture. isb_ifrecv (4) and isb_filteraccept (6) both have the
+    received packets of tcpdump, because it counts behind the filter. isb_ifdrop (5) and isb_osdrop (7) have drops.
+    isb_usrdeliv (8) has the rest: received less dropped.
     """
     values: list[Option] = [(1, _text(record.comment))] if record.comment else []
     for code, moment in ((2, record.start_ns), (3, record.end_ns)):
@@ -154,7 +153,7 @@ def interface_statistics(record: InterfaceRecord, block_time_ns: int, interface:
 
 
 class SealedFile:
-    """A sealed file that is being written. It appears under its name when it is finished, and not before."""
+    """A sealed file in progress. It gets its name when it is complete, and not before."""
 
     def __init__(self, path: Path, *, os_name: str, application: str) -> None:
         self._path = path
@@ -171,7 +170,7 @@ class SealedFile:
     def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
         try:
             self._file.close()
-        except OSError:  # the disk is full: what could not be written cannot be written now either
+        except OSError:  # the disk is full: the rest cannot be written now either
             if error is None:
                 raise
         finally:
@@ -211,10 +210,10 @@ def seal(
     os_name: str,
     application: str,
 ) -> SealedCounts:
-    """Write ``sealed``, one interface, from one raw file or several, which are left alone.
+    """Write ``sealed``, with one interface, from one or several raw files, which stay unchanged.
 
-    ``record`` may be made when all packets are counted; its name and filter must not depend on that. A raw file
-    that ends in the middle of a packet is used up to the cut. LabError when one is no capture.
+    ``record`` may be a function of the counts, called after the last packet; its name and filter must not depend on
+    them. A raw file that ends in the middle of a packet is used up to the cut. LabError for a file that is no capture.
     """
     given = [Part(parts)] if isinstance(parts, Path) else list(parts)
     with SealedFile(sealed, os_name=os_name, application=application) as target:
@@ -258,10 +257,10 @@ def seal_shared(
 ) -> tuple[SealedCounts, dict[str, int]]:
     """Write ``sealed`` from one capture of all devices of a namespace, with an interface for each.
 
-    ``names`` gives the names of the interfaces by the device's index: several points may be the same device.
-    Packets of a device that is not named there get an interface ``ifindex-N``. The counts of ``record`` are those
-    of all devices together. What was dropped may have been any device's, so each interface says so. Returns the
-    counts of the file, and packets by interface.
+    ``names`` gives the names of the interfaces by index of the device: several points may share a device. Packets
+    of an unnamed device get an interface ``ifindex-N``. The counts of ``record`` hold for all devices together. A
+    dropped packet may belong to any device, so each interface has all drops. Returns the counts of the file, and
+    packets by interface.
     """
     written: dict[str, int] = {}
     with SealedFile(sealed, os_name=os_name, application=application) as target:

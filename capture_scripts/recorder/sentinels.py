@@ -1,8 +1,8 @@
 """Packets that bound the window: a few pings through the path before the traffic, and a few after it.
 
-A capture that says that it listens is believed; sentinels show it. Their pattern is unlike any other's, so that
-they are found at each point, and the window runs from the last one before the traffic to the first one after it,
-as the point that is first on their way saw them.
+The recorder believes a capture that reports that it listens; sentinels prove it. Their payload has a unique pattern, so
+they are found at each point. The window runs from the last sentinel before the traffic to the first one after it, by
+the times of the first point on their way.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MARKS = {START: b"pktrace<", END: b"pktrace>"}
 
 @dataclass(frozen=True)
 class Sightings:
-    """Times at which sentinels were seen at one point, answers included."""
+    """Times of sentinels at one point, answers included."""
 
     start: tuple[int, ...]
     end: tuple[int, ...]
@@ -45,12 +45,12 @@ class Sentinels:
         return _MARKS[which] + self.nonce
 
     def send(self, which: str) -> None:
-        """Send them. That nobody answers is no failure: they are to be seen on the way, not to arrive."""
+        """Send the pings. An answer is not needed: the points on the way have to see them."""
         ping = ["ping", "-n", "-q", "-c", str(NUMBER), "-i", "0.02", "-W", "1", "-e", str(self.identifier)]
         run(inside(self.namespace, [*ping, "-p", self.pattern(which).hex(), self.address]), check=False)
 
     def beside(self, expression: str) -> str:
-        """A capture filter that takes what ``expression`` takes, and the sentinels with their answers."""
+        """A capture filter for the packets of ``expression``, and for the sentinels with their answers."""
         if not expression:
             return ""
         if ip_address(self.address).version == 4:
@@ -80,7 +80,7 @@ class Sentinels:
 
 
 def window(found: Mapping[str, Sightings]) -> tuple[int, int] | None:
-    """Last start sentinel to first end sentinel where they were seen first; None if they were seen nowhere."""
+    """Last start sentinel to first end sentinel at the point that saw them first; None if no point saw them."""
     whole = [sightings for sightings in found.values() if sightings.start and sightings.end]
     if not whole:
         return None
@@ -90,7 +90,7 @@ def window(found: Mapping[str, Sightings]) -> tuple[int, int] | None:
 
 
 def parse_sentinels(text: str, namespace: str | None) -> Sentinels:
-    """``ADDR`` or ``ADDR@NETNS``. CannotStart if it is no address."""
+    """Parse ``ADDR`` or ``ADDR@NETNS``. CannotStart if ADDR is no address."""
     address, at, given = text.partition("@")
     try:
         ip_address(address)

@@ -1,15 +1,15 @@
-"""Changing from outside what a running capture is given: a filter on the packet socket of another process.
+"""Filter the packets of a running capture from outside: attach a filter to the packet socket of another process.
 
-A capture tool that is told to stop forgets what it has not read yet, and while packets keep coming there is
-always something unread. So the inflow is shut first: a filter that takes nothing is attached to the tool's own
-socket (fetched by pidfd_getfd, Linux 5.6). What the kernel already holds is then handed over within the block
-timeout, nothing follows, and "captured + dropped = received" becomes exact, however busy the network is.
+A capture tool discards unread packets when it stops, and on a busy network some packets are always unread. The recorder
+therefore shuts the inflow first: it attaches a filter that takes nothing to the socket of the tool (fetched by
+pidfd_getfd, Linux 5.6). The kernel then hands over its last packets within the block timeout, no packet follows, and
+"captured + dropped = received" becomes exact, on a busy network, too.
 
-Filters by direction are attached the same way. libpcap's own are of no use here: -Q discards in user space
-what was counted as received, and "inbound"/"outbound" loses the packets of the first block, which libpcap
+Filters by direction are attached the same way. The filters of libpcap do not help here. Its -Q discards packets in user
+space that were counted as received. Its "inbound" and "outbound" lose the packets of the first block, which libpcap
 filters once more in user space, where a packet has no direction.
 
-This file imports nothing of its folder: it is also sent to other hosts as it stands (see hosts.py).
+This file imports no other module of the package, because it is also sent to other hosts (see hosts.py).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ NOTHING: tuple[Instruction, ...] = ((_RETURN, 0, 0, 0),)
 
 
 def by_direction(direction: str, rest: Sequence[Instruction]) -> list[Instruction]:
-    """A program that takes what ``rest`` takes, of packets that go ``in`` or ``out`` at their device."""
+    """A program that takes the packets of ``rest`` in one direction, ``in`` or ``out`` at their device."""
     outgoing, other = (1, 0) if direction == "out" else (0, 1)  # 1 jumps over the refusal
     return [
         (_LOAD_BYTE, 0, 0, _PACKET_TYPE),
@@ -47,7 +47,7 @@ def by_direction(direction: str, rest: Sequence[Instruction]) -> list[Instructio
 
 
 def _packet_sockets(process: int) -> Iterator[socket.socket]:
-    """Duplicates of all packet sockets of a process."""
+    """Descriptors for all packet sockets of a process."""
     with open(f"/proc/{process}/net/packet", encoding="ascii") as table:
         known = {line.split()[-1] for line in table.read().splitlines()[1:]}
     libc = ctypes.CDLL(None, use_errno=True)
@@ -71,7 +71,7 @@ def _packet_sockets(process: int) -> Iterator[socket.socket]:
 def attach(process: int, program: Sequence[Instruction]) -> int:
     """Attach a filter to every packet socket of a process; returns the time just before it, in ns.
 
-    Raises OSError where that is not possible: no right to, an older kernel, no such socket.
+    Raises OSError where that is impossible: no permission, an older kernel, no such socket.
     """
     packed = b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
     buffer = ctypes.create_string_buffer(packed, len(packed))

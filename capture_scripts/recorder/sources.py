@@ -1,7 +1,7 @@
-"""What to start for the points of a run: which capture serves which points.
+"""The captures to start for the points of a run.
 
-Mostly one capture per point. With directions, two per point. With one capture of all devices of a namespace
-(``any``, link type LINUX_SLL2), one per namespace, whose packets are shared out by device when it is sealed.
+The default is one capture per point. With directions there are two per point. With ``any`` (link type LINUX_SLL2) one
+capture per namespace takes all devices, and sealing separates its packets by device.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Source:
 
     @property
     def cooked(self) -> bool:
-        """All devices of a namespace at once."""
+        """True for a capture of all devices of a namespace."""
         return self.device == ANY_DEVICE
 
 
@@ -62,7 +62,7 @@ def two_per_point(points: Sequence[Point]) -> list[Group]:
 
 
 def one_per_namespace(points: Sequence[Point]) -> list[Group]:
-    """A capture of all devices for each namespace; its points must agree in their filter."""
+    """A capture of all devices for each namespace, whose points must have equal filters."""
     found = places(points)
     groups = []
     for number, ((host, namespace), here) in enumerate(found.items(), 1):

@@ -1,4 +1,4 @@
-"""How long a recording goes on: while a command runs, for some time, for some packets, or until Ctrl-C."""
+"""The end of a recording: the end of a command, a time, a number of packets, or Ctrl-C."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from .recording import Running
 
 _POLL_S = 0.02
 _CHECK_S = 0.1
-# Each question for counts adds a line to the tool's log, so they become rarer while nothing comes.
+# Each question for counts adds a line to the tool's log, so questions become rarer while no packet arrives.
 _FIRST_QUESTION_S = 0.1
 _LAST_QUESTION_S = 2.0
 
 
 @dataclass(frozen=True)
 class Ending:
-    """What ends a recording; whatever comes first. Nothing at all: Ctrl-C or SIGTERM."""
+    """The conditions that end a recording; the first to hold ends it. Without any: Ctrl-C or SIGTERM."""
 
     command: tuple[str, ...] = ()
     duration_s: float | None = None
@@ -30,9 +30,9 @@ class Ending:
     def wait(self, running: Running) -> None:
         """Return when the recording is to end.
 
-        LabError when the command fails, or when a capture or the disk does not go on. With a command an
-        interruption is raised; without one it is the way to say that this was enough. Where nothing else ends it, it
-        says on stderr that all points record, and how to go on.
+        LabError when the command fails, or when a capture ends or the disk is full. With a command an interruption is
+        raised; without one it is the normal end. A recording that only an interruption can end reports on stderr that
+        all points record, and names Ctrl-C.
         """
         if not self.command and self.duration_s is None and self.count is None:
             print("record: all points record; Ctrl-C ends it", file=sys.stderr, flush=True)

@@ -1,7 +1,7 @@
-"""What surrounded a recording, written to ``context/``: rules, counters, links, settings, versions.
+"""The surroundings of a recording, written to ``context/``: rules, counters, links, settings, versions.
 
-Of a lab, nothing here names the machine: no host name, no address that is not the lab's. Of other hosts the
-addresses of the recorded namespaces are written down, and nothing is ever changed there.
+The files of a lab do not identify the machine: no host name, and no address outside the lab. The files of other hosts
+have the addresses of the recorded namespaces. Nothing is ever changed on those hosts.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from ..processes import LabError, in_namespace, run
 from .hosts import LOCAL, Host
 from .run_file import render
 
-TOOLS = {"tcpdump": "tcpdump", "ip": "iproute2", "nft": "nftables", "ethtool": "ethtool"}  # of a strict recording
+TOOLS = {"tcpdump": "tcpdump", "ip": "iproute2", "nft": "nftables", "ethtool": "ethtool"}  # for a recording in the lab
 
-Place = tuple[Host, str | None]  # a namespace of a machine; None: the one it is entered in
+Place = tuple[Host, str | None]  # a namespace of a machine; None: its default one
 
 _SYSCTLS = (
     "net/bridge/bridge-nf-call-iptables",
@@ -51,7 +51,7 @@ def tool_versions() -> Mapping[str, str]:
     versions = {"python": platform.python_version()}
     for tool, command in commands.items():
         try:
-            said = run(["sh", "-c", 'exec "$@" 2>&1', "sh", *command])  # tcpdump tells its version on either
+            said = run(["sh", "-c", 'exec "$@" 2>&1', "sh", *command])  # tcpdump writes its version to either
         except LabError:
             continue
         for key, pattern in ((tool, r"\bv?(\d+(?:\.\d+)+)"), ("libpcap", r"libpcap version (\S+)")):
@@ -78,10 +78,9 @@ def counters(namespace: str) -> dict[str, int]:
 class Context:
     """The ``context/`` folder of one recording in ``places``, by the role that each plays.
 
-    ``filter_role`` is the one whose counters are the data plane's own; the counters of the others belong to
-    the places where packets are dropped on purpose, or swallowed at the end. Without it there is no such
-    distinction. ``strict=False`` is for hosts that are not ours: what cannot be had there is noted in
-    ``missing.txt`` and is no failure.
+    The counters of ``filter_role`` belong to the data plane. The counters of other roles belong to the places that
+    drop packets on purpose, or swallow them at the end. An empty role makes no such distinction. ``strict=False`` is
+    for hosts outside the lab: a missing answer is noted in ``missing.txt`` and is no failure.
     """
 
     def __init__(
@@ -131,7 +130,7 @@ class Context:
         self.write_tools()
 
     def write_tools(self) -> None:
-        """What captured: kernel and versions."""
+        """The kernel and the versions of the capture tools."""
         self.write("uname.txt", kernel() + "\n")
         self.write_json("tool-versions.json", dict(tool_versions()))
 
@@ -183,7 +182,7 @@ class Context:
 
 
 def _together(listed: Mapping[str, Any]) -> dict[str, Any]:
-    """Counters of several namespaces as one list; of a name that stands in several, no one could say whose it is."""
+    """Counters of several namespaces as one list, without names that occur in several: they are ambiguous."""
     found: dict[str, list[Any]] = {}
     for document in listed.values():
         for entry in document.get("nftables", []) if isinstance(document, dict) else []:

@@ -1,8 +1,8 @@
-"""Does a recording of tailored packets show what their plan says? ``check_tailored.py RUN`` compares packet by packet.
+"""Compare a recording of tailored packets with its plan, packet by packet: ``check_tailored.py RUN``.
 
-Three witnesses are held against the plan (``RUN/truth.parquet``), each by itself, so that a disagreement names who
-disagrees: the captures (by the markers in the payloads), the counters of the data plane, and the results of
-``pktrace analyze``, whose rows are led back to their bytes in the captures to learn which packet they speak of.
+Three witnesses are compared with the plan (``RUN/truth.parquet``), each by itself, so that a disagreement names its
+witness: the captures (by the markers in the payloads), the counters of the data plane, and the results of
+``pktrace analyze``. The bytes in the captures identify the packet of each row of the results.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _SHOWN = ("marker", "about", "field", "where", "protocol", "ip_version", "source
 
 
 def check(run: Path) -> tuple[dict[str, Any], list[str]]:
-    """Figures of the comparison, and a sentence for each thing that does not agree."""
+    """Figures of the comparison, and a sentence for each disagreement."""
     rows, about = read_plan(run / "truth.parquet")
     counted = read_counters(run / "context")
     faults: list[str] = []
@@ -61,13 +61,13 @@ def check(run: Path) -> tuple[dict[str, Any], list[str]]:
 
 
 def marker(data: bytes, start: int, end: int) -> str:
-    """The marker in these bytes, or nothing."""
+    """The marker in these bytes, or an empty string."""
     at = data.find(MARK, start, end)
     return data[at - 1 : at - 1 + MARKER_BYTES].decode("latin-1") if at > start else ""
 
 
 def shown(row: Mapping[str, Any]) -> str:
-    """One packet of the plan in words that are enough to make it again."""
+    """A description of one packet of the plan, complete enough to build it again."""
     return ", ".join(f"{name} {row[name]}" for name in _SHOWN if row[name] is not None)
 
 
@@ -108,12 +108,12 @@ def _check_losses(rows: Rows, counted: Mapping[str, int], faults: list[str]) -> 
 
 
 def _check_witness(run: Path, rows: Rows, faults: list[str]) -> dict[str, Any]:
-    """What the kernel says it dropped: the same markers at the same places as planned, if it lost no event."""
+    """Compare the kernel's drop reports with the planned drops, by marker and place, if no event was lost."""
     state = json.loads((run / "context" / "kernel_witness.json").read_text())
     if not state["recorded"]:
         return {"recorded": False, "reason": state["reason"]}
     if state["events_lost"]:
-        faults.append(f"kernel witness: {state['events_lost']} events lost, so it cannot say")
+        faults.append(f"kernel witness: {state['events_lost']} events lost, so it proves nothing")
     seen: dict[str, Counter[str]] = defaultdict(Counter)
     with (run / "context" / "kernel_drops.jsonl").open() as lines:
         for line in lines:
@@ -144,8 +144,8 @@ def _at_filter(row: Mapping[str, Any]) -> bool:
 
 
 def _rule_verdict(row: Mapping[str, Any]) -> str | None:
-    """What can be said of the filter: nothing of a packet that never came to it, ``unseen`` if it went in and no
-    further (the analysis has no witness that somebody else dropped it), else that it was right."""
+    """The expected rule verdict: None for a packet that never reached the filter, ``unseen`` for a packet that went in
+    and no further (the analysis has no witness of another drop), else the correct one."""
     if not _at_filter(row):
         return None
     points = PATH_BY_NAME[row["path"]].points
@@ -244,14 +244,14 @@ def _check_tables(
 
 @printing_visibly
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry of ``check_tailored.py``; exit 0 everything agrees, 1 something does not, 2 usage."""
+    """Entry of ``check_tailored.py``; exit 0 everything agrees, 1 disagreement, 2 usage."""
     parser = argparse.ArgumentParser(
         prog="check_tailored.py",
-        description="Compare a recording of tailored packets, and its analysis if there is one, with its plan.",
+        description="Compare a recording of tailored packets, and its analysis if present, with the plan.",
         epilog="example: check_tailored.py RUN, for a RUN that marker_run.py has made",
     )
     parser.add_argument("run", type=Path)
-    parser.add_argument("--faults", type=int, default=20, help="how many to print (default: %(default)s)")
+    parser.add_argument("--faults", type=int, default=20, help="most disagreements to print (default: %(default)s)")
     options = parser.parse_args(arguments)
     try:
         figures, faults = check(options.run)

@@ -1,7 +1,7 @@
-"""Which rule fits a packet, read straight from the TOML tables: a second opinion, small enough to be checked by eye.
+"""The first rule that fits a packet, read straight from the TOML tables: a second opinion that is easy to check.
 
-It shares no code with the compiler of the rules (``filter_rules.py``) nor with any analysis: what all three say of a
-packet is worth something because they were written apart.
+It shares no code with the compiler of the rules (``filter_rules.py``) or with the analysis. The three were written
+apart, so their agreement about a packet is evidence.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ DEFAULT_ACTION = "forward"
 
 @dataclass(frozen=True)
 class Headers:
-    """What a rule looks at. ``first`` and ``second`` are the two 16 bit words where TCP and UDP have their ports."""
+    """The header fields of a rule. ``first`` and ``second`` are the 16 bit words in the place of the ports."""
 
     version: int
     protocol: int
@@ -30,7 +30,7 @@ class Headers:
 
     @property
     def sport(self) -> int | None:
-        """Only TCP and UDP have ports, whatever other protocols carry in the same place."""
+        """The source port; None except for TCP and UDP, whose ports other protocols do not have."""
         return self.first if self.protocol in (TCP, UDP) else None
 
     @property
@@ -39,7 +39,7 @@ class Headers:
 
     @property
     def icmp_type(self) -> int | None:
-        """ICMP is a protocol of IPv4 and ICMPv6 one of IPv6; in the other version neither has a type."""
+        """The ICMP type; None for ICMP within IPv6 and for ICMPv6 within IPv4."""
         own = ICMP if self.version == 4 else ICMPV6
         return self.first >> 8 if self.protocol == own else None
 
@@ -53,7 +53,7 @@ def first_match(tables: Sequence[Mapping[str, Any]], path: str, headers: Headers
 
 
 def fits(table: Mapping[str, Any], headers: Headers) -> bool:
-    """Every key that the rule has must fit, by any of its values; a field that the packet lacks never fits."""
+    """True if every key of the rule fits, by any of its values; a field that the packet lacks never fits."""
     tests: dict[str, Callable[[Any], bool]] = {
         "protocol": lambda value: _NUMBERS.get(value, value) in (headers.protocol, str(headers.protocol)),
         "source": lambda value: ipaddress.ip_address(headers.source) in _network(value),

@@ -1,7 +1,7 @@
 """Ways to hit a rule and to just miss it: each field at its bounds, inside them, and one step outside.
 
-While one field is varied the others stay inside. What cannot be sent, or would be on no path, is left out with its
-reason. Nothing here decides what a packet meets: one that misses a rule may well hit another.
+While one field varies, the others stay inside. A packet that cannot be sent, or would be on no path, is left out with
+its reason. Nothing here decides the fate of a packet: a packet that misses a rule may hit another.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from ..processes import LabError
 from ..testbed.topology import CLIENT, PVM1
 from .first_match import ICMP, ICMPV6, TCP, UDP
 
-# Protocols that a packet of IPv6 cannot simply carry: what follows would have to be an extension header.
+# Numbers of IPv6 extension headers, which a packet cannot carry as its protocol.
 _EXTENSIONS = (0, 43, 44, 51, 60, 135, 139, 140)
 _ANY_OTHER = 253  # for experiments (RFC 3692)
-# With fields in the place of ports that are none to a rule: SCTP and UDP-Lite.
+# Protocols with fields in the place of ports that a rule does not read as ports: SCTP and UDP-Lite.
 _LIKE_PORTS = (132, 136)
 
 
 @dataclass(frozen=True)
 class Addresses:
-    """Both ends: the client's side, and the protected machine whose filter the rules are."""
+    """The addresses of both ends: the client side, and the protected machine behind the filter."""
 
     client4: str = CLIENT.ipv4
     client6: str = CLIENT.ipv6
@@ -50,9 +50,9 @@ class Addresses:
 
 @dataclass(frozen=True)
 class Case:
-    """One way to hit or just miss a rule. Ranges hold the values to draw from; None: any, as it does not matter.
+    """One way to hit or just miss a rule. Ranges hold the values to draw from; None allows any value.
 
-    ``peer`` is the address that is not the protected machine's: source on ingress, destination on egress.
+    ``peer`` is the address at the other end from the protected machine: source on ingress, destination on egress.
     """
 
     path: str
@@ -69,7 +69,7 @@ class Case:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """What was wanted and is not in the plan, and why not."""
+    """A wanted case that is not in the plan, with the reason."""
 
     rule: str
     version: int
@@ -79,7 +79,7 @@ class LeftOut:
 
 
 def cases(rules: Sequence[Rule], addresses: Addresses) -> tuple[list[Case], list[LeftOut]]:
-    """Every way to hit or just miss each rule, and the defaults of both paths; and what cannot be sent."""
+    """Every way to hit or just miss each rule and the defaults of both paths; and the cases that cannot be sent."""
     found: list[Case] = []
     left_out: list[LeftOut] = []
     for rule in rules:
@@ -110,7 +110,7 @@ def _cases_of(rule: Rule, version: int, addresses: Addresses, left_out: list[Lef
     if rule.icmp_types:
         protocols = tuple(number for number in protocols if number == icmp_of(version))
     if not protocols:
-        protocols = rule.protocols or (icmp_of(version),)  # all of them near misses: a type of the other version's ICMP
+        protocols = rule.protocols or (icmp_of(version),)  # all are near misses: a type of the other version's ICMP
     if own and not any(ipaddress.ip_address(target) in network for network in own):
         if any(network.version == version for network in own):
             leave(own_field, ", ".join(map(str, own)), f"{target} is not in it, and {elsewhere}")
@@ -172,7 +172,7 @@ def _any_protocol(version: int) -> tuple[int, ...]:
 
 
 def _neighbours(rule: Rule, version: int) -> list[int]:
-    """Protocols just beside those of the rule, and those that a sloppy filter would take for them."""
+    """Protocols with numbers next to the rule's own, and protocols that a sloppy filter would confuse with them."""
     named = set(rule.protocols)
     near = {number + step for number in named for step in (-1, 1)}
     near |= {other for number, other in ((TCP, UDP), (UDP, TCP), (ICMP, ICMPV6), (ICMPV6, ICMP)) if number in named}

@@ -1,12 +1,11 @@
 """Tailored packets: for a rule file, packets that hit each rule and packets that miss it by one.
 
-Of every rule each field is taken at its bounds, inside them and just outside, while the other fields stay inside, in
-both IP versions. What the packet should meet is asked of ``first_match.py``, with the packet's own headers: a packet
-that misses one rule may well hit the next. All of it is decided before anything is sent.
+Each field of every rule is taken at its bounds, inside them and just outside, while the other fields stay inside, in
+both IP versions. ``first_match.py`` gives the expected rule for the headers of each packet: a packet that misses one
+rule may hit the next. The whole plan is made before the first packet is sent.
 
-A packet can be told from every other one twice over: by its payload (drop code, ``PKTR``, path, sequence, plan id) and
-in the tables, by source, destination, protocol, ports, IP ID, ICMP type and sequence, and TCP sequence number, which
-together occur once in a plan.
+A packet is unique in two ways. Its payload is unique (drop code, ``PKTR``, path, sequence, plan id). Its row in the
+tables is unique by source, destination, protocol, ports, IP ID, ICMP type and sequence, and TCP sequence number.
 """
 
 from __future__ import annotations
@@ -33,13 +32,13 @@ from ..testbed.service_chain import PATH_BY_NAME
 from .first_match import TCP, UDP, Headers, first_match
 from .near_misses import Addresses, Case, LeftOut, cases, icmp_of
 
-MOST_PACKETS = 50_000  # IPv4 identifications, drawn without putting back, are 65,535
+MOST_PACKETS = 50_000  # there are 65,535 IPv4 identifications, each drawn once
 PLAN_ID_BYTES = 8
 FREE_PORTS = (20_000, 60_000)
 _ECHO = {4: (8, 0), 6: (128, 129)}
 _PAYLOADS = (22, 22, 26, 32, 48, 64, 64, 100, 256, 700, 1200)
 _DRAWS = 40
-_TURNS_OF_A_HIT = 4  # there are more ways to miss a rule than to hit it; of the packets, about as many should
+_TURNS_OF_A_HIT = 4  # rules have more misses than hits; the plan should have about as many packets of both
 
 EXTRA_COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("points", pa.list_(pa.string()), "Points at which it should be seen, in path order"),
@@ -53,7 +52,7 @@ EXTRA_COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
 
 @dataclass(frozen=True)
 class Tailored:
-    """One packet of a plan. ``first`` and ``second`` are the words in the place of ports."""
+    """One packet of a plan. ``first`` and ``second`` are the 16 bit words in the place of ports."""
 
     case: Case
     headers: Headers
@@ -81,7 +80,7 @@ class Tailored:
 
     @property
     def points(self) -> tuple[str, ...]:
-        """Where it should be seen. A stage is lost behind its first point; the bypass behind the filter's input."""
+        """The points that should see it. A stage loses packets behind its first point, the bypass behind the filter."""
         path = PATH_BY_NAME[self.case.path]
         before_detour = path.points[path.points.index(path.detour[0]) - 1]
         crossed = [point for point in path.points if self.action == "punt" or point not in path.detour]
@@ -127,7 +126,7 @@ class Tailored:
         }
 
     def key(self) -> tuple[object, ...]:
-        """What its rows in the tables are found by."""
+        """The fields that identify its rows in the tables."""
         headers = self.headers
         echo = headers.icmp_type in _ECHO[headers.version]
         fields = (headers.source, headers.destination, headers.protocol, headers.sport, headers.dport, self.ip_id)
@@ -136,7 +135,7 @@ class Tailored:
 
 @dataclass(frozen=True)
 class Plan:
-    """Packets in the order of sending, what was left out, and what the plan was made from."""
+    """Packets in the order of sending, the cases left out, and the arguments of the plan."""
 
     plan_id: str
     packets: Sequence[Tailored]
@@ -144,7 +143,7 @@ class Plan:
     made_from: Mapping[str, Any]
 
     def write(self, file: Path) -> None:
-        """The truth table; the rest is in its metadata, under ``tailored``."""
+        """Write the truth table; its metadata has the rest, under ``tailored``."""
         columns = (*COLUMNS, *EXTRA_COLUMNS)
         about = {"plan": self.plan_id, **self.made_from, "left_out": [asdict(entry) for entry in self.left_out]}
         schema = pa.schema(
@@ -163,7 +162,7 @@ class Plan:
 
 
 def read_plan(file: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """(rows, what the metadata says) of a plan that was written; LabError when the file is something else."""
+    """(rows, metadata) of a plan file; LabError when the file is no plan."""
     try:
         table = pq.read_table(file)
     except (OSError, pa.ArrowInvalid) as error:
@@ -181,7 +180,7 @@ def make_plan(
     """``count`` packets, every case at least once; the same for the same arguments.
 
     ``lost_percent`` of them carry a drop code of the lab (``marks.py``). LabError when there are more cases than
-    packets, or when no more packets can be told apart in the tables.
+    packets, or when no further packet would be unique in the tables.
     """
     ends = addresses or Addresses()
     wanted, left_out = cases(rules, ends)
@@ -218,16 +217,16 @@ def make_plan(
                     case.version,
                     case.field,
                     f"more of {case.where}, protocol {case.protocol}",
-                    "nothing in the headers is left to tell one more such packet apart",
+                    "the headers allow no further unique packet",
                 )
             )
     if len(packets) < count:
-        raise LabError(f"--count {count}: only {len(packets)} packets can be told apart with these rules and addresses")
+        raise LabError(f"--count {count}: only {len(packets)} packets are unique with these rules and addresses")
     return Plan(plan_id, packets, left_out, made_from)
 
 
 class _Drawing:
-    """Draws the packets of one plan, each with fields that no other one has."""
+    """Draws the packets of one plan, each with unique fields."""
 
     def __init__(
         self, tables: Sequence[Mapping[str, Any]], addresses: Addresses, chance: random.Random, lost_percent: float
@@ -241,8 +240,8 @@ class _Drawing:
         self._used: set[tuple[object, ...]] = set()
 
     def packet(self, case: Case) -> Tailored | None:
-        """A new packet of this case; None when all have been drawn."""
-        # In IPv6 only their addresses tell these apart; the client's own is left to rules that name it.
+        """A new packet of this case; None when all are drawn."""
+        # In IPv6 only the addresses make these packets unique; the client's own is kept for rules that name it.
         nameless = case.version == 6 and case.protocol not in (TCP, UDP, icmp_of(6))
         for turn in range(_DRAWS):
             headers = self._headers(case, any_peer=nameless or turn > _DRAWS // 2)
@@ -277,7 +276,7 @@ class _Drawing:
         peer = client
         if case.peer is not None:
             peer = str(_address(case.version, self._draw(case.peer)))
-        elif any_peer:  # the last field that is left to vary, in the network of the client
+        elif any_peer:  # the last field that can vary, in the network of the client
             size = 8 if case.version == 4 else 64
             peer = str(_address(case.version, int(ipaddress.ip_address(client)) >> size << size | self._bits(size)))
         source, destination = (peer, target) if case.path == "ingress" else (target, peer)
@@ -301,7 +300,7 @@ def _address(version: int, number: int) -> ipaddress.IPv4Address | ipaddress.IPv
 
 
 def drop_codes(path: str, action: str) -> str:
-    """Drop codes of the places that such a packet comes by."""
+    """Drop codes of the places on the way of such a packet."""
     way = PATH_BY_NAME[path]
     detour = way.points.index(way.detour[0])
     found = ""
@@ -321,6 +320,6 @@ def drop_codes(path: str, action: str) -> str:
 
 
 def filling(plan_id: str, marker: str, length: int) -> bytes:
-    """The payload of a packet: marker, plan id, and bytes that only this packet has."""
+    """The payload of a packet: marker, plan id, and bytes unique to this packet."""
     rest = length - MARKER_BYTES - PLAN_ID_BYTES
     return marker.encode() + plan_id.encode() + random.Random(plan_id + marker).randbytes(rest)

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"lab: {error}", file=sys.stderr)
         return 1
     except Interrupted as error:
-        what = "what was made is removed" if options.command == "up" else "look at it with 'lab status'"
+        what = "the unfinished lab is removed" if options.command == "up" else "look at it with 'lab status'"
         print(f"lab: interrupted ({error}); {what}", file=sys.stderr)
         return 130
 
@@ -68,7 +68,7 @@ def _need_up(lab: Lab) -> None:
 
 
 def _agents(lab: Lab, options: argparse.Namespace) -> list[Agent]:
-    """The agent that was named, else all of them."""
+    """The named agent, else all agents."""
     return [lab.agent(options.agent)] if options.agent else list(lab.agents())
 
 
@@ -191,9 +191,9 @@ def _parser() -> argparse.ArgumentParser:
     up = command("up", _up, "Build the lab; an error if it stands already.", "lab up --agents 2", alone=False)
     up.add_argument("--rules", type=Path, default=DEFAULT_RULES, help="rules of all agents (TOML, [[rule]])")
     up.add_argument("--agents", type=int, choices=(1, 2), default=1, help="protected machines with a filter")
-    up.add_argument("--service", choices=SERVICES, default="bridge", help="what punted packets pass (%(default)s)")
+    up.add_argument("--service", choices=SERVICES, default="bridge", help="service for punted packets (%(default)s)")
     up.add_argument("--offloads", choices=("off", "on"), default="off", help="TSO, GSO and tx checksum at the ends")
-    command("down", _down, "Remove the lab and end what runs in it.", "lab down --name demo", alone=False)
+    command("down", _down, "Remove the lab and end the programs in it.", "lab down --name demo", alone=False)
     shown = command("status", _status, "Show the lab; exit code 3 if it is not up.", "lab status", alone=False)
     shown.add_argument("--json", action="store_true", help="as JSON")
 
@@ -222,10 +222,10 @@ def _parser() -> argparse.ArgumentParser:
     service = commands.add_parser("service", help="Start, stop or swap the service.").add_subparsers(
         dest="do", required=True, metavar="start|stop|swap"
     )
-    for do, words in (("start", "Start a service."), ("swap", "Put another service in the place of the one there.")):
+    for do, words in (("start", "Start a service."), ("swap", "Replace the service by another one.")):
         made = command(do, _service, words, f"lab service {do} forwarder --delay 2000 --jitter 500", under=service)
         made.add_argument("kind", choices=SERVICES)
-        made.add_argument("--seed", type=int, default=1, help="of a forwarder's chance (default: %(default)s)")
+        made.add_argument("--seed", type=int, default=1, help="seed of a forwarder (default: %(default)s)")
         made.add_argument("--log", action="store_true", help="a forwarder writes each impairment to its log")
         impairment_flags.add_flags(made)
         made.add_argument("--agent", type=int, choices=(1, 2), help="(default: all)")
@@ -235,7 +235,7 @@ def _parser() -> argparse.ArgumentParser:
     impair = command(
         "impair",
         _impair,
-        "Impair packets at a stage, show what is in force, or clear it. Kinds: "
+        "Impair packets at a stage, show the impairments in force, or clear them. Kinds: "
         + "; ".join(f"{kind} {value}: {words}" for kind, (value, words) in KINDS.items())
         + ".",
         "lab impair delivery loss 0.01 --path ingress --protocol udp",
@@ -245,9 +245,9 @@ def _parser() -> argparse.ArgumentParser:
     impair.add_argument("value", nargs="?", metavar="VALUE")
     impair.add_argument("--agent", type=int, choices=(1, 2))
     impair.add_argument("--path", choices=(*impairment_flags.PATHS, "both"), default="both", help="(default: both)")
-    impair.add_argument("--by", choices=("auto", "nft", "ethtool", "forwarder"), default="auto", help="who does it")
-    impair.add_argument("--jitter", type=int, default=0, metavar="US", help="delay: up to this much more")
-    impair.add_argument("--offset", type=int, default=DEFAULT_OFFSET, help="payload: which byte (%(default)s)")
+    impair.add_argument("--by", choices=("auto", "nft", "ethtool", "forwarder"), default="auto", help="tool to use")
+    impair.add_argument("--jitter", type=int, default=0, metavar="US", help="delay: up to this much longer")
+    impair.add_argument("--offset", type=int, default=DEFAULT_OFFSET, help="payload: offset of the byte (%(default)s)")
     impair.add_argument("--one-way", action="store_true", help="nat: leave the other direction alone")
     impair.add_argument("--log", action="store_true", help="a forwarder writes each impairment to its log")
     impair.add_argument("--json", action="store_true", help="as JSON")

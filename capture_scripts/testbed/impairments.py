@@ -1,10 +1,9 @@
-"""Impairments of a lab: installed at a named stage, shown with their counts, cleared.
+"""Impairments of a lab: install them at a named stage, show them with their counts, clear them.
 
-Where the kernel can do it, an impairment is an nft table of its own (``impair_<number>``) with two counters per
-direction: packets it saw and packets it applied to. It hooks in behind the packet tap of the point where its
-stage begins and in front of the tap of the point where the stage ends, so the stage is certain. What the kernel
-cannot do (delay, jitter, reordering, merging, splitting to an MTU) is done by the forwarder, which is in the
-service; it is put there when it is needed.
+An impairment that the kernel can do is an nft table of its own (``impair_<number>``) with two counters per direction,
+for packets seen and packets changed. The table hooks in behind the packet tap of the first point of its stage and in
+front of the tap of the last, so the stage is certain. The forwarder in the service does the other impairments: delay,
+jitter, reordering, merging, splitting to an MTU. An impairment that needs the forwarder starts it.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ STAGES = ("vswitch", "filter", "service", "delivery", "bypass")
 BY_NFT = ("loss", "every", "marked", "dup", "nat", "ttl", "dscp", "payload")
 BY_ETHTOOL = ("split",)  # at any stage, with the MTU of the link
 _FAMILIES = {4: "ip", 6: "ip6"}
-_FIRST_PRIORITY = -9  # behind the known losses (-10), in front of the filter (0)
-_PARTS = 1_000_000  # probabilities are this fine
+_FIRST_PRIORITY = -9  # between the known losses (-10) and the filter (0)
+_PARTS = 1_000_000  # resolution of probabilities
 
 
 @dataclass(frozen=True)
 class Hook:
-    """Where a stage can be reached: behind the tap of its first point, before that of its last."""
+    """The hook of a stage: behind the tap of its first point, in front of the tap of its last."""
 
     role: str
     device: str
@@ -40,13 +39,13 @@ class Hook:
 
 
 def hook_of(stage: str, path: str, agent: Agent) -> Hook:
-    """LabError if there is no such stage."""
+    """The hook of a stage on a path; LabError if there is no such stage."""
     into = path == "ingress"
     onward = agent.machine_side if into else agent.switch_side
     places = {
         "vswitch": Hook("host", CLIENT.port if into else agent.switch_port, "ingress", CLIENT.port),
         "filter": Hook("host", agent.punt, "egress", agent.punt),
-        # At the way out: a packet socket, such as the forwarder's, is in front of the ingress hook.
+        # At the exit: a packet socket, such as the forwarder's, is in front of the ingress hook.
         "service": Hook("svm", agent.service_out, "egress", agent.service_out),
         "delivery": Hook("host", agent.returned, "ingress", onward),
         "bypass": Hook("host", onward, "egress", onward, bypass=True),
@@ -57,9 +56,9 @@ def hook_of(stage: str, path: str, agent: Agent) -> Hook:
 
 
 def _marks(agent: Agent) -> tuple[str, str]:
-    """(came back from the service, duplicated): marks on packets within the host.
+    """(returned from the service, duplicated): marks on packets within the host.
 
-    Neither survives the way into another namespace, but both do the way to the other agent: each has its own.
+    A mark is lost on the way into another namespace and kept on the way to the other agent, so each agent has its own.
     """
     return f"0x5054{agent.number:02x}01", f"0x5054{agent.number:02x}02"
 
@@ -80,7 +79,7 @@ def scripts(impairment: Impairment, agent: Agent) -> dict[str, str]:
     for path in impairment.paths:
         place = hook_of(impairment.stage, path, agent)
         if impairment.kind == "dup" and place.role == "svm":
-            # A copy made on the way out would be copied again; made on the way in it leaves once.
+            # A copy made at an egress hook would be copied again; a copy made at an ingress hook leaves once.
             place = replace(place, device=agent.service_in, hook="ingress")
         side = "daddr" if path == "ingress" else "saddr"
         name = f"{PATHS[path]}_act"
@@ -88,7 +87,7 @@ def scripts(impairment: Impairment, agent: Agent) -> dict[str, str]:
         from_service, duplicated = _marks(agent)
         conditions += f"meta mark != {{ {from_service}, {duplicated} }} " if place.bypass else ""
         if place.role == "host" and place.hook == "egress" and not place.bypass:
-            conditions += f"meta mark != {duplicated} "  # a copy passes here again, and is left alone
+            conditions += f"meta mark != {duplicated} "  # a copy passes here again, and is not copied
         lines = chains.setdefault(place.role, [])
         seen, applied = (counter_of(impairment.number, path, what) for what in ("seen", "applied"))
         counters.setdefault(place.role, []).extend((seen, applied))
@@ -125,7 +124,7 @@ def _base(place: Hook, path: str, kind: str, rules: Sequence[str]) -> list[str]:
 
 
 def _marking(agent: Agent, path: str) -> list[str]:
-    """What comes back from the service leaves by the same device as what bypassed it: a mark tells them apart."""
+    """Mark packets from the service: they leave by the same device as packets that bypassed it."""
     return [
         f"    chain {PATHS[path]}_marking {{",
         f'        type filter hook ingress device "{agent.returned}" priority {_FIRST_PRIORITY}; policy accept;',
@@ -185,13 +184,13 @@ def _payload(impairment: Impairment, count: str) -> list[str]:
 
 
 def ethtool_device(stage: str, path: str, agent: Agent) -> tuple[str, str]:
-    """(role, device) whose segmentation offload is switched off for ``split`` without an MTU."""
+    """(role, device) that loses its segmentation offload for ``split`` without an MTU."""
     place = hook_of(stage, path, agent)
     return (place.role, place.onward)
 
 
 class Impairments:
-    """What is in force in one lab; kept in its state."""
+    """The impairments in force in one lab, kept in its state."""
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
@@ -202,7 +201,7 @@ class Impairments:
         return found
 
     def add(self, impairment: Impairment, agent: Agent, by: str = "auto", log: str = "") -> dict[str, Any]:
-        """Install one (its number is chosen here) and return its entry, as ``listed`` does."""
+        """Number and install an impairment; returns its entry, in the form of ``listed``."""
         impairment = replace(impairment, number=self._lab.state.read().get("impairments_made", 0) + 1)
         for path in impairment.paths:
             hook_of(impairment.stage, path, agent)
@@ -221,7 +220,7 @@ class Impairments:
         return entry
 
     def clear(self, number: int | None = None) -> list[dict[str, Any]]:
-        """Remove one, or all; returns what was removed, with its last counts. LabError: no such number."""
+        """Remove one impairment, or all; returns their entries, with the last counts. LabError: no such number."""
         listed = self.shown()
         chosen = [entry for entry in listed if number in (None, entry["number"])]
         if number is not None and not chosen:
@@ -245,12 +244,12 @@ class Impairments:
         return chosen
 
     def forget_forwarder(self, agent: Agent) -> None:
-        """The forwarder of this agent is gone, and what it did with it."""
+        """Remove the entries of this agent's forwarder, which is gone."""
         kept = [one for one in self.listed() if one["by"] != "forwarder" or one["agent"] != agent.number]
         self._lab.state.update(impairments=kept)
 
     def remember_forwarder(self, agent: Agent, impairments: Sequence[Impairment]) -> list[Impairment]:
-        """Number the impairments that a forwarder is started with and enter them; returns them numbered."""
+        """Number and enter the impairments of a new forwarder; returns them with their numbers."""
         made = self._lab.state.read().get("impairments_made", 0)
         numbered = [replace(one, number=made + at) for at, one in enumerate(impairments, start=1)]
         entries = [{**one.table(), "agent": agent.number, "by": "forwarder"} for one in numbered]
@@ -258,7 +257,7 @@ class Impairments:
         return numbered
 
     def shown(self) -> list[dict[str, Any]]:
-        """``listed`` with ``counts``: per path, or for a forwarder over its paths, ``seen`` and ``applied``."""
+        """``listed`` with ``counts``: ``seen`` and ``applied``, per path, or over both paths for a forwarder."""
         return [{**entry, "counts": self._counts(entry)} for entry in self.listed()]
 
     def _counts(self, entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -291,8 +290,8 @@ class Impairments:
         if not possible.get(by, False):
             raise LabError(f"{kind} cannot be done by {by}")
         if by == "forwarder" and impairment.stage != "service":
-            other = " (with --by ethtool it can be done elsewhere)" if kind in BY_ETHTOOL else ""
-            raise LabError(f"{kind} is done by the forwarder, which is in the stage 'service'{other}")
+            other = " (other stages need --by ethtool)" if kind in BY_ETHTOOL else ""
+            raise LabError(f"{kind} needs the forwarder, in the stage 'service'{other}")
         return by
 
     def _through_forwarder(self, impairment: Impairment, agent: Agent, log: str) -> None:
@@ -308,7 +307,7 @@ class Impairments:
             self._lab.run_in(role, ["ethtool", "-K", device, "tso", setting, "gso", setting])
 
     def introduce(self, impairment: Impairment) -> None:
-        """Tell the end hosts whose machine a translated address is: nobody would answer when they ask."""
+        """Give the end hosts a neighbour entry for a translated address, which no machine would answer for."""
         which, old, new = impairment.nat() if impairment.kind == "nat" else ("", "", "")
         if which not in ("source", "destination"):
             return
@@ -330,7 +329,7 @@ def _impairment(entry: Mapping[str, Any]) -> Impairment:
 def start_service(
     lab: Lab, agent: Agent, kind: str, impairments: Sequence[Impairment] = (), *, seed: int = 1, log: str = ""
 ) -> None:
-    """Start a service where there is none, with the known losses placed to fit it, and note it."""
+    """Start the service of an agent without one, move the known losses to fit it, and note it."""
     if impairments and kind != "forwarder":
         raise LabError(f"a {kind} impairs nothing: start a forwarder, or use 'lab impair'")
     service = lab.service(agent)
@@ -351,7 +350,7 @@ def start_service(
 
 
 def stop_service(lab: Lab, agent: Agent) -> Mapping[str, Any]:
-    """Stop the service; returns the last counts of a forwarder. What is punted from now on is lost."""
+    """Stop the service; returns the last counts of a forwarder. Packets punted later are lost."""
     service = lab.service(agent)
     kind = service.kind
     if kind == "none":
@@ -365,7 +364,7 @@ def stop_service(lab: Lab, agent: Agent) -> Mapping[str, Any]:
 def swap_service(
     lab: Lab, agent: Agent, kind: str, impairments: Sequence[Impairment] = (), *, seed: int = 1, log: str = ""
 ) -> Mapping[str, Any]:
-    """Stop what there is, start the other; packets that come in between are lost in the service."""
+    """Stop the present service and start another; packets between the two are lost in the service."""
     counts = stop_service(lab, agent) if lab.service(agent).kind != "none" else {}
     start_service(lab, agent, kind, impairments, seed=seed, log=log)
     return counts

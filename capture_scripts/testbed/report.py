@@ -1,4 +1,4 @@
-"""The laboratory in words: what stands, what runs, what was counted."""
+"""The report on a laboratory: namespaces, services, rules, impairments and counters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .topology import Lab
 
 
 def status(lab: Lab) -> dict[str, Any]:
-    """Everything ``lab status`` shows, for people and for programs."""
+    """The content of ``lab status``, for people and for programs."""
     found: dict[str, Any] = {"name": lab.name, "state": lab.status(), "state_folder": str(lab.state.folder)}
     if found["state"] != "up":
         return {**found, "existing": [lab.namespace(role) for role in lab.existing()] if lab.state.exists() else []}
@@ -56,7 +56,7 @@ def counters(lab: Lab) -> dict[str, dict[str, int]]:
 
 
 def rules_of(lab: Lab, agent: Agent) -> list[dict[str, Any]]:
-    """The intended rules of an agent, each with what its counter says; last the default of each path."""
+    """The intended rules of an agent with their counters, and at the end the default of each path."""
     packets = counters(lab)["host"]
     rows = [
         {
@@ -77,7 +77,7 @@ def rules_of(lab: Lab, agent: Agent) -> list[dict[str, Any]]:
 
 
 def status_text(found: Mapping[str, Any]) -> str:
-    """As a page for the terminal."""
+    """The report as text for the terminal."""
     if found["state"] != "up":
         lines = [f"lab {found['name']}: {found['state']}"]
         if found["state"] == "partial":
@@ -161,7 +161,7 @@ def impairments_text(shown: Sequence[Mapping[str, Any]]) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
-    """Columns as wide as they need to be, numbers to the right."""
+    """Lines of a table with columns of minimal width, numbers to the right."""
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [max(len(row[at]) for row in [list(head), *cells]) for at in range(len(head))]
     right = [bool(rows) and all(isinstance(row[at], int) for row in rows) for at in range(len(head))]

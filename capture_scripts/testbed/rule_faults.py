@@ -1,7 +1,7 @@
-"""Faults of a filter, made on purpose: what is installed is not what the rules file says.
+"""Faults of a filter, made on purpose: the installed rules differ from the rules file.
 
-The rules that are remembered as intended, and so ``run.toml``, stay as they are: an analysis has to find out.
-Every fault is noted in the journal of the lab with the rule it concerns.
+The lab still reports the intended rules, also in ``run.toml``: an analysis has to find the fault. The journal of the
+lab notes every fault, with its rule.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FAULTS = {
     "never-reached": "a rule stands behind the default, where no packet comes",
     "drops-too-much": f"a drop rule takes up to {_WIDENED_BY} ports more on either side, or all types",
 }
-# The action of the rules that a fault can concern; never-reached: any, but one whose loss would show.
+# The action of the rules that a fault can change; never-reached: any rule with a visible effect.
 _CONCERNS = {
     "false-punt": ("forward",),
     "false-forward": ("punt",),
@@ -34,7 +34,7 @@ _CONCERNS = {
 
 
 def faulty(rules: Sequence[Rule], kind: str, agent: Agent, rule_id: str | None = None) -> tuple[str, Rule, str]:
-    """(nft script, the rule concerned, what is wrong in words). LabError if there is no rule for it."""
+    """(nft script, changed rule, description of the fault). LabError if no rule fits the fault."""
     rule = _concerned(rules, kind, rule_id)
     at = list(rules).index(rule)
     before, after = list(rules[:at]), list(rules[at + 1 :])
@@ -53,10 +53,10 @@ def faulty(rules: Sequence[Rule], kind: str, agent: Agent, rule_id: str | None =
             sports=(),
             dports=(),
             icmp_types=(),
-            # Without its ports it would else take every protocol.
+            # A rule without ports would else take every protocol.
             protocols=rule.protocols or (WITH_PORTS if rule.sports or rule.dports else ()),
         )
-        words = f"a rule for all of its protocol stands before rule {rule.id!r} and forwards"
+        words = f"a rule for its whole protocol stands before rule {rule.id!r} and forwards"
         return compile_filter([*before, wider, rule, *after], agent), rule, words
     if kind == "never-reached":
         script = compile_filter([*before, *after], agent, [rule])
@@ -85,18 +85,18 @@ def _concerned(rules: Sequence[Rule], kind: str, rule_id: str | None) -> Rule:
         possible = [rule for rule in possible if rule.sports or rule.dports or rule.icmp_types]
     if not possible:
         which = f"rule {rule_id!r}" if rule_id else "no rule"
-        raise LabError(f"{which} is none that {kind!r} can concern ({FAULTS[kind]})")
+        raise LabError(f"{which} is no rule for {kind!r} ({FAULTS[kind]})")
     return possible[0]
 
 
 def load_into(lab: Lab, agent: Agent, rules: Sequence[Rule]) -> None:
-    """Install the rules as they are; a fault that was there is gone."""
+    """Install the rules without a fault; an earlier fault is gone."""
     lab.install_rules(agent, compile_filter(rules, agent), rules)
     _remember(lab, agent, None)
 
 
 def install_fault(lab: Lab, agent: Agent, kind: str, rule_id: str | None = None) -> str:
-    """Install the intended rules of an agent with one fault, in place of any other; returns what is wrong."""
+    """Install the intended rules of an agent with one fault, which replaces any other; returns its description."""
     rules = load_rules(lab.state.rules(agent.number), agent.number)
     script, rule, words = faulty(rules, kind, agent, rule_id)
     lab.install_rules(agent, script, rules)
@@ -106,7 +106,7 @@ def install_fault(lab: Lab, agent: Agent, kind: str, rule_id: str | None = None)
 
 
 def clear_fault(lab: Lab, agent: Agent) -> None:
-    """Install the rules as intended."""
+    """Install the intended rules without a fault."""
     load_into(lab, agent, load_rules(lab.state.rules(agent.number), agent.number))
     lab.state.note("fault clear", agent=agent.number)
 

@@ -21,14 +21,14 @@ from ..processes import LabError, in_namespace, python_script, run
 from .state import LabState
 
 KINDS = ("bridge", "forwarder")
-# Deadlines guard against hanging: a forwarder that waits for a processor is slow, and not dead.
+# Deadlines guard against hanging: a forwarder that waits for a processor is slow, not dead.
 _READY_S = 60.0
 _ANSWER_S = 60.0
 _STOP_S = 30.0
 
 
 class Service:
-    """What runs is written in the lab's state, so that any later command finds it."""
+    """The service of an agent. The state of the lab names its process, so any later command finds it."""
 
     def __init__(self, state: LabState, namespace: str, agent: Agent) -> None:
         self._state = state
@@ -38,7 +38,7 @@ class Service:
 
     @property
     def log(self) -> Path:
-        """What ``--log`` without a name means: the truth about each impaired packet."""
+        """The file for ``--log`` without a name: the truth about each impaired packet."""
         return self._state.folder / f"forwarder{self._agent.number}.jsonl"
 
     @property
@@ -50,7 +50,7 @@ class Service:
         return self._state.folder / f"forwarder{self._agent.number}-counts.json"
 
     def described(self) -> Mapping[str, Any]:
-        """``kind`` (also ``none``), and ``pid`` and ``running`` of a forwarder."""
+        """``kind`` (``none`` without a service), and ``pid`` and ``running`` of a forwarder."""
         found = dict(self._state.read().get("services", {}).get(str(self._agent.number), {"kind": "none"}))
         if found["kind"] == "forwarder":
             found["running"] = _alive(found["pid"], found["started"])
@@ -61,13 +61,13 @@ class Service:
         return str(self.described()["kind"])
 
     def plan(self) -> ForwarderPlan:
-        """What the forwarder was told last; nothing if there was none yet."""
+        """The last plan of the forwarder; an empty one without a forwarder."""
         if not self.plan_file.exists():
             return ForwarderPlan()
         return ForwarderPlan.from_table(json.loads(self.plan_file.read_text(encoding="utf-8")))
 
     def start(self, kind: str, plan: ForwarderPlan | None = None) -> None:
-        """LabError if there is a service already."""
+        """Start a service; LabError if there is one already."""
         if self.kind != "none":
             raise LabError(f"agent {self._agent.number} has a service ({self.kind}): stop it first, or swap it")
         if kind == "bridge":
@@ -79,7 +79,7 @@ class Service:
             raise LabError(f"service {kind!r}: known are {', '.join(KINDS)}")
 
     def stop(self) -> Mapping[str, Any]:
-        """Stop what there is; returns the last counts of a forwarder, else nothing."""
+        """Stop the service; returns the last counts of a forwarder, else nothing."""
         found = self.described()
         if found["kind"] == "bridge":
             run(["ip", "-n", self._namespace, "link", "del", self._bridge])
@@ -89,14 +89,14 @@ class Service:
         return self._read_counts() if found["kind"] == "forwarder" else {}
 
     def change(self, plan: ForwarderPlan) -> None:
-        """Give a running forwarder another plan; LabError if there is none running."""
+        """Give a running forwarder another plan; LabError without a running forwarder."""
         self._need_forwarder()
         self._write_plan(plan)
         self._signal(signal.SIGHUP)
         self.counts()  # it answers only when it has read the plan
 
     def counts(self) -> Mapping[str, Any]:
-        """What a running forwarder has counted until now."""
+        """The counts of a running forwarder."""
         self._need_forwarder()
         self.counts_file.unlink(missing_ok=True)
         self._signal(signal.SIGUSR1)
@@ -120,8 +120,8 @@ class Service:
         commands = [f"link add {self._bridge} type bridge mcast_snooping 0 stp_state 0 forward_delay 0"]
         commands += [f"link set {port} master {self._bridge}" for port in ports]
         run(["ip", "-n", self._namespace, "-batch", "-"], stdin="\n".join(commands) + "\n")
-        # Both directions enter at p and leave at r: a bridge that learned would find every machine behind p,
-        # the port the packet came from, and drop it. So it learns nothing, before it is switched on.
+        # Both directions enter at p and leave at r. A learning bridge would find every machine behind p, the port
+        # that the packet came from, and drop the packet. Learning is therefore off before the bridge is up.
         run(
             in_namespace(self._namespace, ["bridge", "-batch", "-"]),
             stdin="".join(f"link set dev {port} learning off\n" for port in ports),
@@ -136,7 +136,7 @@ class Service:
         command += ["--protected-mac", agent.protected_mac]
         command += ["--config", str(self.plan_file), "--counts", str(self.counts_file)]
         with self._stderr.open("wb") as stderr:
-            # A session of its own: it outlives this command, and no Ctrl-C of a terminal reaches it.
+            # A session of its own: the forwarder outlives this command, and no Ctrl-C of a terminal reaches it.
             process = subprocess.Popen(
                 in_namespace(self._namespace, command),
                 stdin=subprocess.DEVNULL,
@@ -156,7 +156,7 @@ class Service:
             process.kill()
             process.wait()
             raise
-        process.returncode = 0  # it is left to itself on purpose: no warning when this object goes
+        process.returncode = 0  # the forwarder runs on, on purpose: no warning when this object is freed
 
     @property
     def _stderr(self) -> Path:
@@ -183,13 +183,13 @@ class Service:
 
 
 def _start_time(pid: int) -> int:
-    """When a process started, in clock ticks since boot: with its id, it names one process for all time."""
+    """The start of a process, in clock ticks since boot: with the id, it identifies one process for all time."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
     return int(fields[19])
 
 
 def _alive(pid: int, started: int) -> bool:
-    """False also for another process that has got the same id, and for one that is dead but not yet reaped."""
+    """True if the process runs; False for another process with the same id, and for a dead one not yet reaped."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
@@ -206,6 +206,6 @@ def _end(pid: int, started: int) -> None:
         while _alive(pid, started) and time.monotonic() < deadline:
             time.sleep(0.01)
     try:
-        os.waitpid(pid, os.WNOHANG)  # if it is a child of this very process
+        os.waitpid(pid, os.WNOHANG)  # only a child of this process can be reaped
     except ChildProcessError:
         return

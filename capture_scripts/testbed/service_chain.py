@@ -1,4 +1,4 @@
-"""The run that is recorded in the lab: its points, its paths, and everything beside the captures."""
+"""A recording in the lab: its points, its paths, and the files beside the captures."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ PATHS = (
 PATH_BY_NAME = {path.name: path for path in PATHS}
 
 _INGRESS, _EGRESS, *_OTHERS = PATHS
-# Between the protected machines a packet passes both filters. A path has one detour, so these have none: what
-# is punted on the way is seen at points that are not on its path.
+# Between the protected machines a packet passes both filters. A path has at most one detour, so these have none: a
+# punted packet on them is seen at points outside its path.
 SECOND_PATHS = (
     PathTable(
         name="pvm1-to-pvm2",
@@ -108,14 +108,14 @@ def points(lab: Lab) -> list[Point]:
 
 
 def rules_of(lab: Lab, rules_file: Path | None) -> dict[int, list[Rule]]:
-    """Rules by agent: those that the lab says it was given, or those of a file."""
+    """Rules by agent: the intended rules of the lab, or the rules of a file."""
     return {
         agent.number: load_rules(rules_file or lab.state.rules(agent.number), agent.number) for agent in lab.agents()
     }
 
 
 def rule_tables(rules: Mapping[int, Sequence[Rule]]) -> list[dict[str, Any]]:
-    """As ``run.toml`` has them; those of the second agent belong to its own paths, with names of their own."""
+    """The rules as tables for ``run.toml``; rules of the second agent have its own paths, and new names."""
     tables = [dict(rule.written) for rule in rules[1]]
     for rule in rules.get(2, []):
         tables.append({**rule.written, "id": f"{rule.id}-2", "path": f"{rule.path}2"})
@@ -123,7 +123,7 @@ def rule_tables(rules: Mapping[int, Sequence[Rule]]) -> list[dict[str, Any]]:
 
 
 def check_rules(lab: Lab, rules: Mapping[int, Sequence[Rule]]) -> None:
-    """CannotStart if the lab's filters do not have exactly the counters of these rules."""
+    """CannotStart unless the filters of the lab have exactly the counters of these rules."""
     expected = {rule.counter for of_agent in rules.values() for rule in of_agent}
     expected |= {default_counter(agent, path) for agent in lab.agents() for path in ("ingress", "egress")}
     found = {
@@ -138,8 +138,7 @@ def check_rules(lab: Lab, rules: Mapping[int, Sequence[Rule]]) -> None:
 def chain_plan(lab: Lab, rules_file: Path | None, run_name: str, description: str, settings: Settings) -> RunPlan:
     """The plan of a recording at all points of a lab; CannotStart unless it is up.
 
-    Without ``rules_file`` the rules are those that the lab says it was given; with one, the filters must have
-    its counters.
+    Without ``rules_file`` the rules are the intended rules of the lab. With a file, the filters must have its counters.
     """
     if lab.status() != "up":
         raise CannotStart(f"lab {lab.name!r} is {lab.status()}: bring it up with 'lab up --name {lab.name}'")
@@ -169,15 +168,15 @@ def record_chain(
 ) -> Recorded:
     """Record ``traffic`` in a lab that is up and write the whole run folder.
 
-    A recording that failed or was interrupted is written too, with ``context/incomplete.txt`` and without a
-    window; then the cause is raised: LabError, Interrupted, or what ``traffic`` raised.
+    A recording that failed or was interrupted is written, too, with ``context/incomplete.txt`` and without a
+    window; then the cause is raised: LabError, Interrupted, or the exception of ``traffic``.
     """
     plan = chain_plan(lab, rules_file, run_name, description, settings)
     return record_planned(lab, folder, plan, lambda _: traffic())
 
 
 def record_planned(lab: Lab, folder: Path, plan: RunPlan, traffic: Callable[[Running], None]) -> Recorded:
-    """As ``record_chain``, by a plan that may differ from that of ``chain_plan``."""
+    """Record like ``record_chain``, by a plan that may differ from the plan of ``chain_plan``."""
 
     def before(context: Context) -> None:
         context.write_surroundings()
@@ -207,7 +206,7 @@ def record_planned(lab: Lab, folder: Path, plan: RunPlan, traffic: Callable[[Run
 
 
 def copy_state(lab: Lab, context: Path) -> None:
-    """What was done to the lab up to now, and what its forwarders did to packets: ``lab-*`` in ``context/``."""
+    """Copy the journal of the lab and the logs of its forwarders to ``context/``, as ``lab-*``."""
     for file in sorted(lab.state.folder.glob("*.json*")):
         if file.suffix in (".json", ".jsonl"):
             shutil.copyfile(file, context / f"lab-{file.name}")

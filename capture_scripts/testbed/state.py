@@ -1,16 +1,15 @@
-"""What a laboratory knows of itself between two commands: a folder beside the namespaces it made.
+"""The state of a laboratory between two commands: a folder beside its namespaces.
 
-The folder lies in /run, as the names of namespaces do (/run/netns): a restart of the machine takes both away.
-It is made before the first namespace and removed after the last one, so it tells for certain what belongs to
-a lab, also after a crash.
+The folder lies in /run, like the names of namespaces (/run/netns): a restart of the machine removes both. It is made
+before the first namespace and removed after the last one, so it lists all parts of a lab, also after a crash.
 
 ``lab.json``
     namespaces, number of agents, offloads, service of each agent, impairments that are in force
 ``journal.jsonl``
-    everything that was done to the lab, a line per action, with its time: rules loaded, service swapped,
-    impairments, faults. It belongs into the ``context/`` of a recording
+    all actions on the lab, a line per action, with its time: rules loaded, service swapped, impairments, faults.
+    It belongs into the ``context/`` of a recording
 ``rules<agent>.toml``
-    the rules as they are intended: what belongs into ``run.toml``, whatever fault is installed
+    the intended rules, for ``run.toml``, regardless of an installed fault
 """
 
 from __future__ import annotations
@@ -45,14 +44,14 @@ class LabState:
         return self.folder / "journal.jsonl"
 
     def rules(self, agent: int) -> Path:
-        """The rules of one agent as they are intended, with the names of their counters."""
+        """The intended rules of one agent, with the names of their counters."""
         return self.folder / f"rules{agent}.toml"
 
     def exists(self) -> bool:
         return self.folder.is_dir()
 
     def claim(self, content: Mapping[str, Any]) -> None:
-        """Make the folder; LabError if it is there: only one ``up`` of a name can succeed."""
+        """Make the folder; LabError if it exists: only one ``up`` of a name can succeed."""
         try:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             self.folder.mkdir()
@@ -65,7 +64,7 @@ class LabState:
         self.write(content)
 
     def read(self) -> dict[str, Any]:
-        """The content of ``lab.json``; empty if there is no such lab, or it was not written to the end."""
+        """The content of ``lab.json``; empty if there is no such lab, or if the file is incomplete."""
         try:
             content = json.loads((self.folder / "lab.json").read_text(encoding="utf-8"))
         except (FileNotFoundError, json.JSONDecodeError):
@@ -73,7 +72,7 @@ class LabState:
         return content if isinstance(content, dict) else {}
 
     def write(self, content: Mapping[str, Any]) -> None:
-        """Whole or not at all: a reader never sees half a file."""
+        """Replace ``lab.json`` in one step: a reader never sees half a file."""
         partial = self.folder / "lab.json.partial"
         partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         partial.replace(self.folder / "lab.json")
@@ -94,7 +93,7 @@ class LabState:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Only one command at a time changes a lab. LabError if there is no such lab."""
+        """Hold the lock of the lab: one command at a time changes it. LabError if there is no such lab."""
         try:
             lock = (self.folder / "lock").open("w")
         except OSError as error:

@@ -8,14 +8,14 @@
                                    |             host:punt2 -- svm:p2 [service] svm:r2 -- host:ret2
                                    +-- host:vnic3 -- pvm3:eth0          (no agent: a plain bridge port)
 
-Packets to pvm1 (``ingress``) are judged at fi1, packets from it (``egress``) at vnic1. What is punted
-leaves by punt1, crosses the service namespace from p1 to r1 and comes back at ret1, whichever its
-direction. Each protected machine with an agent needs a punt/return pair of its own: nothing on the frame
-would tell two of them apart. The second agent, and pvm2 with it, is there only on demand.
+The filter judges packets to pvm1 (``ingress``) at fi1, and packets from it (``egress``) at vnic1. A punted packet
+leaves by punt1, crosses the service namespace from p1 to r1 and returns at ret1, in both directions. Each protected
+machine with an agent needs a punt/return pair of its own, because a frame does not name its agent. The second agent
+and pvm2 exist only on demand.
 
-Also the "host" is a namespace made here, so the machine's own network is never touched. Every namespace
-carries the lab's name as a prefix: labs of different names stand side by side. What belongs to a lab is
-written in its state (``state.py``) before it is made; nothing else is ever removed.
+The "host" is a namespace, too, so the machine's own network is never touched. Every namespace has the name of the lab
+as a prefix: labs of different names stand side by side. The state (``state.py``) lists each part of a lab before the
+part is made; nothing else is ever removed.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ def cables(hosts: Sequence[EndHost], agents: Sequence[Agent]) -> list[Cable]:
     return found
 
 
-# What an end host's kernel says of itself: neighbour and router discovery, listener reports. Nobody asked,
-# and a packet that is in no plan would be counted by the filter. A marked packet of such a type is in a plan.
+# Packets that the kernel of an end host sends unasked: neighbour and router discovery, listener reports. The filter
+# would count them, and they are in no plan. Marked packets of these types are in a plan.
 _SILENCE = f"""\
 table netdev silence {{
     chain own_noise {{
@@ -125,15 +125,15 @@ class Lab:
         return f"{self.name}-{role}"
 
     def roles(self) -> tuple[str, ...]:
-        """The roles of this lab, ``ROLES`` and, with two agents, one more; ``ROLES`` if it is down."""
+        """The roles of this lab: ``ROLES``, and one more with two agents; ``ROLES`` if the lab is down."""
         return tuple(self.state.read().get("roles", ROLES))
 
     def agents(self) -> tuple[Agent, ...]:
-        """The agents of this lab; one if it is down."""
+        """The agents of this lab; one if the lab is down."""
         return (AGENT1, AGENT2) if self.state.read().get("agents") == 2 else (AGENT1,)
 
     def agent(self, number: int) -> Agent:
-        """LabError if this lab has no such agent."""
+        """The agent with this number; LabError if the lab has none."""
         found = next((agent for agent in self.agents() if agent.number == number), None)
         if found is None:
             raise LabError(f"lab {self.name!r} has no agent {number}: bring it up with --agents 2")
@@ -146,7 +146,7 @@ class Lab:
         return Service(self.state, self.namespace("svm"), agent)
 
     def existing(self) -> list[str]:
-        """Roles whose namespaces exist now; a crashed ``up`` or ``down`` can leave some of them."""
+        """Roles with an existing namespace; a crashed ``up`` or ``down`` can leave some."""
         listed = {line.split()[0] for line in run(["ip", "netns", "list"]).splitlines() if line.strip()}
         return [role for role in (*ROLES, *SECOND_ROLES) if self.namespace(role) in listed]
 
@@ -160,9 +160,9 @@ class Lab:
     ) -> None:
         """Build everything, or raise LabError and leave nothing behind.
 
-        ``offloads=False`` switches segmentation and checksum offload off on the end hosts. With offloads on,
-        local senders hand over packets of up to 64 KiB with unfinished checksums, which is what every point
-        would then show. All agents get the same rules, each with counters of its own.
+        ``offloads=False`` switches segmentation and checksum offload off on the end hosts. With offloads on, local
+        senders hand over packets of up to 64 KiB with unfinished checksums, and every point sees them in that form. All
+        agents get the same rules, each with counters of its own.
         """
         if agents not in (1, 2):
             raise LabError(f"{agents} agents: a lab has 1 or 2")
@@ -171,7 +171,7 @@ class Lab:
         existing = self.existing()
         if existing and not self.state.exists():
             names = " ".join(self.namespace(role) for role in existing)
-            raise LabError(f"there are namespaces of that name which no lab has made ({names}): use another name")
+            raise LabError(f"namespaces of that name exist, and no lab has made them ({names}): use another name")
         roles = (*ROLES, *SECOND_ROLES) if agents == 2 else ROLES
         self.state.claim({"name": self.name, "roles": roles, "agents": agents, "offloads": offloads})
         try:
@@ -183,7 +183,7 @@ class Lab:
             raise
 
     def down(self) -> None:
-        """Remove what ``up`` made and end what runs inside it, by process id. Nothing there: nothing to do."""
+        """Remove all parts of the lab and end the processes inside, by process id. Without a lab, do nothing."""
         if not self.state.exists():
             return
         roles = [role for role in self.existing() if role in self.roles()]
@@ -204,7 +204,7 @@ class Lab:
         return run(in_namespace(self.namespace(role), command), stdin=stdin, check=check)
 
     def wait_until_quiet(self) -> None:
-        """Return when no packet is on its way any more: not in the kernel, and not in a forwarder."""
+        """Return when no packet is on its way any more, in the kernel or in a forwarder."""
         forwarders = [service for service in map(self.service, self.agents()) if service.described().get("running")]
 
         def counted(what: str) -> int:
@@ -213,23 +213,23 @@ class Lab:
         before = None
         while True:
             wait_until_handled()
-            wait_until(lambda: unread_bytes(self.namespace("svm")) == 0, "the forwarders read what came to them")
+            wait_until(lambda: unread_bytes(self.namespace("svm")) == 0, "the forwarders read all arrived frames")
             if not forwarders:
                 return
-            wait_until(lambda: counted("held") == 0, "the forwarders pass on what they hold")
-            received = counted("received")  # what was passed on may come back, as an answer
+            wait_until(lambda: counted("held") == 0, "the forwarders pass on the frames that they hold")
+            received = counted("received")  # a frame that was passed on may be answered
             if received == before:
                 return
             before = received
 
     def install_rules(self, agent: Agent, script: str, intended: Sequence[Rule]) -> None:
-        """Put ``script`` in the place of the agent's filter and remember the rules that were intended."""
+        """Replace the filter of the agent by ``script``, and note the intended rules."""
         self.run_in("host", ["nft", "-f", "-"], stdin=script)
         text = render({"rule": [dict(rule.written) for rule in intended]}) if intended else ""
         self.state.rules(agent.number).write_text(text, encoding="utf-8")
 
     def install_known_losses(self) -> None:
-        """The places where marked packets are dropped, as they fit the services that run now."""
+        """Install the drops of marked packets at the places that fit the present services."""
         agents = self.agents()
         forwarders = [agent.number for agent in agents if self.service(agent).kind == "forwarder"]
         for role in self.roles():
@@ -250,8 +250,8 @@ class Lab:
                 f"ip link add {near} netns {self.namespace(near_role)} type veth "
                 f"peer name {far} {address} netns {self.namespace(far_role)}".split()
             )
-        # Where the switch finds each machine. Written down instead of learned: a switch that has still to learn
-        # floods, and a flooded packet would be seen (and counted by the filter) where it has no business.
+        # The port of each machine, entered instead of learned: a switch that has not learned a port floods, and a
+        # flooded packet would be seen (and counted by the filter) off its path.
         ports = {CLIENT.port: CLIENT.mac, PVM3.port: PVM3.mac}
         ports |= {agent.switch_port: agent.protected_mac for agent in agents}
         self._ip("host", _switch_commands(ports, agents, made))
@@ -274,7 +274,7 @@ class Lab:
         run(["ip", "-n", self.namespace(role), "-batch", "-"], stdin="\n".join(commands) + "\n")
 
     def _write_sysctls(self, role: str) -> None:
-        """Through ``sh`` inside the namespace, because /proc/sys/net shows the reader's own namespace."""
+        """Write through ``sh`` inside the namespace, because /proc/sys/net belongs to the namespace of the process."""
         wanted = {f"bridge/bridge-nf-call-{family}": 0 for family in ("iptables", "ip6tables", "arptables")}
         if role in ("host", "svm"):
             wanted |= {"ipv6/conf/all/disable_ipv6": 1, "ipv6/conf/default/disable_ipv6": 1}
@@ -284,7 +284,7 @@ class Lab:
                 for which in ("all", "default")
                 for key in ("accept_dad", "accept_ra", "router_solicitations", "autoconf")
             }
-            # No link-local address: it would only bring traffic of its own.
+            # No link-local address: it would only cause traffic of its own.
             wanted |= {"ipv6/conf/default/addr_gen_mode": 1}
         script = "".join(
             f"[ ! -e /proc/sys/net/{key} ] || echo {value} > /proc/sys/net/{key}\n" for key, value in wanted.items()
@@ -314,11 +314,11 @@ class Lab:
 
 
 def check_counters(rules: dict[int, list[Rule]]) -> None:
-    """LabError if two agents would share the name of a counter: nobody could tell whose packets it counts."""
+    """LabError if two agents would share the name of a counter, whose packets would be ambiguous."""
     names = [rule.counter for of_agent in rules.values() for rule in of_agent]
     double = {name for name in names if names.count(name) > 1}
     if double:
-        raise LabError(f"counter {min(double)!r} would belong to both agents: leave counters out, they get names")
+        raise LabError(f"counter {min(double)!r} would belong to both agents: leave out the counter names")
 
 
 def _switch_commands(ports: dict[str, str], agents: Sequence[Agent], made: Sequence[Cable]) -> list[str]:
