@@ -30,7 +30,7 @@ class Headers:
 
     @property
     def sport(self) -> int | None:
-        """The source port; None except for TCP and UDP, whose ports other protocols do not have."""
+        """The source port; None unless the protocol is TCP or UDP."""
         return self.first if self.protocol in (TCP, UDP) else None
 
     @property
@@ -39,7 +39,7 @@ class Headers:
 
     @property
     def icmp_type(self) -> int | None:
-        """The ICMP type; None for ICMP within IPv6 and for ICMPv6 within IPv4."""
+        """The ICMP type; None unless the protocol is the ICMP of this IP version."""
         own = ICMP if self.version == 4 else ICMPV6
         return self.first >> 8 if self.protocol == own else None
 

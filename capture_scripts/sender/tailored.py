@@ -80,7 +80,7 @@ class Tailored:
 
     @property
     def points(self) -> tuple[str, ...]:
-        """The points that should see it. A stage loses packets behind its first point, the bypass behind the filter."""
+        """The expected points. A stage loses packets behind its first point, the bypass behind the filter's input."""
         path = PATH_BY_NAME[self.case.path]
         before_detour = path.points[path.points.index(path.detour[0]) - 1]
         crossed = [point for point in path.points if self.action == "punt" or point not in path.detour]
