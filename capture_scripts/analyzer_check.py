@@ -1,7 +1,7 @@
-"""Whether the analyzer would take the ``run.toml`` of a recording, asked before anything is recorded.
+"""Ask the analyzer, before a recording begins, if it would accept the ``run.toml`` of that recording.
 
-Recorder and analyzer meet only on disk, so the question goes to a process of its own, over a draft of the run folder.
-A machine that only records may have no analyzer; nothing is asked there.
+Recorder and analyzer meet only on disk, so a separate process reads a draft of the run folder with the analyzer. A
+machine that only records may have no analyzer. The check is left out there.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ except PktraceError as problem:
 
 
 def check_with_analyzer(text: str, captures: Sequence[str]) -> None:
-    """CannotStart, with the analyzer's sentence, if it refuses ``text`` with these files in ``captures/``."""
+    """Raise CannotStart with the analyzer's message if it refuses ``text`` with these files in ``captures/``."""
     try:
         with tempfile.TemporaryDirectory(prefix="pktrace-draft-") as scratch:
             draft = Path(scratch)
@@ -53,4 +53,4 @@ def check_with_analyzer(text: str, captures: Sequence[str]) -> None:
         raise CannotStart(f"the run file of this recording could not be checked: {error}") from error
     if asked.returncode not in (0, _NO_ANALYZER):
         said = (asked.stderr.strip().splitlines() or ["no message"])[-1].replace(f"{scratch}/", "")
-        raise CannotStart(f"no analysis would take this recording: {said}")
+        raise CannotStart(f"pktrace would refuse this recording: {said}")

@@ -1,7 +1,8 @@
 """The marker run: ``marker_run.py OUT`` sends tailored packets through the lab, records, analyses, and compares.
 
-50,000 packets in both directions, a share of them dropped at five known places each way; lab up, plan, record,
-``pktrace analyze``, ``check_tailored.py``, lab down. OUT is a run like any other, with its plan as ``truth.parquet``.
+It sends 50,000 packets in both directions, and the lab drops a share of them at five known places each way. The steps
+are lab up, plan, record, ``pktrace analyze``, ``sender/check_tailored.py``, lab down. OUT is an ordinary run, with its
+plan as ``truth.parquet``.
 """
 
 from __future__ import annotations
@@ -21,14 +22,15 @@ if __name__ == "__main__" and not __package__:  # started as a file: its folder 
     sys.path.append(str(Path(__file__).resolve().parent.parent))
     __package__ = Path(__file__).resolve().parent.name
 
-from . import record, topology
-from .check_tailored import check, report
-from .nft_rules import load_rules
+from . import record
+from .filter_rules import load_rules
 from .processes import Interrupted, LabError, interruptible, need_root, need_tools
 from .send import End, prepare, send_prepared
-from .service_chain import chain_plan, record_planned
-from .tailored import MOST_PACKETS, make_plan
-from .topology import DEFAULT_RULES, Lab
+from .sender.check_tailored import check, report
+from .sender.tailored import MOST_PACKETS, make_plan
+from .testbed import topology
+from .testbed.service_chain import chain_plan, record_planned
+from .testbed.topology import DEFAULT_RULES, Lab
 from .visible import printing_visibly
 
 TOOLS = {**topology.TOOLS, **record.TOOLS}
@@ -96,7 +98,7 @@ def marker_run(
 
 
 def _analyze(run: Path) -> None:
-    """As its users start it; the analysis is a program of its own."""
+    """Start the analysis as a separate program, as its users do."""
     command = [sys.executable, "-m", "pktrace", "analyze", str(run), "--no-plots"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=_ANALYSIS_TIMEOUT_S, check=False)
     if done.returncode != 0:
@@ -112,13 +114,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog="example: marker_run.py /tmp/marker-run --count 5000",
     )
     parser.add_argument("out", type=Path, help="run folder to make")
-    parser.add_argument("--name", default=f"mk{os.getpid()}", help="name of the lab (default: one of its own)")
+    parser.add_argument("--name", default=f"mk{os.getpid()}", help="name of the lab (default: a new one)")
     parser.add_argument("--rules", type=Path, default=DEFAULT_RULES, help="rules of the lab and of the plan")
     parser.add_argument("--count", type=int, default=MOST_PACKETS, help="packets (default: %(default)s)")
     parser.add_argument("--rate", type=float, default=RATE_PPS, help="packets/s in each direction (%(default)g)")
     parser.add_argument("--seed", type=int, default=1, help="seed of the plan (default: %(default)s)")
     parser.add_argument("--lost", type=float, default=LOST_PERCENT, help="percent with a drop code (%(default)g)")
-    parser.add_argument("--kernel-drops", action="store_true", help="ask the kernel too what it dropped (bpftrace)")
+    parser.add_argument("--kernel-drops", action="store_true", help="also record the kernel's drop reports (bpftrace)")
     options = parser.parse_args(arguments)
     if not (0 < options.rate <= 1e6 and 0 <= options.lost <= 100):
         parser.error("--rate takes up to 1000000 packets per second, --lost 0 to 100 percent")

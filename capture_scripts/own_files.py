@@ -1,4 +1,4 @@
-"""Writing files of a run folder: for the owner's eyes only, never through a link, and whole or not at all."""
+"""Write files of a run folder: readable only by the owner, never through a link, and complete or not at all."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ PRIVATE_MASK = 0o077
 
 
 def fresh(path: Path) -> BinaryIO:
-    """A new file of that name; an older one, or a link, loses the name. OSError where it cannot be made."""
+    """Make a new file with this name; an older file or link loses the name. OSError if that fails."""
     path.unlink(missing_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE_FILE)
     return os.fdopen(descriptor, "wb")
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Replace a file: at any moment, also after a crash, the name leads to the old text or to the new one."""
+    """Replace a file: at any moment, also after a crash, the file has either the old text or the new one."""
     part = path.with_name(f"{path.name}.part")
     try:
         with fresh(part) as file:
@@ -37,7 +37,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def settle_names(folder: Path) -> None:
-    """Write the names in a folder to the disk: a file that got its name before is found under it after a crash."""
+    """Write the names in a folder to the disk: a file that has its name now still has it after a crash."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -46,7 +46,7 @@ def settle_names(folder: Path) -> None:
 
 
 def is_regular(path: Path) -> bool:
-    """A file that is there itself: no link, no device."""
+    """True for a regular file; False for a link or a device."""
     try:
         return stat.S_ISREG(path.lstat().st_mode)
     except OSError:
@@ -54,9 +54,9 @@ def is_regular(path: Path) -> bool:
 
 
 def remove_folder(folder: Path, keeps: Callable[[Path], bool]) -> bool:
-    """Remove a folder with its files and folders, unless ``keeps(file)`` for any of them; False if it is still there.
+    """Remove a folder with its content, unless ``keeps(file)`` is true for a file. False if the folder remains.
 
-    Nothing is removed through a link, and nothing at all if one file is to be kept.
+    Links are not followed. One file to keep keeps the whole folder.
     """
     files, folders = [], [folder]
     for where, names, here in os.walk(folder):
@@ -73,9 +73,9 @@ def remove_folder(folder: Path, keeps: Callable[[Path], bool]) -> bool:
 
 
 def give_to_caller(folder: Path) -> None:
-    """Give a folder of root's, with all that is in it, to the user who called sudo: nobody else can read it.
+    """Give a folder of root and its content to the user who called sudo: nobody else can read it.
 
-    Links are given themselves, and not their targets.
+    The owner of a link changes, and the owner of its target does not.
     """
     user, group = os.environ.get("SUDO_UID", ""), os.environ.get("SUDO_GID", "")
     if os.geteuid() != 0 or not (user.isdecimal() and group.isdecimal()):

@@ -1,8 +1,7 @@
-"""Starting and stopping other programs without leaving one behind.
+"""Start and stop other programs, and leave none behind.
 
-Every child gets a process group of its own, so that Ctrl-C on the terminal reaches only the program that
-started it (a tcpdump that gets the terminal's SIGINT loses the tail of its capture), and the kernel signals
-the child should its parent die without a word.
+Every child gets a process group of its own, so Ctrl-C on the terminal reaches only the parent: a tcpdump that gets
+SIGINT from the terminal loses the last packets of its capture. If the parent dies, the kernel signals the child.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class LabError(Exception):
-    """Something the user can act on: one line that says what failed and what to do."""
+    """An error that the user can act on: one line with the failure and the remedy."""
 
 
 class CannotStart(LabError):
-    """Nothing was begun, because of how the command was called or what is there: exit code 2."""
+    """The command did not start, because of its arguments or of a missing tool, right or device: exit code 2."""
 
 
 class Interrupted(BaseException):
@@ -38,13 +37,13 @@ class Interrupted(BaseException):
 
 
 def need_root(what: str) -> None:
-    """Refuse early: half of a lab made without rights is worse than none."""
+    """Refuse early: a lab that is half made, for lack of rights, is worse than none."""
     if os.geteuid() != 0:
         raise CannotStart(f"{what} needs root (it makes network namespaces and packet sockets): run it with sudo")
 
 
 def need_tools(packages: Mapping[str, str]) -> None:
-    """``packages`` maps a program to the Debian package that brings it; names all that are missing."""
+    """Raise CannotStart with all missing programs; ``packages`` maps a program to its Debian package."""
     missing = {tool: package for tool, package in packages.items() if shutil.which(tool) is None}
     if missing:
         raise CannotStart(
@@ -60,9 +59,9 @@ def run(
     check: bool = True,
     timeout_s: float = COMMAND_TIMEOUT_S,
 ) -> str:
-    """Run to the end and return stdout. A failure raises LabError with the command's own last words.
+    """Run a command to its end and return stdout. A failure raises LabError with the last line of its stderr.
 
-    A signal is raised when the command has ended: Ctrl-C on a terminal ends the command, too.
+    A signal is raised after the command has ended: Ctrl-C on a terminal ends the command, too.
     """
     try:
         with _raised_behind():
@@ -87,20 +86,20 @@ def run(
 
 
 def in_namespace(namespace: str | None, command: Sequence[str]) -> list[str]:
-    """The command as it must be called to run inside ``namespace`` (None: where we are).
+    """The command line that runs ``command`` inside ``namespace`` (None: the present one).
 
-    ``ip netns exec`` replaces itself by the command, so the process id we hold is the command's own.
+    ``ip netns exec`` replaces itself by the command, so the process id belongs to the command.
     """
     return list(command) if namespace is None else ["ip", "netns", "exec", namespace, *command]
 
 
 def python_script(name: str, *arguments: str) -> list[str]:
-    """Call a script of this folder with the interpreter that is running now."""
+    """Call a script of this package, such as ``fixture/traffic.py``, with the present interpreter."""
     return [sys.executable, str(Path(__file__).resolve().parent / name), *arguments]
 
 
 class Children:
-    """The processes one command has started. Leaving the ``with`` block ends those that still run."""
+    """The processes that one command has started. The end of the ``with`` block ends those that still run."""
 
     def __init__(self) -> None:
         self._started: list[subprocess.Popen[bytes]] = []
@@ -125,7 +124,7 @@ class Children:
     ) -> subprocess.Popen[bytes]:
         """Start one program in a process group of its own; LabError when it is not installed.
 
-        ``inherited`` are descriptors that stay open in it; ``umask`` is its own, -1 for ours.
+        ``inherited`` are descriptors that stay open in the program. ``umask`` -1 keeps the present umask.
         """
         parent = os.getpid()
 
@@ -154,7 +153,7 @@ class Children:
         return child
 
     def end_all(self, grace_s: float = 1.0) -> None:
-        """SIGTERM to each group that still runs, SIGKILL to what is left after ``grace_s`` seconds."""
+        """Send SIGTERM to each group that still runs, and SIGKILL to the rest after ``grace_s`` seconds."""
         for sign in (signal.SIGTERM, signal.SIGKILL):
             running = [child for child in self._started if child.poll() is None]
             for child in running:
@@ -169,7 +168,7 @@ class Children:
 
 
 def signal_group(child: subprocess.Popen[bytes], sign: int) -> None:
-    """Signal a child and what it started. The group's id is the child's own, and that is not yet reaped."""
+    """Signal a child and its own children. The id of the group is the child's, which is not yet reaped."""
     try:
         os.killpg(child.pid, sign)
     except ProcessLookupError:
@@ -177,7 +176,7 @@ def signal_group(child: subprocess.Popen[bytes], sign: int) -> None:
 
 
 def wait_all(children: Sequence[subprocess.Popen[bytes]], timeout_s: float, what: str) -> None:
-    """Wait for all to end well; LabError names the first that failed or took over ``timeout_s`` seconds."""
+    """Wait for the end of all; LabError names the first that failed or took over ``timeout_s`` seconds."""
     deadline = time.monotonic() + timeout_s
     for child in children:
         arguments = child.args if isinstance(child.args, list) else [child.args]
@@ -190,16 +189,16 @@ def wait_all(children: Sequence[subprocess.Popen[bytes]], timeout_s: float, what
             raise LabError(f"{what}: exit {code}: {command}")
 
 
-# A hang-up that was being ignored when we were started (nohup) stays ignored.
+# If SIGHUP was ignored at the start of this process (nohup), it stays ignored.
 _HANG_UP = () if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else (signal.SIGHUP,)
 _INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, *_HANG_UP)
 
 
 class Shield:
-    """Decides about SIGINT, SIGTERM and SIGHUP inside ``shielded``: up, it notes them; lifted, the first one raises.
+    """Handles SIGINT, SIGTERM and SIGHUP inside ``shielded``: up, it notes them; lifted, the first one raises.
 
-    An exception that a signal raises at any line cannot be told from a fault of that line. So signals are only
-    raised where losing the rest of a function does no harm; everywhere else they are noted, and asked for.
+    An exception that a signal raises looks like a fault of the line that it interrupts. Signals are therefore raised
+    only in functions that may lose their rest without harm. Elsewhere they are noted, and the code asks for them.
     """
 
     def __init__(self) -> None:
@@ -209,9 +208,9 @@ class Shield:
         self._is_up = False
 
     def up(self, *, patience: int | None = None, words: str = "") -> None:
-        """Note signals from now on, afresh: ``arrived`` is empty.
+        """Note signals from now on, with an empty ``arrived``.
 
-        The first one writes ``words`` to stderr; one more than ``patience`` raises Interrupted (None: none ever does).
+        The first one writes ``words`` to stderr. One more than ``patience`` raises Interrupted (None: none does).
         """
         self._is_up = True
         self._patience, self._words = patience, words
@@ -220,7 +219,7 @@ class Shield:
             signal.signal(number, self._note)
 
     def lift(self) -> None:
-        """Raise Interrupted at the next signal; those after it are ignored until ``up`` is called."""
+        """Raise Interrupted at the next signal, and ignore later ones until the next call of ``up``."""
         self._is_up = False
         accept_interruptions()
 
@@ -230,7 +229,7 @@ class Shield:
             raise Interrupted(self.arrived[0])
 
     def noted(self, name: str) -> bool:
-        """Note a signal that was raised where Python cannot raise (a finalizer); False if it is to be raised again."""
+        """Note a signal that was raised in a finalizer, where Python drops it. False: raise it again."""
         if self._is_up:
             self.arrived.append(name)
         return self._is_up
@@ -249,10 +248,10 @@ class Shield:
 
 @contextmanager
 def _raised_behind() -> Iterator[None]:
-    """A signal that would raise Interrupted raises it at the end of the block.
+    """Delay Interrupted to the end of the block.
 
-    Raised inside `subprocess`, between the taking of its lock and the block that gives it back, it would leave the lock
-    taken, and the wait for the child would never end.
+    `subprocess` takes a lock some lines before the block that releases it. An exception between them would leave the
+    lock taken, and the wait for the child would never end.
     """
     if all(signal.getsignal(number) is not _interrupt for number in _INTERRUPTIONS):
         yield
@@ -272,7 +271,7 @@ _shield: Shield | None = None
 
 @contextmanager
 def shielded() -> Iterator[Shield]:
-    """A shield that is up. Afterwards signals do what they did before; those that were noted are forgotten."""
+    """Yield a shield that is up. Afterwards the former handlers are back, and noted signals are forgotten."""
     global _shield  # signals are the process's own
     before = {number: signal.getsignal(number) for number in _INTERRUPTIONS}
     outer, _shield = _shield, Shield()
@@ -292,19 +291,19 @@ def _interrupt(number: int, _: FrameType | None) -> None:
 
 
 def accept_interruptions() -> None:
-    """Inside ``interruptible``: the next signal raises again, after one has been dealt with."""
+    """Let the next signal raise again inside ``interruptible``, after one has been handled."""
     for number in _INTERRUPTIONS:
         signal.signal(number, _interrupt)
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """The first SIGINT, SIGTERM or SIGHUP raises Interrupted; later ones leave the cleaning up alone."""
+    """Raise Interrupted at the first SIGINT, SIGTERM or SIGHUP; later ones do not disturb the clean-up."""
     before = {number: signal.getsignal(number) for number in (*_INTERRUPTIONS, signal.SIGALRM)}
     hook = sys.unraisablehook
 
     def again(details: sys.UnraisableHookArgs) -> None:
-        """Python ignores exceptions inside a finalizer; an interruption that fell there is raised once more."""
+        """Raise an interruption again that fell into a finalizer, where Python ignores exceptions."""
         interruption = details.exc_value
         if not isinstance(interruption, Interrupted):
             hook(details)

@@ -1,7 +1,7 @@
-"""Record at all points at once and seal what was recorded: ``record OUT --points NAME=IFACE ... [-- COMMAND ...]``.
+"""Record at all points at once and seal the captures: ``record OUT --points NAME=IFACE ... [-- COMMAND ...]``.
 
-Points may be any interfaces, in any network namespaces, of this machine or of others. What is done so that the
-recording can be trusted is told in recording.py, and in docs/recording.md.
+Points may be any interfaces, in any network namespaces, of this machine or of others. recorder/recording.py and
+docs/recording.md explain the measures that make a recording trustworthy.
 """
 
 from __future__ import annotations
@@ -20,17 +20,34 @@ if __name__ == "__main__" and not __package__:  # started as a file: its folder 
     sys.path.append(str(Path(__file__).resolve().parent.parent))
     __package__ = Path(__file__).resolve().parent.name
 
-from .captures import Capture, Counts, Ring, Settings
-from .context import Context, Place
-from .hosts import LOCAL, Host
-from .points import ANY_DEVICE, Point, check_namespace, check_points, interfaces, parse_point, places, with_filter
 from .processes import CannotStart, Interrupted, LabError, interruptible, need_root, need_tools
-from .recording import Recorded, Running, record
-from .run_file import check_fragment
-from .run_folder import Incomplete, RunPlan, exists_already, record_run, resume, what_is_left, with_filter_beside
-from .sentinels import SMALLEST_SNAPLEN, parse_sentinels
-from .sources import one_per_namespace, one_per_point, two_per_point
-from .until import Ending
+from .recorder.captures import Capture, Counts, Ring, Settings
+from .recorder.hosts import LOCAL, Host
+from .recorder.points import (
+    ANY_DEVICE,
+    Point,
+    check_namespace,
+    check_points,
+    interfaces,
+    parse_point,
+    places,
+    with_filter,
+)
+from .recorder.recording import Recorded, Running, record
+from .recorder.run_file import check_fragment
+from .recorder.run_folder import (
+    Incomplete,
+    RunPlan,
+    exists_already,
+    record_run,
+    resume,
+    what_is_left,
+    with_filter_beside,
+)
+from .recorder.sentinels import SMALLEST_SNAPLEN, parse_sentinels
+from .recorder.sources import one_per_namespace, one_per_point, two_per_point
+from .recorder.stop_conditions import Ending
+from .recorder.surroundings import TOOLS, Context, Place
 from .visible import printing_visibly, visible
 
 __all__ = [
@@ -46,8 +63,7 @@ __all__ = [
     "what_is_left",
 ]
 
-TOOLS = {"tcpdump": "tcpdump", "ip": "iproute2", "nft": "nftables", "ethtool": "ethtool"}
-_NEEDED = {"tcpdump": "tcpdump", "ip": "iproute2"}  # on other hosts than the lab; the rest is noted as missing
+_NEEDED = {"tcpdump": "tcpdump", "ip": "iproute2"}  # outside the lab; other missing tools are only noted
 LONGEST_NAME = 200  # of a run
 _EXAMPLES = """\
 examples:
@@ -57,14 +73,14 @@ examples:
   record run4 --points a=eth0 --ssh 'ssh root@b.example' --points b=eth0 --count 1000
 
 Without COMMAND, --duration and --count, it records until Ctrl-C.
-exit codes: 0 recorded and complete; 1 COMMAND or a capture failed (what there is, is sealed and marked
+exit codes: 0 recorded and complete; 1 COMMAND or a capture failed (the captures are sealed and marked
 incomplete); 2 not started: wrong call, not root, tool or interface missing; 130 interrupted.
 """
 
 
 @dataclass(frozen=True)
 class _Named:
-    """Points as they were named, with the host that ``--ssh`` had named before them."""
+    """Points of one ``--points``, with the host of the preceding ``--ssh``."""
 
     texts: tuple[str, ...]
     host: Host
@@ -82,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="record",
         usage="record OUT (--points NAME=IFACE[@NETNS] ... | --lab NAME) [options] [-- COMMAND ...]\n"
         "       record OUT --resume",
-        description="Record at several points at once, while COMMAND runs, and seal what was recorded.",
+        description="Record at several points at once, while COMMAND runs, and seal the captures.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -91,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="seal what lies in OUT: its recorder was killed, or left it unsealed; takes no other option",
+        help="seal the captures in OUT after its recorder was killed, or left them unsealed; takes no other option",
     )
     where = parser.add_argument_group("where")
     where.add_argument(
@@ -124,13 +140,11 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--kernel-drops", action="store_true", help="also record which packets the kernel drops, and why (bpftrace)"
     )
-    until = parser.add_argument_group("until (whatever comes first; COMMAND is then ended)")
+    until = parser.add_argument_group("until (the first of these ends the recording, and COMMAND with it)")
     until.add_argument("--duration", type=float, metavar="S", help="seconds")
     until.add_argument("--count", metavar="N[@POINT]", help="packets at a point (default: the first)")
     how = parser.add_argument_group("how")
-    how.add_argument(
-        "--tool", choices=("tcpdump", "dumpcap"), default=Settings.tool, help="what captures (%(default)s)"
-    )
+    how.add_argument("--tool", choices=("tcpdump", "dumpcap"), default=Settings.tool, help="capture tool (%(default)s)")
     how.add_argument(
         "--buffer", type=int, default=Settings.buffer_kib, metavar="KIB", help="buffer of each capture (%(default)s)"
     )
@@ -140,20 +154,20 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=Settings.threshold_s,
         metavar="S",
-        help="loss threshold: go on so long after the traffic (%(default)s)",
+        help="loss threshold: time to record after the traffic (%(default)s)",
     )
     how.add_argument(
         "--sentinels", metavar="ADDR[@NETNS]", help="bound the window by pings to ADDR, which must pass the points"
     )
     how.add_argument("--keep-raw", action="store_true", help="keep the capture tool's own files beside the sealed ones")
-    run = parser.add_argument_group("what run.toml says")
+    run = parser.add_argument_group("content of run.toml")
     run.add_argument("--paths", type=Path, metavar="FILE", help="TOML with [[path]] and [[rule]] tables, copied in")
     run.add_argument("--run-name", default="", help="name (default: the folder's)")
     run.add_argument("--description", default="", help="one sentence")
     run.add_argument(
         "--rules",
         type=Path,
-        help="with --lab: rules file that the lab must have been given (default: whatever it was given)",
+        help="with --lab: rules file that the lab must have loaded (default: the rules of the lab)",
     )
     run.add_argument("--no-context", action="store_true", help="leave out links, addresses, rule sets and settings")
     return parser
@@ -168,12 +182,12 @@ def _settings(options: argparse.Namespace) -> Settings:
     if not 4 <= buffer_kib <= 2_000_000:
         raise CannotStart("--buffer takes 4..2000000 KiB")
     if options.sentinels and 0 < snaplen < SMALLEST_SNAPLEN:
-        raise CannotStart(f"--sentinels needs --snaplen {SMALLEST_SNAPLEN} or more: they are known by their payload")
+        raise CannotStart(f"--sentinels needs --snaplen {SMALLEST_SNAPLEN} or more: the payload identifies them")
     remote = any(not named.host.is_local for named in options.points)
     if remote and (options.ring or options.tool == "dumpcap"):
         raise CannotStart("--ssh takes neither --ring nor --tool dumpcap: the packets come back as one stream")
     if options.any and options.direction:
-        raise CannotStart("--any tells directions already; leave out --direction")
+        raise CannotStart("--any records directions already; leave out --direction")
     if options.ring and (options.any or options.direction):
         raise CannotStart("--ring does not go with --any or --direction")
     return Settings(
@@ -245,8 +259,8 @@ def _record(options: argparse.Namespace, command: Sequence[str]) -> Recorded:
     sentinels = parse_sentinels(options.sentinels, options.netns) if options.sentinels else None
     need_root("recording")
     if options.lab:
-        from .service_chain import chain_plan, record_planned  # the chain of the lab builds on this module
-        from .topology import Lab
+        from .testbed.service_chain import chain_plan, record_planned  # only a recording in the lab needs these
+        from .testbed.topology import Lab
 
         need_tools(TOOLS)
         lab = Lab(options.lab)
@@ -265,7 +279,7 @@ def _record(options: argparse.Namespace, command: Sequence[str]) -> Recorded:
 
 
 def _record_anywhere(folder: Path, plan: RunPlan, ending: Ending, *, surroundings: bool) -> Recorded:
-    """Record on hosts that are not ours: nothing is set or reset there, and what cannot be had is noted."""
+    """Record on hosts outside the lab: nothing is set or reset there, and missing answers are noted."""
     roles: dict[str, Place] = {}
     for host, namespace in places(plan.points):
         roles[" ".join(filter(None, [host.label(), namespace])) or "host"] = (host, namespace)
@@ -294,7 +308,7 @@ def _record_anywhere(folder: Path, plan: RunPlan, ending: Ending, *, surrounding
 
 @printing_visibly
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry of ``record``; exit 0 done, 1 failed (what there is, is sealed), 2 not started, 130 interrupted."""
+    """Entry of ``record``; exit 0 done, 1 failed (the captures are sealed), 2 not started, 130 interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     cut = given.index("--") if "--" in given else len(given)
     parser = _parser()

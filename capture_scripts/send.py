@@ -1,9 +1,10 @@
 """Packets tailored to a rule file: ``send plan RULES.toml -o PLAN.parquet``, ``send run PLAN.parquet --rate PPS``.
 
-The plan (``tailored.py``) is the truth: what each packet should meet, decided before it is sent. Running it builds the
-frames with dpkt and sends each direction from its own end, the client's or the protected machine's, by a process in
-that end's namespace. Nobody answers these packets: in the lab, marked packets are swallowed at both ends behind the
-last point (``known_loss.py``); for other namespaces ``send run`` does the same while it runs.
+The plan (``sender/tailored.py``) is the truth. It holds the expected treatment of each packet, decided before the
+packet is sent. ``send run`` builds the frames with dpkt and sends each direction from its own end, the client or the
+protected machine, by a process in the namespace of that end. Nobody answers these packets. In the lab, both ends
+swallow marked packets behind the last point (``marks.py``). In other namespaces ``send run`` does the same while it
+sends.
 """
 
 from __future__ import annotations
@@ -30,11 +31,9 @@ if __name__ == "__main__" and not __package__:  # started as a file: its folder 
 
 import dpkt
 
-from .first_match import ICMP, ICMPV6, TCP, UDP
-from .known_loss import MARK
-from .near_misses import Addresses
-from .nft_rules import load_rules
-from .plan import ICMP_ID
+from .filter_rules import load_rules
+from .fixture.plan import ICMP_ID
+from .marks import MARK
 from .processes import (
     Children,
     Interrupted,
@@ -48,30 +47,32 @@ from .processes import (
     wait_all,
 )
 from .quiet import wait_until_handled
-from .tailored import MOST_PACKETS, filling, make_plan, read_plan
-from .topology import DEFAULT_NAME, Lab
+from .sender.first_match import ICMP, ICMPV6, TCP, UDP
+from .sender.near_misses import Addresses
+from .sender.tailored import MOST_PACKETS, filling, make_plan, read_plan
+from .testbed.topology import DEFAULT_NAME, Lab
 from .visible import printing_visibly
 
 TOOLS = {"ip": "iproute2", "nft": "nftables"}
 DEFAULT_COUNT = 2000
 DEFAULT_RATE_PPS = 1000.0
 PATHS = ("ingress", "egress")
-_TICK_S = 0.001  # packets that are due are sent this often: 15 at a time at 15,000 a second
+_TICK_S = 0.001  # interval between batches: 15 packets each at 15,000 a second
 _FULL_RETRIES = 2000
-_TIMEOUT_S = 300.0  # guards against hanging, beyond the time that the rate asks for
-_NO_MORE_S = 0.2  # between namespaces that are not a lab's: nothing has arrived for so long
+_TIMEOUT_S = 300.0  # guards against hanging, on top of the time at the chosen rate
+_NO_MORE_S = 0.2  # outside a lab: the traffic is over after this time without a packet
 _ARRIVED = "tailored_arrived"
 
 
 @dataclass(frozen=True)
 class End:
-    """Where one side sends from: a device, in a namespace (None: the one we are in)."""
+    """The sending end of one side: a device in a namespace (None: the present one)."""
 
     namespace: str | None
     device: str
 
     def mac(self) -> bytes:
-        """Its Ethernet address; LabError when there is no such device."""
+        """The Ethernet address of the device; LabError when there is no such device."""
         try:
             listed = json.loads(run(in_namespace(self.namespace, ["ip", "-j", "link", "show", "dev", self.device])))
             return bytes.fromhex(str(listed[0]["address"]).replace(":", ""))
@@ -81,7 +82,7 @@ class End:
 
 
 def frame(row: Mapping[str, Any], plan_id: str, source_mac: bytes, destination_mac: bytes) -> bytes:
-    """The Ethernet frame of one row of a plan, as it leaves its sender: whole, with its checksums."""
+    """The complete Ethernet frame of one row of a plan, checksums included."""
     version, protocol = row["ip_version"], row["protocol"]
     family = socket.AF_INET if version == 4 else socket.AF_INET6
     source, destination = (socket.inet_pton(family, row[name]) for name in ("source", "destination"))
@@ -116,7 +117,7 @@ def frame(row: Mapping[str, Any], plan_id: str, source_mac: bytes, destination_m
 
 @dataclass
 class Prepared:
-    """Frames that are built and wait to be sent, a file per path. ``close`` removes them."""
+    """Frames ready to send, in a file per path. ``close`` removes the files."""
 
     folder: tempfile.TemporaryDirectory[str]
     ends: Mapping[str, End]
@@ -130,7 +131,7 @@ class Prepared:
 
 
 def prepare(plan: Path, client: End, target: End) -> Prepared:
-    """Build all frames of a plan, so that sending does nothing but send."""
+    """Build all frames of a plan before the first one is sent, so that the sender only sends."""
     rows, about = read_plan(plan)
     macs = {"ingress": (client.mac(), target.mac()), "egress": (target.mac(), client.mac())}
     folder = tempfile.TemporaryDirectory(prefix="tailored-")
@@ -145,7 +146,7 @@ def prepare(plan: Path, client: End, target: End) -> Prepared:
 
 
 def send_prepared(prepared: Prepared, rate_pps: float) -> dict[str, dict[str, Any]]:
-    """Send both directions at once, each at ``rate_pps``; returns per path what its sender says it sent."""
+    """Send both directions at once, each at ``rate_pps``; returns the report of the sender of each path."""
     longest = max(prepared.counts.values(), default=0) / rate_pps
     with Children() as children:
         senders = {
@@ -173,9 +174,9 @@ def send_prepared(prepared: Prepared, rate_pps: float) -> dict[str, dict[str, An
 
 
 def send_frames(frames: Sequence[bytes], device: str, rate_pps: float) -> dict[str, Any]:
-    """Send frames out of ``device`` at a steady rate; catches up after a delay. Returns what was sent, and when.
+    """Send frames out of ``device`` at a steady rate; catches up after a delay. Returns the number sent, and times.
 
-    ``starved_seconds`` is how long the sender had something to send and no processor to do it on.
+    ``starved_seconds`` is the time in which the sender had frames to send and no processor.
     """
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as out:
         out.bind((device, 0))
@@ -211,7 +212,7 @@ def send_frames(frames: Sequence[bytes], device: str, rate_pps: float) -> dict[s
 
 
 def _starved_s() -> float:
-    """How long this thread has waited for a processor since it began; 0 on a kernel that does not count it."""
+    """Seconds that this thread has waited for a processor; 0 on a kernel that does not count them."""
     try:
         return int(Path("/proc/thread-self/schedstat").read_text(encoding="ascii").split()[1]) / 1e9
     except (OSError, IndexError):
@@ -232,7 +233,7 @@ def read_frames(file: Path) -> list[bytes]:
 
 @contextlib.contextmanager
 def swallowed(ends: Sequence[End]) -> Iterator[None]:
-    """While this is open, marked packets that reach an end go no further, so that its kernel answers none of them."""
+    """Drop marked packets at the ends inside the ``with`` block, so that no kernel answers them."""
     word = MARK.hex()
     done: list[End] = []
     try:
@@ -253,7 +254,7 @@ def swallowed(ends: Sequence[End]) -> Iterator[None]:
 
 
 def _let_arrive(ends: Sequence[End]) -> None:
-    """Return when no more packets come to the ends; what lies between them is anybody's, and may hold some."""
+    """Return when no more packets arrive at the ends. Unknown devices between the ends may delay packets."""
     before = None
     while (arrived := [_arrived(end) for end in ends]) != before:
         before = arrived
@@ -287,7 +288,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"send: {error.strerror or error}", file=sys.stderr)
         return 1
     except Interrupted as error:
-        left = "nothing was written" if options.part == "plan" else "part of the packets may have been sent"
+        left = "nothing was written" if options.part == "plan" else "some packets may have been sent"
         print(f"send: interrupted ({error}); {left}", file=sys.stderr)
         return 130
 
@@ -308,7 +309,7 @@ def _plan(options: argparse.Namespace) -> int:
         print(f"{path}: {sum(number for (way, _), number in hits.items() if way == path)} packets", file=sys.stderr)
     for table in plan.made_from["rules"]:
         number = hits[table["path"], table["id"]]
-        note = "" if number else " (earlier rules take every packet that fits it, or none of ours can fit it)"
+        note = "" if number else " (earlier rules take all its packets, or no packet with these addresses fits it)"
         print(f"  {table['path']} {table['id']}: {number} hit it{note}", file=sys.stderr)
     for entry in plan.left_out:
         print(
@@ -339,11 +340,11 @@ def _run(options: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="send",
-        description="Make a plan of packets that hit and just miss each rule of a file, and send it.",
+        description="Make a plan of packets that hit and just miss each rule of a file, and send the packets.",
         epilog="example: send plan rules/service-chain.toml -o plan.parquet, then send run plan.parquet --rate 2000",
     )
     parts = parser.add_subparsers(dest="part", required=True, metavar="plan | run")
-    plan = parts.add_parser("plan", help="make a plan; its Parquet table is the truth of what is sent")
+    plan = parts.add_parser("plan", help="make a plan; its Parquet table is the truth about the packets")
     plan.add_argument("rules", type=Path, help="rules file (TOML, [[rule]])")
     plan.add_argument("-o", "--out", type=Path, required=True, help="Parquet file to write")
     plan.add_argument("--count", type=int, default=DEFAULT_COUNT, help=f"packets, up to {MOST_PACKETS} (%(default)s)")
@@ -353,7 +354,7 @@ def _parser() -> argparse.ArgumentParser:
         for version in (4, 6):
             plan.add_argument(f"--{name}{version}", default="", metavar="ADDRESS", help=f"IPv{version} of {text}")
     go = parts.add_parser("run", help="send a plan, both directions at once")
-    go.add_argument("plan", type=Path, help="what 'send plan' wrote")
+    go.add_argument("plan", type=Path, help="plan file from 'send plan'")
     go.add_argument("--rate", type=_rate, default=DEFAULT_RATE_PPS, help="packets/s in each direction (%(default)g)")
     where = go.add_mutually_exclusive_group()
     where.add_argument("--name", default=DEFAULT_NAME, help="send in the lab of this name (default: %(default)s)")

@@ -1,7 +1,7 @@
-"""Everything that a command of this package prints can be seen: names of interfaces, files and namespaces included.
+"""Escape invisible characters in all output of a command, names of interfaces, files and namespaces included.
 
-A control or bidirectional character in a name would make a terminal obey, or show another name. The rule and the form
-(`\\x1b`, `\\u202e`) are those of pktrace/visible.py, which this package cannot import; a test holds them equal.
+A control or bidirectional character in a name would control a terminal, or display another name. The rule and the form
+(`\\x1b`, `\\u202e`) are the same as in pktrace/visible.py, which this package cannot import; a test compares them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _Main = TypeVar("_Main", bound=Callable[..., Any])
 
 
 def visible(text: str) -> str:
-    """Text with an escape for every character that cannot be seen."""
+    """Text with an escape for every invisible character."""
     return "".join(letter if _is_visible(letter) else _escape(letter) for letter in text)
 
 
@@ -38,7 +38,7 @@ def _escape(letter: str) -> str:
 
 
 def printing_visibly(main: _Main) -> _Main:
-    """For the entry of a command: what it prints passes `visible`, line ends excepted."""
+    """Decorate the entry of a command: all its output passes `visible`, except line ends."""
 
     @functools.wraps(main)
     def call(*arguments: Any, **named: Any) -> Any:

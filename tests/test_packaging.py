@@ -92,6 +92,17 @@ def test_the_unpacked_wheel_starts(wheel: Path, tmp_path: Path) -> None:
     assert told.splitlines() == [str(tmp_path / "pktrace" / "__init__.py"), f"pktrace, version {pktrace.__version__}"]
 
 
+@pytest.mark.parametrize("command", ["lab", "record", "forwarder/forwarder.py"])
+def test_a_machine_that_only_records_needs_no_installed_package(command: str) -> None:
+    """Without the packages of this Python, and with the script in another folder than the present one."""
+    script = str(ROOT / "capture_scripts" / command)
+    shown = subprocess.run(
+        [sys.executable, "-I", "-S", script, "--help"], capture_output=True, text=True, timeout=60, cwd="/", check=False
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.startswith("usage: ")
+
+
 def test_the_version_stands_in_one_place() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert "version" in project["project"]["dynamic"]

@@ -14,15 +14,22 @@ from typing import Any
 import pytest
 
 from capture_scripts import record as recorder
-from capture_scripts import recording, run_folder, sealed_runs
-from capture_scripts.captures import Settings, new_capture
-from capture_scripts.journal import RECORDING, STATE_FILE, STOPPED, Journal, locked
 from capture_scripts.own_files import remove_folder
-from capture_scripts.points import Point
 from capture_scripts.processes import CannotStart, Interrupted, LabError, interruptible, shielded
-from capture_scripts.recording import Recorded, seal_all
-from capture_scripts.run_folder import RunPlan, keeps_packets, new_folder, new_journal, resume, write_unfinished
-from capture_scripts.sources import Group, one_per_point, two_per_point
+from capture_scripts.recorder import recording, run_folder, sealed_runs
+from capture_scripts.recorder.captures import Settings, new_capture
+from capture_scripts.recorder.journal import RECORDING, STATE_FILE, STOPPED, Journal, locked
+from capture_scripts.recorder.points import Point
+from capture_scripts.recorder.recording import Recorded, seal_all
+from capture_scripts.recorder.run_folder import (
+    RunPlan,
+    keeps_packets,
+    new_folder,
+    new_journal,
+    resume,
+    write_unfinished,
+)
+from capture_scripts.recorder.sources import Group, one_per_point, two_per_point
 from tests.kit.index import read_capture
 
 START = 1_795_410_000_000_000_000

@@ -13,14 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from capture_scripts import send
-from capture_scripts.check_run import Seen, matches
-from capture_scripts.first_match import Headers, first_match
-from capture_scripts.known_loss import PLACES
-from capture_scripts.near_misses import Addresses, cases
-from capture_scripts.nft_rules import Rule, load_rules, parse_rules
+from capture_scripts.filter_rules import Rule, load_rules, parse_rules
+from capture_scripts.fixture.check_run import Seen, matches
+from capture_scripts.marks import PLACES
 from capture_scripts.processes import LabError
-from capture_scripts.tailored import Plan, Tailored, drop_codes, filling, make_plan, read_plan
-from capture_scripts.topology import DEFAULT_RULES
+from capture_scripts.sender.first_match import Headers, first_match
+from capture_scripts.sender.near_misses import Addresses, cases
+from capture_scripts.sender.tailored import Plan, Tailored, drop_codes, filling, make_plan, read_plan
+from capture_scripts.testbed.topology import DEFAULT_RULES
 from tests.conftest import ROOT, CommandLine
 from tests.kit import packets as kit
 from tests.kit.pcap_files import Record, pcap_bytes

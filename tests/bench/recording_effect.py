@@ -26,12 +26,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from capture_scripts.captures import Settings, new_capture
-from capture_scripts.kernel_witness import KernelWitness
 from capture_scripts.processes import Children, in_namespace, interruptible
-from capture_scripts.service_chain import points
-from capture_scripts.sources import Group, one_per_namespace, one_per_point, two_per_point
-from capture_scripts.topology import Lab
+from capture_scripts.recorder.captures import Settings, new_capture
+from capture_scripts.recorder.kernel_drops import KernelWitness
+from capture_scripts.recorder.sources import Group, one_per_namespace, one_per_point, two_per_point
+from capture_scripts.testbed.service_chain import points
+from capture_scripts.testbed.topology import Lab
 
 NONE = "no recording"
 _TIME = re.compile(r"time=([0-9.]+) ms")

@@ -16,9 +16,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from capture_scripts.journal import STATE_FILE
 from capture_scripts.processes import LabError, run
-from capture_scripts.raw_files import RawFile
+from capture_scripts.recorder.journal import STATE_FILE
+from capture_scripts.recorder.raw_files import RawFile
 from tests.conftest import ROOT
 from tests.hostile.attack import Attack
 from tests.kit.index import read_capture

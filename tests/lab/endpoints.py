@@ -17,9 +17,9 @@ from typing import TypeVar
 
 import pytest
 
-from capture_scripts import topology
-from capture_scripts.frames import Frame, VnetHeader, ones_sum
+from capture_scripts.forwarder.frames import Frame, VnetHeader, ones_sum
 from capture_scripts.quiet import DEADLINE_S, wait_until_closed
+from capture_scripts.testbed import topology
 
 MISSING = [tool for tool in (*topology.TOOLS, "ping") if shutil.which(tool) is None]
 needs_lab = [

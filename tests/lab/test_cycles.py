@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from capture_scripts import record as recorder
-from capture_scripts.service_chain import DEVICES
-from capture_scripts.topology import Lab
+from capture_scripts.testbed.service_chain import DEVICES
+from capture_scripts.testbed.topology import Lab
 from tests.lab.conftest import packets, record, wait_until_deserted
 
 pytestmark = [

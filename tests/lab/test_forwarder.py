@@ -23,16 +23,17 @@ from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6, IPv6ExtHdrDestOpt
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
-from capture_scripts import make_fixture, topology
-from capture_scripts.alterations import Chain, fits
-from capture_scripts.frames import Frame, VnetHeader
-from capture_scripts.impairment import Impairment
-from capture_scripts.impairments import Impairments, start_service, stop_service, swap_service
-from capture_scripts.nft_rules import parse_rules
+from capture_scripts.filter_rules import parse_rules
+from capture_scripts.fixture import make_fixture
+from capture_scripts.forwarder.alterations import Chain, fits
+from capture_scripts.forwarder.frames import Frame, VnetHeader
+from capture_scripts.forwarder.impairment import Impairment
+from capture_scripts.forwarder.segments import Merge, split
 from capture_scripts.processes import LabError
 from capture_scripts.quiet import DEADLINE_S, wait_until, wait_until_handled
-from capture_scripts.segments import Merge, split
-from capture_scripts.topology import AGENT1, PVM1, Lab
+from capture_scripts.testbed.impairments import Impairments, start_service, stop_service, swap_service
+from capture_scripts.testbed.topology import AGENT1, PVM1, Lab
+from tests.conftest import ROOT
 from tests.lab.endpoints import (
     CLIENT,
     PUNTED,
@@ -466,7 +467,7 @@ class TestInTheLab:
 
 
 def forwarder(lab: Lab, flags: Sequence[str], folder: Path) -> subprocess.Popen[bytes]:
-    script = Path(topology.__file__).parent / "forwarder.py"
+    script = ROOT / "capture_scripts" / "forwarder" / "forwarder.py"
     command = ["ip", "netns", "exec", lab.namespace("svm"), sys.executable, str(script), "p1", "r1"]
     command += ["--protected-mac", PVM1.mac, "--counts", str(folder / "counts.json")]
     process = subprocess.Popen([*command, "--log", str(folder / "log.jsonl"), *flags], stdout=subprocess.PIPE)

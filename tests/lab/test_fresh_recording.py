@@ -26,7 +26,7 @@ pytestmark = [
 def test_a_fresh_recording_agrees_with_its_plan_and_counters(tmp_path: Path, pktrace: CommandLine) -> None:
     run = tmp_path / "fresh"
     made = subprocess.run(
-        [sys.executable, str(ROOT / "capture_scripts" / "make_fixture.py"), str(run)],
+        [sys.executable, str(ROOT / "capture_scripts" / "fixture" / "make_fixture.py"), str(run)],
         capture_output=True,
         text=True,
         timeout=LONG_S,

@@ -8,10 +8,10 @@ from contextlib import ExitStack, closing
 
 import pytest
 
-from capture_scripts.impairment import KINDS, Impairment
-from capture_scripts.impairments import STAGES, Impairments
+from capture_scripts.forwarder.impairment import KINDS, Impairment
 from capture_scripts.processes import LabError
-from capture_scripts.topology import AGENT1, Lab
+from capture_scripts.testbed.impairments import STAGES, Impairments
+from capture_scripts.testbed.topology import AGENT1, Lab
 from tests.lab.endpoints import CLIENT, FORWARDED, PUNTED, PVM1, Flow, Tap, checksums_right, needs_lab, numbered
 
 # Stage: the devices of its first and last point, per path.

@@ -16,17 +16,19 @@ from typing import Any
 
 import pytest
 
-from capture_scripts import known_loss, lab_report, lab_state, processes, rule_faults, topology
-from capture_scripts.impairment import Impairment
-from capture_scripts.impairments import Impairments, swap_service
-from capture_scripts.nft_rules import compile_filter, load_rules, parse_rules
+from capture_scripts import marks, processes
+from capture_scripts.filter_rules import compile_filter, load_rules, parse_rules
+from capture_scripts.forwarder.impairment import Impairment
 from capture_scripts.processes import LabError
 from capture_scripts.quiet import DEADLINE_S, wait_until
-from capture_scripts.topology import AGENT1, AGENT2, CLIENT, PVM1, PVM2, PVM3, Lab
+from capture_scripts.testbed import report, rule_faults, state, topology
+from capture_scripts.testbed.impairments import Impairments, swap_service
+from capture_scripts.testbed.topology import AGENT1, AGENT2, CLIENT, PVM1, PVM2, PVM3, Lab
+from tests.conftest import ROOT
 from tests.lab.conftest import processes_about
 from tests.lab.endpoints import FORWARDED, Flow, Tap, answers, inside, needs_lab, numbered
 
-SCRIPT = Path(topology.__file__).parent / "lab"
+SCRIPT = ROOT / "capture_scripts" / "lab"
 RULES = load_rules(topology.DEFAULT_RULES)
 
 
@@ -69,19 +71,19 @@ def test_the_second_agent_has_counters_and_places_of_its_own() -> None:
     topology.check_counters({1: RULES, 2: second})
     with pytest.raises(LabError, match="both agents"):
         topology.check_counters({1: RULES, 2: RULES})
-    places = known_loss.places(2)
+    places = marks.places(2)
     assert len({place.counter for place in places}) == len(places) == 22
-    assert known_loss.places(1) == known_loss.PLACES
+    assert marks.places(1) == marks.PLACES
     assert {place.device for place in places} >= {"punt2", "p2", "ret2", "vnic2", "fi2", "sp2"}
 
 
 class TestState:
     @pytest.fixture
-    def state(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> lab_state.LabState:
-        monkeypatch.setenv(lab_state.FOLDER_VARIABLE, str(tmp_path / "labs"))
-        return lab_state.LabState("some")
+    def state(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> state.LabState:
+        monkeypatch.setenv(state.FOLDER_VARIABLE, str(tmp_path / "labs"))
+        return state.LabState("some")
 
-    def test_a_name_is_claimed_once(self, state: lab_state.LabState) -> None:
+    def test_a_name_is_claimed_once(self, state: state.LabState) -> None:
         assert (state.exists(), state.read()) == (False, {})
         with pytest.raises(LabError, match="not up"), state.alone():
             pass
@@ -93,7 +95,7 @@ class TestState:
         state.remove()
         assert not state.exists()
 
-    def test_the_journal_has_a_line_per_action(self, state: lab_state.LabState) -> None:
+    def test_the_journal_has_a_line_per_action(self, state: state.LabState) -> None:
         state.claim({})
         for number in range(3):
             state.note("impair", number=number)
@@ -101,7 +103,7 @@ class TestState:
         assert [(line["action"], line["number"]) for line in lines] == [("impair", n) for n in range(3)]
         assert [line["time_ns"] for line in lines] == sorted(line["time_ns"] for line in lines)
 
-    def test_half_a_file_is_no_lab(self, state: lab_state.LabState) -> None:
+    def test_half_a_file_is_no_lab(self, state: state.LabState) -> None:
         state.claim({})
         (state.folder / "lab.json").write_text('{"roles": [')
         assert state.read() == {}
@@ -227,7 +229,7 @@ class TestTwoAgents:
         lab.run_in("host", ["nft", "reset", "counters"])
 
     def counted(self, lab: Lab) -> dict[str, int]:
-        return {name: packets for name, packets in lab_report.counters(lab)["host"].items() if packets}
+        return {name: packets for name, packets in report.counters(lab)["host"].items() if packets}
 
     def test_everybody_reaches_everybody(self, lab: Lab) -> None:
         hosts = (CLIENT, PVM1, PVM2, PVM3)
@@ -293,7 +295,7 @@ class TestTwoAgents:
             for number, code in enumerate(codes):
                 client.sendto(f"{code}PKTRI{number:08d}".encode(), (PVM2.ipv4, 53))
         lab.wait_until_quiet()
-        found = lab_report.counters(lab)
+        found = report.counters(lab)
         assert (found["host"]["loss_in_punt2"], found["svm"]["loss_in_p2"], found["host"]["loss_in_ret2"]) == (2, 3, 4)
         assert found["host"]["loss_in_uplink"] == 1
         assert found["svm"]["loss_in_p1"] == 0
@@ -333,7 +335,7 @@ class TestRules:
         rule_faults.load_into(lab, AGENT1, RULES)
 
     def packets(self, lab: Lab, *names: str) -> list[int]:
-        found = lab_report.counters(lab)["host"]
+        found = report.counters(lab)["host"]
         return [found[name] for name in names]
 
     def test_rules_are_loaded_and_shown(self, lab: Lab, tmp_path: Path) -> None:
@@ -461,7 +463,7 @@ class TestImpairCommand:
 
 
 def upload(lab: Lab, size: int = 200_000) -> None:
-    script = str(Path(topology.__file__).parent / "traffic.py")
+    script = str(ROOT / "capture_scripts" / "fixture" / "traffic.py")
     server = subprocess.Popen(
         ["ip", "netns", "exec", lab.namespace("pvm1"), sys.executable, script, "serve-tcp", "5201", "1"],
         stdout=subprocess.PIPE,

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from capture_scripts import record as recorder
-from capture_scripts import socket_filters
 from capture_scripts.processes import run
 from capture_scripts.quiet import wait_until
+from capture_scripts.recorder import socket_filters
 from tests.conftest import CommandLine
 from tests.kit.index import CaptureFile
 from tests.lab.conftest import (

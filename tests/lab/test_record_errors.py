@@ -159,7 +159,7 @@ def test_interrupted_while_the_command_runs(tmp_path: Path, wire: Wire, sign: si
     recorder_.send_signal(sign)
     _, said = recorder_.communicate(timeout=LONG_S)
     assert recorder_.returncode == 130
-    assert said.strip() == f"record: interrupted ({sign.name}); what there was is in {out}"
+    assert said.strip() == f"record: interrupted ({sign.name}); the packets so far are in {out}"
     incomplete(out, "interrupted")
     assert packets(out) == {"near": 10, "far": 10}
     wait_until(lambda: not processes_about(sleep), "the command ends")
@@ -226,8 +226,8 @@ def test_a_capture_that_dies(tmp_path: Path, wire: Wire) -> None:
     os.kill(victim, signal.SIGTERM)
     _, said = recorder_.communicate(timeout=LONG_S)
     assert recorder_.returncode == 1
-    assert "the capture at far (eth0) ended before it was told to" in said
-    incomplete(out, "ended before it was told to")
+    assert "the capture at far (eth0) ended too early" in said
+    incomplete(out, "ended too early")
     assert packets(out) == {"near": 10, "far": 10}
 
 

@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-from capture_scripts import kernel_witness
 from capture_scripts import record as recorder
-from capture_scripts.captures import Settings
-from capture_scripts.dropped_packets import identity
-from capture_scripts.known_loss import BY_CODE, MARK
-from capture_scripts.plan import MARKER_BYTES, make_plan
+from capture_scripts.fixture.plan import MARKER_BYTES, make_plan
+from capture_scripts.fixture.traffic import run_traffic
+from capture_scripts.marks import BY_CODE, MARK
 from capture_scripts.processes import run
-from capture_scripts.service_chain import chain_plan, record_planned
-from capture_scripts.topology import DEFAULT_RULES, ROLES, Lab
-from capture_scripts.traffic import run_traffic
+from capture_scripts.recorder import kernel_drops
+from capture_scripts.recorder.captures import Settings
+from capture_scripts.recorder.kernel_drops import identity
+from capture_scripts.testbed.service_chain import chain_plan, record_planned
+from capture_scripts.testbed.topology import DEFAULT_RULES, ROLES, Lab
 from tests.kit import packets as build
 from tests.lab.conftest import LONG_S, Wire, captures, packets, record
 
@@ -163,14 +163,14 @@ def test_a_bpftrace_that_cannot_is_a_warning(
     (tools / "bpftrace").write_text(script)
     (tools / "bpftrace").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
-    monkeypatch.setattr(kernel_witness, "_READY_TIMEOUT_S", patience_s)
-    if not kernel_witness.tracepoint_there():
+    monkeypatch.setattr(kernel_drops, "_READY_TIMEOUT_S", patience_s)
+    if not kernel_drops.tracepoint_there():
         pytest.skip("this kernel has no tracepoint skb:kfree_skb")
     assert words in told_about(tmp_path, capsys)
 
 
 def told_about(folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    witness = kernel_witness.KernelWitness(folder)
+    witness = kernel_drops.KernelWitness(folder)
     witness.begin()
     witness.wait_ready()
     witness.finish()
@@ -238,10 +238,10 @@ def test_identity_of_what_was_not_read_whole() -> None:
 
 def test_lines_of_two_processors_that_come_between_each_other() -> None:
     """An event is two lines; once they were one line in two parts, and events of two processors ran into each other."""
-    words = b" ".join([b"45"] * kernel_witness.WORDS)
+    words = b" ".join([b"45"] * kernel_drops.WORDS)
     head = b"drop %d %d 12 2048 4026532177 3 98 98 vnic1\n"
     data = b"data %d %d " + words + b"\n"
     said = b"Attaching 1 probe...\n" + head % (7, 0) + head % (7, 1) + data % (7, 1) + data % (7, 0) + head % (9, 0)
-    events, unreadable = kernel_witness._parse(said)
+    events, unreadable = kernel_drops._parse(said)
     assert [(event["nsecs"], event["device"]) for event in events] == [(7, "vnic1"), (7, "vnic1")]
     assert unreadable == 1  # the last has not all been written

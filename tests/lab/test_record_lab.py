@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from capture_scripts import record as recorder
-from capture_scripts.service_chain import DEVICES, SECOND_DEVICES
-from capture_scripts.topology import Lab
+from capture_scripts.testbed.service_chain import DEVICES, SECOND_DEVICES
+from capture_scripts.testbed.topology import Lab
 from tests.conftest import CommandLine
 from tests.lab.conftest import record, run_toml
 

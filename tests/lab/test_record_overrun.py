@@ -15,7 +15,7 @@ import pytest
 
 from capture_scripts import record as recorder
 from capture_scripts.quiet import wait_until
-from capture_scripts.topology import Lab
+from capture_scripts.testbed.topology import Lab
 from tests.conftest import CommandLine
 from tests.lab.conftest import captures, packets, record, run_toml
 from tests.lab.marked_traffic import inside

@@ -15,19 +15,22 @@ from pathlib import Path
 
 import pytest
 
-from capture_scripts import known_loss, processes, record, sealing, topology
-from capture_scripts.check_run import expected_points, matches
-from capture_scripts.nft_rules import compile_filter, load_rules, parse_rules
-from capture_scripts.plan import kinds, make_plan
+from capture_scripts import marks, processes, record
+from capture_scripts.filter_rules import compile_filter, load_rules, parse_rules
+from capture_scripts.fixture.check_run import expected_points, matches
+from capture_scripts.fixture.plan import kinds, make_plan
+from capture_scripts.fixture.traffic import frame
 from capture_scripts.processes import LabError
 from capture_scripts.quiet import wait_until
-from capture_scripts.run_file import PointTable, RunFile
-from capture_scripts.service_chain import DEVICES, PATHS
-from capture_scripts.sources import one_per_point
-from capture_scripts.traffic import frame
+from capture_scripts.recorder import sealing
+from capture_scripts.recorder.run_file import PointTable, RunFile
+from capture_scripts.recorder.sources import one_per_point
+from capture_scripts.testbed import topology
+from capture_scripts.testbed.service_chain import DEVICES, PATHS
+from tests.conftest import ROOT
 from tests.lab.conftest import LONG_S, running, wait_until_deserted
 
-SCRIPTS = Path(topology.__file__).parent
+SCRIPTS = ROOT / "capture_scripts"
 TOOLS = {**topology.TOOLS, **record.TOOLS, "ping": "iputils-ping"}
 MISSING = [tool for tool in TOOLS if shutil.which(tool) is None]
 needs_lab = [
@@ -290,16 +293,16 @@ def test_the_plan_exercises_every_rule_and_every_place() -> None:
     rules = load_rules(topology.DEFAULT_RULES)
     plan = make_plan()
     assert {packet.kind.rule for packet in plan} - {None} == {rule.id for rule in rules}
-    assert {packet.code for packet in plan} - {known_loss.NO_DROP} == set(known_loss.BY_CODE)
+    assert {packet.code for packet in plan} - {marks.NO_DROP} == set(marks.BY_CODE)
     for packet in plan:
-        place = known_loss.BY_CODE.get(packet.code)
+        place = marks.BY_CODE.get(packet.code)
         assert place is None or place.path == packet.kind.path
         assert expected_points(packet)[0] == next(p.points[0] for p in PATHS if p.name == packet.kind.path)
     assert len(kinds()) == len({*kinds()})
 
 
 def test_the_rules_say_what_the_plan_expects() -> None:
-    from capture_scripts.check_run import decode
+    from capture_scripts.fixture.check_run import decode
 
     rules = load_rules(topology.DEFAULT_RULES)
     for packet in make_plan():

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from capture_scripts import marker_run, send, topology
-from capture_scripts.context import counters
-from capture_scripts.known_loss import SINK_COUNTER
-from capture_scripts.nft_rules import Agent, Rule, compile_filter, load_rules
+from capture_scripts import marker_run, send
+from capture_scripts.filter_rules import Agent, Rule, compile_filter, load_rules
+from capture_scripts.marks import SINK_COUNTER
 from capture_scripts.processes import LabError, run
+from capture_scripts.recorder.surroundings import counters
 from capture_scripts.send import End, prepare, send_prepared
-from capture_scripts.tailored import make_plan
+from capture_scripts.sender.tailored import make_plan
+from capture_scripts.testbed import topology
 from tests.conftest import ROOT
 from tests.lab.conftest import LONG_S, wait_until_deserted
 

@@ -1,0 +1,1 @@
+"""Packets tailored to a rule file, their plan, and the comparison of a recording with that plan."""
