@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pktrace.compiled import kernel
-from pktrace.trajectories.placing.repeated import assign
+from pktrace.trajectories.placing.assignment import assign
 
 
 @kernel
