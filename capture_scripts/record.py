@@ -109,6 +109,15 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="seal the captures in OUT after its recorder was killed, or left them unsealed; takes no other option",
     )
+    _add_places(parser)
+    _add_packets(parser)
+    _add_tool(parser)
+    _add_content(parser)
+    return parser
+
+
+def _add_places(parser: argparse.ArgumentParser) -> None:
+    """Options that name the points."""
     where = parser.add_argument_group("where")
     where.add_argument(
         "--points",
@@ -131,6 +140,10 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="one capture of all devices per namespace, with directions; without --points, each device is a point",
     )
+
+
+def _add_packets(parser: argparse.ArgumentParser) -> None:
+    """Options that choose the packets, and that end the recording."""
     what = parser.add_argument_group("what")
     what.add_argument("--filter", default="", metavar="EXPR", help="capture filter of every point (pcap-filter(7))")
     what.add_argument(
@@ -143,6 +156,10 @@ def _parser() -> argparse.ArgumentParser:
     until = parser.add_argument_group("until (the first of these ends the recording, and COMMAND with it)")
     until.add_argument("--duration", type=float, metavar="S", help="seconds")
     until.add_argument("--count", metavar="N[@POINT]", help="packets at a point (default: the first)")
+
+
+def _add_tool(parser: argparse.ArgumentParser) -> None:
+    """Options of the capture tool and of the window."""
     how = parser.add_argument_group("how")
     how.add_argument("--tool", choices=("tcpdump", "dumpcap"), default=Settings.tool, help="capture tool (%(default)s)")
     how.add_argument(
@@ -160,6 +177,10 @@ def _parser() -> argparse.ArgumentParser:
         "--sentinels", metavar="ADDR[@NETNS]", help="bound the window by pings to ADDR, which must pass the points"
     )
     how.add_argument("--keep-raw", action="store_true", help="keep the capture tool's own files beside the sealed ones")
+
+
+def _add_content(parser: argparse.ArgumentParser) -> None:
+    """Options that say what run.toml holds."""
     run = parser.add_argument_group("content of run.toml")
     run.add_argument("--paths", type=Path, metavar="FILE", help="TOML with [[path]] and [[rule]] tables, copied in")
     run.add_argument("--run-name", default="", help="name (default: the folder's)")
@@ -170,7 +191,6 @@ def _parser() -> argparse.ArgumentParser:
         help="with --lab: rules file that the lab must have loaded (default: the rules of the lab)",
     )
     run.add_argument("--no-context", action="store_true", help="leave out links, addresses, rule sets and settings")
-    return parser
 
 
 def _settings(options: argparse.Namespace) -> Settings:

@@ -172,44 +172,60 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="ACTION")
 
-    def command(
-        name: str,
-        action: Callable[[Lab, argparse.Namespace], int],
-        words: str,
-        example: str,
-        *,
-        alone: bool = True,
-        under: Any = commands,
-    ) -> argparse.ArgumentParser:
-        made: argparse.ArgumentParser = under.add_parser(
-            name, help=words, description=words, epilog=f"example: {example}"
-        )
-        made.add_argument("--name", default=DEFAULT_NAME, help="prefix of the namespaces (default: %(default)s)")
-        made.set_defaults(action=action, alone=alone)
-        return made
-
-    up = command("up", _up, "Build the lab; an error if it stands already.", "lab up --agents 2", alone=False)
+    up = _command(
+        commands, "up", _up, "Build the lab; an error if it stands already.", "lab up --agents 2", alone=False
+    )
     up.add_argument("--rules", type=Path, default=DEFAULT_RULES, help="rules of all agents (TOML, [[rule]])")
     up.add_argument("--agents", type=int, choices=(1, 2), default=1, help="protected machines with a filter")
     up.add_argument("--service", choices=SERVICES, default="bridge", help="service for punted packets (%(default)s)")
     up.add_argument("--offloads", choices=("off", "on"), default="off", help="TSO, GSO and tx checksum at the ends")
-    command("down", _down, "Remove the lab and end the programs in it.", "lab down --name demo", alone=False)
-    shown = command("status", _status, "Show the lab; exit code 3 if it is not up.", "lab status", alone=False)
+    _command(commands, "down", _down, "Remove the lab and end the programs in it.", "lab down --name demo", alone=False)
+    shown = _command(
+        commands, "status", _status, "Show the lab; exit code 3 if it is not up.", "lab status", alone=False
+    )
     shown.add_argument("--json", action="store_true", help="as JSON")
 
+    _add_rules(commands)
+    _add_fault(commands)
+    _add_service(commands)
+    _add_impair(commands)
+    return parser
+
+
+def _command(
+    under: Any, name: str, action: Callable[[Lab, argparse.Namespace], int], words: str, example: str, *,
+    alone: bool = True,
+) -> argparse.ArgumentParser:  # fmt: skip
+    """Add a command with its help, its example and the option that names the lab.
+
+    Args:
+        alone: no other command may work on this lab at the same time.
+    """
+    made: argparse.ArgumentParser = under.add_parser(name, help=words, description=words, epilog=f"example: {example}")
+    made.add_argument("--name", default=DEFAULT_NAME, help="prefix of the namespaces (default: %(default)s)")
+    made.set_defaults(action=action, alone=alone)
+    return made
+
+
+def _add_rules(commands: Any) -> None:
+    """Commands that load and show rules."""
     rules = commands.add_parser("rules", help="Load or show the rules of a filter.").add_subparsers(
         dest="do", required=True, metavar="load|show"
     )
-    load = command("load", _rules_load, "Load a rules file.", "lab rules load rules.toml --agent 2", under=rules)
+    load = _command(rules, "load", _rules_load, "Load a rules file.", "lab rules load rules.toml --agent 2")
     load.add_argument("file", type=Path, metavar="FILE")
     load.add_argument("--fault", choices=FAULTS, help="install with this fault; 'lab fault' explains them")
     load.add_argument("--rule", help="the rule that the fault concerns (default: the first that fits)")
-    show = command("show", _rules_show, "Show the rules with their counters.", "lab rules show", under=rules)
+    show = _command(rules, "show", _rules_show, "Show the rules with their counters.", "lab rules show")
     show.add_argument("--as", dest="form", choices=("table", "toml", "nft"), default="table")
     for one in (load, show):
         one.add_argument("--agent", type=int, choices=(1, 2))
 
-    fault = command(
+
+def _add_fault(commands: Any) -> None:
+    """The command that installs wrong rules."""
+    fault = _command(
+        commands,
         "fault",
         _fault,
         "Install other rules than run.toml will say: " + "; ".join(f"{k}: {w}" for k, w in FAULTS.items()) + ".",
@@ -219,20 +235,27 @@ def _parser() -> argparse.ArgumentParser:
     fault.add_argument("--rule", help="id of the rule (default: the first that fits)")
     fault.add_argument("--agent", type=int, choices=(1, 2))
 
+
+def _add_service(commands: Any) -> None:
+    """Commands that start, stop and swap the service."""
     service = commands.add_parser("service", help="Start, stop or swap the service.").add_subparsers(
         dest="do", required=True, metavar="start|stop|swap"
     )
     for do, words in (("start", "Start a service."), ("swap", "Replace the service by another one.")):
-        made = command(do, _service, words, f"lab service {do} forwarder --delay 2000 --jitter 500", under=service)
+        made = _command(service, do, _service, words, f"lab service {do} forwarder --delay 2000 --jitter 500")
         made.add_argument("kind", choices=SERVICES)
         made.add_argument("--seed", type=int, default=1, help="seed of a forwarder (default: %(default)s)")
         made.add_argument("--log", action="store_true", help="a forwarder writes each impairment to its log")
         impairment_flags.add_flags(made)
         made.add_argument("--agent", type=int, choices=(1, 2), help="(default: all)")
-    stop = command("stop", _service, "Stop the service: punted packets are lost.", "lab service stop", under=service)
+    stop = _command(service, "stop", _service, "Stop the service: punted packets are lost.", "lab service stop")
     stop.add_argument("--agent", type=int, choices=(1, 2), help="(default: all)")
 
-    impair = command(
+
+def _add_impair(commands: Any) -> None:
+    """The command that impairs packets."""
+    impair = _command(
+        commands,
         "impair",
         _impair,
         "Impair packets at a stage, show the impairments in force, or clear them. Kinds: "
@@ -252,4 +275,3 @@ def _parser() -> argparse.ArgumentParser:
     impair.add_argument("--log", action="store_true", help="a forwarder writes each impairment to its log")
     impair.add_argument("--json", action="store_true", help="as JSON")
     impairment_flags.add_match_flags(impair)
-    return parser

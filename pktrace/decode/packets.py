@@ -22,7 +22,7 @@ from pktrace.decode.rows import (
     UNKNOWN_LINK,
 )
 from pktrace.decode.transport import AH, TCP, transport
-from pktrace.decode.tunnels import ROOM, descend, may_carry
+from pktrace.decode.tunnels import ROOM, Tunnels, descend, may_carry
 from pktrace.wire import CHECKSUM_NOT_READY, NO_TIME, OUT_OF_RANGE, PACKET_ID, byte, memory
 
 
@@ -40,7 +40,7 @@ def decode(data, base, packets, link_types, rows, entries, slots, tunnels, secre
         The packets that are done: all, unless the table of tunnels needs more room.
     """
     source, key = memory(data), memory(secret)
-    pending = np.empty((ROOM, 2), np.int64)
+    table = Tunnels(entries, slots, tunnels, np.empty((ROOM, 2), np.int64))
     for number in range(first, len(packets)):
         if tunnels[0] + ROOM > len(entries):
             return number
@@ -79,9 +79,7 @@ def decode(data, base, packets, link_types, rows, entries, slots, tunnels, secre
         elif kind == IPV6:
             below = ipv6(source, start, at, limit, np.int64(row["length"]), row)
         if kind == NSH or (below >= 0 and row["protocol"] != TCP and may_carry(source, below, limit, row["protocol"])):
-            below, limit = descend(
-                source, start, below if kind != NSH else at, limit, kind, row, entries, slots, tunnels, pending, key
-            )
+            below, limit = descend(source, start, below if kind != NSH else at, limit, kind, row, table, key)
         if below < 0:
             if not row["has"] & HAS_IP:
                 if kind == UNKNOWN:

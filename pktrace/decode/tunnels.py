@@ -7,7 +7,7 @@ TZSP as Wireshark describes it.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -98,6 +98,18 @@ class TunnelTable:
             found.append(self.entries[code - 1])
             code = int(self.entries[code - 1]["parent"])
         return found[::-1]
+
+
+class Tunnels(NamedTuple):
+    """The arrays of a TunnelTable for kernels.
+
+    `used` is its count; `pending` (int64) holds kind and number of the tunnels between two IP headers.
+    """
+
+    entries: np.ndarray[Any, Any]
+    slots: np.ndarray[Any, Any]
+    used: np.ndarray[Any, Any]
+    pending: np.ndarray[Any, Any]
 
 
 @inlined
@@ -327,17 +339,18 @@ def _inside(data, at, limit, protocol, version):
 
 
 @inlined
-def descend(data, start, at, limit, kind, row, entries, slots, count, pending, key):
+def descend(data, start, at, limit, kind, row, table, key):
     """Go down to the innermost IP packet.
 
     Args:
         at: where what follows the IP header of `row` begins; where `row` has none, a header of the given `kind` (NSH).
-        pending: int64, for (kind, number) of the tunnels between two IP headers; key: the memory of the secret.
+        table: Tunnels; key: the memory of the secret.
 
     Returns:
         Where what follows the innermost IP header begins, -1 if there is nothing; and where the captured bytes of
         what carries it end.
     """
+    entries, slots, count, pending = table
     outer = row["has"] & HAS_IP != 0
     below = at if outer else np.int64(-1)
     for _ in range(MOST_IP_HEADERS - 1 if outer else MOST_IP_HEADERS):

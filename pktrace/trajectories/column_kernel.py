@@ -51,18 +51,16 @@ def _fits(row, tests, at):
 
 
 @kernel
-def read_columns(rows, first, last, candidates, conditions, alternatives, tests, points, times, identities, paths):
+def read_columns(rows, first, last, asked, points, times, identities, paths):
     """Fill the columns of rows [first, last).
 
     Args:
-        candidates: int64 points + 1 x paths, the paths that visit a point in file order, -1 where there are no more;
-        conditions, alternatives: int64, where the conditions of each path begin among the alternatives, and these
-        among the tests: of each condition one of its alternatives has to hold; tests: uint64 n x 6;
-        points: int32, times: int64, identities: uint64, paths: int16 per row, filled.
+        asked: of `paths.path_tests`; points: int32, times: int64, identities: uint64, paths: int16 per row, filled.
 
     Returns:
         The bits of `has` that any of them has.
     """
+    candidates, conditions, alternatives, tests = asked
     found = np.uint32(0)
     for number in range(first, last):
         row = rows[number]

@@ -95,7 +95,7 @@ class Columns:
 
         def read_some(span: slice) -> None:
             self._has[span.start // _PIECE] |= read_columns(
-                rows, span.start, span.stop, *tests, self.points, self.times, self.identities, self.paths
+                rows, span.start, span.stop, tests, self.points, self.times, self.identities, self.paths
             )
 
         yield from in_pieces(len(rows), read_some)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,11 +36,23 @@ def path_of_rows(run: Run, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return found
 
 
-def path_tests(run: Run) -> tuple[np.ndarray[Any, Any], ...]:
-    """What `path_of_rows` asks, for `column_kernel`: the paths that visit each point, conditions, alternatives, tests.
+class PathTests(NamedTuple):
+    """The conditions of all paths as arrays.
 
-    The last row of the paths is that of points which no run.toml names.
+    `candidates`: int64 points + 1 x paths, the paths that visit a point in file order, -1 where there are no more; the
+    last row stands for points that run.toml does not name. `conditions`, `alternatives`: int64, where the conditions of
+    each path begin among the alternatives, and these among the tests; one alternative of each condition has to hold.
+    `tests`: uint64 n x 6.
     """
+
+    candidates: np.ndarray[Any, Any]
+    conditions: np.ndarray[Any, Any]
+    alternatives: np.ndarray[Any, Any]
+    tests: np.ndarray[Any, Any]
+
+
+def path_tests(run: Run) -> PathTests:
+    """The conditions that `path_of_rows` asks, for `column_kernel`."""
     candidates = np.full((len(run.points) + 1, len(run.paths) + 1), NO_PATH, np.int64)
     conditions, alternatives = [0], [0]
     tests: list[tuple[int, ...]] = []
@@ -53,7 +65,7 @@ def path_tests(run: Run) -> tuple[np.ndarray[Any, Any], ...]:
             alternatives.append(len(tests))
         conditions.append(len(alternatives) - 1)
     asked = np.array(tests, np.uint64).reshape(-1, 6)
-    return candidates, np.array(conditions, np.int64), np.array(alternatives, np.int64), asked
+    return PathTests(candidates, np.array(conditions, np.int64), np.array(alternatives, np.int64), asked)
 
 
 def _conditions(asked: Condition) -> list[list[_Test]]:

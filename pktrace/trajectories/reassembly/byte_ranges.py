@@ -23,7 +23,7 @@ from pktrace.decode.identity import group_numbers
 from pktrace.decode.rows import is_fragment, rows_at
 from pktrace.observations.payloads import Payloads
 from pktrace.trajectories.bounds import EARLY_NS
-from pktrace.trajectories.reassembly.byte_ranges_kernel import MOST_PARTS, match_bytes
+from pktrace.trajectories.reassembly.byte_ranges_kernel import MOST_PARTS, Held, Pairs, Placed, match_bytes
 from pktrace.trajectories.reassembly.superpackets import Spans, spans_of_fragments, spans_of_segments, spans_of_streams
 
 Array = np.ndarray[Any, Any]
@@ -215,16 +215,16 @@ def _matched(
         sides.append(chosen)
     senders, arrivals = sides
     begins = np.stack([np.append(np.searchsorted(group[side], shared, "left"), len(side)) for side in sides], axis=1)
+    points = rows["point"][spans.row[arrivals]].astype(np.int64)
+    of_senders = _held(rows, times, spans, senders, open_ended[spans.sender[senders]])
+    of_arrivals = _held(rows, times, spans, arrivals, points)
     size = 2 * len(arrivals) + 1024
     while True:
         pair = np.zeros((size, 6), np.int64)
         heads = np.full((len(senders), seen.shape[1]), -1, np.int64)
         pairs = match_bytes(
-            begins, open_ended[spans.sender[senders]], times[spans.row[senders]], spans.begin[senders],
-            spans.end[senders], _ids(rows, spans.row[senders]), spans.whole[senders], times[spans.row[arrivals]],
-            spans.begin[arrivals], spans.end[arrivals], _ids(rows, spans.row[arrivals]), spans.whole[arrivals],
-            rows["point"][spans.row[arrivals]].astype(np.int64), path_of, visits, seen, EARLY_NS, np.int64(threshold),
-            pair, heads, np.zeros(size, np.int64),
+            begins, of_senders, of_arrivals, Placed(path_of, seen, visits), EARLY_NS, np.int64(threshold),
+            Pairs(pair, heads, np.zeros(size, np.int64)),
         )  # fmt: skip
         if pairs >= 0:
             break
@@ -232,6 +232,12 @@ def _matched(
     pair = pair[:pairs, :5]
     pair[:, 1] = spans.row[arrivals][pair[:, 1]]
     return pair
+
+
+def _held(rows: Array, times: Array, spans: Spans, side: Array, of: Array) -> Held:
+    """The byte ranges of senders or arrivals, as the kernel takes them."""
+    row = spans.row[side]
+    return Held(times[row], spans.begin[side], spans.end[side], _ids(rows, row), spans.whole[side], of)
 
 
 def _ids(rows: Array, which: Array) -> Array:

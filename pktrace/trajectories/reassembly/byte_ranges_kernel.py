@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
 
 from pktrace.compiled import inlined, kernel
@@ -72,11 +74,87 @@ def _ids_fit(sent_id, begin, end, arrived_id, low, high):
     return (end - begin) % step == 0 or end >= high
 
 
+class Held(NamedTuple):
+    """Byte ranges of senders or arrivals, group by group and in order of time.
+
+    `time` (int64, ns), `begin`, `end` (int64), `ip_id` (int64, -1 where it says nothing), `whole` (bool, not divided
+    into fragments), `of` (int64): the trajectory of a sender, the point of an arrival.
+    """
+
+    time: np.ndarray[Any, Any]
+    begin: np.ndarray[Any, Any]
+    end: np.ndarray[Any, Any]
+    ip_id: np.ndarray[Any, Any]
+    whole: np.ndarray[Any, Any]
+    of: np.ndarray[Any, Any]
+
+
+class Placed(NamedTuple):
+    """Trajectories: `path` (int16), `seen` (int64 by position), and `visits` of `paths.visits`."""
+
+    path: np.ndarray[Any, Any]
+    seen: np.ndarray[Any, Any]
+    visits: np.ndarray[Any, Any]
+
+
+class Pairs(NamedTuple):
+    """Pairs to fill: `pair` (int64 n x 6: trajectory, arrival, position, first, last, first in the group's numbering),
+    `heads` (int64 senders x positions, -1) and `links` (int64 n) chain the pairs of a sender at a position.
+    """
+
+    pair: np.ndarray[Any, Any]
+    heads: np.ndarray[Any, Any]
+    links: np.ndarray[Any, Any]
+
+
+@inlined
+def _may_hold(senders, sender, arrivals, arrival, fitting, ahead):
+    """Whether an arrival may hold bytes of a sender, in this choice of IP ID (`fitting`) and of time (`ahead`)."""
+    if (senders.time[sender] > arrivals.time[arrival]) != ahead:
+        return False
+    # Fragments are compared with fragments, or with a whole packet that does not end before them.
+    if senders.whole[sender] and (arrivals.whole[arrival] or arrivals.end[arrival] > senders.end[sender]):
+        return False
+    if arrivals.whole[arrival] and senders.end[sender] > arrivals.end[arrival]:
+        return False
+    return not fitting or _ids_fit(
+        senders.ip_id[sender], senders.begin[sender], senders.end[sender], arrivals.ip_id[arrival],
+        arrivals.begin[arrival], arrivals.end[arrival],
+    )  # fmt: skip
+
+
+@inlined
+def _claim(pairs, given, count, sender, base, at, stop, entry):
+    """Give an arrival the bytes [at, stop) of a sender that no other one has.
+
+    Args:
+        given: pairs before this arrival; count: pairs so far; base: where the sender's bytes begin; entry: trajectory,
+        arrival and position of the pairs.
+
+    Returns:
+        (pairs, bytes given); -1 pairs where `pair` is too short.
+    """
+    position, bytes_given = entry[2], np.int64(0)
+    while True:
+        link = pairs.heads[sender, position]
+        at = _free_from(pairs.pair, given, count, link, pairs.links, base, at)
+        if at >= stop:
+            return count, bytes_given
+        until = _free_to(pairs.pair, given, count, link, pairs.links, base, at, stop)
+        if count == len(pairs.pair):
+            return np.int64(-1), bytes_given
+        row = pairs.pair[count]
+        row[0], row[1], row[2] = entry
+        row[3], row[4], row[5] = at - base, until - base - 1, at
+        pairs.links[count] = link
+        pairs.heads[sender, position] = count
+        count += 1
+        bytes_given += until - at
+        at = until
+
+
 @kernel
-def match_bytes(
-    begins, senders, sent, begin, end, sent_id, whole, arrived, low, high, arrived_id, undivided, point, path_of,
-    visits, seen, early, threshold, pair, heads, links,
-):  # fmt: skip
+def match_bytes(begins, senders, arrivals, placed, early, threshold, pairs):
     """Give arrivals to senders, group by group: each byte to the last that was sent with it before.
 
     Of the packets that were sent with its bytes, those go first whose IP ID fits the arrival's: a retransmission has
@@ -84,75 +162,46 @@ def match_bytes(
     that are taken late.
 
     Args:
-        begins: int64 (groups + 1) x 2, where the senders and the arrivals of each group begin, both in order of time;
-        senders: trajectory of each, sent: its time, begin, end: its bytes, sent_id: its IP ID, -1 where that says
-        nothing, whole: bool, not divided into fragments; arrived, low, high, arrived_id, undivided, point: the same of
-        each arrival; path_of, visits, seen: of the trajectories;
-        pair: int64 n x 6, filled with (trajectory, arrival, position, first, last, first in the group's numbering);
-        heads: int64 senders x positions, -1; links: int64 n. No packet is given more than MOST_PARTS at one point.
+        begins: int64 (groups + 1) x 2, where the senders and the arrivals of each group begin; senders, arrivals: Held;
+        placed, pairs: as above; early, threshold: ns. No packet is given more than MOST_PARTS at one point.
 
     Returns:
         Pairs found, or -1 where `pair` is too short.
     """
     count = np.int64(0)
-    parts = np.zeros(heads.shape, np.int32)
+    parts = np.zeros(pairs.heads.shape, np.int32)
     for group in range(len(begins) - 1):
         first_sender = begins[group, 0]
         for arrival in range(begins[group, 1], begins[group + 1, 1]):
-            time = arrived[arrival]
-            bottom = first_sender
-            top = begins[group + 1, 0]
+            time = arrivals.time[arrival]
+            bottom, top = first_sender, begins[group + 1, 0]
             while bottom < top:  # the last sender that was sent before
                 middle = (bottom + top) // 2
-                if sent[middle] - early <= time:
+                if senders.time[middle] - early <= time:
                     bottom = middle + 1
                 else:
                     top = middle
-            left = high[arrival] - low[arrival]
+            left = arrivals.end[arrival] - arrivals.begin[arrival]
             given = count
             for choice in range(4):
-                fitting, ahead = choice < 2, choice % 2 == 1
                 for sender in range(bottom - 1, max(first_sender, bottom - _MOST_LOOKS) - 1, -1):
-                    if left <= 0 or time - sent[sender] > threshold:
+                    if left <= 0 or time - senders.time[sender] > threshold:
                         break
-                    at = max(begin[sender], low[arrival])
-                    stop = min(end[sender], high[arrival])
-                    trajectory = senders[sender]
-                    position = visits[path_of[trajectory], point[arrival], 0]
-                    if at >= stop or position < 1 or seen[trajectory, position] >= 0:
-                        continue
-                    if (sent[sender] > time) != ahead:
+                    at = max(senders.begin[sender], arrivals.begin[arrival])
+                    stop = min(senders.end[sender], arrivals.end[arrival])
+                    trajectory = senders.of[sender]
+                    position = placed.visits[placed.path[trajectory], arrivals.of[arrival], 0]
+                    if at >= stop or position < 1 or placed.seen[trajectory, position] >= 0:
                         continue
                     if parts[sender, position] >= MOST_PARTS:
                         continue
-                    # Fragments are compared with fragments, or with a whole packet that does not end before them.
-                    if whole[sender] and (undivided[arrival] or high[arrival] > end[sender]):
+                    if not _may_hold(senders, sender, arrivals, arrival, choice < 2, choice % 2 == 1):
                         continue
-                    if undivided[arrival] and end[sender] > high[arrival]:
-                        continue
-                    if fitting and not _ids_fit(
-                        sent_id[sender], begin[sender], end[sender], arrived_id[arrival], low[arrival], high[arrival]
-                    ):
-                        continue
-                    base = begin[sender]
-                    while True:
-                        link = heads[sender, position]
-                        at = _free_from(pair, given, count, link, links, base, at)
-                        if at >= stop:
-                            break
-                        until = _free_to(pair, given, count, link, links, base, at, stop)
-                        if count == len(pair):
-                            return np.int64(-1)
-                        pair[count, 0] = trajectory
-                        pair[count, 1] = arrival
-                        pair[count, 2] = position
-                        pair[count, 3] = at - base
-                        pair[count, 4] = until - base - 1
-                        pair[count, 5] = at
-                        links[count] = link
-                        heads[sender, position] = count
-                        parts[sender, position] += 1
-                        count += 1
-                        left -= until - at
-                        at = until
+                    entry = (trajectory, np.int64(arrival), np.int64(position))
+                    before = count
+                    count, taken = _claim(pairs, given, count, sender, senders.begin[sender], at, stop, entry)
+                    if count < 0:
+                        return count
+                    parts[sender, position] += count - before
+                    left -= taken
     return np.int64(count)

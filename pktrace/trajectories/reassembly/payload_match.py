@@ -41,6 +41,8 @@ def datagrams_of_fragments(
         return told
     from pktrace.trajectories.reassembly.payload_match_kernel import (
         MOST_SENDERS,
+        Keyed,
+        Ranges,
         senders_near,
     )  # seldom needed, and slow to load
 
@@ -56,13 +58,15 @@ def datagrams_of_fragments(
     )
     known_there = np.unique(mixed(addresses[named], flows[named]))
     groups, first = np.unique(group[named], return_index=True)
+    packets = Keyed(key[senders], times[senders])
+    of_packets = Ranges(begins, begins + whole["payload_length"], whole["more_fragments"] == 0)
     for low in range(0, len(parts), _AT_ONCE):
         now = slice(low, low + _AT_ONCE)
         found = np.full((len(parts[now]), MOST_SENDERS), -1, np.int64)
+        last = chosen["more_fragments"][parts[now]] == 0
         senders_near(
-            key[parts[now]], times[parts[now]], places[now], places[now] + sizes[now],
-            chosen["more_fragments"][parts[now]] == 0, key[senders], times[senders], begins,
-            begins + whole["payload_length"], whole["more_fragments"] != 0, EARLY_NS, np.int64(threshold), found,
+            Keyed(key[parts[now]], times[parts[now]]), Ranges(places[now], places[now] + sizes[now], last),
+            packets, of_packets, EARLY_NS, np.int64(threshold), found,
         )  # fmt: skip
         part, _ = np.nonzero(found >= 0)
         sender = found[found >= 0]
@@ -92,6 +96,8 @@ def packets_of_segments(
     """
     from pktrace.trajectories.reassembly.payload_match_kernel import (
         MOST_SUPERPACKETS,
+        Keyed,
+        Sizes,
         packets_near,
     )  # seldom needed, and slow to load
 
@@ -101,12 +107,13 @@ def packets_of_segments(
     senders = senders[np.lexsort((times[senders], flows[senders]))]
     parts = parts[np.lexsort((times[parts], flows[parts]))]
     ids, sizes = chosen["ip_id"].astype(np.int64), chosen["payload_length"].astype(np.int64)
+    packets, of_packets = Keyed(flows[senders], times[senders]), Sizes(ids[senders], sizes[senders])
     for first in range(0, len(parts), _AT_ONCE):
         now = parts[first : first + _AT_ONCE]
         found, places = (np.full((len(now), MOST_SUPERPACKETS), -1, np.int64) for _ in range(2))
         packets_near(
-            flows[now], times[now], ids[now], sizes[now], flows[senders], times[senders], ids[senders], sizes[senders],
-            EARLY_NS, np.int64(threshold), found, places,
+            Keyed(flows[now], times[now]), Sizes(ids[now], sizes[now]), packets, of_packets, EARLY_NS,
+            np.int64(threshold), found, places,
         )  # fmt: skip
         part, _ = np.nonzero(found >= 0)
         sender, begin = senders[found[found >= 0]], places[found >= 0]

@@ -361,6 +361,9 @@ class _Flows:
         """What is found, packets in doubt, frames that hold something of some packet, or may."""
         from pktrace.trajectories.reassembly.udp_by_payload_kernel import (
             OF_ONE,
+            Assigned,
+            Runs,
+            Senders,
             give_in_order,
         )  # seldom needed, and slow to load
 
@@ -384,8 +387,9 @@ class _Flows:
         given, sure = np.full(len(order), -1, np.int64), np.zeros(len(order), np.uint8)
         doubted, undecided, may = np.zeros(len(of_sender), bool), *(np.zeros(len(order), bool) for _ in range(2))
         give_in_order(
-            firsts, lasts, self.times[senders.of], senders.of, begins, np.append(begins[1:], len(order)),
-            self.times[arrivals.of], EARLY_NS, np.int64(self.threshold), given, sure, doubted, undecided, may,
+            Runs(firsts, lasts, begins, np.append(begins[1:], len(order))),
+            Senders(self.times[senders.of], senders.of), self.times[arrivals.of], EARLY_NS, np.int64(self.threshold),
+            Assigned(given, sure, undecided, may, doubted),
         )  # fmt: skip
         # What is all of a packet and all of a frame is no matter of parts.
         alike = given >= 0

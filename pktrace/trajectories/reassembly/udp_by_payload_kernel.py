@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
+import numpy as np
+
 from pktrace.compiled import inlined, kernel
 
 # How sure a piece was given.
@@ -10,75 +14,100 @@ OF_ONE = 2  # of one packet with several equal pieces, some of which did not arr
 ALONE = 3  # there is no other
 
 
+class Runs(NamedTuple):
+    """Runs of equal pieces: the senders `firsts` to `lasts`, and the arrivals `begins` to `ends` of each (int64)."""
+
+    firsts: np.ndarray[Any, Any]
+    lasts: np.ndarray[Any, Any]
+    begins: np.ndarray[Any, Any]
+    ends: np.ndarray[Any, Any]
+
+
+class Senders(NamedTuple):
+    """Pieces that were sent, in order of time: `time` (int64, ns), and `packet` (int64), the packet of each."""
+
+    time: np.ndarray[Any, Any]
+    packet: np.ndarray[Any, Any]
+
+
+class Assigned(NamedTuple):
+    """The assignment, to fill.
+
+    Per arrival: `sender` (int64, -1), `sure` (uint8, how sure that is), `undecided` (bool, some sender may be its own,
+    and nothing shows which), `may` (bool, something was sent in time before it); per sender: `doubted` (bool).
+    """
+
+    sender: np.ndarray[Any, Any]
+    sure: np.ndarray[Any, Any]
+    undecided: np.ndarray[Any, Any]
+    may: np.ndarray[Any, Any]
+    doubted: np.ndarray[Any, Any]
+
+
 @inlined
-def _close(low, high, lost, begin, end, packet, given, sure, doubted, undecided):
-    """Decide on the arrivals [begin, end) that were given to the senders [low, high) in order.
+def _close(low, high, lost, begin, end, packet, into):
+    """Decide on the arrivals [begin, end) that were assigned to the senders [low, high) in order.
 
     Args:
-        lost: whether some of the senders were given nothing.
+        lost: some of the senders have no arrival.
     """
     one = True
     any_given = False
     for sender in range(low + 1, high):
         one &= packet[sender] == packet[low]
     for arrival in range(begin, end):
-        any_given |= given[arrival] >= 0
+        any_given |= into.sender[arrival] >= 0
     if not any_given:
         return
     for arrival in range(begin, end):
-        if given[arrival] >= 0:
+        if into.sender[arrival] >= 0:
             if not lost:
-                sure[arrival] = ALONE if high - low == 1 else BY_ORDER
+                into.sure[arrival] = ALONE if high - low == 1 else BY_ORDER
             elif one:
-                sure[arrival] = OF_ONE
+                into.sure[arrival] = OF_ONE
             else:
-                given[arrival] = -1
-                undecided[arrival] = True
+                into.sender[arrival] = -1
+                into.undecided[arrival] = True
     if lost and not one:
         for sender in range(low, high):
-            doubted[sender] = True
+            into.doubted[sender] = True
 
 
 @kernel
-def give_in_order(
-    firsts, lasts, sent, packet, begins, ends, arrived, early, threshold, given, sure, doubted, undecided, may
-):  # fmt: skip
-    """Give arrivals to senders, one run after the other: the first to the first.
+def give_in_order(runs, senders, arrived, early, threshold, into):
+    """Assign arrivals to senders, one run after the other: the first to the first.
 
-    That is certain where as many arrived as were sent before, each time something was sent; else all of them are left,
-    unless they are of one packet.
+    The assignment is certain where as many arrived as were sent before, each time something was sent. Else all of them
+    are left, unless they belong to one packet.
 
     Args:
-        firsts, lasts, begins, ends: by run, which senders, and which arrivals, it has, both in order of time;
-        sent, packet: of each sender; arrived: of each arrival;
-        given: int64 per arrival, -1, filled with its sender; sure: uint8 per arrival, filled with how sure that is;
-        doubted: bool per sender, undecided: bool per arrival, filled: it may be, and nothing tells which; may: bool per
-        arrival, filled: something was sent in time before it.
+        runs, senders, into: as above; arrived: int64 per arrival, ns; early, threshold: ns.
     """
-    for run in range(len(firsts)):
-        low, following = firsts[run], firsts[run]  # senders that are under way
-        begin = begins[run]
-        taken = 0  # of these, the first ones that were given something, or are too old for it
+    sent, packet = senders.time, senders.packet
+    for run in range(len(runs.firsts)):
+        low, following = runs.firsts[run], runs.firsts[run]  # senders that are under way
+        begin = runs.begins[run]
+        taken = 0  # of these, the first ones that have an arrival, or are too old for it
         lost = False
-        for arrival in range(begins[run], ends[run]):
+        for arrival in range(runs.begins[run], runs.ends[run]):
             time = arrived[arrival]
-            while following < lasts[run] and sent[following] - early <= time:
+            while following < runs.lasts[run] and sent[following] - early <= time:
                 while low + taken < following and sent[following] - sent[low + taken] > threshold + early:
                     # Nothing came while the first was under way: it was lost, and is no rival of the next.
                     low += 1 if taken == 0 else 0
                     lost |= taken > 0
                     taken += 1 if taken > 0 else 0
                 if following - low == taken:
-                    _close(low, following, lost, begin, arrival, packet, given, sure, doubted, undecided)
+                    _close(low, following, lost, begin, arrival, packet, into)
                     low, begin, taken, lost = following, arrival, 0, False
                 following += 1
             while low + taken < following and time - sent[low + taken] > threshold:
                 low += 1 if taken == 0 else 0
                 lost |= taken > 0
                 taken += 1 if taken > 0 else 0
-            may[arrival] = following > firsts[run] and time - sent[following - 1] <= threshold
+            into.may[arrival] = following > runs.firsts[run] and time - sent[following - 1] <= threshold
             if low + taken < following:
-                given[arrival] = low + taken
+                into.sender[arrival] = low + taken
                 taken += 1
         lost |= low + taken < following
-        _close(low, following, lost, begin, ends[run], packet, given, sure, doubted, undecided)
+        _close(low, following, lost, begin, runs.ends[run], packet, into)
