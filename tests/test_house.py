@@ -125,7 +125,7 @@ def test_every_name_is_used() -> None:
 def defined(node: ast.stmt) -> list[str]:
     """Names that a statement of a module defines."""
     if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-        return [node.name]
+        return [] if node.name.startswith("__") else [node.name]
     targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
     names = [name for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)]
     return [name.id for name in names if not name.id.startswith("__")]

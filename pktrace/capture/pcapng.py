@@ -169,11 +169,11 @@ def _exact_nanoseconds(ticks: int, row: list[int]) -> int:
 @inlined
 def _nanoseconds(ticks, times, row):
     """Ticks of an interface to ns since the epoch; OUT_OF_RANGE where 64 bits do not hold them."""
-    offset_s = times[row, 3]
+    offset_s = times[row, _OFFSET_S]
     if offset_s > 9_000_000_000 or offset_s < -9_000_000_000:
         return OUT_OF_RANGE
     offset_ns = offset_s * 1_000_000_000
-    bits = times[row, 2]
+    bits = times[row, _BINARY]
     if bits >= 0:
         if bits > 63:  # steps so small that 64 bits of them are less than a second
             ticks = ticks >> np.uint64(min(bits - 63, 63))
@@ -189,7 +189,7 @@ def _nanoseconds(ticks, times, row):
         fraction = (rest * np.uint64(1_000_000_000)) >> shift
         value = np.int64(seconds) * 1_000_000_000 + np.int64(fraction)
     else:
-        up, down = np.uint64(times[row, 0]), np.uint64(times[row, 1])
+        up, down = np.uint64(times[row, _SCALE_UP]), np.uint64(times[row, _SCALE_DOWN])
         scaled = ticks
         if down > np.uint64(1):  # dividing by one takes as long as any division
             scaled = ticks // down
@@ -352,8 +352,8 @@ def _scan(data, size, packets, count, state, times, statistics):
             if kind == 3:
                 length = word(source, position + 8, big)
                 captured = length
-                if described > 0 and times[state[_FIRST], 4] > 0:
-                    captured = min(captured, times[state[_FIRST], 4])
+                if described > 0 and times[state[_FIRST], _SNAP] > 0:
+                    captured = min(captured, times[state[_FIRST], _SNAP])
             else:
                 if kind == 6:
                     interface = word(source, position + 8, big)
