@@ -1,4 +1,4 @@
-"""The kernel that reads out of each row what packets are followed by, in one pass."""
+"""The kernel that reads the columns for following out of each row in one pass."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _WANTED, _ASKED = field.HAS_IP | field.HAS_TIME, field.HAS_IP | field.HAS_TIME |
 
 @inlined
 def _fits(row, tests, at):
-    """Whether a row passes one test: what is asked, then a version and masked halves, or the ends of a range.
+    """True if a row passes one test. A test has a kind, then a version and masked halves, or the ends of a range.
 
-    Single numbers are taken out of the table: a line of it as an array of its own would take longer than the test.
+    Single numbers are read from the table, because a view of one line would take longer than the test.
     """
     kind, low, high = tests[at, 0], tests[at, 2], tests[at, 3]
     if kind == SOURCE or kind == DESTINATION:
@@ -55,13 +55,13 @@ def read_columns(rows, first, last, candidates, conditions, alternatives, tests,
     """Fill the columns of rows [first, last).
 
     Args:
-        candidates: int64 points + 1 x paths, the paths that visit a point in file order, -1 where there are no more;
-        conditions, alternatives: int64, where the conditions of each path begin among the alternatives, and these
-        among the tests: of each condition one of its alternatives has to hold; tests: uint64 n x 6;
+        candidates: int64 points + 1 x paths, the paths that visit a point in file order, then -1;
+        conditions, alternatives: int64, the start of each path's conditions among the alternatives, and of each
+        alternative among the tests; one alternative per condition has to hold; tests: uint64 n x 6;
         points: int32, times: int64, identities: uint64, paths: int16 per row, filled.
 
     Returns:
-        The bits of `has` that any of them has.
+        The bits of `has` that any row has.
     """
     found = np.uint32(0)
     for number in range(first, last):
