@@ -12,10 +12,10 @@ _MOST_SEGMENTS = 128  # of a UDP packet: UDP_MAX_SEGMENTS of Linux
 
 @inlined
 def near(low, high, cell, time, cells, times, before, behind):
-    """The places [low, high) in `cells` of what has this cell, from `before` ns before this time to `behind` after it.
+    """The places [low, high) in `cells` with this cell, from `before` ns before this time to `behind` ns after it.
 
     Args:
-        low, high: what was found for the one before; it and `cells` are sorted by cell, then by time.
+        low, high: the result for the previous call; calls and `cells` are sorted by cell, then by time.
     """
     while low < len(cells) and (cells[low] < cell or (cells[low] == cell and time - times[low] > before)):
         low += 1
@@ -33,7 +33,7 @@ def senders_near(
 
     Args:
         wanted, asked: identification and time of each fragment; begin, end: its bytes; last: bool, it is the last;
-        cell, sent, first, behind: the same of packets, divided: bool, further fragments follow; both are sorted by
+        cell, sent, first, behind: the same for packets, divided: bool, further fragments follow; both are sorted by
         identification, then by time; found: int64 fragments x MOST_SENDERS, -1, filled with the last ones before it.
     """
     low, high = 0, 0
@@ -51,12 +51,12 @@ def senders_near(
 
 @kernel
 def packets_near(wanted, asked, part_id, size, flow, sent, packet_id, length, early, threshold, found, places):
-    """The packets of which each may be a segment.
+    """The packets that may own each segment.
 
     Args:
         wanted, asked, part_id, size: flow, time, IP ID and payload bytes of each part; flow, sent, packet_id, length:
-        the same of packets; both are sorted by flow, then by time; found, places: int64 parts x MOST_SUPERPACKETS, -1,
-        filled with the last packets before it, and where in their payload the part begins.
+        the same for packets; both are sorted by flow, then by time; found, places: int64 parts x MOST_SUPERPACKETS, -1,
+        filled with the last packets before it, and the part's first byte in their payload.
     """
     low, high = 0, 0
     for one in range(len(wanted)):
@@ -67,10 +67,11 @@ def packets_near(wanted, asked, part_id, size, flow, sent, packet_id, length, ea
             left = length[packet] - size[one]
             if index >= _MOST_SEGMENTS or left <= 0:
                 continue
-            # As long as all others, or the last one, which may be shorter.
+            # The part is as long as all others, or it is the last one, which may be shorter.
             if index * size[one] <= left and count < found.shape[1]:
                 found[one, count], places[one, count] = packet, index * size[one]
                 count += 1
+            # As the last one: all bytes before it divide into `index` equal segments, each longer than the part.
             if index > 0 and left % index == 0 and left // index > size[one] and count < found.shape[1]:
                 found[one, count], places[one, count] = packet, left
                 count += 1

@@ -1,10 +1,10 @@
-"""The kernel that gives pieces of frames to equal pieces of packets in the order in which these were sent."""
+"""The kernel that assigns pieces of frames to equal pieces of packets, in the order in which these were sent."""
 
 from __future__ import annotations
 
 from pktrace.compiled import inlined, kernel
 
-# How sure a piece was given.
+# The certainty of an assignment.
 BY_ORDER = 1  # of several packets, all of whose pieces arrived
 OF_ONE = 2  # of one packet with several equal pieces, some of which did not arrive
 ALONE = 3  # there is no other
@@ -12,10 +12,10 @@ ALONE = 3  # there is no other
 
 @inlined
 def _close(low, high, lost, begin, end, packet, given, sure, doubted, undecided):
-    """Decide on the arrivals [begin, end) that were given to the senders [low, high) in order.
+    """Decide on the arrivals [begin, end) that were assigned to the senders [low, high) in order.
 
     Args:
-        lost: whether some of the senders were given nothing.
+        lost: some of the senders got no arrival.
     """
     one = True
     any_given = False
@@ -43,22 +43,22 @@ def _close(low, high, lost, begin, end, packet, given, sure, doubted, undecided)
 def give_in_order(
     firsts, lasts, sent, packet, begins, ends, arrived, early, threshold, given, sure, doubted, undecided, may
 ):  # fmt: skip
-    """Give arrivals to senders, one run after the other: the first to the first.
+    """Assign arrivals to senders, one run after the other: the first to the first.
 
-    That is certain where as many arrived as were sent before, each time something was sent; else all of them are left,
-    unless they are of one packet.
+    An assignment is certain if as many arrived as were sent before, each time something was sent. Otherwise all of them
+    stay unassigned, unless they belong to one packet.
 
     Args:
-        firsts, lasts, begins, ends: by run, which senders, and which arrivals, it has, both in order of time;
-        sent, packet: of each sender; arrived: of each arrival;
-        given: int64 per arrival, -1, filled with its sender; sure: uint8 per arrival, filled with how sure that is;
-        doubted: bool per sender, undecided: bool per arrival, filled: it may be, and nothing tells which; may: bool per
-        arrival, filled: something was sent in time before it.
+        firsts, lasts, begins, ends: per run, its senders and its arrivals, both in order of time;
+        sent, packet: per sender; arrived: per arrival;
+        given: int64 per arrival, -1, filled with its sender; sure: uint8 per arrival, filled with the certainty;
+        doubted: bool per sender, undecided: bool per arrival, filled: they may belong together, and nothing decides;
+        may: bool per arrival, filled: something was sent in time before it.
     """
     for run in range(len(firsts)):
         low, following = firsts[run], firsts[run]  # senders that are under way
         begin = begins[run]
-        taken = 0  # of these, the first ones that were given something, or are too old for it
+        taken = 0  # of these, the first ones that got an arrival, or are too old for one
         lost = False
         for arrival in range(begins[run], ends[run]):
             time = arrived[arrival]
