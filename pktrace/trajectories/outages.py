@@ -1,15 +1,15 @@
-"""Outages: the times in which the capture of a point missed packets, where something bounds them.
+"""Outages: the times in which the capture of a point missed packets, if these times can be bounded.
 
-A capture that provably missed one packet may have missed others. That takes certainty from absence at its point: from
-all of it, or only from absence in the times of outages.
+A capture that provably missed one packet may have missed others. Absence at its point is then no proof: at any time, or
+only during outages if these are bounded.
 
 Rule: misses are bounded by
 
-- the packets' own drop counters (epb_dropcount), if they account for all that the capture says it dropped, and for no
+- the packets' own drop counters (epb_dropcount), if they account for all drops that the capture reports, and for no
   fewer than are proven: an outage lasts from the packet before to the packet that counts it;
-- proven misses, if they are as many as the capture says it dropped: it missed nothing else;
-- proven misses else, if they are few beside what passed the point: (departures + 1) x outages x 50 <= packets, on each
-  path. Departures are packets that this point saw as the last one.
+- proven misses, if they are as many as the drops that the capture reports: it missed nothing else;
+- proven misses else, if they are few beside the packets that passed the point: (departures + 1) x outages x 50 <=
+  packets, on each path. Departures are packets that this point saw as the last one.
 
 An outage is a run of certain packets, in order of their sighting before the point, that the point missed without one
 that it captured between them. It lasts from the neighbour before to the neighbour behind.

@@ -19,7 +19,7 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Open:
-    """Ends and starts: row numbers; of ends also the path and the last position, of starts the point."""
+    """Departures and arrivals as row numbers. Departures also have their trajectory, path and last position."""
 
     end_rows: Array
     end_trajectories: Array
@@ -28,20 +28,20 @@ class Open:
     start_rows: Array
 
     def rows_of(self, owner: Array, members: Array) -> Array:
-        """bool per row: it belongs to a trajectory that ends or starts here, or to none."""
+        """bool per row: it belongs to a trajectory with a loose end here, or to none."""
         begun = owner[self.start_rows]
         found: Array = np.isin(owner, np.concatenate([self.end_trajectories, begun[begun >= 0]]))
         found[members[owner[members] < 0]] = True
         return found
 
     def without(self, trajectories: Array, rows: Array) -> Open:
-        """The same without some trajectories' ends and some rows' starts."""
+        """The same without the departures of some trajectories and the arrivals at some rows."""
         ends = ~np.isin(self.end_trajectories, trajectories)
         starts = ~np.isin(self.start_rows, rows)
         return replace(self.only(ends), start_rows=self.start_rows[starts])
 
     def only(self, ends: Array) -> Open:
-        """The same with some of the ends, by number or mask."""
+        """The same with some of the departures, by number or mask."""
         if ends.dtype == np.bool_ and ends.all():
             return self
         return Open(
@@ -51,7 +51,7 @@ class Open:
 
 
 def open_ends(run: Run, rows: Array, members: Array, owner: Array, seen: Array, path_of: Array) -> Open:
-    """What ends before the end of its path, and what begins elsewhere than at the beginning of one."""
+    """The departures before the end of their path, and the arrivals behind the beginning of one."""
     some = not_all_along(run, seen, path_of)
     there = seen[some] >= 0
     lengths = np.array([len(path.points) for path in run.paths], np.int64)[path_of[some]]
@@ -61,7 +61,8 @@ def open_ends(run: Run, rows: Array, members: Array, owner: Array, seen: Array, 
     ends, last = some[ended], last[ended]
     begun, first = some[late], first[late]
     unplaced = members[owner[members] < 0]
-    # Where such bytes were seen first, each sighting begins a packet (members are in order of identity, then time).
+    # At the point that saw such bytes first, each sighting begins a packet (members are in order of identity, then
+    # time).
     first_of = np.ones(len(unplaced), bool)
     first_of[1:] = rows["identity"][unplaced[1:]] != rows["identity"][unplaced[:-1]]
     point = rows["point"][unplaced]
@@ -76,7 +77,7 @@ def open_ends(run: Run, rows: Array, members: Array, owner: Array, seen: Array, 
 
 
 def begins_unseen(found: Open, run: Run, rows: Array, times: Array, paths: Array, reach: Reach) -> Array:
-    """bool per start: no point before it on its path was capturing at its time, or only such as missed packets.
+    """bool per arrival: no point before it on its path was capturing at its time, except points that missed packets.
 
     Args:
         paths: int16 per row.

@@ -6,7 +6,7 @@ from pktrace.compiled import inlined, kernel
 
 # The certainty of an assignment.
 BY_ORDER = 1  # of several packets, all of whose pieces arrived
-OF_ONE = 2  # of one packet with several equal pieces, some of which did not arrive
+OF_ONE = 2  # of one packet with several equal pieces, some missing
 ALONE = 3  # there is no other
 
 
