@@ -56,7 +56,7 @@ class Columns:
 
     @classmethod
     def of(cls, rows: int) -> Columns:
-        """Empty columns for so many rows."""
+        """Empty columns for a number of rows."""
         identities, points = np.empty(rows, np.uint64), np.empty(rows, np.int32)
         times, paths = np.empty(rows, np.int64), np.empty(rows, np.int16)
         return cls(identities, points, times, paths, np.zeros(-(-rows // _PIECE), np.uint32))

@@ -72,7 +72,7 @@ class _Following:
             self._columns = replace(self._columns, times=self._columns.times - self._steps.correction_ns)
         self._every, self._forms, self._looks, self._sides = self._columns, NO_FORMS, NO_FORMS, NO_FORMS
         self._rewritten = RewrittenOnce(run, self._rows, self._columns)
-        # The numbers that a capture gave to its packets tell these apart, so they need no comparison of bytes.
+        # Packets that the capture numbered need no comparison of bytes: the numbers distinguish them.
         known = np.zeros(len(self._rows), bool) if self._numbers is None else self._numbers != 0
         self._compared, self._looked = known, known.copy()
 

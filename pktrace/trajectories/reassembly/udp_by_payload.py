@@ -77,7 +77,7 @@ class _Pieces:
         return len(self.of)
 
     def chosen(self, which: Array) -> _Pieces:
-        """Some of them."""
+        """The chosen pieces."""
         columns = (self.of, self.number, self.place, self.length, self.content, self.known, self.whole, self.usual)
         return _Pieces(*(column[which] for column in columns))
 
