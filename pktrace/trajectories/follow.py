@@ -28,7 +28,7 @@ from pktrace.trajectories.grouping import Groups, grouped, in_order_of
 from pktrace.trajectories.joins.open_sets import Sightings
 from pktrace.trajectories.joins.rules import ENDINGS, RULES, SAME_HEADERS
 from pktrace.trajectories.links.address_translation import Keys
-from pktrace.trajectories.links.loose_ends import begins_unseen, open_ends
+from pktrace.trajectories.links.loose_ends import begins_unseen, loose_ends_of
 from pktrace.trajectories.links.sides_at_ends import sides_of_translators
 from pktrace.trajectories.model import Trajectories
 from pktrace.trajectories.outcome.conclusion import Round, trajectories_of
@@ -108,7 +108,7 @@ class _Following:
         """The round so far, with the loose ends."""
         columns = self._columns
         unplaced = _unplaced(placed.owner, columns, times)
-        ends = open_ends(self._run, self._rows, unplaced, placed.owner, placed.seen, placed.path_of)
+        ends = loose_ends_of(self._run, self._rows, unplaced, placed.owner, placed.seen, placed.path_of)
         at = Sightings(
             placed.owner, placed.seen, placed.path_of, placed.candidates, columns.points, times, columns.paths,
             clocks.group,

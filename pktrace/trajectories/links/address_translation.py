@@ -43,7 +43,7 @@ from pktrace.trajectories.links.contradicted_by_time import against_time
 from pktrace.trajectories.links.flow_evidence import Agreement, agreement_of, pairs_of, window_of
 from pktrace.trajectories.links.indistinguishable_flows import Crowd, crowds_of
 from pktrace.trajectories.links.known_translators import ENOUGH, ENOUGH_ALONE, Gateways
-from pktrace.trajectories.links.loose_ends import Open
+from pktrace.trajectories.links.loose_ends import LooseEnds
 from pktrace.trajectories.paths import visits
 from pktrace.trajectories.placing.ties import Told
 
@@ -138,7 +138,7 @@ class Keys:
             self._origins_known = np.array(list(self._canonical), np.uint64), np.array(first, np.uint64)
         return self._origins_known
 
-    def learn_rewritten(self, found: Open, run: Run, times: Array, comparable: Array) -> bool:
+    def learn_rewritten(self, found: LooseEnds, run: Run, times: Array, comparable: Array) -> bool:
         """Learn flows whose headers are rewritten; returns True if keys changed.
 
         Otherwise `doubtful` says for each departure if it has a candidate all the same.
@@ -197,7 +197,7 @@ class Keys:
                 return True
         return self._learn_parts(every, run, times, comparable)
 
-    def _learn_parts(self, found: Open, run: Run, times: Array, comparable: Array) -> bool:
+    def _learn_parts(self, found: LooseEnds, run: Run, times: Array, comparable: Array) -> bool:
         """Learn flows from the parts of packets that were split; parts whose headers captures cut off are doubtful."""
         if self._learn_beginnings(found, run, times, comparable):
             return True
@@ -208,7 +208,7 @@ class Keys:
             self.doubtful[pairs.end[cut[0][pairs.end] | cut[1][pairs.start]]] = True
         return False
 
-    def _learn_beginnings(self, found: Open, run: Run, times: Array, comparable: Array) -> bool:
+    def _learn_beginnings(self, found: LooseEnds, run: Run, times: Array, comparable: Array) -> bool:
         """Learn flows whose datagrams were fragmented or segmented at a rewrite, or reassembled there: the beginnings
         of the datagrams are the evidence.
         """
@@ -245,7 +245,7 @@ class Keys:
         return False
 
     def _learn_whole(
-        self, agreement: Agreement, found: Open, run: Run, eligible: Array, in_time: Callable[[Agreement], Array],
+        self, agreement: Agreement, found: LooseEnds, run: Run, eligible: Array, in_time: Callable[[Agreement], Array],
         window: int,
     ) -> bool:  # fmt: skip
         """Learn flows that depart as a whole: a rewrite of addresses, ports or IP IDs affects all of their packets.
@@ -274,17 +274,17 @@ class Keys:
         self._note_here(accepted.after, accepted.at, accepted.end, found)
         return self._take(accepted, by_header=False)
 
-    def _note_here(self, behind: Array, at: Array, end: Array, found: Open) -> None:
+    def _note_here(self, behind: Array, at: Array, end: Array, found: LooseEnds) -> None:
         """Remember flows behind that arrive at the very point of the departure."""
         here = at == found.end_position[end]
         if here.any():
             self.behind_here.update(mixed(behind[here], self.fields["point"][found.end_rows[end[here]]]).tolist())
 
-    def _stages(self, found: Open) -> Array:
+    def _stages(self, found: LooseEnds) -> Array:
         """A hash per departure: its flow, path and position."""
         return mixed(self.flow[found.end_rows], found.end_path, found.end_position)
 
-    def _answer_known(self, agreement: Agreement, found: Open) -> Array:
+    def _answer_known(self, agreement: Agreement, found: LooseEnds) -> Array:
         """Pairs of flows whose answering flows are known to be one: answers are translated back the same way."""
         before = answering_flow_of(self.fields.at(found.end_rows[agreement.end]))
         after = answering_flow_of(self.fields.at(found.start_rows[agreement.start]))
@@ -292,7 +292,7 @@ class Keys:
         known = among(before, flows)
         return np.asarray(known & (before != after) & (_origin(before, flows, first) == _origin(after, flows, first)))
 
-    def _mostly_begun(self, agreement: Agreement, found: Open) -> Array:
+    def _mostly_begun(self, agreement: Agreement, found: LooseEnds) -> Array:
         """Pairs of flows for which most arrivals of the flow behind agree."""
         flows = self.flow[found.start_rows]
         place = self.fields["point"][found.start_rows]
@@ -321,7 +321,7 @@ class Keys:
         return bool(crowds)
 
     def learn_changed(
-        self, found: Open, run: Run, times: Array, comparable: Array, open_rows: Array, unseen: Array
+        self, found: LooseEnds, run: Run, times: Array, comparable: Array, open_rows: Array, unseen: Array
     ) -> bool:
         """Learn flows whose payload is changed; returns True if keys changed.
 
@@ -377,7 +377,7 @@ class Keys:
         self._assign()
         return True
 
-    def _end_whole(self, agreement: Agreement, found: Open, run: Run) -> Array:
+    def _end_whole(self, agreement: Agreement, found: LooseEnds, run: Run) -> Array:
         """bool per pair: most packets of the flow before depart, and hardly any go on unchanged at points behind the
         rewrite.
 
@@ -400,7 +400,7 @@ class Keys:
             self._seen = tallied(mixed(self.flow, self.fields["point"]))
         return looked_up(mixed(flows, np.broadcast_to(points, len(flows)).astype(np.int32)), *self._seen)
 
-    def _share_of_ends(self, flows: Array, found: Open) -> Array:
+    def _share_of_ends(self, flows: Array, found: LooseEnds) -> Array:
         """The share of the packets of each flow that departs, among the packets that the points with departures saw."""
         ended, point = self.flow[found.end_rows], self.fields["point"][found.end_rows]
         number = group_numbers(np.append(flows, ended))
@@ -445,7 +445,7 @@ class Keys:
             self._assign()
         return news
 
-    def _hold_numbers(self, agreement: Agreement, found: Open) -> Array:
+    def _hold_numbers(self, agreement: Agreement, found: LooseEnds) -> Array:
         """Pairs of TCP flows: sequence and acknowledgment numbers make one packet enough."""
         tcp = self.flow[found.end_rows[self.fields["protocol"][found.end_rows] == _TCP]]
         return among(agreement.before, tcp)

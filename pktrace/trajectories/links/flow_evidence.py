@@ -21,7 +21,7 @@ from pktrace.trajectories.fields import Fields
 from pktrace.trajectories.flows import answering_flow_of, flow_of, has_its_own_id, side_of, stays_on_its_link
 from pktrace.trajectories.grouping import InOrder, each_between, in_order_of
 from pktrace.trajectories.invariants import Remains, of_beginning, of_change
-from pktrace.trajectories.links.loose_ends import Open
+from pktrace.trajectories.links.loose_ends import LooseEnds
 from pktrace.trajectories.paths import visits
 
 Array = np.ndarray[Any, Any]
@@ -61,8 +61,9 @@ class Pairs:
 
 
 def pairs_of(
-    found: Open, run: Run, rows: Fields, times: Array, comparable: Array, remains: Remains, most: int = _MOST_STARTS
-) -> tuple[Pairs, Array]:
+    found: LooseEnds, run: Run, rows: Fields, times: Array, comparable: Array, remains: Remains,
+    most: int = _MOST_STARTS,
+) -> tuple[Pairs, Array]:  # fmt: skip
     """Departures with their candidates, the first `most` arrivals for each; and per departure, if it has any
     candidate.
     """
@@ -227,7 +228,7 @@ class Agreement:
         return Agreement(*(getattr(self, column.name)[which] for column in fields(self)))
 
 
-def agreement_of(pairs: Pairs, found: Open, rows: Fields, times: Array, window: int) -> Agreement:
+def agreement_of(pairs: Pairs, found: LooseEnds, rows: Fields, times: Array, window: int) -> Agreement:
     """The evidence that the candidates give about their flows.
 
     Args:

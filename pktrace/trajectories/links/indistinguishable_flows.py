@@ -27,7 +27,7 @@ from pktrace.decode.rows import Fielded
 from pktrace.run.model import Run
 from pktrace.trajectories.links.flow_evidence import DISAGREE, Pairs
 from pktrace.trajectories.links.indistinguishable_kernel import without_end
-from pktrace.trajectories.links.loose_ends import Open
+from pktrace.trajectories.links.loose_ends import LooseEnds
 
 Array = np.ndarray[Any, Any]
 _TCP = 6
@@ -53,7 +53,7 @@ class Crowd:
 
 
 def crowds_of(
-    pairs: Pairs, found: Open, run: Run, rows: Fielded, times: Array, flows: Array, remains: Array,
+    pairs: Pairs, found: LooseEnds, run: Run, rows: Fielded, times: Array, flows: Array, remains: Array,
     share: Callable[[Array], Array],
 ) -> Iterator[Crowd]:  # fmt: skip
     """Find the crowds among the loose ends.

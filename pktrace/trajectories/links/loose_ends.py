@@ -18,7 +18,7 @@ Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
-class Open:
+class LooseEnds:
     """Departures and arrivals as row numbers. Departures also have their trajectory, path and last position."""
 
     end_rows: Array
@@ -34,23 +34,23 @@ class Open:
         found[members[owner[members] < 0]] = True
         return found
 
-    def without(self, trajectories: Array, rows: Array) -> Open:
+    def without(self, trajectories: Array, rows: Array) -> LooseEnds:
         """The same without the departures of some trajectories and the arrivals at some rows."""
         ends = ~np.isin(self.end_trajectories, trajectories)
         starts = ~np.isin(self.start_rows, rows)
         return replace(self.only(ends), start_rows=self.start_rows[starts])
 
-    def only(self, ends: Array) -> Open:
+    def only(self, ends: Array) -> LooseEnds:
         """The same with some of the departures, by number or mask."""
         if ends.dtype == np.bool_ and ends.all():
             return self
-        return Open(
+        return LooseEnds(
             self.end_rows[ends], self.end_trajectories[ends], self.end_path[ends], self.end_position[ends],
             self.start_rows,
         )  # fmt: skip
 
 
-def open_ends(run: Run, rows: Array, members: Array, owner: Array, seen: Array, path_of: Array) -> Open:
+def loose_ends_of(run: Run, rows: Array, members: Array, owner: Array, seen: Array, path_of: Array) -> LooseEnds:
     """The departures before the end of their path, and the arrivals behind the beginning of one."""
     some = not_all_along(run, seen, path_of)
     there = seen[some] >= 0
@@ -67,7 +67,7 @@ def open_ends(run: Run, rows: Array, members: Array, owner: Array, seen: Array, 
     first_of[1:] = rows["identity"][unplaced[1:]] != rows["identity"][unplaced[:-1]]
     point = rows["point"][unplaced]
     new = point == point[first_of][np.cumsum(first_of) - 1]
-    return Open(
+    return LooseEnds(
         end_rows=seen[ends, last],
         end_trajectories=ends,
         end_path=path_of[ends].astype(np.int64),
@@ -76,7 +76,7 @@ def open_ends(run: Run, rows: Array, members: Array, owner: Array, seen: Array, 
     )
 
 
-def begins_unseen(found: Open, run: Run, rows: Array, times: Array, paths: Array, reach: Reach) -> Array:
+def begins_unseen(found: LooseEnds, run: Run, rows: Array, times: Array, paths: Array, reach: Reach) -> Array:
     """bool per arrival: no point before it on its path was capturing at its time, except points that missed packets.
 
     Args:

@@ -21,7 +21,7 @@ from pktrace.trajectories.flows import flow_of
 from pktrace.trajectories.joins.open_sets import Sightings
 from pktrace.trajectories.joins.possible_partners import possible_partners
 from pktrace.trajectories.links.address_translation import Keys
-from pktrace.trajectories.links.loose_ends import Open
+from pktrace.trajectories.links.loose_ends import LooseEnds
 from pktrace.trajectories.model import Trajectories
 from pktrace.trajectories.numbering import Followed, in_order, owned
 from pktrace.trajectories.outcome.signatures import signed_rows
@@ -49,7 +49,7 @@ class Round:
     times: Array
     covered: Reach
     placed: Placed
-    ends: Open
+    ends: LooseEnds
     at: Sightings
     unplaced: Array
     loose: Array = field(default_factory=lambda: _NONE)
