@@ -40,7 +40,7 @@ from pktrace.trajectories.joins.open_sets import Sightings
 from pktrace.trajectories.joins.rules import Rule
 from pktrace.trajectories.joins.sole_partners import Points
 from pktrace.trajectories.links.contradicted_by_time import against_time
-from pktrace.trajectories.links.flow_evidence import Agreement, agreement_of, pairs_of, window_of
+from pktrace.trajectories.links.flow_evidence import Agreement, agreement_of, candidates_of, window_of
 from pktrace.trajectories.links.indistinguishable_flows import Crowd, crowds_of
 from pktrace.trajectories.links.known_translators import ENOUGH, ENOUGH_ALONE, Gateways
 from pktrace.trajectories.links.loose_ends import LooseEnds
@@ -147,7 +147,7 @@ class Keys:
         if not len(found.end_rows) or not len(found.start_rows):
             return False
         rows, window = self.fields, window_of(run, times)
-        pairs, fits = pairs_of(found, run, rows, times, comparable, invariants.of_rewrite)
+        pairs, fits = candidates_of(found, run, rows, times, comparable, invariants.of_rewrite)
         # Departures of flows that are known to be rewritten here are lost: otherwise they would have the key of their
         # new form.
         self.doubtful = fits & ~among(self._stages(found), np.array(list(self._rewritten_at), np.uint64))
@@ -172,7 +172,7 @@ class Keys:
         open_again, found = found, found.only(self.doubtful)
         by_side = {}
         for kept in _KEPT:
-            pairs, fits = pairs_of(found, run, rows, times, comparable, kept)
+            pairs, fits = candidates_of(found, run, rows, times, comparable, kept)
             if kept in _SIDE_KEPT:
                 by_side[kept] = pairs
             if kept is invariants.of_rewrite_with_id and fits.sum() < _KEPT_BY_HALF * len(fits):
@@ -204,7 +204,7 @@ class Keys:
         rows = self.fields
         cut = [rows["has"][some] & field.CUT_HEADER != 0 for some in (found.end_rows, found.start_rows)]
         if cut[0].any() or cut[1].any():
-            pairs, _ = pairs_of(found, run, rows, times, comparable, invariants.of_cut)
+            pairs, _ = candidates_of(found, run, rows, times, comparable, invariants.of_cut)
             self.doubtful[pairs.end[cut[0][pairs.end] | cut[1][pairs.start]]] = True
         return False
 
@@ -218,7 +218,7 @@ class Keys:
         mine = np.flatnonzero(every["protocol"] != _TCP)
         if not ((every["ip_id"][mine] != 0) & (every["fragment_offset"][mine] == 0)).any():
             return False
-        pairs, _ = pairs_of(found.only(mine), run, rows, times, comparable, invariants.of_beginning)
+        pairs, _ = candidates_of(found.only(mine), run, rows, times, comparable, invariants.of_beginning)
         pairs = replace(pairs, end=mine[pairs.end])
         ended, begun = rows.at(found.end_rows[pairs.end]), rows.at(found.start_rows[pairs.start])
         fits = (ended["protocol"] == _UDP) | (ended["has"] & field.HAS_ECHO != 0)
@@ -335,7 +335,7 @@ class Keys:
             return False
         self._open |= open_rows
         rows = self.fields
-        pairs, _ = pairs_of(found, run, rows, times, comparable, invariants.of_change)
+        pairs, _ = candidates_of(found, run, rows, times, comparable, invariants.of_change)
         # Without IP IDs and numbers any two packets of a flow fit. A good part of the flow then has to depart, or as
         # many have to arrive as depart. Arrivals that no point could have seen before are no evidence then.
         ended = rows.kept(found.end_rows)

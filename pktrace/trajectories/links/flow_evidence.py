@@ -35,7 +35,7 @@ _MOST_EARLY = 2  # of these, arrivals that were stamped before the departure
 
 
 @dataclass(frozen=True)
-class Pairs:
+class Candidates:
     """Candidates: departures and arrivals that may be one packet, in order of stage, flow before and flow behind.
 
     Arrays of equal length. `end` and `start` are numbers of departures and arrivals; `group` numbers equal invariants
@@ -55,15 +55,15 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.end)
 
-    def chosen(self, which: Array) -> Pairs:
+    def chosen(self, which: Array) -> Candidates:
         """The chosen candidates."""
-        return Pairs(*(getattr(self, column.name)[which] for column in fields(self)))
+        return Candidates(*(getattr(self, column.name)[which] for column in fields(self)))
 
 
-def pairs_of(
+def candidates_of(
     found: LooseEnds, run: Run, rows: Fields, times: Array, comparable: Array, remains: Remains,
     most: int = _MOST_STARTS,
-) -> tuple[Pairs, Array]:  # fmt: skip
+) -> tuple[Candidates, Array]:  # fmt: skip
     """Departures with their candidates, the first `most` arrivals for each; and per departure, if it has any
     candidate.
     """
@@ -128,7 +128,7 @@ def pairs_of(
     left, right, at, before, behind = left[near], right[near], at[near], before[near], behind[near]
     group = group_numbers(_joined(of_end[left], stage[near] + at))
     order = np.lexsort((behind, _joined(group, before)))
-    pairs = Pairs(
+    pairs = Candidates(
         left, right, group, at, flows_before[left], flows_behind[right], after[fits][near], one_clock[fits][near]
     )
     return pairs.chosen(order), doubtful
@@ -228,7 +228,7 @@ class Agreement:
         return Agreement(*(getattr(self, column.name)[which] for column in fields(self)))
 
 
-def agreement_of(pairs: Pairs, found: LooseEnds, rows: Fields, times: Array, window: int) -> Agreement:
+def agreement_of(pairs: Candidates, found: LooseEnds, rows: Fields, times: Array, window: int) -> Agreement:
     """The evidence that the candidates give about their flows.
 
     Args:

@@ -25,7 +25,7 @@ from pktrace.decode import rows as field
 from pktrace.decode.identity import group_numbers, groups_of, mixed
 from pktrace.decode.rows import Fielded
 from pktrace.run.model import Run
-from pktrace.trajectories.links.flow_evidence import DISAGREE, Pairs
+from pktrace.trajectories.links.flow_evidence import DISAGREE, Candidates
 from pktrace.trajectories.links.indistinguishable_kernel import without_end
 from pktrace.trajectories.links.loose_ends import LooseEnds
 
@@ -53,7 +53,7 @@ class Crowd:
 
 
 def crowds_of(
-    pairs: Pairs, found: LooseEnds, run: Run, rows: Fielded, times: Array, flows: Array, remains: Array,
+    pairs: Candidates, found: LooseEnds, run: Run, rows: Fielded, times: Array, flows: Array, remains: Array,
     share: Callable[[Array], Array],
 ) -> Iterator[Crowd]:  # fmt: skip
     """Find the crowds among the loose ends.
@@ -106,7 +106,7 @@ def crowds_of(
             yield Crowd(before, behind, _keeps_ids(end_rows, start_rows, rows, remains), here)
 
 
-def _eligible(pairs: Pairs, label: Array, share: Callable[[Array], Array]) -> Array:
+def _eligible(pairs: Candidates, label: Array, share: Callable[[Array], Array]) -> Array:
     """bool per pair: its component has as many flows and packets as a crowd, and its flows depart as a whole."""
     of = group_numbers(label)
     before, behind, starts = (
@@ -119,7 +119,7 @@ def _eligible(pairs: Pairs, label: Array, share: Callable[[Array], Array]) -> Ar
     return np.asarray(found[of])
 
 
-def _components(pairs: Pairs) -> Array:
+def _components(pairs: Candidates) -> Array:
     """Per pair a number that is equal for all pairs connected by flows or invariants, within a stage."""
     of_group = np.zeros(int(pairs.group.max()) + 1, np.int64)
     nodes = [pairs.group]
