@@ -40,7 +40,7 @@ from pktrace.trajectories.joins.open_sets import Sightings
 from pktrace.trajectories.joins.rules import Rule
 from pktrace.trajectories.joins.sole_partners import Points
 from pktrace.trajectories.links.contradicted_by_time import against_time
-from pktrace.trajectories.links.flow_evidence import Agreement, agreement_of, candidates_of, window_of
+from pktrace.trajectories.links.flow_evidence import FlowEvidence, candidates_of, flow_evidence_of, window_of
 from pktrace.trajectories.links.indistinguishable_flows import Crowd, crowds_of
 from pktrace.trajectories.links.known_translators import ENOUGH, ENOUGH_ALONE, Gateways
 from pktrace.trajectories.links.loose_ends import LooseEnds
@@ -151,7 +151,7 @@ class Keys:
         # Departures of flows that are known to be rewritten here are lost: otherwise they would have the key of their
         # new form.
         self.doubtful = fits & ~among(self._stages(found), np.array(list(self._rewritten_at), np.uint64))
-        agreement = agreement_of(pairs, found, rows, times, window)
+        agreement = flow_evidence_of(pairs, found, rows, times, window)
         # If all packets are the same, their IP IDs may still distinguish them: these pairs are looked at first.
         told = (agreement.single > 0) | ~agreement.numbered | agreement.ids_kept
 
@@ -161,7 +161,7 @@ class Keys:
             for at in (found.end_rows, found.start_rows)
         )
 
-        def in_time(some: Agreement) -> Array:
+        def in_time(some: FlowEvidence) -> Array:
             """bool per pair: time does not contradict it, or IP IDs are evidence for it."""
             return some.ids_kept | ~against_time(some.before, some.after, ends, starts, run.threshold_ns)
 
@@ -177,7 +177,7 @@ class Keys:
                 by_side[kept] = pairs
             if kept is invariants.of_rewrite_with_id and fits.sum() < _KEPT_BY_HALF * len(fits):
                 continue  # IP IDs that few packets have kept are equal by chance
-            finer = agreement_of(pairs, found, rows, times, window)
+            finer = flow_evidence_of(pairs, found, rows, times, window)
             eligible = self._mostly_begun(finer, found) & ((finer.single < finer.kinds) | finer.come_soon)
             if self._learn_whole(finer, found, run, eligible, in_time, window):
                 return True
@@ -232,7 +232,7 @@ class Keys:
         pairs = pairs.chosen(fits)
         if not len(pairs):
             return False
-        agreement = agreement_of(pairs, found, rows, times, window_of(run, times))
+        agreement = flow_evidence_of(pairs, found, rows, times, window_of(run, times))
         enough = (agreement.by_id >= ENOUGH) | (agreement.packets >= ENOUGH_ALONE)
         whole = self._end_whole(agreement, found, run)
         if self._take(agreement.chosen(agreement.agreed & enough & whole), by_header=False):
@@ -245,8 +245,8 @@ class Keys:
         return False
 
     def _learn_whole(
-        self, agreement: Agreement, found: LooseEnds, run: Run, eligible: Array, in_time: Callable[[Agreement], Array],
-        window: int,
+        self, agreement: FlowEvidence, found: LooseEnds, run: Run, eligible: Array,
+        in_time: Callable[[FlowEvidence], Array], window: int,
     ) -> bool:  # fmt: skip
         """Learn flows that depart as a whole: a rewrite of addresses, ports or IP IDs affects all of their packets.
 
@@ -284,7 +284,7 @@ class Keys:
         """A hash per departure: its flow, path and position."""
         return mixed(self.flow[found.end_rows], found.end_path, found.end_position)
 
-    def _answer_known(self, agreement: Agreement, found: LooseEnds) -> Array:
+    def _answer_known(self, agreement: FlowEvidence, found: LooseEnds) -> Array:
         """Pairs of flows whose answering flows are known to be one: answers are translated back the same way."""
         before = answering_flow_of(self.fields.at(found.end_rows[agreement.end]))
         after = answering_flow_of(self.fields.at(found.start_rows[agreement.start]))
@@ -292,7 +292,7 @@ class Keys:
         known = among(before, flows)
         return np.asarray(known & (before != after) & (_origin(before, flows, first) == _origin(after, flows, first)))
 
-    def _mostly_begun(self, agreement: Agreement, found: LooseEnds) -> Array:
+    def _mostly_begun(self, agreement: FlowEvidence, found: LooseEnds) -> Array:
         """Pairs of flows for which most arrivals of the flow behind agree."""
         flows = self.flow[found.start_rows]
         place = self.fields["point"][found.start_rows]
@@ -343,7 +343,7 @@ class Keys:
         pairs = pairs.chosen(~(alike[pairs.end] & unseen[pairs.start]))
         fits = np.zeros(len(found.end_rows), bool)
         fits[pairs.end] = True
-        agreement = agreement_of(pairs, found, rows, times, window_of(run, times))
+        agreement = flow_evidence_of(pairs, found, rows, times, window_of(run, times))
         weak = among(agreement.before, self.flow[found.end_rows[alike]])
         balanced = _BALANCED * agreement.packets >= np.maximum(
             counted(self.flow[found.end_rows], agreement.before),
@@ -377,7 +377,7 @@ class Keys:
         self._assign()
         return True
 
-    def _end_whole(self, agreement: Agreement, found: LooseEnds, run: Run) -> Array:
+    def _end_whole(self, agreement: FlowEvidence, found: LooseEnds, run: Run) -> Array:
         """bool per pair: most packets of the flow before depart, and hardly any go on unchanged at points behind the
         rewrite.
 
@@ -416,7 +416,7 @@ class Keys:
         share[known] = ends[known] / (sightings[known] / points[known])
         return share[wanted]
 
-    def _take(self, accepted: Agreement, by_header: bool) -> bool:
+    def _take(self, accepted: FlowEvidence, by_header: bool) -> bool:
         """Remember pairs of flows that are one; returns True if any is new."""
         if self.closed:
             return False
@@ -445,7 +445,7 @@ class Keys:
             self._assign()
         return news
 
-    def _hold_numbers(self, agreement: Agreement, found: LooseEnds) -> Array:
+    def _hold_numbers(self, agreement: FlowEvidence, found: LooseEnds) -> Array:
         """Pairs of TCP flows: sequence and acknowledgment numbers make one packet enough."""
         tcp = self.flow[found.end_rows[self.fields["protocol"][found.end_rows] == _TCP]]
         return among(agreement.before, tcp)

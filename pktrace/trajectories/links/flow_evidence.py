@@ -162,7 +162,7 @@ def _joined(one: Array, other: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class Agreement:
+class FlowEvidence:
     """Pairs of flows (hashes), and the evidence for each.
 
     `packets`: the number of packets that agree; `kinds`: the number of their different invariants; `single`: the number
@@ -223,12 +223,12 @@ class Agreement:
         soon: Array = np.maximum(self.usual, self.spread) <= np.maximum(self.gap // _SOON, EARLY_NS)
         return soon | ~self.timed
 
-    def chosen(self, which: Array) -> Agreement:
+    def chosen(self, which: Array) -> FlowEvidence:
         """The chosen pairs."""
-        return Agreement(*(getattr(self, column.name)[which] for column in fields(self)))
+        return FlowEvidence(*(getattr(self, column.name)[which] for column in fields(self)))
 
 
-def agreement_of(pairs: Candidates, found: LooseEnds, rows: Fields, times: Array, window: int) -> Agreement:
+def flow_evidence_of(pairs: Candidates, found: LooseEnds, rows: Fields, times: Array, window: int) -> FlowEvidence:
     """The evidence that the candidates give about their flows.
 
     Args:
@@ -277,7 +277,7 @@ def agreement_of(pairs: Candidates, found: LooseEnds, rows: Fields, times: Array
     kinds = total(np.ones(count))
     steady = ~timed | (spread * CONCENTRATED <= window)
     steady |= (kinds >= _MANY_KINDS) & _in_order(several, sent[new_end], after, len(index))
-    return Agreement(
+    return FlowEvidence(
         before=pairs.before[clear][index], after=pairs.behind[clear][index],
         packets=total(agree), kinds=kinds, single=total((ends == 1) & (starts == 1)),
         numbered=np.bincount(flows, weights=end_ids != 0, minlength=len(index)) > 0,

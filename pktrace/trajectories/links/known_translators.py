@@ -19,7 +19,7 @@ from pktrace.decode.identity import mixed
 from pktrace.trajectories.bounds import EARLY_NS
 from pktrace.trajectories.fields import Fields
 from pktrace.trajectories.flows import side_of
-from pktrace.trajectories.links.flow_evidence import CONCENTRATED, DISAGREE, Agreement, usual_times
+from pktrace.trajectories.links.flow_evidence import CONCENTRATED, DISAGREE, FlowEvidence, usual_times
 from pktrace.trajectories.links.loose_ends import LooseEnds
 
 Array = np.ndarray[Any, Any]
@@ -35,11 +35,11 @@ class Gateways:
         # Per kind of gateway: its hash, and the columns of _columns, for each pair of flows.
         self._known: list[tuple[tuple[Array, ...], ...]] = []
 
-    def remember(self, accepted: Agreement, found: LooseEnds, rows: Fields) -> None:
+    def remember(self, accepted: FlowEvidence, found: LooseEnds, rows: Fields) -> None:
         """Add pairs of flows that are accepted."""
         self._known.append(tuple((of, *_columns(accepted)) for of in _gateways(accepted, found, rows)))
 
-    def supported(self, pairs: Agreement, eligible: Array, found: LooseEnds, rows: Fields, window: int) -> Array:
+    def supported(self, pairs: FlowEvidence, eligible: Array, found: LooseEnds, rows: Fields, window: int) -> Array:
         """bool per pair: it belongs to a known gateway. Pairs that are not accepted yet make gateways known, too.
 
         Args:
@@ -73,12 +73,12 @@ class Gateways:
         return supported & usable
 
 
-def _columns(pairs: Agreement) -> tuple[Array, ...]:
+def _columns(pairs: FlowEvidence) -> tuple[Array, ...]:
     # Equal packets are one witness.
     return pairs.kinds, np.minimum(pairs.kinds, pairs.same_id), pairs.by_id, pairs.usual, pairs.timed
 
 
-def _gateways(pairs: Agreement, found: LooseEnds, rows: Fields) -> tuple[Array, Array, Array]:
+def _gateways(pairs: FlowEvidence, found: LooseEnds, rows: Fields) -> tuple[Array, Array, Array]:
     """Per pair three hashes, one per kind of gateway; a hash of the pair alone if a kind does not apply."""
     before, behind = rows.at(found.end_rows[pairs.end]), rows.at(found.start_rows[pairs.start])
     stage = found.end_path[pairs.end], found.end_position[pairs.end], pairs.at
