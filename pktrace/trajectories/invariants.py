@@ -13,7 +13,7 @@ from pktrace.trajectories.fields import made_once
 from pktrace.trajectories.flows import flow_of, side_of
 
 Array = np.ndarray[Any, Any]
-Remains = Callable[[Fielded], Array]
+Invariants = Callable[[Fielded], Array]
 _ICMP, _ICMPV6 = 1, 58
 _ECHO_REQUEST, _ECHO_REPLY, _ECHO_REQUEST_6, _ECHO_REPLY_6 = 8, 0, 128, 129
 

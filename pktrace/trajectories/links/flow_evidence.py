@@ -20,7 +20,7 @@ from pktrace.trajectories.bounds import EARLY_NS
 from pktrace.trajectories.fields import Fields
 from pktrace.trajectories.flows import answering_flow_of, flow_of, has_its_own_id, side_of, stays_on_its_link
 from pktrace.trajectories.grouping import InOrder, each_between, in_order_of
-from pktrace.trajectories.invariants import Remains, of_beginning, of_change
+from pktrace.trajectories.invariants import Invariants, of_beginning, of_change
 from pktrace.trajectories.links.loose_ends import LooseEnds
 from pktrace.trajectories.paths import visits
 
@@ -61,7 +61,7 @@ class Candidates:
 
 
 def candidates_of(
-    found: LooseEnds, run: Run, rows: Fields, times: Array, comparable: Array, remains: Remains,
+    found: LooseEnds, run: Run, rows: Fields, times: Array, comparable: Array, remains: Invariants,
     most: int = _MOST_STARTS,
 ) -> tuple[Candidates, Array]:  # fmt: skip
     """Departures with their candidates, the first `most` arrivals for each; and per departure, if it has any
