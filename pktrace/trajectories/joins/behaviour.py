@@ -33,7 +33,7 @@ from pktrace.trajectories.bounds import EARLY_NS, ENOUGH_BYTES, STAMP_NS
 from pktrace.trajectories.fields import Fields
 from pktrace.trajectories.flows import has_id, is_numbered, is_opening
 from pktrace.trajectories.grouping import counted, in_order_of, looked_up, tallied
-from pktrace.trajectories.joins.rules import Rule, Told
+from pktrace.trajectories.joins.rules import Rule, Statements
 
 Array = np.ndarray[Any, Any]
 _BACKWARDS, _FEWEST_BACKWARDS = 0.05, 3
@@ -164,7 +164,7 @@ def _enough(
     if rule.features not in ("FI", "Ie", "P", "FP") and sure.all():
         return np.asarray(sure)
     arrivals = facts.arrivals()
-    arrivals = arrivals[Told(rows.at(arrivals)).asked(rule)]
+    arrivals = arrivals[Statements(rows.at(arrivals)).asked(rule)]
     begun = counted(flow[arrivals], flow[y])
     many = (kinds >= _ENOUGH)[number] & (total[number] >= _SHARE * begun)
     if rule.features in ("FI", "Ie"):

@@ -106,7 +106,7 @@ def ending_of(rule: Rule, rows: Fielded, payloads: Payloads) -> tuple[Array, Arr
     return mixed(ending, length), there
 
 
-class Told:
+class Statements:
     """Statements: the features that each packet carries, and the rules that can use it."""
 
     def __init__(self, rows: Fielded) -> None:

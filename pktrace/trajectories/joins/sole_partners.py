@@ -18,7 +18,7 @@ from pktrace.trajectories.fields import Fields
 from pktrace.trajectories.grouping import InOrder, tallied
 from pktrace.trajectories.joins.families import Families
 from pktrace.trajectories.joins.open_sets import OpenSets, Sightings
-from pktrace.trajectories.joins.rules import Rule, Told, ending_of, keys_of
+from pktrace.trajectories.joins.rules import Rule, Statements, ending_of, keys_of
 from pktrace.trajectories.joins.translations import Translations
 from pktrace.trajectories.paths import NOT_FOLLOWED
 
@@ -30,13 +30,13 @@ class Points:
 
     def __init__(self, rows: Fields) -> None:
         self._rows = rows
-        self._known: dict[int, tuple[Array, Told]] = {}
+        self._known: dict[int, tuple[Array, Statements]] = {}
 
-    def of(self, point: int) -> tuple[Array, Told]:
+    def of(self, point: int) -> tuple[Array, Statements]:
         """Rows of the packets of one point, and their statements."""
         if point not in self._known:
             at = np.flatnonzero(self._rows["point"] == point)
-            self._known[point] = at, Told(self._rows.at(at))
+            self._known[point] = at, Statements(self._rows.at(at))
         return self._known[point]
 
 
