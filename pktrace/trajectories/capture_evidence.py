@@ -19,7 +19,7 @@ FOREVER = np.int64((1 << 62) - 1)
 
 @dataclass(frozen=True)
 class Reach:
-    """Capture evidence per point; times are on the clock of the first point.
+    """Capture evidence per point; times are aligned (see `Clocks`).
 
     `start` and `end`: the time that the captures cover; `missed`: certain packets that the point provably missed in
     that time; `incomplete`: the point missed packets, or its captures report drops; `unknown`: the captures report no

@@ -81,7 +81,7 @@ class Trajectories:
 
     @cached_property
     def times(self) -> np.ndarray[Any, Any]:
-        """As `raw_times`, on the clock of the first point (offsets removed)."""
+        """As `raw_times`, on the clock of the first point of each point's group (offsets removed, see `Clocks`)."""
         return self._times(self.clocks.aligned(self.observations.rows))
 
     @cached_property

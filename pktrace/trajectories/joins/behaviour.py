@@ -12,8 +12,9 @@ send the payloads of others. The pairs of two flows join if
 - number: one pair is enough if the IP ID and the payload agree, or both TCP numbers and the payload, or all headers;
   else 3 different packets, and 5 if nothing but the IP ID agrees;
 - share: without the IP ID, the pairs hold half of the unexplained arrivals of the flow behind that say enough;
-- bound: if neither an address nor the IP ID agrees, one of the two sets is seen on both sides of the join, or half of
-  the pairs of its flows are so. Strangers with equal timers keep order and run forward for ever.
+- bound: if neither an address nor the IP ID agrees (rule NP), one of the two sets is seen on both sides of the join, or
+  half of the pairs of its flows are so, or 3 packets are known to have been renamed so. Strangers with equal timers
+  keep order and run forward for ever.
 
 Bound: a packet that one point alone missed, and a stranger with equal features that the other point alone missed, in
 flows whose other packets are not seen at both points, are taken for one.

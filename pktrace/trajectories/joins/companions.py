@@ -5,8 +5,9 @@ forward in time, and numbers may differ by a constant. Its ACKs are its own.
 
 Rule: connections whose numbers differ are one if the segments without payload follow the same translation at both
 points, nine of ten of either side and at least four; their options have the same length, and time stamps differ by a
-constant; and they go forward in time. Between two clocks, options are required. Segments with payload decide, too, if
-they have the same time stamps on both sides: a host's begin at random (RFC 7323 5.4), so a proxy's are others.
+constant; and on one clock they go forward in time. Between two clocks, options are required. Segments with payload
+decide, too, if they have the same time stamps on both sides: a host's begin at random (RFC 7323 5.4), so a proxy's are
+others.
 Bound: a proxy that sends an ACK for each ACK of its client, behind it, with the same options and a clock in step to the
 tick.
 """

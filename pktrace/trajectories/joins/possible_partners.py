@@ -5,15 +5,17 @@ Packets then depart in one flow, and packets without an explained beginning arri
 
 Rule: two flows are a possible pair between two positions if one of these holds there:
 
-- known: packets of the one were matched with packets of the other, whose bytes or headers had changed, and at least one
-  in ten packets of the flow behind is unexplained;
-- payload: half of the departures of the one have an arrival of the other with the same payload, 16 bytes or more;
-- pace: nearly all of both flows departs and arrives there, their numbers of packets differ by a quarter at most, and
-  seven of ten arrivals come as long after the departure before them, to a quarter of the time between two packets; and
-  they have an address in common, or another protocol.
+- known: packets of the one were matched with packets of the other, whose bytes or headers had changed, at least one in
+  ten packets of the flow behind is unexplained, and a departure has an arrival of the same length;
+- payload: half of the departures, or of the arrivals, of the two flows have a partner with the same payload, 16 bytes
+  or more, and two packets at least;
+- pace: nearly all packets of both flows depart and arrive there, their numbers of packets differ by a quarter at most,
+  and seven of ten arrivals come as long after the departure before them, to a quarter of the time between two packets;
+  and they have an address in common, or another protocol. The 64 largest flows on either side with 5 packets or more
+  are compared.
 
-For a possible pair, departures are ambiguous if an arrival of the other flow follows within the loss threshold. If one
-direction of a TCP connection is ambiguous, all departures of both directions are.
+For a possible pair, departures are ambiguous if an arrival of the other flow follows within the loss threshold. If the
+payload makes one direction of a TCP connection ambiguous, all departures of both directions are.
 Bound: a flow that is lost as a whole beside a flow that comes from elsewhere in step with it.
 """
 

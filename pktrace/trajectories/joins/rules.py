@@ -13,8 +13,9 @@ A rule names the features that agree; a feature that a box on the way changed is
 - E: payload length, and all bytes behind the 12 of an RTP header; e: the last 16 bytes;
 - R: the destination of the one is the source of the other: a relay.
 
-Every rule asks for packets that say enough: 16 payload bytes, or both TCP numbers. A RST with numbers 0 and 1, a bare
-IP ID or a short heartbeat joins nothing (docs/matching.md).
+Every rule asks for packets that say enough (`Statements.asked`): 16 payload bytes, or both TCP numbers, or the random
+number of a SYN. Rules with E or e ask for 28 payload bytes. Rule FI takes any payload, and behaviour.py then asks for 5
+packets. A RST with numbers 0 and 1, a bare IP ID or a short heartbeat joins nothing (docs/matching.md).
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Pairs of flows that time contradicts: a changed packet cannot be seen before its original.
 
-Rule: only invariants that one packet of the flow before and one packet of the flow behind have are counted. Packets
-that arrive earlier than they depart (by more than clocks and captures explain) count against the pair. Traffic that is
-alike on two links is earlier now on the one link, now on the other.
+Rule: only invariants that one packet of the flow before and one packet of the flow behind have are counted, within the
+loss threshold. Packets that arrive earlier than they depart (by more than EARLY_NS) go backwards. Time contradicts a
+pair of flows if more than one packet goes backwards for each ten that go forward. Traffic that is alike on two links is
+earlier now on the one link, now on the other.
 Bound: alike traffic that is always later on the same link, and has other IP IDs, looks as if a gateway had rewritten
 it.
 """

@@ -5,8 +5,8 @@ port) in common that stays, are one crowd if
 
 - all of them depart there, or arrive there: at least _WHOLE of the packets of each;
 - there are no more flows and packets behind it than before, and not less than half as many;
-- nearly every arrival has a departure of its own at most some time before, in order; and with the departures moved to
-  other times, hardly any has. This shows that these packets come when those come, as no others would.
+- 99 in 100 arrivals have a departure of their own at most some time before, in order; with the departures moved to any
+  of _MOVES other times, one in ten has none. This shows that these packets come when those come, as no others would.
 
 The number of lost packets is then known, but not the lost packets themselves; the matcher `order` counts them.
 Bound: two crowds that have nothing to do with each other are taken for one if one is lost as a whole, the other comes

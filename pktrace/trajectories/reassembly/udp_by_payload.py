@@ -321,7 +321,9 @@ class _Flows:
         )
 
     def _numbered(self) -> Array:
-        """Flows whose IP IDs count on: IPv4, and not the same in all packets that were sent."""
+        """Flows whose IP IDs count on: IPv4, and not the same in all packets that were sent; a single packet counts,
+        too.
+        """
         mine = self.some[self.some < self.sent]
         four = mine[(self.chosen["ip_version"][mine] == 4) & (self.chosen["ip_id"][mine] != 0)]
         unique, which, many = np.unique(self.flows[four], return_inverse=True, return_counts=True)
