@@ -81,6 +81,8 @@ def meeting(
             low, high = sides[1 - mine].between(others[some[number]], first, last)
             meets = np.flatnonzero(high > low)
             met[some[number[meets]]] = True
+            # Each span adds 1 at its begin and takes 1 away behind its end: a running sum above 0 marks all members of
+            # spans.
             for at, begin, end in ((mine, place[meets], place[meets] + 1), (1 - mine, low[meets], high[meets])):
                 size = len(marks[at])
                 marks[at] += np.bincount(begin, minlength=size) - np.bincount(end, minlength=size)

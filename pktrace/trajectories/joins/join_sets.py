@@ -78,6 +78,7 @@ def join_sets(
             if numbers_differ:
                 follow = translations.follow(rows, flow, x, y)
                 if rule.asks("F") and rule.asks("I"):
+                    # Flow and IP ID agree, and the numbers follow no translation: the packet is ambiguous.
                     left.append(x[known & ~follow])
                 known &= follow
             x, y, between = x[known], y[known], between[known]

@@ -203,6 +203,8 @@ class _Stage:
             for other, came, arrival in behind:
                 if max(len(sent), len(came)) > _AS_MANY * min(len(sent), len(came)) or not _may_be_one(row, arrival):
                     continue
+                # Each arrival is measured from the last departure before it, so a lost packet does not shift the delays
+                # behind it.
                 after = came - sent[np.clip(np.searchsorted(sent, came, "right") - 1, 0, len(sent) - 1)]
                 steady = np.abs(after - np.median(after)) <= gap // _QUARTER
                 if self.window is None or (steady.mean() >= _STEADY and 0 <= np.median(after) <= self.window):

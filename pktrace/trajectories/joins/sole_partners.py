@@ -162,6 +162,7 @@ def _one_a_set(rows: Array, keys: Array, wanted: Array, sets: OpenSets, at: Sigh
     order = np.argsort(at.times[rows], kind="stable")
     rows, keys = rows[order], keys[order]
     owned = sets.set_of(rows)
+    # Rows without a set get a number of their own below those of trajectories, which are -2 and less.
     owned = np.where(owned == -1, -3 - len(at.path_of) - rows, owned)
     first, _ = groups_of(keys, owned.astype(np.uint64))
     return rows[first], keys[first]

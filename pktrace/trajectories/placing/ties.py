@@ -155,6 +155,8 @@ def _kept(like: Array, values: Array, points: Array, seeing: Array, stages: list
         same = np.bincount(group[both][first], weights=np.minimum(of_a, of_b), minlength=groups)
         if same.sum() <= _KEPT * least.sum():
             vetoed |= least > 0
+        # A group is vetoed if at most half of its values stay the same. Without packets at one of the points its bound
+        # is below 0, so it is not vetoed.
         vetoed |= same <= _KEPT * least - (least == 0)
     found: Array = ~vetoed[group]
     return found

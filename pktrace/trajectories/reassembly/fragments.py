@@ -125,10 +125,11 @@ def _by_room(
 
 
 def _by_time(group: Array, at: Array, times: Array, named: Array, which: Array, threshold: int) -> Array:
-    """Fill in the groups of fragments that are near just one packet in time, at any point; 0 for several.
+    """Fill in the groups of fragments that are near packets of just one group in time, at any point; 0 for several
+    groups.
 
     Returns:
-        The groups of all packets near one fragment, if they are several.
+        The groups near one fragment, if they are several.
     """
     from pktrace.trajectories.reassembly.fragments_kernel import only_group_near
 

@@ -121,6 +121,8 @@ class _Found:
         for column in (some.packet, some.frame, some.at - some.begin):
             new[1:] &= column[1:] == column[:-1]
         new[1:] = ~new[1:]
+        # The number of the group goes into the bits above 20, so the running maximum of ends starts anew in each group:
+        # a place in a packet is below 2^16.
         group = np.cumsum(new) << 20
         furthest = np.maximum.accumulate(group + some.begin + some.size)
         new[1:] |= (group + some.begin)[1:] > furthest[:-1]
@@ -216,6 +218,7 @@ def _sizes(chosen: Array, flow: Array, some: Array) -> Array:
     found = np.zeros((len(some), 1 + _USUAL), np.int64)
     found[:, 0] = _most_usual_before(beginning[order], length[order], many[which][order], np.argsort(order))
     found[:, 1:] = usual[flow]
+    # A size divides only longer packets, and makes no more pieces than an offload does.
     found[found >= length[:, None]] = 0
     found[-(-length[:, None] // np.maximum(found, 1)) > _MOST_PIECES] = 0
     return found
