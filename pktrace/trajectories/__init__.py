@@ -1,1 +1,1 @@
-"""Trajectories: which observations are the same packet, seen at different points of its path."""
+"""Trajectories: the observations of one packet at the points of its path, found and put in order."""

@@ -1,11 +1,12 @@
-"""Points that show both sides of what rewrites packets see them twice: as they came, and in their second form.
+"""Both sides of a translator: one point sees a packet as it arrives, and again as it leaves, rewritten.
 
-Rule: where one flow was found to become another at one and the same point, what that point sees in the flow behind is
-the second form of the packet with its key that it saw in a flow before, the last within the loss threshold. Second
-forms are not followed: the point is one position of the path, and the first sighting there counts. They belong to
-the packet whose second form they are.
-Bound: which of several packets with one key it is may be wrong; what became of them does not hang on it. Without a
-first form, which the capture may have missed, the second one is followed as any other sighting.
+Rule: flow A was found to become flow B at one and the same point. Each sighting of flow B at this point is then an
+egress sighting. Its packet is the last one with the same key that the point saw in a flow before, within the loss
+threshold.
+Egress sightings are not followed: the point is one position of the path, and the first sighting there counts. An egress
+sighting belongs to its packet.
+Bound: if several packets have one key, the egress sighting may get the wrong one; no fate depends on the choice. If the
+capture missed the first sighting, the egress sighting is followed as any other sighting.
 """
 
 from __future__ import annotations
@@ -24,17 +25,21 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Forms:
-    """Rows of second forms, in order, and of the first form of each."""
+    """Egress sightings and their packets: `second` has the rows of egress sightings in order, `first` the row of each
+    packet's first sighting at the point.
+    """
 
     second: Array
     first: Array
 
     def chosen(self, which: Array) -> Forms:
-        """Some of them."""
+        """The chosen pairs."""
         return Forms(self.second[which], self.first[which])
 
     def and_those(self, others: Forms) -> Forms:
-        """Both, and the first form of what was a second one before is that of its own first one."""
+        """The pairs of both; a first sighting that is itself an egress sighting is replaced by its own first
+        sighting.
+        """
         second, first = np.append(self.second, others.second), np.append(self.first, others.first)
         order = np.argsort(second, kind="stable")
         second, first = second[order], first[order]
@@ -50,11 +55,11 @@ NO_FORMS = Forms(np.zeros(0, np.int64), np.zeros(0, np.int64))
 
 
 def forms_of(keys: Array, flow: Array, points: Array, times: Array, behind: Iterable[int], threshold: int) -> Forms:
-    """All second forms.
+    """All egress sightings.
 
     Args:
         keys, flow: uint64 per row; points: int32, times: int64, as captured; behind: hashes (`mixed`) of flow and point
-        where other flows became it; threshold: ns.
+        where other flows became this flow; threshold: ns.
     """
     known = np.array(sorted(behind), np.uint64)
     if not len(known):
@@ -64,7 +69,7 @@ def forms_of(keys: Array, flow: Array, points: Array, times: Array, behind: Iter
     place = mixed(keys, points)
     first = np.flatnonzero(~is_second)
     first = first[np.isin(place[first], place[second])]
-    # In order of key and time, what may be a first form before what is stamped at the same time.
+    # The order is by key and time; at equal times, a possible first sighting comes before an egress sighting.
     rows = np.concatenate([first, second])
     of_first = np.arange(len(rows)) < len(first)
     order = np.lexsort((~of_first, times[rows], place[rows]))
@@ -73,7 +78,8 @@ def forms_of(keys: Array, flow: Array, points: Array, times: Array, behind: Iter
     before = np.maximum.accumulate(at)
     behind_it = np.minimum.accumulate(np.where(of_first, np.arange(len(rows)), len(rows))[::-1])[::-1]
     found = np.full(len(rows), -1)
-    # The capture may have stamped both in the wrong order.
+    # The capture may have stamped both in the wrong order: then the first sighting follows by EARLY_NS at most. The
+    # usual order is tried last, and wins.
     for candidate, early, late in ((behind_it, -EARLY_NS, 0), (before, 0, threshold)):
         there = ~of_first & (candidate >= 0) & (candidate < len(rows))
         other = np.clip(candidate, 0, max(0, len(rows) - 1))

@@ -1,4 +1,4 @@
-"""What each point's captures can prove: the time that they cover, and whether they missed packets in it."""
+"""Capture evidence: for each point the time that its captures cover, and the packets that they missed in that time."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ FOREVER = np.int64((1 << 62) - 1)
 
 
 @dataclass(frozen=True)
-class Reach:
-    """Per point, times on the clock of the first point: `start` and `end` of what its captures cover; `missed`, how
-    many certain packets it provably missed in that time; `incomplete`, it missed packets or says that it dropped
-    some; `unknown`, it does not say; `dropped`, how many it says, 0 where unknown, -1 where
-    packets may be missing for another reason; `outages`, when it missed packets.
+class CaptureEvidence:
+    """Capture evidence per point; times are aligned (see `Clocks`).
+
+    `start` and `end`: the time that the captures cover; `missed`: certain packets that the point provably missed in
+    that time; `incomplete`: the point missed packets, or its captures report drops; `unknown`: the captures report no
+    drop count; `dropped`: packets that the captures report as dropped, 0 where unknown, -1 where packets may be missing
+    for another reason; `outages`: the times in which the point missed packets.
     """
 
     start: Array
@@ -34,13 +36,14 @@ class Reach:
     outages: Outages
 
 
-def reach_of(run: Run, coverage: tuple[Coverage, ...], clocks: Clocks) -> Reach:
-    """What the captures say of themselves.
+def capture_evidence_of(run: Run, coverage: tuple[Coverage, ...], clocks: Clocks) -> CaptureEvidence:
+    """The evidence that the captures carry themselves.
 
-    A capture runs from its statistics' start to their end, else from its first to its last packet; the window of
-    run.toml widens that, since every point captured all through it, except where a file is damaged. A capture without
-    packets saw nothing in that time; without statistics and window nobody knows when it ran, and it proves nothing: it
-    may be that of a tool with a wrong filter, or one that was started too late. Damaged files alone prove nothing.
+    A capture runs from its statistics' start to their end, else from its first to its last packet. The window of
+    run.toml widens that span, since every point captured all through the window; a damaged file is the exception.
+    A capture without packets saw nothing in that time. Without statistics and window its time is unknown, and it proves
+    nothing: a tool with a wrong filter may have written it, or it was started too late. Damaged files alone prove
+    nothing.
     """
     start = np.full(len(run.points), FOREVER)
     end = np.full(len(run.points), -FOREVER)
@@ -53,11 +56,11 @@ def reach_of(run: Run, coverage: tuple[Coverage, ...], clocks: Clocks) -> Reach:
             first.append(run.window[0])
             last += [] if cover.cut else [run.window[1]]
         if cover.cut and not cover.packets and cover.end_ns is None:
-            start[point] = end[point] = -FOREVER  # whatever is asked of it lies behind its end
+            start[point] = end[point] = -FOREVER  # every time lies behind its end
         elif first and last:
             start[point] = max(-int(FOREVER), min(first))
             end[point] = min(int(FOREVER), max(last))
-    return Reach(
+    return CaptureEvidence(
         start=start,
         end=end,
         missed=np.zeros(len(run.points), np.int64),
@@ -69,7 +72,7 @@ def reach_of(run: Run, coverage: tuple[Coverage, ...], clocks: Clocks) -> Reach:
 
 
 def _counted(coverage: tuple[Coverage, ...], clocks: Clocks) -> Outages:
-    """The outages that the packets' own drop counters say, of captures that missed nothing else."""
+    """The outages that the packets' own drop counters state, for captures that missed nothing else."""
     outages = Outages.none(len(coverage))
     for point, cover in enumerate(coverage):
         if cover.drop_spans is not None and clocks.steps is None:
@@ -78,10 +81,12 @@ def _counted(coverage: tuple[Coverage, ...], clocks: Clocks) -> Outages:
     return outages
 
 
-def with_proven_misses(reach: Reach, run: Run, times: Array, seen: Array, path_of: Array) -> Reach:
-    """The same with what certain packets prove: one that was seen before and after a point, which was capturing at
-    that time and has not seen it, was missed there (RFC 5644 6.2.5). So absence there proves nothing in the outages of
-    that point, nor at any time where nothing bounds them (outages.py).
+def with_proven_misses(reach: CaptureEvidence, run: Run, times: Array, seen: Array, path_of: Array) -> CaptureEvidence:
+    """The same evidence, with the misses that certain packets prove.
+
+    A packet that was seen before and behind a point, and not at the point, was missed there if the point was capturing
+    at that time (RFC 5644 6.2.5). Absence at that point then proves nothing during its outages, or at any time if
+    nothing bounds the outages (outages.py).
 
     Args:
         times: int64 per row, aligned; seen: rows of certain packets by position, -1 where not seen; path_of: int16.
@@ -111,8 +116,10 @@ def with_proven_misses(reach: Reach, run: Run, times: Array, seen: Array, path_o
 
 @dataclass(frozen=True)
 class _Passage:
-    """Certain packets that passed a position of a path, seen before and behind it: `missed` (bool, not seen there),
-    times `left` before it, `at` it and `came` behind it (int64, ns); `departures`, packets seen there last.
+    """Certain packets that passed a position of a path, seen before and behind it.
+
+    `missed` (bool, not seen there); times `left` before it, `at` it and `came` behind it (int64, ns); `departures`: the
+    number of packets last seen there.
     """
 
     missed: Array
@@ -128,7 +135,7 @@ class _Passage:
         here, behind = there[:, position], there[:, position + 1 :].any(axis=1)
         passed = there[:, :position].any(axis=1) & behind
         if path.has_detour and path.detour_first <= position <= path.detour_last:
-            # Packets that the detour has not seen may have gone over the bypass.
+            # Packets that no point of the detour saw may have taken the bypass.
             passed &= there[:, path.detour_first : path.detour_last + 1].any(axis=1)
         through = np.flatnonzero(passed)
         at, known = times[np.maximum(seen[through], 0)], there[through]
@@ -140,8 +147,8 @@ class _Passage:
             int((here & ~behind).sum()),
         )
 
-    def misses(self, reach: Reach, point: int) -> Misses:
-        """The misses in the time that the captures of a point cover."""
+    def misses(self, reach: CaptureEvidence, point: int) -> Misses:
+        """The misses within the time that the captures of a point cover."""
         covered = (self.left >= reach.start[point]) & (self.came <= reach.end[point])
         return Misses.of(
             self.missed[covered], self.left[covered], self.at[covered], self.came[covered],

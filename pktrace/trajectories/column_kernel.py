@@ -1,4 +1,4 @@
-"""The kernel that reads out of each row what packets are followed by, in one pass."""
+"""The kernel that reads the columns for following out of each row in one pass."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _WANTED, _ASKED = field.HAS_IP | field.HAS_TIME, field.HAS_IP | field.HAS_TIME |
 
 @inlined
 def _fits(row, tests, at):
-    """Whether a row passes one test: what is asked, then a version and masked halves, or the ends of a range.
+    """True if a row passes one test. A test has a kind, then a version and masked halves, or the ends of a range.
 
-    Single numbers are taken out of the table: a line of it as an array of its own would take longer than the test.
+    Single numbers are read from the table, because a view of one line would take longer than the test.
     """
     kind, low, high = tests[at, 0], tests[at, 2], tests[at, 3]
     if kind == SOURCE or kind == DESTINATION:
@@ -58,7 +58,7 @@ def read_columns(rows, first, last, asked, points, times, identities, paths):
         asked: of `paths.path_tests`; points: int32, times: int64, identities: uint64, paths: int16 per row, filled.
 
     Returns:
-        The bits of `has` that any of them has.
+        The bits of `has` that any row has.
     """
     candidates, conditions, alternatives, tests = asked
     found = np.uint32(0)

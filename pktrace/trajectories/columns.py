@@ -1,4 +1,4 @@
-"""The columns by which packets are followed, read out of the decoded rows in pieces, on several threads."""
+"""The columns for following packets, read out of the decoded rows in pieces, on several threads."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from pktrace.run.model import Run
 from pktrace.trajectories.paths import NOT_FOLLOWED, path_of_rows, path_tests
 
 Array = np.ndarray[Any, Any]
-_TOGETHER = 1 << 14  # rows whose fields are looked at one after the other: so many stay in the processor's cache
+_TOGETHER = 1 << 14  # rows whose fields are read one after the other: so many stay in the processor's cache
 _PIECE = 1 << 18  # rows that one thread reads at a time
 _FEW = 1 << 17
 
 
 def in_pieces(count: int, action: Callable[[slice], None]) -> Iterator[tuple[int, int]]:
-    """Do something with all rows, a span of them at a time, on several threads.
+    """Apply an action to all rows, one span at a time, on several threads.
 
     Yields:
-        The spans that are done, one after the other.
+        The finished spans, one after the other.
     """
 
     def piece(begin: int) -> tuple[int, int]:
@@ -42,7 +42,7 @@ def in_pieces(count: int, action: Callable[[slice], None]) -> Iterator[tuple[int
 
 @dataclass(frozen=True)
 class Columns:
-    """One entry per observation.
+    """Columns with one entry per observation.
 
     `identities` (uint64), `points` (int32), `times` (int64, as captured), `paths` (int16: number of the path that the
     row may belong to, NO_PATH, or NOT_FOLLOWED).
@@ -56,21 +56,21 @@ class Columns:
 
     @classmethod
     def of(cls, rows: int) -> Columns:
-        """Columns of so many rows that hold nothing yet."""
+        """Empty columns for a number of rows."""
         identities, points = np.empty(rows, np.uint64), np.empty(rows, np.int32)
         times, paths = np.empty(rows, np.int64), np.empty(rows, np.int16)
         return cls(identities, points, times, paths, np.zeros(-(-rows // _PIECE), np.uint32))
 
     @classmethod
     def all_of(cls, run: Run, rows: Array) -> Columns:
-        """All of them, read."""
+        """The columns of all rows, read."""
         columns = cls.of(len(rows))
         for _ in columns.read(run, rows):
             pass
         return columns
 
     def without(self, which: Array) -> Columns:
-        """The same, in which some rows are not followed."""
+        """The same columns with some rows marked as not followed."""
         paths = self.paths.copy()
         paths[which] = NOT_FOLLOWED
         return replace(self, paths=paths)
@@ -80,16 +80,16 @@ class Columns:
 
     @property
     def has(self) -> int:
-        """The bits of `has` that any row has, of those read."""
+        """The bits of `has` that any row has, among the rows read so far."""
         return int(np.bitwise_or.reduce(self._has))
 
     def read(self, run: Run, rows: Array) -> Iterator[tuple[int, int]]:
-        """Fill them; yields the spans of rows that are there, one after the other, while others are read."""
+        """Fill the columns; yields the spans of finished rows, one after the other, while others are read."""
         if len(rows) < _FEW:
             self._has[:] = self._read_few(run, rows)
             yield 0, len(rows)
             return
-        from pktrace.trajectories.column_kernel import read_columns  # takes longer to load than few rows take without
+        from pktrace.trajectories.column_kernel import read_columns  # its import outweighs the gain for few rows
 
         tests = path_tests(run)
 

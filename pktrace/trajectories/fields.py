@@ -1,7 +1,7 @@
-"""The fields of many rows as columns, each copied out of the rows when it is first asked for.
+"""The fields of many rows as columns, each copied out of the rows on first use.
 
-Rows are wide, and what is compared needs few of their fields: a field of some rows is picked from its column in a
-hundredth of the time that a copy of whole rows takes.
+Rows are wide, and comparisons need few of their fields. Picking one field of some rows from its column takes a
+hundredth of the time of a copy of whole rows.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import numpy as np
 from pktrace.decode.rows import Fielded
 
 Array = np.ndarray[Any, Any]
-_LATELY = 3  # arrays of row numbers of which it is kept what was made of them
-_MOST = 8  # where less than one row in so many is asked for, its field is read from the rows
+_LATELY = 3  # arrays of row numbers whose results are kept
+_MOST = 8  # if less than one row in so many is asked for, its field is read from the rows
 
 
 class Fields:
-    """All rows of a run; `rows` are these themselves."""
+    """All rows of a run; `rows` is the original array."""
 
     def __init__(self, rows: Array) -> None:
         self.rows = rows
@@ -39,7 +39,7 @@ class Fields:
         return Picked(self, which)
 
     def kept(self, which: Array) -> Picked:
-        """The same, with what was made of them, if this very array was asked for lately."""
+        """As `at`, with the results kept from an earlier call, if this very array was asked for lately."""
         found = next((picked for picked in self._lately if picked.which is which), None) or Picked(self, which)
         self._lately = [found, *(picked for picked in self._lately if picked is not found)][:_LATELY]
         return found
@@ -51,7 +51,7 @@ class Fields:
         return found
 
     def forget(self, *names: str) -> None:
-        """Fields that were changed in the rows."""
+        """Drop the columns of fields that were changed in the rows."""
         self._lately = []
         for name in names:
             self._columns.pop(name, None)
@@ -61,7 +61,7 @@ class Picked:
     """Some rows of `Fields`."""
 
     def __init__(self, fields: Fields, which: Array, other: dict[str, Array] | None = None) -> None:
-        """Row numbers; and fields that are others than in the rows."""
+        """Row numbers, and replacements for some fields."""
         self._fields, self.which, self._other = fields, which, other or {}
         self._made: dict[Callable[[Fielded], Array], Array] = {}
 
@@ -72,13 +72,13 @@ class Picked:
         return self._other[name] if name in self._other else self._fields.picked(name, self.which)
 
     def once(self, of: Callable[[Fielded], Array]) -> Array:
-        """What a function makes of these, which is made once; it is not changed."""
+        """The result of a function of these rows, computed once; it must not be changed."""
         if of not in self._made:
             self._made[of] = of(self)
         return self._made[of]
 
     def at(self, which: Array) -> Picked:
-        """Some of these."""
+        """A part of these rows."""
         return Picked(self._fields, self.which[which], {name: column[which] for name, column in self._other.items()})
 
     def but(self, **other: Array) -> Picked:
@@ -87,5 +87,5 @@ class Picked:
 
 
 def made_once(rows: Fielded, of: Callable[[Fielded], Array]) -> Array:
-    """What a function makes of some rows; picked ones keep it."""
+    """The result of a function of some rows; picked rows keep it."""
     return rows.once(of) if isinstance(rows, Picked) else of(rows)

@@ -18,7 +18,7 @@ _SYN, _ACK = 2, 16
 
 
 def flows_of(rows: Array) -> Array:
-    """`flow_of` of many rows."""
+    """`flow_of` for many rows."""
     found = np.empty(len(rows), np.uint64)
 
     def some(span: slice) -> None:
@@ -30,10 +30,10 @@ def flows_of(rows: Array) -> Array:
 
 
 def flow_of(rows: Fielded, answering: bool = False) -> Array:
-    """A hash per row of protocol, addresses and ports; of ICMP queries the identifier stands for the ports.
+    """A hash per row of protocol, addresses and ports; for ICMP queries the identifier stands for the ports.
 
     Args:
-        answering: of the flow in the other direction.
+        answering: the flow in the other direction.
     """
     source, destination, sport, dport = "source", "destination", "sport", "dport"
     if answering:
@@ -55,10 +55,10 @@ def side_of(rows: Fielded, side: str) -> tuple[Array, Array, Array]:
 
 
 def stays_on_its_link(rows: Fielded) -> Array:
-    """bool per row: link-local, which no router forwards (RFC 3927 7, RFC 4291 2.5.6), also of multicast.
+    """bool per row: a link-local packet, which no router forwards (RFC 3927 7, RFC 4291 2.5.6), multicast included.
 
-    That is 224.0.0.0/24 (RFC 5771 4), 239.255.0.0/16 (RFC 2365 6.1), and of IPv6 the scopes up to 3 (RFC 4291 2.7, RFC
-    7346 2). What other groups are sent may be translated as anything else.
+    Link-local multicast is 224.0.0.0/24 (RFC 5771 4), 239.255.0.0/16 (RFC 2365 6.1), and the IPv6 scopes up to 3 (RFC
+    4291 2.7, RFC 7346 2). Packets to other groups may be translated as any others.
     """
     six = rows["ip_version"] == 6
     found = np.zeros(len(rows), bool)
@@ -74,14 +74,14 @@ def stays_on_its_link(rows: Fielded) -> Array:
 
 
 def is_opening(rows: Fielded) -> Array:
-    """bool per row: a SYN, whose number of 32 bits is drawn at random (RFC 9293 3.4.1)."""
+    """bool per row: a SYN, whose 32-bit number is drawn at random (RFC 9293 3.4.1)."""
     opening = (rows["protocol"] == _TCP) & (rows["tcp_flags"] & (_SYN | _ACK) == _SYN)
     found: Array = opening & (rows["tcp_seq"] > 1)
     return found
 
 
 def is_numbered(rows: Fielded) -> Array:
-    """bool per row: a TCP segment with both numbers, neither of them 0 (the RST of a refused SYN has 0 and 1)."""
+    """bool per row: a TCP segment with both numbers above 1 (the RST of a refused SYN has 0 and 1)."""
     found: Array = (rows["protocol"] == _TCP) & (rows["tcp_seq"] > 1) & (rows["tcp_ack"] > 1)
     return found
 
@@ -93,7 +93,7 @@ def has_id(rows: Fielded) -> Array:
 
 
 def has_its_own_id(rows: Fielded) -> Array:
-    """bool per row: its IP ID is not 0, and no other of these rows of its flow has it."""
+    """bool per row: the IP ID is not 0, and no other of these rows of the same flow has it."""
     of = group_numbers(made_once(rows, flow_of), rows["ip_id"], rows["fragment_offset"])
     found: Array = (rows["ip_id"] != 0) & (np.bincount(of)[of] == 1)
     return found

@@ -1,7 +1,7 @@
 """From observations to trajectories: group by key, align clocks, place unique packets, then equal ones.
 
-The key is the identity of the bytes that stay the same (decode/identity.py). A round places packets by their keys; what
-it leaves tells of keys that tie, of second looks, and of packets that a box has changed. Keys are refined by that, and
+The key is the identity of the invariant bytes (decode/identity.py). A round places packets by their keys. The packets
+that are left show keys that tie, second looks, and packets that a box has changed. These findings refine the keys, and
 the next round begins.
 """
 
@@ -20,7 +20,7 @@ from pktrace.observations.observe import Observations
 from pktrace.observations.payloads import Payloads
 from pktrace.run.model import Run
 from pktrace.trajectories.both_sides import NO_FORMS, Forms
-from pktrace.trajectories.capture_evidence import Reach, reach_of
+from pktrace.trajectories.capture_evidence import CaptureEvidence, capture_evidence_of
 from pktrace.trajectories.clocks.alignment import Clocks, RewrittenOnce, align_clocks
 from pktrace.trajectories.clocks.steps import clock_steps
 from pktrace.trajectories.columns import Columns
@@ -28,7 +28,7 @@ from pktrace.trajectories.grouping import Groups, grouped, in_order_of
 from pktrace.trajectories.joins.open_sets import Sightings
 from pktrace.trajectories.joins.rules import ENDINGS, RULES, SAME_HEADERS
 from pktrace.trajectories.links.address_translation import Keys
-from pktrace.trajectories.links.loose_ends import begins_unseen, open_ends
+from pktrace.trajectories.links.loose_ends import begins_unseen, loose_ends_of
 from pktrace.trajectories.links.sides_at_ends import sides_of_translators
 from pktrace.trajectories.model import Trajectories
 from pktrace.trajectories.outcome.conclusion import Round, trajectories_of
@@ -40,7 +40,7 @@ from pktrace.trajectories.placing.ties import tell_apart
 from pktrace.trajectories.reassembly.byte_ranges import match_ranges
 
 Array = np.ndarray[Any, Any]
-# A packet that is rewritten at several stages is followed through one more of them in each round.
+# Each round follows a packet through one more stage that rewrites it.
 _MOST_ROUNDS = 12
 
 
@@ -48,10 +48,10 @@ def follow_packets(observations: Observations) -> Trajectories:
     """Follow every packet of a run along its path.
 
     Args:
-        observations: of a run; those of bare files have no paths and yield no trajectories.
+        observations: from a run; observations of bare files have no paths and yield no trajectories.
 
     Returns:
-        The trajectories in order of first sighting; what belongs to none is counted in their ledger.
+        The trajectories in order of first sighting; their ledger counts the observations without a trajectory.
     """
     run = observations.run
     if run is None:
@@ -61,7 +61,7 @@ def follow_packets(observations: Observations) -> Trajectories:
 
 
 class _Following:
-    """Rounds of following, until nothing more is learned."""
+    """Rounds of following, until a round learns nothing more."""
 
     def __init__(self, observations: Observations, run: Run) -> None:
         self._observations, self._run, self._rows = observations, run, observations.rows
@@ -72,7 +72,7 @@ class _Following:
             self._columns = replace(self._columns, times=self._columns.times - self._steps.correction_ns)
         self._every, self._forms, self._looks, self._sides = self._columns, NO_FORMS, NO_FORMS, NO_FORMS
         self._rewritten = RewrittenOnce(run, self._rows, self._columns)
-        # Packets that the capture numbered are told apart by their numbers.
+        # Packets that the capture numbered need no comparison of bytes: the numbers distinguish them.
         known = np.zeros(len(self._rows), bool) if self._numbers is None else self._numbers != 0
         self._compared, self._looked = known, known.copy()
 
@@ -92,8 +92,8 @@ class _Following:
             found, self._observations, self._run, self._keys, self._numbers, self._looks, self._every, self._payloads
         )
 
-    def _placed(self) -> tuple[Clocks, Array, Reach, Placed]:
-        """Place all rows by their keys: the clocks, aligned times, what captures say that they saw, and the packets."""
+    def _placed(self) -> tuple[Clocks, Array, CaptureEvidence, Placed]:
+        """Place all rows by their keys: the clocks, aligned times, capture evidence, and the packets."""
         run, columns, groups = self._run, self._columns, self._groups
         clocks = align_clocks(run, columns, groups, self._rewritten, self._steps)
         times, order = columns.times, np.zeros(0, np.int64)  # rows are in order of (time, point, file, frame)
@@ -101,14 +101,14 @@ class _Following:
             times = times - clocks.offset_ns[columns.points]
             order = np.flatnonzero(columns.paths != NOT_FOLLOWED)
             order = order[np.argsort(times[order], kind="stable")]
-        covered = reach_of(run, self._observations.coverage, clocks)
+        covered = capture_evidence_of(run, self._observations.coverage, clocks)
         return clocks, times, covered, place(run, self._rows, columns, groups, times, order, clocks, covered)
 
-    def _opened(self, clocks: Clocks, times: Array, covered: Reach, placed: Placed) -> Round:
-        """The round so far: what ends and what begins."""
+    def _opened(self, clocks: Clocks, times: Array, covered: CaptureEvidence, placed: Placed) -> Round:
+        """The round so far, with the loose ends."""
         columns = self._columns
         unplaced = _unplaced(placed.owner, columns, times)
-        ends = open_ends(self._run, self._rows, unplaced, placed.owner, placed.seen, placed.path_of)
+        ends = loose_ends_of(self._run, self._rows, unplaced, placed.owner, placed.seen, placed.path_of)
         at = Sightings(
             placed.owner, placed.seen, placed.path_of, placed.candidates, columns.points, times, columns.paths,
             clocks.group,
@@ -116,7 +116,7 @@ class _Following:
         return Round(columns, self._forms.and_those(self._sides), clocks, times, covered, placed, ends, at, unplaced)
 
     def _set_apart(self, times: Array, placed: Placed) -> bool:
-        """Tell packets with equal keys apart, and set aside second looks; returns whether anything is new."""
+        """Tell packets with equal keys apart, and set aside second looks; returns True if anything is new."""
         if self._keys.closed:
             return False
         tied = _tied(self._keys, placed, self._columns)
@@ -139,7 +139,7 @@ class _Following:
         return len(fresh) > 0 and self._set_aside(second_looks(self._run, self._rows, times, fresh))
 
     def _set_sides_apart(self, found: Round) -> bool:
-        """Set aside the other side of translators that the first or the last point sees; returns whether one is new."""
+        """Set aside the other side of translators that the first or the last point sees; returns True if any is new."""
         if self._keys.closed:
             return False
         sides = sides_of_translators(self._run, self._rows, found.times, found.at, found.unplaced)
@@ -156,7 +156,7 @@ class _Following:
         self._keys.fields.forget("content", "icmp_id")
 
     def _learn(self, found: Round) -> bool:
-        """Learn what boxes have changed, from much evidence to little; returns whether any keys changed."""
+        """Learn the changes that boxes make, from much evidence to little; returns True if any keys changed."""
         run, rows, keys, ends, placed = self._run, self._rows, self._keys, found.ends, found.placed
         keys.doubtful_changes, keys.doubtful_joins = np.zeros(0, np.int64), np.zeros(0, np.int64)
         if len(ends.start_rows) and len(ends.end_rows):
@@ -183,14 +183,14 @@ class _Following:
         return any(keys.join(rules, run, found.at, holding, self._payloads) for rules in (RULES, ENDINGS))
 
     def _group_again(self) -> None:
-        """Group by the keys as they are, without second forms."""
+        """Group by the current keys, without egress sightings."""
         self._forms = self._keys.forms(self._every.points, self._every.times, self._run.threshold_ns)
         self._columns = self._every.without(self._forms.second) if len(self._forms) else self._every
         self._groups = grouped(self._keys.keys, self._columns.paths)
 
 
 def _begin(observations: Observations, run: Run) -> tuple[Columns, Array | None, Keys, Groups]:
-    """The columns to follow by, the packets' numbers if they have some, the first keys and their groups."""
+    """The columns for following, the capture's packet numbers if it has some, the first keys and their groups."""
     rows, part = observations.rows, parts(run)
     columns, groups = Columns.of(len(rows)), Groups(len(rows))
     for first, last in columns.read(run, rows):
@@ -206,7 +206,9 @@ def _begin(observations: Observations, run: Run) -> tuple[Columns, Array | None,
 
 
 def _unplaced(owner: Array, columns: Columns, times: Array) -> Array:
-    """Rows that belong to no trajectory, in order of identity and time: identities come as they were seen first."""
+    """Rows without a trajectory, in order of identity and time; identities come in the order of their first
+    sighting.
+    """
     rows = np.flatnonzero(owner < 0)
     rows = rows[columns.paths[rows] != NOT_FOLLOWED]
     in_order: Array = rows[in_order_of(group_numbers(columns.identities[rows]), times[rows])]
@@ -214,7 +216,7 @@ def _unplaced(owner: Array, columns: Columns, times: Array) -> Array:
 
 
 def _tied(keys: Keys, placed: Placed, columns: Columns) -> Array:
-    """Rows that were told apart by order or taken for copies, with others of their keys."""
+    """Rows that were distinguished by order alone or taken for copies, and all other rows with their keys."""
     owner, several = placed.owner, placed.candidates > 1
     if np.count_nonzero(owner >= 0) > np.count_nonzero(placed.seen >= 0):
         rows = np.flatnonzero(owner >= 0)

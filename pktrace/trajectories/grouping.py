@@ -1,4 +1,6 @@
-"""Rows with equal keys get one number, in the order in which the keys are seen first; and what is in order of these."""
+"""Rows with equal keys get one number, in the order in which the keys first appear; and members of groups in order of
+time.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ _FIRST_SIZE = 1 << 12
 class Groups:
     """Numbers of the keys of many rows, which are added piece by piece.
 
-    `group` (int32 per row) is the number of its key, -1 for rows that are not followed; `count` is how many there are.
+    `group` (int32 per row) is the number of the row's key, -1 for rows that are not followed; `count` is the number of
+    keys.
     """
 
     def __init__(self, rows: int) -> None:
@@ -28,7 +31,7 @@ class Groups:
         self._entered = 0
 
     def add(self, keys: Array, paths: Array, first: int, last: int) -> None:
-        """Number the keys of rows [first, last); keys and paths are those of all rows."""
+        """Number the keys of rows [first, last); keys and paths cover all rows."""
         row = first
         while True:
             row, count = number_keys(
@@ -38,7 +41,7 @@ class Groups:
             self.count = self._entered = int(count)
             if row >= last:
                 return
-            # Eight times as large, so that all that is entered again is little beside what is entered.
+            # The table grows by a factor of eight, so the keys that are entered again are few beside the new ones.
             self._places = np.full(min(8 * len(self._places), _size_for(len(keys))), -1, np.int32)
             self._entered = 0
 
@@ -54,8 +57,8 @@ def grouped(keys: Array, paths: Array) -> Groups:
 class InOrder:
     """Members of numbered groups, in order of group and time.
 
-    `members` are their numbers (int64), `times` their times (int64); `begins` per group, and once more, how many are
-    members of groups before it.
+    `members` are their numbers (int64), `times` their times (int64); `begins` per group, and once more, is the number
+    of members in the groups before it.
     """
 
     members: Array
@@ -72,14 +75,16 @@ class InOrder:
         return cls(members, times[members], begins)
 
     def before(self, group: Array, times: Array, or_equal: bool = False) -> Array:
-        """Per time, how many members come before it in this group, or at it; those of groups before count, too."""
+        """Per time, the number of members before it in this group (or at it, with `or_equal`), plus those of all groups
+        before.
+        """
         found = np.empty(len(group), np.int64)
         count_before(group, np.ascontiguousarray(times), self.begins, self.times, or_equal, found)
         return found
 
 
 def in_order_of(group: Array, times: Array) -> Array:
-    """Members in order of group and time, as `np.lexsort((times, group))` has them, of groups with low numbers."""
+    """Members in order of group and time, as `np.lexsort((times, group))` has them, for groups with low numbers."""
     return InOrder.of(group, times, int(group.max(initial=-1)) + 1).members
 
 
@@ -91,13 +96,13 @@ def each_between(low: Array, high: Array) -> tuple[Array, Array]:
 
 
 def tallied(values: Array) -> tuple[Array, Array]:
-    """The different ones of some values, and how often each occurs."""
+    """The distinct values, and the number of occurrences of each."""
     first, number = groups_of(values)
     return values[first], np.bincount(number)
 
 
 def looked_up(wanted: Array, keys: Array, values: Array) -> Array:
-    """The value of each wanted key, 0 where it is not among the keys."""
+    """The value of each wanted key, 0 for a key that is not among the keys."""
     if not len(keys):
         return np.zeros(len(wanted), np.int64)
     place = found_among(wanted, keys)
@@ -106,10 +111,10 @@ def looked_up(wanted: Array, keys: Array, values: Array) -> Array:
 
 
 def counted(values: Array, wanted: Array) -> Array:
-    """How often each of the wanted is among the values."""
+    """The number of occurrences of each wanted value among the values."""
     return looked_up(wanted, *tallied(values))
 
 
 def _size_for(rows: int) -> int:
-    """Places enough for a key per row."""
+    """The number of places that is enough for one key per row."""
     return max(2 * _FIRST_SIZE, 1 << (FREE * rows + FREE).bit_length())

@@ -1,6 +1,6 @@
 """The hash table that numbers keys, and members of groups in order of time.
 
-Sightings of a packet lie close together in time, so of its look-ups only the first misses the processor's cache;
+Sightings of a packet lie close together in time, so only the first of its look-ups misses the processor's cache;
 sorting the rows by key would touch all of them several times over. Each key is compared whole, so keys are never mixed
 up. Keys are hashes with a secret key (decode/identity.py): nobody can make packets whose keys share a place.
 """
@@ -19,22 +19,22 @@ _EXCLUDED = np.int64(NOT_FOLLOWED)
 
 @inlined
 def _place(key, size):
-    """Where the search for a key begins; all bits of the key have a part in it."""
+    """The place at which the search for a key begins; all bits of the key take part."""
     folded = key ^ (key >> np.uint64(32))
     return np.int64((folded * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)) & (size - 1)
 
 
 @kernel
 def number_keys(keys, paths, first, last, places, key_of, entered, count, group):
-    """Number the keys of rows [first, last) until the table wants to be larger.
+    """Number the keys of rows [first, last) until the table is too small.
 
     Args:
         keys: uint64 per row; paths: int16 per row, rows with NOT_FOLLOWED get no number;
-        places: int32, a power of two of them, -1 where free; key_of: uint64 by number; entered: how many of the
-        numbers given so far, `count`, the table holds; group: int32 per row, filled.
+        places: int32, a power of two in length, -1 where free; key_of: uint64 by number; count: numbers assigned so
+        far; entered: how many of these the table holds; group: int32 per row, filled.
 
     Returns:
-        (the first row that was not done, numbers given).
+        (the first row that was not done, numbers assigned).
     """
     size = np.int64(len(places))
     for number in range(entered, count):
@@ -47,7 +47,7 @@ def number_keys(keys, paths, first, last, places, key_of, entered, count, group)
     row = first
     while row < last and (count + _AT_ONCE) * FREE < size:
         many = min(_AT_ONCE, last - row)
-        # Fetching many places at once takes hardly longer than fetching one: the processor waits for all of them.
+        # Many places are fetched at once: the processor waits for all of them together, hardly longer than for one.
         for index in range(many):
             begins[index] = _place(keys[row + index], size)
             fetched[index] = places[begins[index]]
@@ -70,11 +70,11 @@ def number_keys(keys, paths, first, last, places, key_of, entered, count, group)
 
 @kernel
 def put_in_groups(group, order, ends, found):
-    """Put members one group after the other, in each as `order` has them.
+    """Put members one group after the other, each group in the sequence of `order`.
 
     Args:
-        group: int64 per member; order: int64, members; ends: int64 per group, where the members before it end, counted
-        on to where its own end; found: int64 per member, filled.
+        group: int64 per member; order: int64, members; ends: int64 per group, at first the end of the group before,
+        advanced to the group's own end; found: int64 per member, filled.
     """
     for member in order:
         found[ends[group[member]]] = member
@@ -83,12 +83,12 @@ def put_in_groups(group, order, ends, found):
 
 @kernel
 def count_before(group, times, begins, ordered, or_equal, found):
-    """Count members of groups that come before a time in a group, or in a group before it.
+    """Count the members that come before a time in a group, plus all members of the groups before.
 
     Args:
-        group, times: int64, groups and times that are asked for; begins: int64 per group and one more, how many are
-        members of groups before it; ordered: int64, times of the members in order of group and time; or_equal: whether
-        those at the very time count; found: int64 per time that is asked for, filled.
+        group, times: int64, the groups and times asked for; begins: int64 per group and one more, the number of members
+        in the groups before; ordered: int64, times of the members in order of group and time; or_equal: members at the
+        very time count; found: int64 per time asked for, filled.
     """
     for number in range(len(group)):
         low, high, time = begins[group[number]], begins[group[number] + 1], times[number]

@@ -1,4 +1,4 @@
-"""What a change on the way leaves alone, as hashes per row: flows, and remains of rewritten and modified packets."""
+"""Invariant fields, as hashes per row: the fields that a rewrite, or a change of the payload, leaves alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pktrace.trajectories.fields import made_once
 from pktrace.trajectories.flows import flow_of, side_of
 
 Array = np.ndarray[Any, Any]
-Remains = Callable[[Fielded], Array]
+Invariants = Callable[[Fielded], Array]
 _ICMP, _ICMPV6 = 1, 58
 _ECHO_REQUEST, _ECHO_REPLY, _ECHO_REQUEST_6, _ECHO_REPLY_6 = 8, 0, 128, 129
 
@@ -25,7 +25,7 @@ def numbers(rows: Fielded) -> tuple[Array, ...]:
     six = kind == _ICMPV6
     if six.any():
         kind[six] = _ICMP
-        # What translates IPv6 to IPv4 makes an echo of an echo (RFC 7915 4.2 and 5.2).
+        # A translator from IPv6 to IPv4 turns an echo into an echo (RFC 7915 4.2 and 5.2).
         icmp_type[six & (icmp_type == _ECHO_REQUEST_6)] = _ECHO_REQUEST
         icmp_type[six & (icmp_type == _ECHO_REPLY_6)] = _ECHO_REPLY
     return (
@@ -35,41 +35,41 @@ def numbers(rows: Fielded) -> tuple[Array, ...]:
 
 
 def of_rewrite(rows: Fielded) -> Array:
-    """What a rewrite of the headers leaves alone."""
+    """The invariants under a rewrite of the headers."""
     return mixed(*numbers(rows), rows["tcp_window"], rows["payload_length"], rows["content"], rows["mark"])
 
 
 def of_rewrite_with_id(rows: Fielded) -> Array:
-    """The same where the IP ID stays, too."""
+    """The same, if the IP ID stays, too."""
     return mixed(made_once(rows, of_rewrite), rows["ip_id"])
 
 
 def of_rewritten_source(rows: Fielded) -> Array:
-    """The same where nothing but the source is rewritten."""
+    """The same, if only the source is rewritten."""
     return mixed(made_once(rows, of_rewrite), *side_of(rows, "destination"))
 
 
 def of_rewritten_destination(rows: Fielded) -> Array:
-    """The same where nothing but the destination is rewritten."""
+    """The same, if only the destination is rewritten."""
     return mixed(made_once(rows, of_rewrite), *side_of(rows, "source"))
 
 
 def of_rewritten_addresses(rows: Fielded) -> Array:
-    """The same where ports, and ICMP identifiers, stay."""
+    """The same, if ports and ICMP identifiers stay."""
     return mixed(made_once(rows, of_rewrite), rows["sport"], rows["dport"], rows["icmp_id"])
 
 
 def of_change(rows: Fielded) -> Array:
-    """What a change of the payload leaves alone."""
+    """The invariants under a change of the payload."""
     return mixed(*numbers(rows), made_once(rows, flow_of), rows["ip_id"])
 
 
 def of_beginning(rows: Fielded) -> Array:
-    """What a datagram has in common with its first fragment or segment, behind a rewrite, too."""
+    """The invariants that a datagram and its first fragment or segment share, behind a rewrite, too."""
     return mixed(rows["protocol"], rows["ip_id"], rows["fragment_offset"], rows["content"])
 
 
 def of_cut(rows: Fielded) -> Array:
-    """What a rewrite leaves alone of a packet whose transport header the capture has cut."""
+    """The invariants of a rewritten packet whose transport header the capture has cut off."""
     length = rows["ip_end"].astype(np.int64) - rows["l4"]
     return mixed(rows["protocol"], length, rows["ip_id"], rows["fragment_offset"], rows["more_fragments"])

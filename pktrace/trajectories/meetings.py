@@ -1,6 +1,7 @@
-"""Meetings: which packets that end in one flow have one that begins in another within a time, of many pairs of flows.
+"""Meetings: departures in one flow that have an arrival in another flow within a time, for many pairs of flows.
 
-Of each pair of flows, the packets of the smaller one are looked at, and of the other one the span that they meet.
+For each pair of flows, the packets of the smaller flow are looked at, each with the span of packets that it meets in
+the other flow.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pktrace.trajectories.grouping import InOrder, each_between
 
 Array = np.ndarray[Any, Any]
 _Alike = tuple[Array, Array, Array]
-_AT_ONCE = 1 << 20  # packets of pairs that are looked at together
+_AT_ONCE = 1 << 20  # packets that are looked at together
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,15 @@ class Side:
         return cls(group[first], InOrder.of(number, times, len(first)))
 
     def places(self, group: Array) -> tuple[Array, Array]:
-        """Where the packets of each group begin and end, in their order; at 0 of a group that has none."""
+        """Begin and end of the packets of each group, in their order; both 0 for a group without packets."""
         place = found_among(group, self.groups)
         begins = self.packets.begins
         return np.where(place >= 0, begins[place], 0), np.where(place >= 0, begins[place + 1], 0)
 
     def between(self, group: Array, first: Array | None, last: Array | None) -> tuple[Array, Array]:
-        """Which packets of a group, in their order, come from the first time up to the last; all of them for None."""
+        """Begin and end of the packets of each group from the first time up to the last; all packets of the group for
+        None.
+        """
         if first is None or last is None:
             return self.places(group)
         place = found_among(group, self.groups)
@@ -53,14 +56,14 @@ class Side:
 def meeting(
     sides: tuple[Side, Side], before: Array, behind: Array, window: int | None
 ) -> tuple[Array, Array, Array]:  # fmt: skip
-    """Which packets meet some of the group that is paired with theirs.
+    """The packets that meet some packet of the group that is paired with theirs.
 
     Args:
-        sides: ends and arrivals; before, behind: uint64, the group of ends and that of arrivals of each pair;
-        window: ns, after which an arrival is late; None where times cannot be compared.
+        sides: departures and arrivals; before, behind: uint64, the group of departures and the group of arrivals of
+        each pair; window: ns, after which an arrival is late; None if times cannot be compared.
 
     Returns:
-        bool per end and per arrival, whether it meets one of any pair; and per pair, whether any meet.
+        bool per departure and per arrival: it meets one of any pair; bool per pair: some of its packets meet.
     """
     spans = [side.places(group) for side, group in zip(sides, (before, behind), strict=True)]
     many = [high - low for low, high in spans]
@@ -78,6 +81,8 @@ def meeting(
             low, high = sides[1 - mine].between(others[some[number]], first, last)
             meets = np.flatnonzero(high > low)
             met[some[number[meets]]] = True
+            # Each span adds 1 at its begin and takes 1 away behind its end: a running sum above 0 marks all members of
+            # spans.
             for at, begin, end in ((mine, place[meets], place[meets] + 1), (1 - mine, low[meets], high[meets])):
                 size = len(marks[at])
                 marks[at] += np.bincount(begin, minlength=size) - np.bincount(end, minlength=size)
@@ -88,11 +93,11 @@ def meeting(
 
 
 def meeting_alike(sides: tuple[_Alike, _Alike], before: Array, behind: Array, window: int | None) -> Array:
-    """bool per pair of flows: an end of the one meets an arrival of the other that is of its kind.
+    """bool per pair of flows: a departure of the one meets an arrival of the other that has the same kind.
 
     Args:
-        sides: of ends and of arrivals, flow (uint64), kind (uint64) and time (int64) of each;
-        before, behind, window: as of `meeting`.
+        sides: departures and arrivals: flow (uint64), kind (uint64) and time (int64) of each;
+        before, behind, window: as in `meeting`.
     """
     kinds, spans = [], []
     for (flow, kind, _), wanted in zip(sides, (before, behind), strict=True):

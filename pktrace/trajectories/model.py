@@ -1,4 +1,4 @@
-"""What following yields: per packet, which observation is its sighting at each position of its path."""
+"""The result of following: for each packet the observation at each position of its path."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pktrace.ledger import Ledger
 from pktrace.observations.observe import Observations
 from pktrace.run.model import Run
 from pktrace.trajectories.bounds import EARLY_NS
-from pktrace.trajectories.capture_evidence import Reach
+from pktrace.trajectories.capture_evidence import CaptureEvidence
 from pktrace.trajectories.clocks.alignment import Clocks
 from pktrace.trajectories.numbering import further_rows
 from pktrace.trajectories.reassembly.byte_ranges import Ranges
@@ -27,10 +27,10 @@ class Trajectories:
 
     Arrays of n packets: `path` (index into the run's paths), `seen` (n x longest path: row of the first sighting at
     each position, -1 where not seen), `first_row`, `candidates`, `basis` (code of schema.BASES), `sightings`,
-    `duplicates`, `ambiguous` (it ends where something begins that it may have become), `unsure` (frames that nothing
-    explains came by where it was not seen: it may have been there in another form). `owner` has one entry per
-    observation row: its trajectory or -1. `forms` are rows of second forms (both_sides.py): packets as they
-    leave a point that saw them arrive, too.
+    `duplicates`, `ambiguous` (the packet departs, and an arrival may continue it), `unsure` (an unexplained frame
+    passed a position where the packet was not seen, so the packet may have been there in another form).
+    `owner` has one entry per observation row: its trajectory or -1. `forms` are the rows of egress sightings
+    (both_sides.py): the packet leaves a point that saw it arrive, too.
     """
 
     observations: Observations
@@ -48,7 +48,7 @@ class Trajectories:
     unsure: np.ndarray[Any, Any]
     ranges: Ranges
     clocks: Clocks
-    reach: Reach
+    reach: CaptureEvidence
     ledger: Ledger
 
     def __len__(self) -> int:
@@ -56,11 +56,13 @@ class Trajectories:
 
     @cached_property
     def missing_bytes(self) -> np.ndarray[Any, Any]:
-        """int64 n x longest path: bytes of a split packet not seen at a position where others of it were."""
+        """int64 n x longest path: bytes of a split packet that a position missed, although it saw other bytes of the
+        packet.
+        """
         held = self.ranges.held(len(self), self.seen.shape[1])
         rows, parts = self.first_rows, self.observations.rows[self.ranges.row]
         fragment = is_fragment(rows)
-        # Where a whole datagram became fragments, its bytes are counted from the transport header on.
+        # If a whole datagram became fragments, its bytes are counted from the transport header on.
         fragment[self.ranges.trajectory[is_fragment(parts)]] = True
         whole = np.where(fragment, rows["ip_end"] - rows["l4"], rows["payload_length"]).astype(np.int64)
         missing: np.ndarray[Any, Any] = np.where(held >= 0, np.maximum(0, whole[:, None] - held), 0)
@@ -79,12 +81,12 @@ class Trajectories:
 
     @cached_property
     def times(self) -> np.ndarray[Any, Any]:
-        """As `raw_times`, on the clock of the first point (offsets removed)."""
+        """As `raw_times`, on the clock of the first point of each point's group (offsets removed, see `Clocks`)."""
         return self._times(self.clocks.aligned(self.observations.rows))
 
     @cached_property
     def headless(self) -> np.ndarray[Any, Any]:
-        """bool n x longest path: of a split packet, parts were seen there, but not the one with its first byte."""
+        """bool n x longest path: the position saw parts of a split packet, but not the part with its first byte."""
         found, ranges = np.zeros(self.seen.shape, bool), self.ranges
         found[ranges.trajectory, ranges.position] = True
         first = np.where(is_fragment(self.first_rows), self.first_rows["fragment_offset"], 0)
@@ -94,7 +96,9 @@ class Trajectories:
 
     @cached_property
     def raw_first_bytes(self) -> np.ndarray[Any, Any]:
-        """As `raw_times`, UNSEEN where the first byte of a split packet was not seen: latency is of one byte."""
+        """As `raw_times`, but UNSEEN where the first byte of a split packet was not seen: latency is measured on one
+        byte.
+        """
         return self._with_head(self.raw_times)
 
     @cached_property
@@ -104,7 +108,7 @@ class Trajectories:
 
     @cached_property
     def backwards(self) -> np.ndarray[Any, Any]:
-        """bool n: it passed points of its path in the opposite order, as far as points of one clock show that."""
+        """bool n: the packet passed points of its path in the opposite order, as far as points of one clock show it."""
         clock = self.clocks.clock
         times, found = self.raw_first_bytes, np.zeros(len(self), bool)
         for number, path in enumerate(self.run.paths):
@@ -112,6 +116,7 @@ class Trajectories:
             for a in range(len(path.points)):
                 for b in range(a + 1, len(path.points)):
                     if clock[path.points[a]] == clock[path.points[b]]:
+                        # Two stamps that differ by less than EARLY_NS prove nothing: captures stamp some packets late.
                         both = mine & (times[:, a] != UNSEEN) & (times[:, b] != UNSEEN)
                         found |= both & (times[:, b] - np.where(both, times[:, a], 0) < -EARLY_NS)
         return found

@@ -1,4 +1,4 @@
-"""The last step of following: trajectories are numbered by their first sighting, and what each owns is counted."""
+"""The last step of following: number trajectories by their first sighting, and count the observations of each."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ Array = np.ndarray[Any, Any]
 class Followed:
     """Trajectories in any order.
 
-    `owner` (int32 per row, -1 for none); of n packets `path` (int16), `seen` (int64 n x longest path), `candidates`
-    (int32), `basis` (uint8), `ambiguous` and `unsure` (bool); `ranges` of split and merged ones.
+    `owner` (int32 per row, -1 for none); for n packets `path` (int16), `seen` (int64 n x longest path), `candidates`
+    (int32), `basis` (uint8), `ambiguous` and `unsure` (bool); `ranges`: the byte ranges of split and merged packets.
     """
 
     owner: Array
@@ -33,8 +33,8 @@ class Followed:
         return len(self.path)
 
     def chosen(self, which: Array) -> Followed:
-        """Some of them, numbered in the order given; rows of the others belong to none."""
-        number = np.full(len(self) + 1, -1, np.int32)  # the last is that of rows without owner
+        """The chosen trajectories, numbered in the order of `which`; rows of the others have no owner."""
+        number = np.full(len(self) + 1, -1, np.int32)  # the last entry is for rows without owner
         number[which] = np.arange(len(which), dtype=np.int32)
         columns = (self.path, self.seen, self.candidates, self.basis, self.ambiguous, self.unsure)
         path, seen, candidates, basis, ambiguous, unsure = (column[which] for column in columns)
@@ -50,7 +50,7 @@ class Followed:
 
 
 def in_order(found: Followed) -> Followed:
-    """In order of the rows of their first sightings."""
+    """The trajectories in order of the rows of their first sightings."""
     first_row = found.first_row()
     if (first_row[1:] > first_row[:-1]).all():
         return found
@@ -58,11 +58,11 @@ def in_order(found: Followed) -> Followed:
 
 
 def _order_of(first_row: Array, rows: int) -> Array:
-    """What puts trajectories in order of their first rows, stable; rows are numbers below `rows`."""
+    """The order of trajectories by their first rows, stable; row numbers are below `rows`."""
     at = np.full(rows, -1, np.int64)
     at[first_row] = np.arange(len(first_row))
     order = at[at >= 0]
-    # Two that begin with one row are rare, and want a sort.
+    # Two trajectories with one first row are rare, and need a sort.
     return order if len(order) == len(first_row) else np.argsort(first_row, kind="stable")
 
 
@@ -72,18 +72,18 @@ def further_rows(owner: Array, seen: Array, ranges: Ranges) -> Array:
         return np.zeros(0, np.int64)  # every row owned is a sighting
     at_positions = _positions_seen(seen)
     rows = np.flatnonzero(owner >= 0)
-    # Copies are among the rows of those that own more rows than they were seen at positions, or are split.
+    # Copies belong to packets that own more rows than positions with a sighting, or that are split.
     more = np.bincount(owner[rows], minlength=len(seen)) > at_positions
     more[ranges.trajectory] = True
     rows = rows[more[owner[rows]]]
     extra = ~(seen[owner[rows]] == rows[:, None]).any(axis=1)
-    extra &= ~np.isin(rows, ranges.row)  # the parts of a split packet are no copies of it
+    extra &= ~np.isin(rows, ranges.row)  # the parts of a split packet are no copies
     found: Array = rows[extra]
     return found
 
 
 def _positions_seen(seen: Array) -> Array:
-    """int32 per packet."""
+    """int32 per packet: the number of positions with a sighting."""
     found = np.zeros(len(seen), np.int32)
     for position in range(seen.shape[1]):
         found += seen[:, position] >= 0
@@ -91,7 +91,7 @@ def _positions_seen(seen: Array) -> Array:
 
 
 def owned(found: Followed, points: Array) -> tuple[Array, Array]:
-    """(observations that each packet owns, further copies of it), int32.
+    """(observations of each packet, further copies among them), int32.
 
     Copies are the most that any one point saw beyond its visits (RFC 5560 3.4).
 

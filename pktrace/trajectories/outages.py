@@ -1,15 +1,15 @@
-"""Outages: the times in which the capture of a point missed packets, where something bounds them.
+"""Outages: the times in which the capture of a point missed packets, if these times can be bounded.
 
-A capture that provably missed one packet may have missed others. That takes certainty from absence at its point: from
-all of it, or only from absence in the times of outages.
+A capture that provably missed one packet may have missed others. Absence at its point is then no proof: at any time, or
+only during outages if these are bounded.
 
 Rule: misses are bounded by
 
-- the packets' own drop counters (epb_dropcount), if they account for all that the capture says it dropped, and for no
+- the packets' own drop counters (epb_dropcount), if they account for all drops that the capture reports, and for no
   fewer than are proven: an outage lasts from the packet before to the packet that counts it;
-- proven misses, if they are as many as the capture says it dropped: it missed nothing else;
-- proven misses else, if they are few beside what passed the point: (departures + 1) x outages x 50 <= packets, on each
-  path. Departures are packets that this point saw as the last one.
+- proven misses, if they are as many as the drops that the capture reports: it missed nothing else;
+- proven misses else, if they are few beside the packets that passed the point: (departures + 1) x outages x 50 <=
+  packets, on each path. Departures are packets that this point saw as the last one.
 
 An outage is a run of certain packets, in order of their sighting before the point, that the point missed without one
 that it captured between them. It lasts from the neighbour before to the neighbour behind.
@@ -33,8 +33,8 @@ _FEW = 50
 
 @dataclass(frozen=True)
 class Outages:
-    """Outages of points: `bounded` (bool per point: it missed packets in its outages only); per outage its `point`, its
-    `begin` and its `end` (int64 arrays, ns on the aligned clock).
+    """Outages of points: `bounded` (bool per point: the point missed packets in its outages only); per outage its
+    `point`, its `begin` and its `end` (int64 arrays, ns on the aligned clock).
     """
 
     bounded: Array
@@ -44,12 +44,14 @@ class Outages:
 
     @classmethod
     def none(cls, points: int) -> Outages:
-        """No outages, and nothing that bounds any."""
+        """No outages, and no bound on misses."""
         nothing = np.zeros(0, np.int64)
         return cls(np.zeros(points, bool), nothing, nothing, nothing)
 
     def of_point(self, point: int) -> tuple[Array, Array]:
-        """Begins of the outages of a point in order, and for each the latest end of those that begin no later."""
+        """The begins of the outages of a point, in order, and for each the latest end of the outages that begin no
+        later.
+        """
         mine = np.flatnonzero(self.point == point)
         mine = mine[np.argsort(self.begin[mine], kind="stable")]
         return self.begin[mine], np.maximum.accumulate(self.end[mine])
@@ -68,8 +70,8 @@ class Outages:
 
 @dataclass(frozen=True)
 class Misses:
-    """Proven misses of a point on one path: `packets`, their outages (`begin`, `end`, ns), and whether these are `few`
-    beside what passed the point.
+    """Proven misses of a point on one path: `packets`, their outages (`begin`, `end`, ns), and `few`, true if they are
+    few beside the packets that passed the point.
     """
 
     packets: int
@@ -85,8 +87,8 @@ class Misses:
 
         Args:
             missed: bool per packet, the point has not seen it; left, at, came: int64 per packet, ns: its last sighting
-            before the point, at the point, and its first one behind; covered: what the capture covers; departures:
-            how many packets the point saw as the last one.
+            before the point, its sighting at the point, and its first sighting behind; covered: the time that the
+            capture covers; departures: the number of packets that the point saw as the last one.
         """
         order = np.lexsort((came, left))
         missed, left, at, came = missed[order], left[order], at[order], came[order]
@@ -104,11 +106,12 @@ class Misses:
 
 
 def bounded_by(misses: list[Misses], dropped: int, counted: bool) -> bool:
-    """Whether proven misses on all paths of a point, or drop counters, bound when its capture missed packets.
+    """True if proven misses on all paths of a point, or drop counters, bound the times in which its capture missed
+    packets.
 
     Args:
-        dropped: packets that the capture says it dropped, 0 where it does not say; counted: the packets' own counters
-        say when it dropped all of these.
+        dropped: packets that the capture reports as dropped, 0 if it reports nothing; counted: the packets' own
+        counters say when it dropped all of these.
     """
     proven = sum(path.packets for path in misses)
     if dropped and dropped >= proven:

@@ -1,4 +1,4 @@
-"""Which path an observation may belong to, and the paths as arrays for the kernels."""
+"""The path that each observation may belong to, and the paths as arrays for the kernels."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pktrace.run.model import Condition, Network, Run
 
 NO_PATH = -1
 NOT_FOLLOWED = -2
-# What a test asks for (`path_tests`).
+# The fields that a test can check (`path_tests`).
 PROTOCOL, SOURCE, DESTINATION, SPORT, DPORT, ICMP_TYPE, VLAN, TUNNEL_ID = range(8)
 _Test = tuple[int, int, int, int, int, int]
 
 
 def path_of_rows(run: Run, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """int16 per row: the first path, in file order, that visits the row's point and whose `match` fits; NO_PATH else.
+    """int16 per row: the first path, in file order, that visits the row's point and whose `match` fits; else NO_PATH.
 
-    Only IP packets with a time, and with the direction that their point asks for, are followed; others have
+    Only IP packets with a time, and with the direction that their point asks for, are followed. Others have
     NOT_FOLLOWED.
     """
     usable, points = followed(rows), rows["point"]
@@ -69,7 +69,7 @@ def path_tests(run: Run) -> PathTests:
 
 
 def _conditions(asked: Condition) -> list[list[_Test]]:
-    """Tests of which one has to hold, for each field that is asked for: kind, version, halves or range, masks."""
+    """The tests per field of a condition: kind, version, halves or range, masks. One test per field has to hold."""
 
     def inside(kind: int, network: Network) -> _Test:
         return kind, network.version, network.high, network.low, network.mask_high, network.mask_low
@@ -112,16 +112,19 @@ def longest(run: Run) -> int:
 
 
 def parts(run: Run) -> np.ndarray[Any, Any]:
-    """int64 per point: points that paths join, directly or over others, have the same number."""
+    """int64 per point: the network component. Points have the same number if paths join them, directly or over other
+    points.
+    """
     number = np.arange(len(run.points), dtype=np.int64)
-    for _ in run.paths:  # so many times the lowest number may have to be handed on
+    for _ in run.paths:  # as many rounds as the lowest number may need to spread
         for path in run.paths:
             number[list(path.points)] = number[list(path.points)].min()
     return number
 
 
 def not_all_along(run: Run, seen: np.ndarray[Any, Any], path_of: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Packets that some position of their path has not seen, which most have not to be looked at for: in order.
+    """The packets that some position of their path has not seen, in order. They are few, so gaps are looked for among
+    these alone.
 
     Args:
         seen: rows of packets by position, -1 where not seen; path_of: int16.

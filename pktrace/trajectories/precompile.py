@@ -1,7 +1,7 @@
-"""Compiles this package's kernels into the cache without any packets: `python -m pktrace.trajectories.precompile`.
+"""Compile this package's kernels into the cache without any packets: `python -m pktrace.trajectories.precompile`.
 
-The first run of all starts this in a second process while it compiles and runs the kernels that come before, so that
-two cores share the work.
+The very first run starts this in a second process while it compiles and runs the earlier kernels, so two cores share
+the work.
 """
 
 from __future__ import annotations

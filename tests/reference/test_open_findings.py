@@ -89,7 +89,7 @@ def test_equal_starts() -> None:
         5,
         pytest.param(
             6,
-            marks=pytest.mark.xfail(reason="of starts with another IP ID, pairs_of looks at eight only", strict=True),
+            marks=pytest.mark.xfail(reason="candidates_of looks at only eight starts of other IP IDs", strict=True),
         ),
     ],
 )

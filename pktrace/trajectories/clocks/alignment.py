@@ -26,27 +26,28 @@ _MUCH_STEADIER = 4  # times
 _ENOUGH_SHORT, _SHORT_NS = 20, 1_000  # so many packets show that points of short stages stand in the wrong order
 _TIGHT = 20  # part of the loss threshold within which most differences of two clocks lie
 _NEARLY_ALL = 0.9
-# No network holds packets for a second and lets none of them go a hundredth sooner: the rest is the clocks' difference.
+# No network holds packets for a second and lets none of them go a hundredth sooner: the rest is an offset between
+# clocks.
 _SHORTEST_OFFSET_NS, _STEADY = 1_000_000_000, 100
 
 
 @dataclass(frozen=True)
 class Contradiction:
-    """A stage whose certain packets show that its points, which run.toml says share a clock, do not."""
+    """A stage whose certain packets show that its points do not share a clock, although run.toml says so."""
 
     path: int
     from_point: int
     to_point: int
     packets: int  # certain ones
-    backwards: int  # of them, how many were seen at the second point before the first
-    late: int  # of them, how many took longer than the loss threshold, all about as long
+    backwards: int  # the certain packets that the second point saw before the first
+    late: int  # the certain packets that took longer than the loss threshold, all about as long
     median_ns: int
-    disordered: bool = False  # and more packets were seen at the second point only than at the first only
+    disordered: bool = False  # the second point alone saw more packets than the first alone, too
 
 
 @dataclass(frozen=True)
 class Clocks:
-    """Offset of each point's clock against that of the first point of its group, ns."""
+    """Offset of each point's clock against the clock of the first point of its group, ns."""
 
     offset_ns: Array  # int64 per point
     clock: Array  # int64 per point: points with equal numbers share a clock
@@ -55,7 +56,9 @@ class Clocks:
     steps: Steps | None = None  # of clocks that were set in mid-run
 
     def aligned(self, rows: Array, which: Array | slice = slice(None)) -> Array:
-        """int64 per chosen observation: its time on the clock of its group's first point, as far as that is known."""
+        """int64 per chosen observation: its time on the clock of its group's first point, as far as that clock is
+        known.
+        """
         found: Array = rows["ts_ns"][which] - self.offset_ns[rows["point"][which]]
         return found if self.steps is None else found - self.steps.correction_ns[which]
 
@@ -81,7 +84,7 @@ class RewrittenOnce:
         return found
 
     def differences(self, path: int, a: int, b: int) -> list[Array]:
-        """t_b - t_a of those that point a saw on a path, by either side, where most are nearly equal."""
+        """t_b - t_a of the packets that point a saw on a path, by either side, if most are nearly equal."""
         found = []
         for seen in self.by_side:
             of_path = (seen[a] >= 0) & (self._columns.paths[seen[a]] == path)
@@ -98,14 +101,14 @@ def align_clocks(
     """Offsets between the clocks of the points, from keys that each point saw at most once.
 
     Args:
-        columns: with times that are corrected for `steps`; a clock that was set is one of its own; rewritten: asked
-        where a box rewrites all packets.
+        columns: with times that are corrected for `steps`; a clock that was set counts as a clock of its own;
+        rewritten: asked if a box rewrites all packets.
 
-    Where packets show that points do not share the clock that run.toml gives them (nearly all come to the second
-    before the first, or all of them a second and more after it, and equally late), which of the points with that clock
-    is off cannot be known: each of them counts as having its own, except those between which packets go both ways in a
-    time that a network can take. Two clocks between which packets seem to take so long both ways are not compared: one
-    offset cannot make up for it.
+    Packets may contradict a clock that run.toml gives to several points: nearly all come to the second point before the
+    first, or all of them a second and more after it, and equally late. The data cannot show which of the points with
+    that clock is off. Each of them then counts as having its own clock, except points between which packets go both
+    ways in a time that a network can take.
+    Two clocks between which packets seem to take so long both ways are not compared: one offset cannot make up for it.
     """
     names = sorted({point.clock for point in run.points}, key=[p.clock for p in run.points].index)
     declared = np.array([names.index(point.clock) for point in run.points], np.int64)
@@ -132,6 +135,7 @@ def align_clocks(
     for a, b in sorted({(min(pair), max(pair)) for pair in forward}):
         there, back = np.concatenate(forward.get((a, b), empty)), np.concatenate(forward.get((b, a), empty))
         offset = clock_arithmetic.offset_between(there, back)
+        # The rest after one offset is as long in both directions: no single offset explains it.
         if offset is not None and not (
             len(back) and _is_offset(there - offset, run) and _is_offset(back + offset, run)
         ):
@@ -160,11 +164,11 @@ def _visited_once(run: Run, path: int, a: int, b: int) -> bool:
 def _contradictions(
     run: Run, columns: Columns, groups: Groups, clock: Array, rewritten: RewrittenOnce
 ) -> tuple[Contradiction, ...]:  # fmt: skip
-    """Stages between points of one clock on which nearly all certain packets go backwards in time, or are as late.
+    """Stages between points of one clock on which nearly all certain packets go backwards in time, or are equally late.
 
-    A sample of the packets is looked at: a clock is off for all of them. Points that the path visits twice tell
-    nothing: what one of them saw once may have been the visit before, or behind, the rest of the path. Where
-    a box rewrites all packets, those are asked whose payload and one side are the same, and are so in no other packet.
+    A sample of the packets is enough: a clock is off for all of them. Points that the path visits twice are left out: a
+    single sighting there may be the visit before, or behind, the rest of the path. If a box rewrites all packets, the
+    packets of `RewrittenOnce` are asked instead.
     """
     at = seen_once(run, columns, *sample_of(groups, _SAMPLE))
     found = []
@@ -190,7 +194,7 @@ def _contradictions(
 
 
 def _steady(delays: Array) -> bool:
-    """Whether what contradicts the order of time does so by about as much each time: strangers do not."""
+    """True if delays contradict the order of time by about as much each time; delays of strangers vary."""
     if len(delays) < _ENOUGH_SHORT:
         return False
     low, median, high = np.quantile(delays, (0.1, 0.5, 0.9))
@@ -198,7 +202,7 @@ def _steady(delays: Array) -> bool:
 
 
 def _is_offset(delays: Array, run: Run) -> bool:
-    """Whether these delays are beyond the loss threshold and so much alike that they hold an offset between clocks."""
+    """True if these delays are beyond the loss threshold and so much alike that they hold an offset between clocks."""
     if len(delays) < _ENOUGH:
         return False
     low, median, high = np.quantile(delays, (0.1, 0.5, 0.9))
@@ -208,7 +212,7 @@ def _is_offset(delays: Array, run: Run) -> bool:
 def _apart(
     run: Run, columns: Columns, groups: Groups, clock: Array, contradictions: tuple[Contradiction, ...]
 ) -> Array:
-    """Clock numbers of the points where those that are contradicted are taken apart."""
+    """Clock numbers of the points, with a clock of its own for each point whose clock is contradicted."""
     doubted = np.isin(clock, [clock[entry.from_point] for entry in contradictions])
     apart = np.where(doubted, len(run.points) + np.arange(len(run.points)), clock)
     at = seen_once(run, columns, *_all_numbered(groups))
@@ -218,6 +222,7 @@ def _apart(
         if len(delays) >= _ENOUGH and _visited_once(run, number, a, b):
             share = 0.0 if _is_offset(delays, run) else np.count_nonzero(delays >= -EARLY_NS) / len(delays)
             forwards[a, b] = forwards.get((a, b), True) and bool(share >= _NEARLY_ALL)
+    # Packets that go both ways in a possible time show that two points do share a clock.
     for a, b in sorted(forwards):
         if clock[a] == clock[b] and doubted[a] and forwards[a, b] and forwards.get((b, a), False):
             apart[apart == apart[b]] = apart[a]
@@ -225,13 +230,13 @@ def _apart(
 
 
 def _all_numbered(groups: Groups) -> tuple[Array, Array, int]:
-    """All rows with a group, their groups, and how many groups there are."""
+    """All rows with a group, their groups, and the number of groups."""
     rows = np.flatnonzero(groups.group >= 0)
     return rows, groups.group[rows], groups.count
 
 
 def _differences(columns: Columns, a: Array, b: Array, path: int | None) -> Array:
-    """t_b - t_a of the packets of a path, or of all, that both points saw exactly once."""
+    """t_b - t_a of the packets of a path, or of all packets, that both points saw exactly once."""
     both = np.flatnonzero((a >= 0) & (b >= 0))
     row_a, row_b = a[both], b[both]
     mine = (columns.paths[row_a] == path) & (columns.paths[row_b] == path) if path is not None else slice(None)

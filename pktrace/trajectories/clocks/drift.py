@@ -1,11 +1,13 @@
 """Clock drift: two clocks that run at different speed, found by the packets that two points saw.
 
-Rule: the difference of the time stamps of certain packets, of which a queue may make single ones larger but none
-smaller, follows a line: the least difference in each of 16 spans of time, or, of packets that go the other way, the
-greatest. The line changes by 20 ms at least over the run where packets of both directions follow it, by 500 ms where
-they are of one direction; by no more than 500 millionths of the time, which is more than clocks of hosts drift; and
-lies within a tenth of that change of every span.
+Rule: the difference of the time stamps of certain packets follows a line. A queue can make single differences larger,
+but none smaller. The line therefore runs through the least difference in each of 16 spans of time; for packets in the
+other direction, through the greatest.
+The line changes by 20 ms at least over the run if packets of both directions follow it, by 500 ms if they go in one
+direction. It changes by no more than 500 millionths of the time, which is more than clocks of hosts drift. It lies
+within a tenth of that change of every span.
 Bound: a queue that grows so slowly, for so long, and so steadily.
+Counter-example: a queue that grows by 500 ms in a minute changes by 8,000 millionths, and is no drift.
 """
 
 from __future__ import annotations
@@ -22,11 +24,11 @@ _OFF = 0.1
 
 
 def drift_of(times: Array, difference: Array, there: Array) -> float | None:
-    """How much a clock gains on another, ns per ns; None where it keeps step.
+    """The gain of one clock on another, ns per ns; None if the clocks keep step.
 
     Args:
         times: of packets at the first point; difference: their times at the second point less these, ns; there: bool,
-        whether the packet went from the first to the second.
+        the packet went from the first point to the second.
     """
     ways = [_line(times[way], difference[way], least) for way, least in ((there, True), (~there, False)) if way.any()]
     lines = [line for line in ways if line is not None]
@@ -43,7 +45,9 @@ def drift_of(times: Array, difference: Array, there: Array) -> float | None:
 
 
 def _line(times: Array, difference: Array, least: bool) -> tuple[float, float] | None:
-    """(slope, how far the spans are from it, ns) of the least, or greatest, differences; None for too few packets."""
+    """(slope, largest distance of a span from the line, ns) of the least, or greatest, differences; None for too few
+    packets.
+    """
     begin, end = int(times.min()), int(times.max())
     place = np.minimum((times - begin) * _SPANS // max(1, end - begin), _SPANS - 1)
     many = np.bincount(place, minlength=_SPANS)

@@ -1,14 +1,14 @@
 """Clock steps: clocks that were set in mid-run, found by the packets that two points saw.
 
-Rule: between two points the difference of the time stamps of certain packets stays about the same. Where it jumps by a
-second and more, stays there for at least 3 packets, and varies by less than a quarter of the jump on either side, one
-of the two clocks was set, if packets of both directions show it: a queue holds back those of one. Without packets of
-the other direction 20 have to stand on either side, which vary by less than a hundredth of the jump. The clock of the
-later point, as points are reached from the first one, is taken for the one; its times are brought back to what they
-were.
+Rule: between two points the difference of the time stamps of certain packets stays about the same. One of the two
+clocks was set if the difference jumps by a second and more, stays there for at least 3 packets, and varies by less than
+a quarter of the jump on either side. Packets of both directions have to show it: a queue holds back only one direction.
+Without packets of the other direction, 20 have to stand on either side, and vary by less than a hundredth of the jump.
+The step is assigned to the clock of the later point, in the order in which points are reached from the first one. Its
+later times are brought back to the clock before the step.
 Bound: a queue that holds 20 packets for a second longer from one packet on, and all for the same time, looks the same.
-Jumps below a second are not looked for. Which of two clocks was set cannot be known, and no latency is told. Clocks of
-different speed: drift.py.
+Jumps below a second are not looked for. The data cannot show which of two clocks was set, so no latency is measured
+between them. Clocks of different speed: drift.py.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from pktrace.trajectories.grouping import Groups
 Array = np.ndarray[Any, Any]
 SHORTEST_NS = 1_000_000_000
 _FEWEST = 3
-_EACH_WAY = 2  # packets of each direction on either side of a jump; or, of one direction:
+_EACH_WAY = 2  # packets of each direction on either side of a jump; or, in one direction:
 _FEWEST_ONE_WAY, _STEADY = 20, 100
-_JITTER = 4  # a jump is so many times what the difference varies by beside it
+_JITTER = 4  # a jump is so many times the variation of the difference beside it
 _SAMPLE = 1 << 12  # packets
 
 
 @dataclass(frozen=True)
 class Step:
-    """A point whose clock was set: by how much, ns, and how many packets tell of it behind the jump."""
+    """A point whose clock was set: the jump, ns, and the number of packets that show it behind the jump."""
 
     point: int
     jump_ns: int
@@ -45,7 +45,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Drift:
-    """A point whose clock gains on its neighbour's, in millionths, and how many packets tell of it."""
+    """A point whose clock gains on its neighbour's, in millionths, and the number of packets that show it."""
 
     point: int
     ppm: float
@@ -54,8 +54,8 @@ class Drift:
 
 @dataclass(frozen=True)
 class Steps:
-    """All steps and drifts; what to subtract from times: `correction_ns`, int64 per row; `last_ns`, per point, in the
-    end.
+    """All steps and drifts. `correction_ns`, int64 per row, is to be subtracted from times; `last_ns` is the correction
+    per point at the end.
     """
 
     steps: tuple[Step, ...]
@@ -70,7 +70,7 @@ class Steps:
 
 
 def clock_steps(run: Run, rows: Array, columns: Columns, groups: Groups) -> Steps | None:
-    """The steps of all clocks, point by point from the first one; None where there are none."""
+    """The steps of all clocks, point by point from the first one; None if there are none."""
     once = seen_once(run, columns, *sample_of(groups, _SAMPLE))
     times = columns.times
     found: list[Step] = []
@@ -91,7 +91,7 @@ def clock_steps(run: Run, rows: Array, columns: Columns, groups: Groups) -> Step
             here = np.flatnonzero(columns.points == b)
             here = here[np.lexsort((rows["frame"][here], rows["capture"][here]))]
             low, high = (int(np.flatnonzero(here == row)[0]) for row in (row_b[end], row_b[begin]))
-            # The stamps of the file itself show between which two of its packets the clock was set.
+            # The stamps of the file itself show the two packets between which the clock was set.
             difference = np.diff(times[here[low : high + 1]]) * np.sign(jump)
             correction[here[low + 1 + int(np.argmax(difference)) :]] += jump
             last[b] += jump
@@ -110,7 +110,7 @@ def clock_steps(run: Run, rows: Array, columns: Columns, groups: Groups) -> Step
 
 
 def sample_of(groups: Groups, most: int) -> tuple[Array, Array, int]:
-    """Rows of about `most` packets and more, their packets' numbers, and how many numbers there are."""
+    """Rows of about `most` packets and more, their packets' numbers, and the count of these numbers."""
     step = 1 << (groups.count // most).bit_length()
     rows = np.flatnonzero((groups.group & np.int32(step - 1)) == 0)
     rows = rows[groups.group[rows] >= 0]
@@ -118,7 +118,7 @@ def sample_of(groups: Groups, most: int) -> tuple[Array, Array, int]:
 
 
 def seen_once(run: Run, columns: Columns, rows: Array, numbers: Array, count: int) -> dict[int, Array]:
-    """By point of the paths, int64 per number: its row there, -1 where it has not just one.
+    """By point of the paths, int64 per number: its row at the point, -1 if it has none or several there.
 
     Args:
         numbers: per row, of packets, below `count`.
@@ -136,7 +136,7 @@ def seen_once(run: Run, columns: Columns, rows: Array, numbers: Array, count: in
 
 
 def _links(run: Run) -> Iterator[tuple[int, int]]:
-    """Each point but the first ones with a neighbour on some path that was reached before it."""
+    """Pairs of points: each point but the first ones, after a neighbour on some path that was reached before it."""
     neighbours: dict[int, set[int]] = {}
     for path in run.paths:
         for a, b in itertools.pairwise(path.points):
@@ -160,18 +160,18 @@ def _goes_there(run: Run, paths: Array, a: int, b: int) -> Array:
     there = [
         a in path.points and b in path.points and path.points.index(a) < path.points.index(b) for path in run.paths
     ]
-    found: Array = np.array([*there, False])[paths]  # the last is that of packets without a path
+    found: Array = np.array([*there, False])[paths]  # the last entry is for packets without a path
     return found
 
 
 def _jumps(difference: Array, there: Array) -> Iterator[tuple[int, int, int]]:
-    """(last packet before, first packet behind, jump in ns) of each step; single packets that are late are none."""
+    """(last packet before, first packet behind, jump in ns) of each step; single late packets are no step."""
     far = np.flatnonzero(np.abs(np.diff(difference)) >= SHORTEST_NS)
     if not len(far):
         return
     bounds = np.concatenate([[0], far + 1, [len(difference)]])
     levels = [(a, b) for a, b in itertools.pairwise(bounds.tolist()) if b - a >= _FEWEST]
-    # Nearly all packets are on some level: else differences jump to and fro, and no clock was set.
+    # Nearly all packets lie on some level. Otherwise the differences jump to and fro, and no clock was set.
     if len(levels) < 2 or sum(b - a for a, b in levels) < 0.9 * len(difference):
         return
     for (a, b), (c, d) in itertools.pairwise(levels):

@@ -1,12 +1,13 @@
-"""Companions: segments without payload, by which a gateway that translates TCP numbers is told from a proxy.
+"""Companions: segments without payload, which distinguish a gateway that translates TCP numbers from a proxy.
 
 A proxy that ends TCP sends the payloads of its client in segments of its own: each payload is unique, in order and
 forward in time, and numbers may differ by a constant. Its ACKs are its own.
 
 Rule: connections whose numbers differ are one if the segments without payload follow the same translation at both
 points, nine of ten of either side and at least four; their options have the same length, and time stamps differ by a
-constant; and they go forward in time. Without options it is not told between two clocks. Or segments with payload have
-the same time stamps on both sides: a host's begin at random (RFC 7323 5.4), so a proxy's are others.
+constant; and on one clock they go forward in time. Between two clocks, options are required. Segments with payload
+decide, too, if they have the same time stamps on both sides: a host's begin at random (RFC 7323 5.4), so a proxy's are
+others.
 Bound: a proxy that sends an ACK for each ACK of its client, behind it, with the same options and a clock in step to the
 tick.
 """
@@ -46,7 +47,7 @@ def companions_follow(
 
     Args:
         rows: all observations; flow: uint64, points: int32, times: int64 per row; x, y: row numbers, all x at one point
-        and all y at another; one_clock: whether the times of these points can be compared.
+        and all y at another; one_clock: times of these points can be compared.
     """
     found = np.zeros(len(x), bool)
     if not len(x) or not len(translations):
@@ -58,7 +59,7 @@ def companions_follow(
     there = np.append(flow[y[first]], flow_of(other, answering=True))
     number = np.tile(np.arange(len(first)), 2)
     answers = np.arange(len(number)) >= len(first)
-    # A flow with two partners is none of a translator's.
+    # A flow with two partners passed no translator.
     alone = (counted(here, here) == 1) & (counted(there, there) == 1)
     here, there, number, answers = here[alone], there[alone], number[alone], answers[alone]
     sent, sent_of = _empty(rows, flow, points, a, here)
@@ -75,7 +76,7 @@ def companions_follow(
         of_pair_here = number[side]
         many = np.bincount(of_pair_here, minlength=len(first))
         ok &= (many >= _FEWEST) & (np.bincount(of_pair_here, weights=told, minlength=len(first)) >= _NEARLY_ALL * many)
-    # The first of each, where several have equal numbers.
+    # The first segment counts if several have equal numbers.
     once, _ = groups_of(sent_keys)
     place = found_among(sent_keys[once], came_keys)
     matched = place >= 0
@@ -125,7 +126,7 @@ def _alike(
 
 
 def _mostly(of_flow: Array, holds: Array, flows: int) -> Array:
-    """bool per flow: it holds for nearly all of its segments."""
+    """bool per flow: the condition holds for nearly all of its segments."""
     many = np.bincount(of_flow, minlength=flows)
     return np.asarray(np.bincount(of_flow, weights=holds, minlength=flows) >= _NEARLY_ALL * many)
 

@@ -1,9 +1,9 @@
 """Families of flows: flows that are known to be one on different sides of a box.
 
-Rule: where a packet is known to have one flow at one point and another flow at the next, both flows are of one family,
-and so are the flows that answer them.
-Bound: a public port that two hosts use one after the other makes their flows one family. A family is where partners
-are looked for; it is no proof.
+Rule: if a packet is known to have one flow at one point and another flow at the next, both flows belong to one family,
+and so do the flows that answer them.
+Bound: a public port that two hosts use one after the other makes their flows one family. A family limits the search for
+partners; it is no proof.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Families:
     """The family of every flow that has others beside it; a flow without others is a family of its own."""
 
     def __init__(self, one: Array, other: Array) -> None:
-        """From pairs of flows (uint64) that are of one family."""
+        """From pairs of flows (uint64) that belong to one family."""
         flows = np.concatenate([one, other])
         at, number = groups_of(flows)
         self._flows = flows[at]
@@ -41,7 +41,7 @@ class Families:
         self._family = self._flows[label] if len(label) else self._flows
 
     def of(self, flow: Array) -> Array:
-        """uint64 per flow: its family, the flow itself where it has no other."""
+        """uint64 per flow: its family, or the flow itself if it has no other."""
         if not len(self._flows):
             return flow
         place = found_among(flow, self._flows)
@@ -70,8 +70,8 @@ def families_of(rows: Fields, at: Sightings, flow: Array) -> Families:
 
 
 def connection_of(families: Families, flow: Array, answer: Array) -> tuple[Array, Array]:
-    """Per segment a hash of its TCP connection, the same for both directions and on all sides of a box; and whether it
-    goes the way whose family has the higher hash.
+    """Per segment a hash of its TCP connection, the same for both directions and on all sides of a box; and bool, if it
+    goes in the direction whose family has the higher hash.
     """
     mine, theirs = families.of(flow), families.of(answer)
     return mixed(np.minimum(mine, theirs), np.maximum(mine, theirs)), mine > theirs

@@ -1,13 +1,13 @@
-"""Joins: sets of sightings that their content shows to be one packet, whatever became of its headers on the way.
+"""Joins: sets of sightings whose content shows that they are one packet, whatever happened to its headers on the way.
 
-A packet is a set of sightings, at most one per position of its path, in causal order. A trajectory is such a set; so is
-a single row that fits no path. A set with an open position can take the sightings of another.
+A packet is a set of sightings, at most one per position of its path, in causal order. A trajectory is such a set; a
+single row that fits no path is one, too. A set with an open position can take the sightings of another.
 
 Rule: two sets join if a sighting of the one at position i and a sighting of the other at position j agree in the
-features of a rule (rules.py), each is the other's only partner within the loss threshold among all packets that the
-two points captured, the sets have no position in common, and the joined set goes forward in time. Rules run from much
-evidence to little, near positions first. The pairs that a rule offers for two flows have to behave like one
-flow (behaviour.py).
+features of a rule (rules.py). Each has to be the other's only partner within the loss threshold among all packets that
+the two points captured. The sets have no position in common, and the joined set goes forward in time. Rules run from
+much evidence to little, near positions first. The pairs that a rule offers for two flows have to behave like one flow
+(behaviour.py).
 
 Two flows that a rule refuses are not joined by a weaker one.
 Bound: a wrong join needs a packet that one point alone missed, a stranger with equal features within the threshold that
@@ -45,12 +45,12 @@ def join_sets(
     """Rows of sets that join, and their new keys: equal for all rows of a joined set.
 
     Args:
-        rows: all observations; flow: uint64 per row; explained: rows and trajectories that hold parts of packets, as
-        bool per row: they join nothing.
+        rows: all observations; flow: uint64 per row; explained: bool per row, rows and trajectories that hold parts of
+        packets: they join nothing.
 
     Returns:
-        Row numbers (int64) and keys (uint64), nothing where no set joins; and rows of sets whose sole partners
-        do not behave like one flow: what became of these packets is ambiguous.
+        Row numbers (int64) and keys (uint64), nothing if no set joins; and rows of sets whose sole partners do not
+        behave like one flow: these packets are ambiguous.
     """
     sets = OpenSets(run, at, explained)
     left = [np.zeros(0, np.int64)]
@@ -78,6 +78,7 @@ def join_sets(
             if numbers_differ:
                 follow = translations.follow(rows, flow, x, y)
                 if rule.asks("F") and rule.asks("I"):
+                    # Flow and IP ID agree, and the numbers follow no translation: the packet is ambiguous.
                     left.append(x[known & ~follow])
                 known &= follow
             x, y, between = x[known], y[known], between[known]
@@ -92,7 +93,9 @@ def join_sets(
 
 
 def nearest(run: Run) -> Iterator[tuple[int, int, int]]:
-    """Path and two of its positions, near ones first; points that a path visits twice are left to the order rung."""
+    """Path and two of its positions, near ones first; points that a path visits twice are left to the matcher
+    `order`.
+    """
     table = visits(run)
     for apart in range(1, longest(run)):
         for number, path in enumerate(run.paths):
@@ -116,7 +119,7 @@ def _renumbered(rows: Fields, at: Sightings) -> tuple[Array, Array]:
 
 
 class _Known:
-    """The facts about two positions of a path that a rule's yield is held against, by these."""
+    """The facts about two positions of a path, by which the pairs of a rule are tested; each is computed once."""
 
     def __init__(
         self, rows: Fields, at: Sightings, flow: Array, sets: OpenSets, translations: Translations, payloads: Payloads

@@ -1,4 +1,4 @@
-"""Sets of sightings that have an open position: what joins take together (join_sets.py)."""
+"""Open sets: sets of sightings with an open position, which joins combine (join_sets.py)."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from pktrace.trajectories.bounds import EARLY_NS
 from pktrace.trajectories.paths import NOT_FOLLOWED, not_all_along, visits
 
 Array = np.ndarray[Any, Any]
-_TAG = np.uint64(0x6A6F696E)  # joined keys are no hashes of anything else
+_TAG = np.uint64(0x6A6F696E)  # keeps joined keys apart from all other hashes
 
 
 @dataclass(frozen=True)
 class Sightings:
-    """What was placed so far: `owner` (int32 per row), `seen` (rows by position), `path_of`, `candidates` per packet,
-    `points` (int32), `times` (int64, aligned) and `paths` (int16) per row, `clock` (int64 per point, equal where times
-    can be compared).
+    """The sightings placed so far.
+
+    `owner` (int32 per row), `seen` (rows by position), `path_of`, `candidates` per packet, `points` (int32), `times`
+    (int64, aligned) and `paths` (int16) per row, `clock` (int64 per point, equal if times can be compared).
     """
 
     owner: Array
@@ -34,20 +35,20 @@ class Sightings:
 
 
 class OpenSets:
-    """The sets that have an open position: trajectories with a gap, an end or a late beginning, and single rows.
+    """The sets with an open position: trajectories with a gap, a departure or a late beginning, and single rows.
 
     `of_row` is the set of every row: the number of an open set, -2 - its trajectory for others, or -1.
     """
 
     def __init__(self, run: Run, at: Sightings, explained: Array, by_order: bool = False) -> None:
-        """Args as of `joins.join_sets`; by_order: also of packets that are told apart by their order only."""
+        """Args as for `joins.join_sets`; by_order: include packets that are distinguished by their order only."""
         self._run, self._at = run, at
         trajectories = not_all_along(run, at.seen, at.path_of)
         held = at.seen[trajectories].max(axis=1, initial=-1)
         trajectories = trajectories[(by_order | (at.candidates[trajectories] == 1)) & ~explained[held]]
         single = np.flatnonzero((at.owner < 0) & (at.paths != NOT_FOLLOWED) & ~explained)
         count = len(trajectories)
-        number = np.full(len(at.path_of) + 1, -1, np.int64)  # the last is that of rows without a trajectory
+        number = np.full(len(at.path_of) + 1, -1, np.int64)  # the last entry is for rows without a trajectory
         number[trajectories] = np.arange(count)
         self.of_row = np.where(at.owner >= 0, -2 - at.owner.astype(np.int64), -1)
         self.of_row = np.where(number[at.owner] >= 0, number[at.owner], self.of_row)
@@ -76,10 +77,10 @@ class OpenSets:
         return found
 
     def rows(self, path: int, position: int, open_at: int, of_path: bool) -> Array:
-        """Sightings at a position of sets that are open at another.
+        """Sightings at a position, from sets that are open at another.
 
         Args:
-            of_path: of trajectories of this very path.
+            of_path: only trajectories of this very path.
         """
         asked = path, position, open_at, of_path
         if asked not in self._rows:
@@ -95,7 +96,9 @@ class OpenSets:
         return self._run.paths[path].points
 
     def bounded(self, path: int, i: int, j: int, x: Array, y: Array) -> Array:
-        """bool per pair: the set of x goes on behind j, or that of y begins before i; times bound it on both sides."""
+        """bool per pair: the set of x goes on behind j, or the set of y begins before i; times bound it on both
+        sides.
+        """
         places = self.places[path]
         behind = np.any(places[self.set_of(x), j + 1 :] >= 0, axis=1)
         before = np.any(places[self.set_of(y), :i] >= 0, axis=1)
@@ -108,8 +111,11 @@ class OpenSets:
         return found
 
     def join(self, path: int, x: Array, y: Array) -> None:
-        """Join the sets of these rows, pair by pair, where the joined set has one row a position and goes forward."""
+        """Join the sets of these rows, pair by pair, if the joined set has one row per position and goes forward in
+        time.
+        """
         one, other = self.set_of(x), self.set_of(y)
+        # The first pair of each set counts. A pair is dropped if its left set is the right set of another pair.
         first = np.zeros(len(one), bool)
         first[groups_of(one)[0]] = True
         again = np.zeros(len(one), bool)

@@ -1,19 +1,21 @@
-"""Ends that may be packets which arrived in another form: what became of these is ambiguous, and they are not lost.
+"""Departures that may be packets which arrived in another form: such packets are ambiguous, and not lost.
 
-A box may change more than any rule of rules.py allows for: a proxy ends TCP, a relay renumbers RTP, a gateway
-encrypts. Then packets end in one flow, and packets of which nothing explains the beginning come by further on.
+A box may change more than any rule of rules.py allows for: a proxy ends TCP, a relay renumbers RTP, a gateway encrypts.
+Packets then depart in one flow, and packets without an explained beginning arrive further on.
 
 Rule: two flows are a possible pair between two positions if one of these holds there:
 
-- known: packets of the one were matched with packets of the other, whose bytes or headers had changed, and at least one
-  in ten packets of the flow behind is explained by nothing;
-- payload: half of the ends of the one have an arrival of the other with the same payload, 16 bytes or more;
-- pace: nearly all of both flows ends and begins there, their numbers of packets differ by a quarter at most, and seven
-  of ten arrivals come as long after the end before them, to a quarter of the time between two packets; and they have an
-  address in common, or another protocol.
+- known: packets of the one were matched with packets of the other, whose bytes or headers had changed, at least one in
+  ten packets of the flow behind is unexplained, and a departure has an arrival of the same length;
+- payload: half of the departures, or of the arrivals, of the two flows have a partner with the same payload, 16 bytes
+  or more, and two packets at least;
+- pace: nearly all packets of both flows depart and arrive there, their numbers of packets differ by a quarter at most,
+  and seven of ten arrivals come as long after the departure before them, to a quarter of the time between two packets;
+  and they have an address in common, or another protocol. The 64 largest flows on either side with 5 packets or more
+  are compared.
 
-Of a possible pair, ends are ambiguous that an arrival of the other follows within the loss threshold; and of a TCP
-connection of which one direction is, all ends of both.
+For a possible pair, departures are ambiguous if an arrival of the other flow follows within the loss threshold. If the
+payload makes one direction of a TCP connection ambiguous, all departures of both directions are.
 Bound: a flow that is lost as a whole beside a flow that comes from elsewhere in step with it.
 """
 
@@ -27,7 +29,7 @@ import numpy as np
 from pktrace.decode.identity import among, group_numbers, groups_of, mixed
 from pktrace.run.model import Run
 from pktrace.trajectories.bounds import EARLY_NS, ENOUGH_BYTES
-from pktrace.trajectories.capture_evidence import Reach
+from pktrace.trajectories.capture_evidence import CaptureEvidence
 from pktrace.trajectories.fields import Fields
 from pktrace.trajectories.flows import flow_of
 from pktrace.trajectories.grouping import InOrder, counted, looked_up, tallied
@@ -37,28 +39,28 @@ from pktrace.trajectories.joins.sole_partners import within
 from pktrace.trajectories.meetings import Side, meeting, meeting_alike
 
 Array = np.ndarray[Any, Any]
-_UNEXPLAINED = 0.1  # share of a flow's packets that nothing explains: some of its packets are changed on the way
+_UNEXPLAINED = 0.1  # share of a flow's packets that are unexplained: some of its packets are changed on the way
 _HALF, _FEWEST = 0.5, 2
 _NEARLY_ALL, _AS_MANY, _STEADY, _QUARTER, _FEWEST_PACED = 0.9, 1.25, 0.7, 4, 5
-_MOST_FLOWS = 64  # on either side, the largest, whose pace is compared
+_MOST_FLOWS = 64  # flows on either side, the largest, whose pace is compared
 _TCP = 6
 
 
 @dataclass(frozen=True)
 class Possible:
-    """Trajectories that end where they may have become something, and those in whose gap something may be theirs."""
+    """Trajectories that depart where an arrival may continue them, and those with a gap that an arrival may fill."""
 
     ends: Array
     gaps: Array
 
 
 def possible_partners(
-    run: Run, rows: Fields, at: Sightings, flow: Array, explained: Array, reach: Reach
+    run: Run, rows: Fields, at: Sightings, flow: Array, explained: Array, reach: CaptureEvidence
 ) -> Possible:  # fmt: skip
-    """Find them.
+    """Find possible partners at all stages.
 
     Args:
-        as of `joins.join_sets`; reach: what points before an arrival missed explains it.
+        as for `joins.join_sets`; reach: an arrival is explained if points before it missed packets.
     """
     sets = OpenSets(run, at, explained, by_order=True)
     ends, gaps, connections = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0, np.uint64)]
@@ -80,7 +82,7 @@ def possible_partners(
 
 
 def _ends_of(run: Run, at: Sightings, flow: Array, flows: Array) -> Array:
-    """Trajectories of some flows that end before their path does."""
+    """Trajectories of some flows that depart before the end of their path."""
     if not len(flows):
         return np.zeros(0, np.int64)
     last = np.array([len(path.points) - 1 for path in run.paths], np.int64)[at.path_of]
@@ -92,10 +94,10 @@ def _ends_of(run: Run, at: Sightings, flow: Array, flows: Array) -> Array:
 
 @dataclass(frozen=True)
 class _Stage:
-    """Ends at one position of a path, and arrivals at another: row numbers; what is known of the flows there.
+    """Departures at one position of a path, and arrivals at another: row numbers; and the facts about the flows there.
 
     `watched` are arrivals that some point before should have seen; `before` and `behind` are rows of packets that both
-    positions have seen, `seen_before` and `seen_behind` the packets of each flow there; `window` is None where times
+    positions have seen, `seen_before` and `seen_behind` the packets of each flow there; `window` is None if times
     cannot be compared.
     """
 
@@ -114,13 +116,13 @@ class _Stage:
     @classmethod
     def of(
         cls, run: Run, rows: Fields, at: Sightings, flow: Array, sets: OpenSets, place: tuple[int, int, int],
-        reach: Reach,
+        reach: CaptureEvidence,
     ) -> _Stage | None:  # fmt: skip
-        """None where nothing ends, or nothing arrives."""
+        """None if nothing departs, or nothing arrives."""
         path, i, j = place
         ends, arrivals = sets.rows(path, i, j, True), sets.rows(path, j, i, False)
         ends = ends[(sets.places[path][sets.set_of(ends), i + 1 :] < 0).all(axis=1)]
-        # What begins at the first point of another path needs no origin.
+        # An arrival at the first point of another path needs no origin.
         owner = at.owner[arrivals]
         arrivals = arrivals[(owner < 0) | (at.path_of[owner] == path) | (at.seen[owner, 0] < 0)]
         if not len(ends) or not len(arrivals):
@@ -141,7 +143,7 @@ class _Stage:
         )  # fmt: skip
 
     def paced_or_known(self) -> tuple[Array, Array]:
-        """Ends that an arrival of a possible flow follows within the threshold, and arrivals that follow."""
+        """Departures that an arrival of a possible flow follows within the threshold, and arrivals that follow."""
         pairs = zip(self._known(), self._paced(), strict=True)
         before, behind = (np.concatenate(side) for side in pairs)
         ends, arrivals = (Side.of(self.flow[side], self.times[side]) for side in (self.ends, self.arrivals))
@@ -149,7 +151,7 @@ class _Stage:
         return self.ends[followed], self.arrivals[follow]
 
     def _known(self) -> tuple[Array, Array]:
-        """Flows before and behind of packets that were matched, of which enough begins that nothing explains."""
+        """Pairs of flows with packets that were matched, if enough arrivals of the flow behind are unexplained."""
         changed = self.rows["identity"][self.before] != self.rows["identity"][self.behind]
         x, y = self.flow[self.before[changed]], self.flow[self.behind[changed]]
         first, _ = groups_of(x, y)
@@ -167,7 +169,7 @@ class _Stage:
         return x[met], y[met]
 
     def with_the_same_payload(self) -> tuple[Array, Array]:
-        """Ends that an arrival with the same payload follows, and such arrivals, in flows where that is usual."""
+        """Departures that an arrival with the same payload follows, and such arrivals, in flows where that is usual."""
         ends, arrivals = (
             side[self.rows["payload_length"][side] >= ENOUGH_BYTES] for side in (self.ends, self.arrivals)
         )
@@ -189,7 +191,7 @@ class _Stage:
         return left[usual], right[usual]
 
     def _paced(self) -> tuple[Array, Array]:
-        """Flows that end and begin there as a whole, in step."""
+        """Pairs of flows that depart and arrive there as a whole, in step."""
         found = []
         behind = [
             (flow, np.sort(self.times[arrivals]), self.rows.rows[arrivals[0]])
@@ -201,6 +203,8 @@ class _Stage:
             for other, came, arrival in behind:
                 if max(len(sent), len(came)) > _AS_MANY * min(len(sent), len(came)) or not _may_be_one(row, arrival):
                     continue
+                # Each arrival is measured from the last departure before it, so a lost packet does not shift the delays
+                # behind it.
                 after = came - sent[np.clip(np.searchsorted(sent, came, "right") - 1, 0, len(sent) - 1)]
                 steady = np.abs(after - np.median(after)) <= gap // _QUARTER
                 if self.window is None or (steady.mean() >= _STEADY and 0 <= np.median(after) <= self.window):
@@ -209,7 +213,7 @@ class _Stage:
         return before, after
 
     def _whole(self, some: Array, seen: tuple[Array, Array]) -> list[tuple[Any, Array]]:
-        """Flows of which nearly all packets are among some rows, the largest ones first; and their rows."""
+        """Flows with nearly all of their packets among some rows, the largest ones first; and their rows."""
         first, number = groups_of(self.flow[some])
         in_order = InOrder.of(number, np.zeros(len(some), np.int64), len(first))
         flows, many = self.flow[some[first]], np.diff(in_order.begins)
@@ -219,8 +223,8 @@ class _Stage:
 
 
 def _may_be_one(one: Any, other: Any) -> bool:
-    """Whether a box may make a packet of the one flow one of the other: it leaves an address, or it is a relay, or it
-    puts packets into those of another protocol.
+    """True if a box may turn a packet of the one flow into one of the other: it leaves an address, or it is a relay, or
+    it puts packets into packets of another protocol.
     """
     ends = [(row[f"{side}_high"], row[f"{side}_low"]) for row in (one, other) for side in ("source", "destination")]
     return bool(one["protocol"] != other["protocol"] or ends[0] == ends[2] or ends[1] == ends[3] or ends[1] == ends[2])

@@ -2,19 +2,20 @@
 
 A rule names the features that agree; a feature that a box on the way changed is simply absent from the rule that hits.
 
-- F: protocol, and the family of the flow (families.py): addresses and ports, or the identifier of an echo, or what a
-  box is known to have made of them;
+- F: protocol, and the family of the flow (families.py): addresses and ports, or the identifier of an echo, or their
+  known translations by a box;
 - S, D: address and port of the source, of the destination;
-- I: the IP ID, where it is not 0;
+- I: the IP ID, if it is not 0;
 - N: TCP sequence and acknowledgment numbers and the flags SYN, FIN, RST and ACK, ICMP type and sequence, fragment
   offset; gateways change the other flags;
 - P: payload length and first payload bytes;
-- T: as N, with TCP numbers by a translation that is known (translations.py);
+- T: as N, with TCP numbers by a known translation (translations.py);
 - E: payload length, and all bytes behind the 12 of an RTP header; e: the last 16 bytes;
 - R: the destination of the one is the source of the other: a relay.
 
-Every rule asks for packets that say enough: 16 payload bytes, or both TCP numbers. A RST with numbers 0 and 1, a bare
-IP ID or a short heartbeat joins nothing (docs/matching.md).
+Every rule asks for packets that say enough (`Statements.asked`): 16 payload bytes, or both TCP numbers, or the random
+number of a SYN. Rules with E or e ask for 28 payload bytes. Rule FI takes any payload, and behaviour.py then asks for 5
+packets. A RST with numbers 0 and 1, a bare IP ID or a short heartbeat joins nothing (docs/matching.md).
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ from pktrace.trajectories.invariants import numbers
 Array = np.ndarray[Any, Any]
 _TCP = 6
 _SYN, _ACK = 2, 16
-_TOLD = np.uint16(1 | _SYN | 4 | _ACK)  # flags that say what a segment is for; FIN and RST besides
-_SOME_BYTES = 1  # where IP ID, or both TCP numbers, agree beside them
+_TOLD = np.uint16(1 | _SYN | 4 | _ACK)  # flags that show the purpose of a segment; FIN and RST besides
+_SOME_BYTES = 1  # enough if the IP ID, or both TCP numbers, agree beside them
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,11 @@ class Rule:
 
     @property
     def of_ending(self) -> bool:
-        """Whether it asks for the end of the payload."""
+        """True if the rule compares the end of the payload."""
         return self.asks("E") or self.asks("e")
 
     def asks(self, feature: str) -> bool:
-        """Whether this feature has to agree."""
+        """True if this feature has to agree."""
         return feature in self.features
 
 
@@ -59,20 +60,20 @@ def _rules(*features: str) -> tuple[Rule, ...]:
     return tuple(map(Rule, features))
 
 
-# Flow and IP ID agree: a packet is whole, and no part of another, whose numbers or bytes are others.
+# If flow and IP ID agree, the packet is whole, and no part of a packet with other numbers or bytes.
 SAME_HEADERS = _rules("FINP", "FIP", "FITP", "FIT", "FIN")
 RULES = _rules("FINP", "FIP", "FITP", "FIT", "FNP", "INP", "FIN", "IP", "FTP", "DNP", "SNP", "NP", "FP", "P", "FI")
-# Parts of the payload, which are read for what is left of the other rules.
+# These rules read parts of the payload, for packets that the other rules left.
 ENDINGS = _rules("IE", "FE", "DE", "SE", "RE", "Ie")
 _RTP_HEADER, _LAST = 12, 16  # bytes (RFC 3550 5.1)
 
 
 def keys_of(rule: Rule, rows: Fielded, family: Array, ending: Array | None = None, before: bool = True) -> Array:
-    """A hash per row of the features that the rule asks for; equal for sightings that agree in them.
+    """A hash per row of the features that the rule compares; equal for sightings that agree in them.
 
     Args:
-        family: uint64 per row; ending: uint64 per row, for rules that ask for it (`ending_of`); before: whether the
-        rows are those before a box, for a relay.
+        family: uint64 per row; ending: uint64 per row, for rules that compare it (`ending_of`); before: the rows are
+        those before a box, for a relay.
     """
     columns: list[Array] = [rows["protocol"] if rule.asks("F") else numbers(rows)[0]]
     if rule.asks("F"):
@@ -98,7 +99,7 @@ def keys_of(rule: Rule, rows: Fielded, family: Array, ending: Array | None = Non
 
 
 def ending_of(rule: Rule, rows: Fielded, payloads: Payloads) -> tuple[Array, Array]:
-    """What the rule asks of the end of payloads: a hash per row; and bool, whether the capture has these bytes."""
+    """The end of payloads as the rule compares it: a hash per row; and bool, if the capture has these bytes."""
     length = rows["payload_length"].astype(np.int64)
     if rule.asks("e"):
         return payloads.rest(rows, length - _LAST, length)
@@ -106,12 +107,12 @@ def ending_of(rule: Rule, rows: Fielded, payloads: Payloads) -> tuple[Array, Arr
     return mixed(ending, length), there
 
 
-class Told:
-    """What some packets say of themselves, by which rules can ask them."""
+class Statements:
+    """Statements: the features that each packet carries, and the rules that can use it."""
 
     def __init__(self, rows: Fielded) -> None:
         readable = rows["has"] & (field.HAS_IP | field.CUT_HEADER) == field.HAS_IP
-        # Other fragments follow their first one: a matter of byte ranges.
+        # Other fragments follow their first one: byte ranges match them.
         self._found = readable & (rows["fragment_offset"] == 0)
         self._tcp = rows["protocol"] == _TCP
         self._numbered, self._opening, self._has_id = is_numbered(rows), is_opening(rows), has_id(rows)
@@ -139,7 +140,8 @@ class Told:
             found &= told
         elif rule.asks("P"):
             told = self._enough | (self._numbered & self._some & rule.asks("F") & rule.asks("I"))
-            # A proxy sends the payloads of its client in segments of its own: translations.py asks what else agrees.
+            # A proxy sends the payloads of its client in segments of its own: translations.py looks for further
+            # evidence.
             found &= told & (self._tcp | rule.asks("I"))
         else:
             found &= ~self._tcp & self._some

@@ -18,7 +18,7 @@ from pktrace.trajectories.fields import Fields
 from pktrace.trajectories.grouping import InOrder, tallied
 from pktrace.trajectories.joins.families import Families
 from pktrace.trajectories.joins.open_sets import OpenSets, Sightings
-from pktrace.trajectories.joins.rules import Rule, Told, ending_of, keys_of
+from pktrace.trajectories.joins.rules import Rule, Statements, ending_of, keys_of
 from pktrace.trajectories.joins.translations import Translations
 from pktrace.trajectories.paths import NOT_FOLLOWED
 
@@ -26,22 +26,22 @@ Array = np.ndarray[Any, Any]
 
 
 class Points:
-    """The packets of each point, and what they say of themselves."""
+    """The packets of each point, and their statements."""
 
     def __init__(self, rows: Fields) -> None:
         self._rows = rows
-        self._known: dict[int, tuple[Array, Told]] = {}
+        self._known: dict[int, tuple[Array, Statements]] = {}
 
-    def of(self, point: int) -> tuple[Array, Told]:
-        """Rows of the packets of one point, and what they say."""
+    def of(self, point: int) -> tuple[Array, Statements]:
+        """Rows of the packets of one point, and their statements."""
         if point not in self._known:
             at = np.flatnonzero(self._rows["point"] == point)
-            self._known[point] = at, Told(self._rows.at(at))
+            self._known[point] = at, Statements(self._rows.at(at))
         return self._known[point]
 
 
 class Captured:
-    """The packets that a point captured, by the features of a rule: whom a packet may have for a partner."""
+    """The packets that a point captured, by the features of a rule: the possible partners of a packet."""
 
     def __init__(
         self, rows: Fields, at: Sightings, flow: Array, sets: OpenSets, families: Families, translations: Translations,
@@ -57,10 +57,10 @@ class Captured:
         self._marked = np.zeros(len(flow), np.bool_)
 
     def keys(self, rule: Rule, point: int, before: bool, of_open: bool) -> tuple[Array, Array]:
-        """Rows of the point that can be asked, and their keys, as those before or behind a box.
+        """Rows of the point that the rule can use, and their keys, as those before or behind a box.
 
         Args:
-            of_open: of those that belong to open sets alone.
+            of_open: only rows of open sets.
         """
         asked = rule.features, point, before and rule.asks("R"), of_open
         if asked not in self._keys:
@@ -74,9 +74,9 @@ class Captured:
         return self._keys[asked]
 
     def translated(self, rule: Rule, point: int, other: int, of_open: bool) -> tuple[Array, Array]:
-        """The same with TCP numbers as they would be at another point; a row for each translation that is known.
+        """As `keys`, with TCP numbers as they would be at another point; a row for each known translation.
 
-        Where IP IDs agree, numbers are asked afterwards.
+        If IP IDs agree, numbers are compared afterwards.
         """
         if not rule.asks("T") or rule.asks("I"):
             return self.keys(rule, point, True, of_open)
@@ -104,13 +104,13 @@ class Captured:
         return at, keys_of(rule, self._rows.at(at), self._family[at], ending, before)
 
     def _asked(self, rule: Rule, point: int, of_open: bool) -> Array:
-        """Rows of the point that can be asked, those of open sets or the others."""
+        """Rows of the point that the rule can use, those of open sets or the others."""
         asked = rule.features, point, of_open
         if asked not in self._asked_of:
             at, told = self._points.of(point)
             fits = told.asked(rule) & (self._at.paths[at] != NOT_FOLLOWED)
             if rule.of_ending:
-                fits &= among(self._flow[at], self._open_flows)  # of other flows no bytes are read
+                fits &= among(self._flow[at], self._open_flows)  # for other flows no bytes are read
             is_open = self._is_open[at]
             for wanted in (True, False):
                 self._asked_of[rule.features, point, wanted] = at[fits & (is_open == wanted)]
@@ -138,6 +138,7 @@ def offered(
     y, y_keys = _one_a_set(*captured.keys(rule, points[j], False, False), wanted, sets, at)
     group = group_numbers(np.concatenate([x_keys, y_keys]))
     x_group, y_group = group[: len(x)], group[len(x) :]
+    # Times on two clocks cannot be compared: the partner then has to be the only one in the whole run.
     window = run.threshold_ns if at.clock[points[i]] == at.clock[points[j]] else None
     partner_of_x = sole(x_group, at.times[x], y_group, at.times[y], window)
     partner_of_y = sole(y_group, at.times[y], x_group, at.times[x], window)
@@ -147,7 +148,7 @@ def offered(
     both_open = captured.are(left, found_x) & captured.are(right, found_y)
     found_x, found_y = found_x[both_open], found_y[both_open]
     if rule.asks("T") and not rule.asks("I"):
-        # By two translations it has two partners.
+        # A sighting with two translations has two partners.
         first, number = groups_of(found_x)
         first = first[np.bincount(number) == 1]
         found_x, found_y = found_x[first], found_y[first]
@@ -161,13 +162,14 @@ def _one_a_set(rows: Array, keys: Array, wanted: Array, sets: OpenSets, at: Sigh
     order = np.argsort(at.times[rows], kind="stable")
     rows, keys = rows[order], keys[order]
     owned = sets.set_of(rows)
+    # Rows without a set get a number of their own below those of trajectories, which are -2 and less.
     owned = np.where(owned == -1, -3 - len(at.path_of) - rows, owned)
     first, _ = groups_of(keys, owned.astype(np.uint64))
     return rows[first], keys[first]
 
 
 def sole(group: Array, time: Array, other_group: Array, other_time: Array, window: int | None) -> Array:
-    """Per packet the number of its only partner: of its group, and within the window on either side; -1 else."""
+    """Per packet the number of its only partner: in its group, and within the window on either side; else -1."""
     if not len(other_group):
         return np.full(len(group), -1)
     low, high, order = within(group, time, other_group, other_time, window, early=window or 0)
@@ -181,7 +183,7 @@ def within(
     """Per packet, others of its group that come up to `early` before it and `window` after it: order[low:high].
 
     Args:
-        window: ns; None where times cannot be compared.
+        window: ns; None if times cannot be compared.
 
     Returns:
         low, high, and the numbers of the others in order of group and time.

@@ -1,10 +1,10 @@
-"""Translations of TCP numbers: what a box adds to the sequence and the acknowledgment numbers of a connection.
+"""Translations of TCP numbers: the amounts that a box adds to the sequence and acknowledgment numbers of a connection.
 
-Rule: what was added to one segment of a connection, and to the next one that was sent, is a translation. It is the same
-for both directions: the sequence numbers of the one are what the other acknowledges. A gateway whose helper makes a
-payload longer adds more from there on; numbers that differ without such runs are those of two connections.
-Bound: a proxy that sends its client's bytes in segments of the same size adds a constant as well. So equal payloads are
-believed only where IP IDs agree, or where the segments without payload follow the translation, too (companions.py).
+Rule: an amount that was added to one segment of a connection, and to the next one that was sent, is a translation. It
+is the same for both directions: the sequence numbers of the one are acknowledged by the other. A gateway whose helper
+makes a payload longer adds more from there on; numbers that differ without such runs belong to two connections.
+Bound: a proxy that sends its client's bytes in segments of the same size adds a constant as well. Equal payloads are
+therefore evidence only if IP IDs agree, or if the segments without payload follow the translation, too (companions.py).
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _TCP, _ACK = 6, 16
 
 
 class Translations:
-    """Translations that are known, by connection and pair of points.
+    """Known translations, by connection and pair of points.
 
-    `first` is what is added from the point with the lower number to the other to the sequence numbers of the side whose
-    family has the lower hash, `second` to those of the other side.
+    Amounts hold from the point with the lower number to the other. `first` is added to the sequence numbers of the side
+    whose family has the lower hash, `second` to those of the other side.
     """
 
     def __init__(self, families: Families) -> None:
@@ -37,7 +37,7 @@ class Translations:
         self.connection = np.zeros(0, np.uint64)
         self.first = np.zeros(0, np.uint32)
         self.second = np.zeros(0, np.uint32)
-        self._begun = np.zeros(0, np.int64)  # when the first segment was sent that had it
+        self._begun = np.zeros(0, np.int64)  # the time of the first segment with this translation
 
     def __len__(self) -> int:
         return len(self.connection)
@@ -60,6 +60,7 @@ class Translations:
         again[1:] = added[1:] == added[:-1]
         one, number = groups_of(added)
         many, runs = np.bincount(number), np.bincount(number, weights=again)
+        # `runs` counts segments translated as the one before: at least one, and half of those that could be.
         constant = (runs > 0) & (runs >= _CONSTANT * (many - 1))
         one = one[constant]
         new = ~among(added[one], mixed(self.connection, self.first, self.second))
@@ -70,20 +71,20 @@ class Translations:
         self._begun = np.append(self._begun, times[x][order][one])
 
     def follow(self, rows: Fields, flow: Array, x: Array, y: Array) -> Array:
-        """bool per pair: its TCP numbers follow a translation that is known; packets of other protocols have none."""
+        """bool per pair: its TCP numbers follow a known translation; packets of other protocols have none, and pass."""
         connection, first, second = self._added(rows, flow, x, y)
         known = among(mixed(connection, first, second), mixed(self.connection, self.first, self.second))
         found: Array = (rows["protocol"][x] != _TCP) | known
         return found
 
     def applied(self, rows: Picked, times: Array, flow: Array, point: int) -> tuple[Array, Picked]:
-        """Rows of one point as they would be at another, once for each translation that their connection has then.
+        """Rows of one point with their numbers at another, once for each translation that their connection has then.
 
         Args:
             rows: of some segments of one point; times, flow: of each; point: the other point.
 
         Returns:
-            Which of the rows, int64, and the rows with the numbers that they would have at the other point.
+            The places of the rows, int64, and the rows with the numbers that they would have at the other point.
         """
         here = int(rows["point"][0]) if len(rows) else point
         mine, turned = connection_of(self._families, flow, flow_of(rows, answering=True))

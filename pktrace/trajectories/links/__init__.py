@@ -1,1 +1,1 @@
-"""Links between flows: what evidence shows that a box has made one flow of another."""
+"""Links between flows: the evidence that a box has made one flow of another."""

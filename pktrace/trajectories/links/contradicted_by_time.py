@@ -1,9 +1,11 @@
-"""Whether time speaks against a pair of flows: what was changed cannot be seen before it was.
+"""Pairs of flows that time contradicts: a changed packet cannot be seen before its original.
 
-Rule: among the packets whose remains just one packet of the flow before has, and one of the flow behind, those that
-begin earlier than they end (by more than clocks and captures explain) are counted. Traffic that is alike on two links
-goes now earlier on the one, now on the other.
-Bound: alike traffic that is always later on the same link, and has been given other IP IDs, looks as a gateway does.
+Rule: only invariants that one packet of the flow before and one packet of the flow behind have are counted, within the
+loss threshold. Packets that arrive earlier than they depart (by more than EARLY_NS) go backwards. Time contradicts a
+pair of flows if more than one packet goes backwards for each ten that go forward. Traffic that is alike on two links is
+earlier now on the one link, now on the other.
+Bound: alike traffic that is always later on the same link, and has other IP IDs, looks as if a gateway had rewritten
+it.
 """
 
 from __future__ import annotations
@@ -22,13 +24,13 @@ _DISAGREE = 10  # so many packets have to agree for each that does not
 def against_time(
     before: Array, behind: Array, ends: tuple[Array, ...], starts: tuple[Array, ...], threshold: int
 ) -> Array:
-    """Whether time speaks against pairs of flows.
+    """Find the pairs of flows that time contradicts.
 
     Args:
         before, behind: uint64, the flows of each pair; no flow is before, or behind, in two of them;
-        ends, starts: of each packet that ends or begins somewhere: its flow, its remains (uint64), time in ns, and
-        the group of clocks that can be compared;
-        threshold: ns, beyond which equal remains are of another packet.
+        ends, starts: of each departure and each arrival: its flow, its invariants (uint64), time in ns, and the group
+        of clocks that can be compared;
+        threshold: ns; equal invariants further apart belong to other packets.
 
     Returns:
         bool per pair.

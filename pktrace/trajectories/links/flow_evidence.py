@@ -1,10 +1,10 @@
-"""Evidence that two flows are one: how many packets that end in the one begin in the other, by what remains of them.
+"""Evidence that two flows are one: the packets that depart in the one and arrive in the other, by their invariants.
 
-Rule: what ends somewhere on its path (an *end*: a packet not seen further) and what begins behind it (a *start*: seen
-first there, or fitting no path) may be one packet if their remains are equal and the start comes within the loss
-threshold, at the nearest position where one does: at the very point where it ends only if its headers are others
-(both_sides.py). Remains speak for a pair of flows if, at that stage, they end in
-this flow only and begin in that flow only.
+Rule: a departure (a packet not seen further) and an arrival behind it (seen first there, or fitting no path) may be one
+packet if their invariants are equal and the arrival comes within the loss threshold. The nearest position with such an
+arrival counts. The very point of the departure counts only if the headers differ (both_sides.py).
+Invariants are evidence for a pair of flows if, at that stage, they depart in this flow only and arrive in that flow
+only.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from pktrace.trajectories.bounds import EARLY_NS
 from pktrace.trajectories.fields import Fields
 from pktrace.trajectories.flows import answering_flow_of, flow_of, has_its_own_id, side_of, stays_on_its_link
 from pktrace.trajectories.grouping import InOrder, each_between, in_order_of
-from pktrace.trajectories.invariants import Remains, of_beginning, of_change
-from pktrace.trajectories.links.loose_ends import Open
+from pktrace.trajectories.invariants import Invariants, of_beginning, of_change
+from pktrace.trajectories.links.loose_ends import LooseEnds
 from pktrace.trajectories.paths import visits
 
 Array = np.ndarray[Any, Any]
 DISAGREE = 10  # so many packets have to agree for each that does not
-CONCENTRATED = 10  # what is of one flow takes times within such a part of those that strangers could take
+CONCENTRATED = 10  # delays within one flow fill at most 1/10 of the window that unrelated packets would fill
 _TCP = 6
-_SOON = 4  # share of the time between packets in which packets that are all the same have to come
-_MANY_KINDS = 8  # or comes in order, with as many different remains
+_SOON = 4  # equal packets have to come within this share of the time between packets
+_MANY_KINDS = 8  # or come in order, with as many different invariants
 _MOST_STARTS = 8
-_MOST_EARLY = 2  # of these, starts that were stamped before the end
+_MOST_EARLY = 2  # of these, arrivals that were stamped before the departure
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """Ends and starts that may be one packet, in order of stage, flow before and flow behind; arrays of equal length.
+class Candidates:
+    """Candidates: departures and arrivals that may be one packet, in order of stage, flow before and flow behind.
 
-    `end` and `start` are numbers in the ends and starts; `group` numbers equal remains at one stage, which leads from
-    the end's position to position `at`; `before` and `behind` are flows; `after` is start - end, ns, and `timed`
-    whether their clocks can be compared.
+    Arrays of equal length. `end` and `start` are numbers of departures and arrivals; `group` numbers equal invariants
+    at one stage, which leads from the departure's position to position `at`; `before` and `behind` are flows; `after`
+    is arrival - departure, ns, and `timed` is true if their clocks can be compared.
     """
 
     end: Array
@@ -55,15 +55,18 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.end)
 
-    def chosen(self, which: Array) -> Pairs:
-        """Some of them."""
-        return Pairs(*(getattr(self, column.name)[which] for column in fields(self)))
+    def chosen(self, which: Array) -> Candidates:
+        """The chosen candidates."""
+        return Candidates(*(getattr(self, column.name)[which] for column in fields(self)))
 
 
-def pairs_of(
-    found: Open, run: Run, rows: Fields, times: Array, comparable: Array, remains: Remains, most: int = _MOST_STARTS
-) -> tuple[Pairs, Array]:
-    """Ends with the starts that fit them, of each the first `most`; and per end whether some start fits it."""
+def candidates_of(
+    found: LooseEnds, run: Run, rows: Fields, times: Array, comparable: Array, remains: Invariants,
+    most: int = _MOST_STARTS,
+) -> tuple[Candidates, Array]:  # fmt: skip
+    """Departures with their candidates, the first `most` arrivals for each; and per departure, if it has any
+    candidate.
+    """
     end_rows, start_rows = rows.kept(found.end_rows), rows.kept(found.start_rows)
     group = group_numbers(np.concatenate([end_rows.once(remains), start_rows.once(remains)]))
     groups = int(group.max(initial=-1)) + 1
@@ -76,11 +79,11 @@ def pairs_of(
     starts = starts[in_order.members]
     low, high = in_order.begins[of_end[ends]], in_order.begins[of_end[ends] + 1]
     if (comparable == comparable[0]).all():
-        # A start at the very time of an end counts as before it here, and is close enough to be missed by none.
+        # An arrival at the very time of a departure counts as before it here; it is close enough to be missed by none.
         sent = times[found.end_rows[ends]]
         since = [in_order.before(of_end[ends], sent - early, or_equal=True) for early in (0, EARLY_NS)]
         low = np.maximum(low, np.maximum(since[0] - _MOST_EARLY, since[1]))
-    # Every end with the next few starts of its remains.
+    # Each departure is paired with the next few arrivals that have its invariants.
     many = np.clip(high - low, 0, most)
     left, right = each_between(low, low + many)
     left = ends[left]
@@ -97,24 +100,24 @@ def pairs_of(
     flows_before, flows_behind = end_rows.once(flow_of), start_rows.once(flow_of)
     fits = at > found.end_position[left]
     if remains is not of_change and remains is not of_beginning:
-        # What shows both sides of a gateway sees a packet end in one form and begin in another.
+        # A point that shows both sides of a translator sees a packet depart in one form and arrive in another.
         fits |= (at == found.end_position[left]) & (flows_before[left] != flows_behind[right])
     after = times[start_row] - times[end_row]
     one_clock = comparable[start_rows["point"]][right] == comparable[end_rows["point"]][left]
     fits &= ~one_clock | ((after >= -EARLY_NS) & (after <= run.threshold_ns))
     if remains is of_change:
-        # The same first bytes and another length: that is a part of the packet, and a matter of ranges.
+        # The same first bytes and another length mean a part of the packet: byte ranges match it.
         fits &= end_rows["content"][left] != start_rows["content"][right]
-        # Without an IP ID of its own, a segment of another length is another segment.
+        # Without an IP ID of its own, a TCP segment with another length is another segment.
         unnumbered = (end_rows["protocol"] == _TCP) & ~end_rows.once(has_its_own_id)
         fits &= ~unnumbered[left] | (end_rows["payload_length"][left] == start_rows["payload_length"][right])
     fits &= ~(end_rows.once(stays_on_its_link)[left] | start_rows.once(stays_on_its_link)[right])
-    # What echoes a packet back answers it, and is no rewritten form of it.
+    # A packet that is echoed back is an answer, and no rewritten form.
     fits &= end_rows.once(answering_flow_of)[left] != flows_behind[right]
     left, right, at = left[fits], right[fits], at[fits]
     doubtful = np.zeros(len(found.end_rows), bool)
     doubtful[left] = True
-    # Where a packet is rewritten twice, it fits its last form, too: the nearest position counts.
+    # A packet that is rewritten twice fits its last form, too: the nearest position counts.
     before, behind = group_numbers(flows_before)[left], group_numbers(flows_behind)[right]
     width = int(at.max(initial=0)) + 1
     stage = (found.end_path[left] * width + found.end_position[left]) * width
@@ -125,7 +128,7 @@ def pairs_of(
     left, right, at, before, behind = left[near], right[near], at[near], before[near], behind[near]
     group = group_numbers(_joined(of_end[left], stage[near] + at))
     order = np.lexsort((behind, _joined(group, before)))
-    pairs = Pairs(
+    pairs = Candidates(
         left, right, group, at, flows_before[left], flows_behind[right], after[fits][near], one_clock[fits][near]
     )
     return pairs.chosen(order), doubtful
@@ -134,9 +137,9 @@ def pairs_of(
 def _with_the_same_id(
     which: Array, low: Array, high: Array, ends: Array, starts: Array, end_ids: Array, start_ids: Array
 ) -> Array:
-    """Per end of `which`, the place of the first of starts[low:high] with its IP ID, if that is not 0; else -1.
+    """Per departure in `which`, the place of the first of starts[low:high] with its IP ID, if that is not 0; else -1.
 
-    An end that so many others overtook, with the same remains, meets its own start there.
+    A departure that many others with its invariants overtook meets its own arrival there.
     """
     first, last = int(low[which].min()), int(high[which].max())
     codes = start_ids[starts[first:last]].astype(np.int64)
@@ -153,23 +156,23 @@ def _with_the_same_id(
 
 
 def _joined(one: Array, other: Array) -> Array:
-    """One int64 for both: their numbers are below those of rows, of which there are less than 2^31."""
+    """One int64 for both: their numbers are below the number of rows, which is less than 2^31."""
     found: Array = one.astype(np.int64) * (int(other.max(initial=0)) + 1) + other
     return found
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """Pairs of flows (hashes), and what speaks for each.
+class FlowEvidence:
+    """Pairs of flows (hashes), and the evidence for each.
 
-    `packets`: how many agree; `kinds`: of how many different remains they are; `single`: of how many of which each flow
-    has one packet; `numbered`: an IP ID other than 0 is among them; `same_id`: of these packets, those with equal IP
-    IDs; `by_id`: with equal IP IDs other than 0; `begun`: how many packets of the flow behind fit one of the flow
-    before; `delay`: the longest time that any remains took, ns; `usual`: the median of the packets; `spread`: the range
-    of most of them; `gap`: the mean time between packets before, ns; `timed`: that times can be compared; `steady`:
-    packets take about as long as each other, or keep their order, as far as clocks can tell; `told`: all of them have a
-    payload or numbers; `stays`: address and port of one side are the same before and behind. `end`, `start`: numbers
-    of two that agree, and `at` the position where it begins.
+    `packets`: the number of packets that agree; `kinds`: the number of their different invariants; `single`: the number
+    of these invariants that each flow has in one packet; `numbered`: an IP ID other than 0 is among them; `same_id`:
+    the agreeing packets with equal IP IDs; `by_id`: with equal IP IDs other than 0; `begun`: the number of packets of
+    the flow behind that fit one of the flow before; `delay`: the longest time that any invariants took, ns; `usual`:
+    the median delay of the packets; `spread`: the range of most delays; `gap`: the mean time between packets before,
+    ns; `timed`: times can be compared; `steady`: packets take about as long as each other, or keep their order, as far
+    as clocks can show; all packets have a payload or numbers (`told`); `stays`: address and port of one side are the
+    same before and behind. `end`, `start`: numbers of two that agree, and `at` the position of the arrival.
     """
 
     before: Array
@@ -198,13 +201,15 @@ class Agreement:
 
     @property
     def ids_kept(self) -> Array:
-        """bool per pair: whether what makes one flow of the other leaves IP IDs alone."""
+        """bool per pair: the rewrite from one flow to the other leaves IP IDs alone."""
         found: Array = self.same_id * (DISAGREE + 1) >= self.packets * DISAGREE
         return found
 
     @property
     def agreed(self) -> Array:
-        """bool per pair: of all packets that speak for one of its flows, few speak for another pair."""
+        """bool per pair: among all packets that are evidence for one of its flows, few are evidence for another
+        pair.
+        """
         best = np.ones(len(self.packets), bool)
         for side in (self.before, self.after):
             place = group_numbers(side)
@@ -214,34 +219,34 @@ class Agreement:
 
     @property
     def come_soon(self) -> Array:
-        """bool per pair: packets come before the next one is sent, or very soon, as far as clocks can tell."""
+        """bool per pair: packets come before the next one is sent, or very soon, as far as clocks can show."""
         soon: Array = np.maximum(self.usual, self.spread) <= np.maximum(self.gap // _SOON, EARLY_NS)
         return soon | ~self.timed
 
-    def chosen(self, which: Array) -> Agreement:
-        """Some of the pairs."""
-        return Agreement(*(getattr(self, column.name)[which] for column in fields(self)))
+    def chosen(self, which: Array) -> FlowEvidence:
+        """The chosen pairs."""
+        return FlowEvidence(*(getattr(self, column.name)[which] for column in fields(self)))
 
 
-def agreement_of(pairs: Pairs, found: Open, rows: Fields, times: Array, window: int) -> Agreement:
-    """What the pairs of packets tell of their flows.
+def flow_evidence_of(pairs: Candidates, found: LooseEnds, rows: Fields, times: Array, window: int) -> FlowEvidence:
+    """The evidence that the candidates give about their flows.
 
     Args:
-        window: ns, of `window_of`.
+        window: ns, from `window_of`.
     """
     new_pair = _first_of(pairs.group, pairs.before, pairs.behind)
-    # Remains speak for a pair of flows if they occur in one flow before and in one behind.
+    # Invariants are evidence for a pair of flows if they occur in one flow before and in one flow behind.
     pairs_in = np.bincount(pairs.group[new_pair], minlength=int(pairs.group.max(initial=-1)) + 1)
     fitting = group_numbers(pairs.before, pairs.behind)
     begun = _distinct(fitting, pairs.start, int(fitting.max(initial=-1)) + 1)[fitting]
     clear = pairs_in[pairs.group] == 1
     pairs, begun = pairs.chosen(clear), begun[clear]
     new_pair = _first_of(pairs.group)
-    pair = np.cumsum(new_pair) - 1  # numbers remains, and so their pair of flows
-    new_end = new_pair | _first_of(pairs.end)  # ends are in order within a pair of flows
+    pair = np.cumsum(new_pair) - 1  # numbers invariants, and with them their pair of flows
+    new_end = new_pair | _first_of(pairs.end)  # departures are in order within a pair of flows
     clear = np.flatnonzero(new_pair)
     count = len(clear)
-    # Where several packets have these remains, as many of them agree as both sides have.
+    # If several packets have these invariants, as many of them agree as both sides have.
     ends, starts = np.bincount(pair[new_end], minlength=count), _distinct(pair, pairs.start, count)
     agree = np.minimum(ends, starts)
     end_ids, start_ids = rows["ip_id"][found.end_rows[pairs.end]], rows["ip_id"][found.start_rows[pairs.start]]
@@ -249,7 +254,7 @@ def agreement_of(pairs: Pairs, found: Open, rows: Fields, times: Array, window: 
     same_id = _distinct(pair[equal], pairs.start[equal], count)
     equal &= end_ids != 0
     by_id = _distinct(pair[equal], pairs.start[equal], count)
-    # An end takes as long as the soonest start that fits it.
+    # A departure takes as long as the soonest arrival that fits it.
     after = _least(np.cumsum(new_end) - 1, pairs.after, int(new_end.sum()))
     sent = times[found.end_rows[pairs.end]]
     end_rows = rows.at(found.end_rows[pairs.end[clear]])
@@ -272,7 +277,7 @@ def agreement_of(pairs: Pairs, found: Open, rows: Fields, times: Array, window: 
     kinds = total(np.ones(count))
     steady = ~timed | (spread * CONCENTRATED <= window)
     steady |= (kinds >= _MANY_KINDS) & _in_order(several, sent[new_end], after, len(index))
-    return Agreement(
+    return FlowEvidence(
         before=pairs.before[clear][index], after=pairs.behind[clear][index],
         packets=total(agree), kinds=kinds, single=total((ends == 1) & (starts == 1)),
         numbered=np.bincount(flows, weights=end_ids != 0, minlength=len(index)) > 0,
@@ -285,7 +290,7 @@ def agreement_of(pairs: Pairs, found: Open, rows: Fields, times: Array, window: 
 
 
 def _first_of(*columns: Array) -> Array:
-    """bool per row: it differs from the one before."""
+    """bool per row: it differs from the row before."""
     found = np.ones(len(columns[0]), bool)
     if len(found):
         found[1:] = False
@@ -295,26 +300,26 @@ def _first_of(*columns: Array) -> Array:
 
 
 def _distinct(pair: Array, member: Array, count: int) -> Array:
-    """Distinct members per pair, of `count` pairs."""
+    """Distinct members per pair, for `count` pairs."""
     size = int(member.max(initial=0)) + 1
     first, _ = groups_of(pair * size + member)
     return np.bincount(pair[first], minlength=count)
 
 
 def _least(place: Array, values: Array, count: int) -> Array:
-    """The least of the values of each place, of `count` places."""
+    """The least of the values of each place, for `count` places."""
     found = np.full(count, np.iinfo(np.int64).max)
     np.minimum.at(found, place, values)
     return found
 
 
 def window_of(run: Run, times: Array) -> int:
-    """In which time, ns, packets that have nothing to do with each other are spread: the loss threshold, or the run."""
+    """The time, ns, over which unrelated packets are spread: the loss threshold, or the run if it is shorter."""
     return min(run.threshold_ns, int(times.max() - times.min())) if len(times) else 0
 
 
 def usual_times(place: Array, values: Array, count: int) -> tuple[Array, Array]:
-    """(lower median, range of all but the outermost eleventh on either side) of each place, of `count` places."""
+    """(lower median, range of all but the outermost eleventh on either side) of each place, for `count` places."""
     order = in_order_of(place, values)
     many = np.bincount(place, minlength=count)
     first = np.cumsum(many) - many
@@ -328,7 +333,7 @@ def usual_times(place: Array, values: Array, count: int) -> tuple[Array, Array]:
 
 
 def _in_order(place: Array, sent: Array, after: Array, count: int) -> Array:
-    """bool per place, of `count`: nearly all that was sent later came later."""
+    """bool per place, for `count` places: nearly all packets that were sent later came later."""
     order = in_order_of(place, sent)
     place, came = place[order], (sent + after)[order]
     next_one = place[1:] == place[:-1]

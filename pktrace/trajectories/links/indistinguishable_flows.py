@@ -1,16 +1,16 @@
-"""Crowds: flows whose packets are the same, and of which only all together it can be told what became of them.
+"""Indistinguishable flows: flows with equal packets, whose losses can only be counted for all of them together.
 
-Rule: the flows before a stage and the flows behind it whose packets have the same remains, and one side (address and
+Rule: the flows before a stage and the flows behind it whose packets have the same invariants, and one side (address and
 port) in common that stays, are one crowd if
 
-- all of them end there, or begin there: at least _WHOLE of the packets of each;
+- all of them depart there, or arrive there: at least _WHOLE of the packets of each;
 - there are no more flows and packets behind it than before, and not less than half as many;
-- nearly every start has an end of its own at most some time before, in order; and with the ends moved to other times,
-  hardly ever. So it is shown that these packets come when those come, as no others would.
+- 99 in 100 arrivals have a departure of their own at most some time before, in order; with the departures moved to any
+  of _MOVES other times, one in ten has none. This shows that these packets come when those come, as no others would.
 
-Then how many were lost is known, and which of them is not; they are counted by the order rung.
-Bound: two crowds that have nothing to do with each other, and of which one is lost as a whole and the other comes from
-nowhere, are taken for one if their packets keep time with each other. TCP flows are no crowd: their numbers differ.
+The number of lost packets is then known, but not the lost packets themselves; the matcher `order` counts them.
+Bound: two crowds that have nothing to do with each other are taken for one if one is lost as a whole, the other comes
+from nowhere, and their packets keep time with each other. TCP flows are no crowd: their numbers differ.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from pktrace.decode import rows as field
 from pktrace.decode.identity import group_numbers, groups_of, mixed
 from pktrace.decode.rows import Fielded
 from pktrace.run.model import Run
-from pktrace.trajectories.links.flow_evidence import DISAGREE, Pairs
+from pktrace.trajectories.links.flow_evidence import DISAGREE, Candidates
 from pktrace.trajectories.links.indistinguishable_kernel import without_end
-from pktrace.trajectories.links.loose_ends import Open
+from pktrace.trajectories.links.loose_ends import LooseEnds
 
 Array = np.ndarray[Any, Any]
 _TCP = 6
 _WHOLE = 0.8
-_FEWEST = 16  # starts: less tell nothing of time
-_LEFT_OVER = 100  # one start in so many may be without an end of its own
-_MANY = 4096  # as many starts, one after the other, are looked at
-_MOVES = 64  # times that the ends are moved to
-_MOVED_LEFT_OVER = 10  # one start in so many has to be without an end then
-_WIDER = 1.25  # also if they are looked for in a time so many times as long
+_FEWEST = 16  # arrivals: fewer are no evidence about time
+_LEFT_OVER = 100  # one arrival in so many may be without a departure of its own
+_MANY = 4096  # arrivals, one after the other, that are looked at
+_MOVES = 64  # times that the departures are moved to
+_MOVED_LEFT_OVER = 10  # one arrival in so many has to be without a departure then
+_WIDER = 1.25  # also if the window is so many times as long
 _SHORTEST_NS, _LONGER = 1_000, 1.25
-_GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, are spread evenly whatever the period of the packets
+_GOLDEN = 0.6180339887498949  # its multiples, modulo 1, are spread evenly for any period of the packets
 
 
 @dataclass(frozen=True)
 class Crowd:
-    """Flows (hashes) that became others; whether they kept their IP IDs; the point, if both are at one."""
+    """Flows (hashes) that became others; `ids_kept`: they kept their IP IDs; `here`: the point, if both are at one."""
 
     before: Array
     behind: Array
@@ -53,17 +53,17 @@ class Crowd:
 
 
 def crowds_of(
-    pairs: Pairs, found: Open, run: Run, rows: Fielded, times: Array, flows: Array, remains: Array,
+    pairs: Candidates, found: LooseEnds, run: Run, rows: Fielded, times: Array, flows: Array, remains: Array,
     share: Callable[[Array], Array],
 ) -> Iterator[Crowd]:  # fmt: skip
-    """Crowds among the ends and starts.
+    """Find the crowds among the loose ends.
 
     Args:
-        pairs: that fit, of equal `remains`; flows, remains: uint64 per row; share: which share of the packets of
-            flows ends.
+        pairs: the candidates, with equal `remains`; flows, remains: uint64 per row; share: the share of the packets of
+        flows that departs.
     """
     protocol = rows["protocol"][found.end_rows[pairs.end]]
-    # At a point that shows both sides, what is lost behind it ends where it began.
+    # At a point that shows both sides, a packet that is lost behind it departs where it arrived.
     begun_here = (pairs.at == found.end_position[pairs.end]) & np.isin(found.end_rows, found.start_rows)[pairs.end]
     pairs = pairs.chosen((protocol != _TCP) & pairs.timed & ~begun_here)
     if len(pairs) < _FEWEST:
@@ -96,7 +96,7 @@ def crowds_of(
         if not _all_begin(flows[there], flows[start_rows]):
             continue
         group = group_numbers(np.concatenate([remains[end_rows], remains[start_rows]]))
-        # An offset between clocks that was estimated hides the delay: starts come as often too early as late.
+        # An estimated offset between clocks hides the delay: arrivals come as often too early as late.
         clocks = [run.points[rows["point"][some[0]]].clock for some in (end_rows, start_rows)]
         if _in_time(
             times[end_rows], group[: len(end_rows)], times[start_rows], group[len(end_rows) :], run.threshold_ns,
@@ -106,8 +106,8 @@ def crowds_of(
             yield Crowd(before, behind, _keeps_ids(end_rows, start_rows, rows, remains), here)
 
 
-def _eligible(pairs: Pairs, label: Array, share: Callable[[Array], Array]) -> Array:
-    """bool per pair: what it is connected with has as many flows and packets as a crowd, and its flows end."""
+def _eligible(pairs: Candidates, label: Array, share: Callable[[Array], Array]) -> Array:
+    """bool per pair: its component has as many flows and packets as a crowd, and its flows depart as a whole."""
     of = group_numbers(label)
     before, behind, starts = (
         np.bincount(of[groups_of(of, side)[0]], minlength=len(of)) for side in (pairs.before, pairs.behind, pairs.start)
@@ -119,12 +119,12 @@ def _eligible(pairs: Pairs, label: Array, share: Callable[[Array], Array]) -> Ar
     return np.asarray(found[of])
 
 
-def _components(pairs: Pairs) -> Array:
-    """Per pair a number that is equal for all pairs that flows or remains connect, within a stage."""
+def _components(pairs: Candidates) -> Array:
+    """Per pair a number that is equal for all pairs connected by flows or invariants, within a stage."""
     of_group = np.zeros(int(pairs.group.max()) + 1, np.int64)
     nodes = [pairs.group]
     size = len(of_group)
-    # A flow is one thing at each stage; all pairs of a group are of one stage.
+    # Each flow is one node per stage; all pairs of a group are at one stage.
     for flow, stage in ((pairs.before, 0), (pairs.behind, 1)):
         number = group_numbers(flow, np.full(len(flow), stage))
         nodes.append(size + number)
@@ -142,7 +142,7 @@ def _components(pairs: Pairs) -> Array:
 
 
 class _ByFlow:
-    """Where the rows of each flow are."""
+    """An index from flows to their rows."""
 
     def __init__(self, flows: Array) -> None:
         self._order = np.argsort(flows, kind="stable")
@@ -155,10 +155,10 @@ class _ByFlow:
 
 
 def _all_begin(there: Array, begun: Array) -> bool:
-    """Whether all packets of the flows behind are starts, but for copies.
+    """True if all packets of the flows behind are arrivals, except copies.
 
     Args:
-        there, begun: the flows of what their point saw, and of what begins there.
+        there, begun: the flows of the packets that their point saw, and of its arrivals.
     """
     unique, sightings = np.unique(there, return_counts=True)
     of_start, starts = np.unique(begun, return_counts=True)
@@ -166,7 +166,7 @@ def _all_begin(there: Array, begun: Array) -> bool:
 
 
 def _keeps_ids(end_rows: Array, start_rows: Array, rows: Fielded, remains: Array) -> bool:
-    """Whether packets keep IP IDs that are not 0."""
+    """True if packets keep IP IDs that are not 0."""
     ids = rows["ip_id"]
     if not ((rows["has"][start_rows] & field.HAS_ID != 0) & (ids[start_rows] != 0)).all():
         return False
@@ -177,10 +177,10 @@ def _keeps_ids(end_rows: Array, start_rows: Array, rows: Fielded, remains: Array
 def _in_time(
     ends: Array, end_group: Array, starts: Array, start_group: Array, threshold: int, centred: bool = False
 ) -> bool:
-    """Whether starts follow ends of their group as they would not if they had nothing to do with each other.
+    """True if arrivals follow departures of their group as unrelated packets would not.
 
     Args:
-        centred: they may come as much before as after.
+        centred: arrivals may come as much before as after.
     """
     order = np.argsort(starts, kind="stable")[:_MANY]
     starts, start_group = starts[order], start_group[order]
@@ -190,7 +190,7 @@ def _in_time(
         return False
     begin = min(int(ends.min()), int(starts[0]))
     span = int(starts[-1]) - begin + 1
-    apart = span + 2 * threshold  # between groups: no end of one is near a start of another
+    apart = span + 2 * threshold  # between groups: no departure of one is near an arrival of another
     if (int(start_group.max()) + 1) * apart >= 1 << 62:
         return False
     starts = np.sort(starts - begin + start_group * apart)

@@ -1,4 +1,4 @@
-"""How many starts have an end of their own."""
+"""Count arrivals without a departure of their own."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pktrace.compiled import kernel
 
 @kernel
 def without_end(ends, starts, within):
-    """How many starts have no end of their own at most `within` before; each takes the first that is left.
+    """Count arrivals that have no departure of their own at most `within` before; each takes the first that is left.
 
-    With windows of one length, none finds more (earliest deadline first).
+    With windows of one length, no other assignment matches more (earliest deadline first).
 
     Args:
-        ends, starts: int64, in order; within: int64.
+        ends, starts: int64, in order, departures and arrivals; within: int64.
     """
     left_over = 0
     end = 0

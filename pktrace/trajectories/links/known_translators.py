@@ -1,12 +1,12 @@
-"""What rewrites addresses does so for many flows: what is known of it helps with flows of few packets.
+"""Known translators: the mapping that other flows have shown helps with flows of few packets.
 
-Rule: pairs of flows are of one *gateway* where the same addresses become the same others between the same positions of
-a path; or where what becomes of the source, or what the destination was, is the same and the other side of the flow
-stays, address and port. A gateway is known by as many packets that agree as one flow alone would need. Then one packet
-of a further flow is enough, if it says no other, IP IDs are treated alike, and it took no more than ten times as long
-as is usual there, or a millisecond. What is usual are times close to each other, as strangers do not have them.
-Bound: a flow of few packets is taken for another one only if just these two have packets with these remains, and one
-begins within ten times the usual delay after the other, where a known gateway sends what it rewrites.
+Rule: pairs of flows belong to one *gateway* if the same addresses become the same others between the same positions of
+a path. They also belong to one gateway if the new source, or the old destination, is the same, and the other side of
+the flow stays, address and port. A gateway is known by as many agreeing packets as one flow alone would need.
+One packet of a further flow is then enough, if none disagrees, IP IDs are treated alike, and it took no more than ten
+times the usual delay there, or a millisecond. Usual delays are close to each other; delays between strangers are not.
+Bound: a flow of few packets is taken for another one only if just these two have packets with these invariants, and one
+begins within ten times the usual delay after the other, at a known gateway.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ from pktrace.decode.identity import mixed
 from pktrace.trajectories.bounds import EARLY_NS
 from pktrace.trajectories.fields import Fields
 from pktrace.trajectories.flows import side_of
-from pktrace.trajectories.links.flow_evidence import CONCENTRATED, DISAGREE, Agreement, usual_times
-from pktrace.trajectories.links.loose_ends import Open
+from pktrace.trajectories.links.flow_evidence import CONCENTRATED, DISAGREE, FlowEvidence, usual_times
+from pktrace.trajectories.links.loose_ends import LooseEnds
 
 Array = np.ndarray[Any, Any]
-ENOUGH = 2  # agreeing packets, where IP IDs are equal and not 0
-ENOUGH_ALONE = 4  # where the remains have to do without
+ENOUGH = 2  # agreeing packets, if IP IDs are equal and not 0
+ENOUGH_ALONE = 4  # the same for invariants without IP IDs
 LONG = 10  # times the usual delay
 
 
 class Gateways:
-    """What pairs of flows that were accepted tell of the gateways between them."""
+    """The gateways that accepted pairs of flows show."""
 
     def __init__(self) -> None:
-        # By kind of gateway: which it is, and the columns of _columns, of each pair of flows.
+        # Per kind of gateway: its hash, and the columns of _columns, for each pair of flows.
         self._known: list[tuple[tuple[Array, ...], ...]] = []
 
-    def remember(self, accepted: Agreement, found: Open, rows: Fields) -> None:
-        """Pairs of flows that are accepted."""
+    def remember(self, accepted: FlowEvidence, found: LooseEnds, rows: Fields) -> None:
+        """Add pairs of flows that are accepted."""
         self._known.append(tuple((of, *_columns(accepted)) for of in _gateways(accepted, found, rows)))
 
-    def supported(self, pairs: Agreement, eligible: Array, found: Open, rows: Fields, window: int) -> Array:
-        """bool per pair: it is of a known gateway. Pairs that are not accepted yet make gateways known, too.
+    def supported(self, pairs: FlowEvidence, eligible: Array, found: LooseEnds, rows: Fields, window: int) -> Array:
+        """bool per pair: it belongs to a known gateway. Pairs that are not accepted yet make gateways known, too.
 
         Args:
-            eligible: bool per pair, what may count; window: ns, of `window_of`.
+            eligible: bool per pair, those that may count; window: ns, from `window_of`.
         """
         supported = np.zeros(len(pairs), bool)
         usable = eligible & pairs.told & pairs.timed & pairs.steady
@@ -59,11 +59,11 @@ class Gateways:
             kinds, same_id, by_id = (np.bincount(place, weights=column) for column in counts)
             usual, _ = usual_times(place[timed], delay[timed], len(unique))
             at = np.minimum(np.searchsorted(unique, gateway), len(unique) - 1)
-            # Of the pair itself counts one packet.
+            # The pair itself counts as one packet.
             enough = kinds[at] - pairs.kinds >= ENOUGH_ALONE - 1
             enough |= (by_id[at] - pairs.by_id >= ENOUGH - 1) & (pairs.by_id > 0)
             enough &= unique[at] == gateway
-            # Of strangers that look like pairs by chance, times are spread over all that is possible.
+            # Strangers that look like pairs by chance have times spread over the whole window.
             alike = np.abs(delay - usual[place]) * 2 * CONCENTRATED <= window
             steady = np.bincount(place, weights=counts[0] * (alike & timed)) * (DISAGREE + 1) >= kinds * DISAGREE
             enough &= steady[at] & (np.abs(longest - usual[at]) * 2 * CONCENTRATED <= window)
@@ -73,13 +73,13 @@ class Gateways:
         return supported & usable
 
 
-def _columns(pairs: Agreement) -> tuple[Array, ...]:
-    # Packets that are all the same are one witness.
+def _columns(pairs: FlowEvidence) -> tuple[Array, ...]:
+    # Equal packets are one witness.
     return pairs.kinds, np.minimum(pairs.kinds, pairs.same_id), pairs.by_id, pairs.usual, pairs.timed
 
 
-def _gateways(pairs: Agreement, found: Open, rows: Fields) -> tuple[Array, Array, Array]:
-    """Per pair, three hashes of what may be the gateway; a hash of the pair alone where a kind does not apply."""
+def _gateways(pairs: FlowEvidence, found: LooseEnds, rows: Fields) -> tuple[Array, Array, Array]:
+    """Per pair three hashes, one per kind of gateway; a hash of the pair alone if a kind does not apply."""
     before, behind = rows.at(found.end_rows[pairs.end]), rows.at(found.start_rows[pairs.start])
     stage = found.end_path[pairs.end], found.end_position[pairs.end], pairs.at
     sides = {}

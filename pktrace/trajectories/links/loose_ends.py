@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 
 from pktrace.run.model import Run
-from pktrace.trajectories.capture_evidence import Reach
+from pktrace.trajectories.capture_evidence import CaptureEvidence
 from pktrace.trajectories.paths import not_all_along, visits
 
 Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
-class Open:
-    """Ends and starts: row numbers; of ends also the path and the last position, of starts the point."""
+class LooseEnds:
+    """Departures and arrivals as row numbers. Departures also have their trajectory, path and last position."""
 
     end_rows: Array
     end_trajectories: Array
@@ -28,30 +28,30 @@ class Open:
     start_rows: Array
 
     def rows_of(self, owner: Array, members: Array) -> Array:
-        """bool per row: it belongs to a trajectory that ends or starts here, or to none."""
+        """bool per row: it belongs to a trajectory with a loose end here, or to none."""
         begun = owner[self.start_rows]
         found: Array = np.isin(owner, np.concatenate([self.end_trajectories, begun[begun >= 0]]))
         found[members[owner[members] < 0]] = True
         return found
 
-    def without(self, trajectories: Array, rows: Array) -> Open:
-        """The same without some trajectories' ends and some rows' starts."""
+    def without(self, trajectories: Array, rows: Array) -> LooseEnds:
+        """The same without the departures of some trajectories and the arrivals at some rows."""
         ends = ~np.isin(self.end_trajectories, trajectories)
         starts = ~np.isin(self.start_rows, rows)
         return replace(self.only(ends), start_rows=self.start_rows[starts])
 
-    def only(self, ends: Array) -> Open:
-        """The same with some of the ends, by number or mask."""
+    def only(self, ends: Array) -> LooseEnds:
+        """The same with some of the departures, by number or mask."""
         if ends.dtype == np.bool_ and ends.all():
             return self
-        return Open(
+        return LooseEnds(
             self.end_rows[ends], self.end_trajectories[ends], self.end_path[ends], self.end_position[ends],
             self.start_rows,
         )  # fmt: skip
 
 
-def open_ends(run: Run, rows: Array, members: Array, owner: Array, seen: Array, path_of: Array) -> Open:
-    """What ends before the end of its path, and what begins elsewhere than at the beginning of one."""
+def loose_ends_of(run: Run, rows: Array, members: Array, owner: Array, seen: Array, path_of: Array) -> LooseEnds:
+    """The departures before the end of their path, and the arrivals behind the beginning of one."""
     some = not_all_along(run, seen, path_of)
     there = seen[some] >= 0
     lengths = np.array([len(path.points) for path in run.paths], np.int64)[path_of[some]]
@@ -61,12 +61,13 @@ def open_ends(run: Run, rows: Array, members: Array, owner: Array, seen: Array, 
     ends, last = some[ended], last[ended]
     begun, first = some[late], first[late]
     unplaced = members[owner[members] < 0]
-    # Where such bytes were seen first, each sighting begins a packet (members are in order of identity, then time).
+    # At the point that saw such bytes first, each sighting begins a packet (members are in order of identity, then
+    # time).
     first_of = np.ones(len(unplaced), bool)
     first_of[1:] = rows["identity"][unplaced[1:]] != rows["identity"][unplaced[:-1]]
     point = rows["point"][unplaced]
     new = point == point[first_of][np.cumsum(first_of) - 1]
-    return Open(
+    return LooseEnds(
         end_rows=seen[ends, last],
         end_trajectories=ends,
         end_path=path_of[ends].astype(np.int64),
@@ -75,8 +76,8 @@ def open_ends(run: Run, rows: Array, members: Array, owner: Array, seen: Array, 
     )
 
 
-def begins_unseen(found: Open, run: Run, rows: Array, times: Array, paths: Array, reach: Reach) -> Array:
-    """bool per start: no point before it on its path was capturing at its time, or only such as missed packets.
+def begins_unseen(found: LooseEnds, run: Run, rows: Array, times: Array, paths: Array, reach: CaptureEvidence) -> Array:
+    """bool per arrival: no point before it on its path was capturing at its time, except points that missed packets.
 
     Args:
         paths: int16 per row.

@@ -1,7 +1,7 @@
 """Both sides of a translator, seen by the first or the last point of a path.
 
-A capture on all interfaces of a gateway sees each packet twice, with the addresses of either side. Beyond that point
-only one side is seen. The other one would end, or begin, where it has nothing to go to or to come from.
+A capture on all interfaces of a gateway sees each packet twice, with the addresses of either side. Only one side is
+seen beyond that point. The other side would be a departure or an arrival without any possible partner.
 
 Rule: packets with an address on one end are the other side of packets with another address there, if
 
@@ -11,7 +11,7 @@ Rule: packets with an address on one end are the other side of packets with anot
 - nine of ten packets with the partner's address and that other end have a partner themselves;
 - with that address, at least 5 partners have different payloads or TCP numbers.
 
-Bound: a client of a relay at that very point, if the relay sends all that it gets with the client's TCP numbers.
+Bound: a client of a relay at that very point, if the relay sends everything on with the client's TCP numbers.
 Counter-example: a resolver's query to several servers has partners with the same payload, and these keep their source;
 the other end, the server, differs.
 """
@@ -37,7 +37,7 @@ _TCP, _UDP = 6, 17
 _ENDS = ("source", "destination")
 _PORTS = ("sport", "dport")
 _HOSTS = ("protocol", *(f"{end}_{half}" for end in _ENDS for half in ("high", "low")))
-_STEPS = (512, 16)  # of samples
+_STEPS = (512, 16)  # steps of samples
 
 
 def sides_of_translators(run: Run, rows: Array, times: Array, at: Sightings, unplaced: Array) -> Forms:
@@ -73,7 +73,7 @@ def sides_of_translators(run: Run, rows: Array, times: Array, at: Sightings, unp
 
 
 def _few_hosts_end(rows: Array, here: Array, reach: Array) -> bool:
-    """Whether hardly any packet of a point is alone there: one between hosts that have no others seen elsewhere.
+    """True if hardly any packet of a point is between hosts without packets that are seen elsewhere.
 
     A sample of the others shows it for all but a few of the packets that were lost.
     """
@@ -95,7 +95,7 @@ def _hosts(rows: Array, which: Array) -> Array:
 def _sides(some: Array, times: Array, reach: Array, side: int, threshold: int) -> Forms:
     """Pairs of rows of one point whose address differs at one end (0 source, 1 destination)."""
     mine = group_numbers(some["protocol"], *(some[f"{end}_{half}"] for end in _ENDS for half in ("high", "low")))
-    goes = np.bincount(mine, weights=reach) > 0  # hosts of which packets are seen elsewhere
+    goes = np.bincount(mine, weights=reach) > 0  # hosts with packets that are seen elsewhere
     alone, through = np.flatnonzero(~goes[mine]), np.flatnonzero(goes[mine])
     if len(alone) < _FEWEST or not len(through):
         return NO_FORMS
@@ -113,6 +113,7 @@ def _sides(some: Array, times: Array, reach: Array, side: int, threshold: int) -
     first, second = through[of_alone[mutual]], alone[mutual]
     translator = group_numbers(some[f"{_ENDS[side]}_high"], some[f"{_ENDS[side]}_low"])
     many = np.bincount(mine)
+    # Removing pairs lowers the counts of others, so both tests run until they hold for all that are left.
     while len(second):
         good = np.ones(len(second), bool)
         for rows in (first, second):
@@ -127,7 +128,9 @@ def _sides(some: Array, times: Array, reach: Array, side: int, threshold: int) -
 
 
 def _unchanged(some: Array, end: int) -> Array:
-    """uint64 per row: a hash of what a translator of the one end leaves alone; `end` is the other one's number."""
+    """uint64 per row: a hash of the fields that a translator of the one end leaves alone; `end` is the number of the
+    other end.
+    """
     ported = (some["protocol"] == _TCP) | (some["protocol"] == _UDP)
     tcp = some["protocol"] == _TCP
     return mixed(

@@ -1,1 +1,1 @@
-"""From the last round of following to trajectories, and what they show of changes and duplicates."""
+"""From the last round of following to trajectories, with their changes and duplicates."""

@@ -1,6 +1,7 @@
-"""What changed in packets from one point to the next, told by comparing both sightings.
+"""The changes of packets from one point to the next, found by comparing both sightings.
 
-Compared are the decoded headers and what is read once more from the captures (observations/changeable.py).
+The comparison covers the decoded headers, and the fields that are read once more from the captures
+(observations/changeable.py).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pktrace.trajectories.outcome.division import Parts
 
 Array = np.ndarray[Any, Any]
 _Values = list[tuple[str | None, str | None, int]]  # before, behind, packets
-MOST_PAIRS = 1024  # values before and behind are told of a kind at a stage, unless there are more different ones
+MOST_PAIRS = 1024  # values before and behind are listed for a kind at a stage, up to this many different pairs
 ECN_NAMES = ("Not-ECT", "ECT(1)", "ECT(0)", "CE")  # RFC 3168 5
 
 
@@ -32,9 +33,9 @@ class Transforms:
     """Changes in order of (trajectory, stage, kind): arrays of equal length; `kind` numbers `kinds`.
 
     `table` has (path, stage, kind, from, to, packets), in order of path, stage, kind, from and to. Its stage is None,
-    and last, where a point between the two sightings missed the packets; `stage` is then the first that it may have
-    been. From and to are None where values of single packets would be no news (IP IDs, payload), or there are more
-    than MOST_PAIRS of them.
+    and last, if a point between the two sightings missed the packets; `stage` is then the first possible one. From and
+    to are None if values of single packets would be no news (IP IDs, payload), or if there are more than MOST_PAIRS of
+    them.
     """
 
     trajectory: Array
@@ -46,13 +47,13 @@ class Transforms:
 
 @dataclass(frozen=True)
 class _Kind:
-    """A kind of change: its name, its bit, columns of a sighting that make its value, and the value as text."""
+    """A kind of change: its name, its bit, the columns of a sighting that make its value, and the value as text."""
 
     name: str
     bit: np.uint32
     columns: tuple[str, ...] = ()
     text: Callable[..., str] | None = None
-    sides: tuple[bool, bool] = (True, True)  # whether it has a value before, and behind
+    sides: tuple[bool, bool] = (True, True)  # it has a value before, and behind
 
 
 def mac_text(address: int) -> str:
@@ -65,7 +66,7 @@ def _address(end: str) -> tuple[str, ...]:
 
 
 _ONLY_BEFORE, _ONLY_BEHIND = (True, False), (False, True)
-# TTL and tunnels are named by what they changed to, and not listed here.
+# Names for TTL and tunnels come from the change itself, so they are not listed here.
 KINDS = (
     _Kind("dscp", bit.DSCP, ("dscp",), str),
     _Kind("ecn", bit.ECN, ("ecn",), ECN_NAMES.__getitem__),
@@ -97,7 +98,9 @@ KINDS = (
 
 
 class _Sightings:
-    """Both sightings of the packets of one stage; columns are of the rows, or of what is read once more."""
+    """Both sightings of the packets of one stage; columns come from the rows, or from the fields that are read once
+    more.
+    """
 
     def __init__(self, trajectories: Trajectories, unkept: Array, before: Array, behind: Array) -> None:
         self.rows = trajectories.observations.rows
@@ -112,7 +115,7 @@ class _Sightings:
         return found
 
     def pairs(self, kind: _Kind, which: Array) -> _Values:
-        """Values before and behind of the chosen packets with their counts, or their number without values."""
+        """Values before and behind of the chosen packets with their counts, or the number of packets without values."""
         if kind.text is None:
             return [(None, None, len(which))]
         sides = [side for side in (0, 1) if kind.sides[side]]
@@ -131,7 +134,7 @@ class _Sightings:
 
 
 def transforms_of(trajectories: Trajectories, parts: Parts) -> Transforms:
-    """All changes between neighbouring sightings of every packet, also where a point between them missed it.
+    """All changes between neighbouring sightings of every packet, also if a point between them missed it.
 
     Raises:
         CaptureFileError: a capture cannot be read any more.
@@ -145,7 +148,7 @@ def transforms_of(trajectories: Trajectories, parts: Parts) -> Transforms:
         stages = {path.ends_of(stage): stage for stage in path.stage_numbers()}
         whole = (seen >= 0)[:, : len(path.points)].all()
         for a, b in stages if whole else combinations(range(len(path.points)), 2):
-            # Neighbouring sightings: at the ends of a stage, or where the points between have missed the packet.
+            # Neighbouring sightings stand at the ends of a stage, or all points between them have missed the packet.
             both = (seen[:, a] >= 0) & (seen[:, b] >= 0)
             if b > a + 1:
                 both &= (seen[:, a + 1 : b] < 0).all(axis=1)
@@ -165,7 +168,7 @@ def transforms_of(trajectories: Trajectories, parts: Parts) -> Transforms:
 
 
 def _compared(sightings: _Sightings, parts: Parts, packets: Array, a: int, b: int) -> Array:
-    """uint32 per packet: bits of what changed."""
+    """uint32 per packet: bits of its changes."""
     changes = np.zeros(len(packets), np.uint32)
     parted = parts.divided[packets, a] | parts.divided[packets, b]
     bit.compare_sightings(sightings.rows, sightings.unkept, *sightings.ends, parted, changes)
@@ -175,7 +178,7 @@ def _compared(sightings: _Sightings, parts: Parts, packets: Array, a: int, b: in
 
 
 def _kinds(sightings: _Sightings, changes: Array) -> list[tuple[str, Array, _Values]]:
-    """(kind, which packets, values before and behind with counts) of every kind of change."""
+    """(kind, packets, values before and behind with counts) of every kind of change."""
     found: list[tuple[str, Array, _Values]] = []
     present = int(np.bitwise_or.reduce(changes))
     for kind in KINDS:
@@ -195,7 +198,7 @@ def _kinds(sightings: _Sightings, changes: Array) -> list[tuple[str, Array, _Val
 
 
 def _tunnels(sightings: _Sightings, which: Array) -> list[tuple[str, Array, _Values]]:
-    """Tunnels pushed, popped or changed; pairs of tunnels that are named alike are of one kind."""
+    """Tunnels pushed, popped or changed; pairs of tunnels with one name are of one kind."""
     codes = [sightings.column("tunnel", side, which).astype(np.int64) for side in (0, 1)]
     pairs, of_pair, counts = np.unique(codes[0] << 32 | codes[1], return_inverse=True, return_counts=True)
     texts = ("", *sightings.tunnels)
@@ -230,7 +233,7 @@ class _Found:
         self._table: dict[tuple[int, int | None, str, str | None, str | None], int] = {}
 
     def add(self, path: int, stage: int, kind: str, packets: Array, values: _Values, known: bool) -> None:
-        """Packets that changed in one way at a stage, or (not `known`) at it or one of those behind it."""
+        """Add packets that changed in one way at a stage, or (if not `known`) at this stage or one behind it."""
         self._packets.append(packets)
         self._names.append((stage, kind))
         for before, behind, count in values:
@@ -241,7 +244,7 @@ class _Found:
         """Everything in its order, for so many trajectories."""
         kinds = tuple(sorted({kind for _, kind in self._names}))
         stages = 1 + max((stage for stage, _ in self._names), default=0)
-        # One number holds trajectory, stage and kind, in this order: sorting it is sorting by all three.
+        # One number holds trajectory, stage and kind, in this order: sorting it sorts by all three.
         each = max(1, stages * len(kinds))
         keys = [np.zeros(0, np.int64)]
         for packets, (stage, kind) in zip(self._packets, self._names, strict=True):

@@ -1,4 +1,4 @@
-"""Compares the two sightings of packets at the ends of a stage, field by field, and counts pairs of values."""
+"""Compare the two sightings of packets at the ends of a stage, field by field, and count pairs of values."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pktrace.compiled import inlined, kernel
 from pktrace.decode import changeable as more
 from pktrace.decode import rows as field
 
-# Bits of what changed, in no order that matters.
+# One bit per kind of change; their order has no meaning.
 (
     TTL, DSCP, ECN, SOURCE, DESTINATION, SOURCE_PORT, DESTINATION_PORT, ICMP_ID, IP_ID, VLAN_PUSH, VLAN_POP,
     VLAN_CHANGE, TUNNEL, CHECKSUM_COMPLETION, CHECKSUM_REMOVAL, PAYLOAD, MSS, OPTIONS, WINDOW, FLAGS, SEQUENCE,
@@ -19,7 +19,7 @@ _NOTHING = np.uint32(0)
 
 @inlined
 def _network(before, after, change):
-    """Addresses and what routers rewrite."""
+    """Addresses, and the fields that routers rewrite."""
     if before["ip_version"] != after["ip_version"]:
         change |= SOURCE | DESTINATION
     if before["source_high"] != after["source_high"] or before["source_low"] != after["source_low"]:
@@ -38,9 +38,9 @@ def _network(before, after, change):
 
 @inlined
 def _transport(before, after, both, parted, change):
-    """Ports; and in packets that stay whole all else in the transport header, and IP ID and payload.
+    """Ports; in packets that stay whole, also the rest of the transport header, the IP ID and the payload.
 
-    A part of a packet, and what is merged of several, has numbers, flags and IP IDs of its own.
+    A part of a packet, and a merged frame, have numbers, flags and IP IDs of their own.
     """
     if both & field.HAS_PORTS:
         if before["sport"] != after["sport"]:
@@ -71,7 +71,7 @@ def _transport(before, after, both, parted, change):
 
 @inlined
 def _unkept(before, after, parted, change):
-    """What is not kept in rows (CHANGEABLE): compared where both captures have it."""
+    """Fields that rows do not keep (CHANGEABLE): compared if both captures have them."""
     both = before["known"] & after["known"]
     if both & more.MAC_SOURCE and before["mac_source"] != after["mac_source"]:
         change |= MAC_SOURCE
@@ -89,11 +89,11 @@ def _unkept(before, after, parted, change):
 
 @kernel
 def compare_sightings(rows, unkept, before, after, parted, changes):
-    """What changed in each packet from one sighting to another, as bits.
+    """The changes of each packet from one sighting to another, as bits.
 
     Args:
-        rows: ROW; unkept: CHANGEABLE, one per row; before, after: int64 row numbers, one each per packet;
-        parted: bool per packet, whether it is not whole in one frame of its own at both; changes: uint32, filled.
+        rows: ROW; unkept: CHANGEABLE, one per row; before, after: int64 row numbers, one each per packet; parted: bool
+        per packet, it is not whole in one frame of its own at both; changes: uint32, filled.
     """
     for number in range(len(before)):
         old = rows[before[number]]
@@ -127,13 +127,13 @@ def compare_sightings(rows, unkept, before, after, parted, changes):
 
 @kernel
 def count_distinct(keys, first, counts):
-    """Count equal keys, as long as there are no more different ones than `first` has room for.
+    """Count equal keys, as long as `first` has room for all distinct ones.
 
     Args:
         keys: uint64 hashes; first: int64, filled with the place of the first of each; counts: int64, filled.
 
     Returns:
-        How many different ones there are, or -1 for too many.
+        The number of distinct keys, or -1 for too many.
     """
     room = len(first)
     size = np.int64(4)

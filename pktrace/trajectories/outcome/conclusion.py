@@ -1,4 +1,4 @@
-"""From the last round of following to trajectories: what decided them, what is in doubt, what belongs to none."""
+"""From the last round of following to trajectories: the basis of each, the doubts, and the rows that belong to none."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pktrace.observations.payloads import Payloads
 from pktrace.run.model import Run
 from pktrace.schema import BASES
 from pktrace.trajectories.both_sides import Forms
-from pktrace.trajectories.capture_evidence import Reach, with_proven_misses
+from pktrace.trajectories.capture_evidence import CaptureEvidence, with_proven_misses
 from pktrace.trajectories.clocks.alignment import Clocks
 from pktrace.trajectories.columns import Columns
 from pktrace.trajectories.flows import flow_of
 from pktrace.trajectories.joins.open_sets import Sightings
 from pktrace.trajectories.joins.possible_partners import possible_partners
 from pktrace.trajectories.links.address_translation import Keys
-from pktrace.trajectories.links.loose_ends import Open
+from pktrace.trajectories.links.loose_ends import LooseEnds
 from pktrace.trajectories.model import Trajectories
 from pktrace.trajectories.numbering import Followed, in_order, owned
 from pktrace.trajectories.outcome.signatures import signed_rows
@@ -35,21 +35,21 @@ _NONE = np.zeros(0, np.int64)
 
 @dataclass
 class Round:
-    """What one round of following has found.
+    """The findings of one round of following.
 
-    `columns` are those that were followed, without `forms`; `times` are aligned by `clocks`; `covered` is what captures
-    say that they saw; `ends` are packets that end, and what begins; `unplaced` rows that no packet owns; `loose` these
-    and packets that begin late; `ranges` hold which bytes of which packets; `doubtful_parts` are packets of which some
-    frame may hold bytes; `explained` rows that are parts of packets, or may be.
+    `columns` are those that were followed, without `forms`; `times` are aligned by `clocks`; `covered` is the evidence
+    that the captures carry themselves; `ends` are the loose ends; `unplaced` are rows without a packet; `loose` are
+    these and packets that begin late; `ranges` are the byte ranges of packets; `doubtful_parts` are packets that may
+    own bytes of some frame; `explained` are rows that are, or may be, parts of packets.
     """
 
     columns: Columns
     forms: Forms
     clocks: Clocks
     times: Array
-    covered: Reach
+    covered: CaptureEvidence
     placed: Placed
-    ends: Open
+    ends: LooseEnds
     at: Sightings
     unplaced: Array
     loose: Array = field(default_factory=lambda: _NONE)
@@ -73,8 +73,8 @@ def trajectories_of(
     """The trajectories that the last round has found, in order of first sighting.
 
     Args:
-        numbers: uint64 per row, of packets that the capture numbered; looks: second sightings, which were not followed;
-        every: columns of all rows.
+        numbers: uint64 per row, for packets that the capture numbered; looks: second sightings, which were not
+        followed; every: columns of all rows.
     """
     rows, placed, ranges = observations.rows, last.placed, last.ranges
     owner, candidates = placed.owner, placed.candidates
@@ -95,7 +95,7 @@ def trajectories_of(
         now = np.union1d(ranges.row, copies[0])
         no_path -= int(np.count_nonzero((owner[now] < 0) & (last.columns.paths[now] == NO_PATH)))
         followed = _with_ranges(followed, rows, last.times, copies)
-        # What was not seen whole was not missed where its parts were seen.
+        # A position that saw parts of a packet did not miss it.
         certain = followed.candidates == 1
         reach = with_proven_misses(last.covered, run, last.times, followed.seen[certain], followed.path[certain])
     followed.owner[looks.second] = followed.owner[looks.first]
@@ -128,7 +128,7 @@ def trajectories_of(
 
 
 def _earlier_side_counts(placed: Placed, times: Array, forms: Forms) -> Forms:
-    """Enter the earlier of both sides at its position: a packet goes into a translator before it comes out of it."""
+    """Enter the earlier of both sides at its position: a packet goes into a translator before it comes out."""
     earlier = np.flatnonzero((times[forms.second] < times[forms.first]) & (placed.owner[forms.first] >= 0))
     if not len(earlier):
         return forms
@@ -145,7 +145,9 @@ def _earlier_side_counts(placed: Placed, times: Array, forms: Forms) -> Forms:
 
 
 def _in_doubt(last: Round, run: Run, rows: Array, keys: Keys) -> tuple[Array, Array]:
-    """bool per trajectory: it ends where it may have become something; something may be it where it was not seen."""
+    """bool per trajectory: it departs, and an arrival may continue it; it has a gap, and an unexplained frame may fill
+    it.
+    """
     owner, ends = last.placed.owner, last.ends
     ambiguous, unsure = (np.zeros(len(last.placed.path_of), bool) for _ in range(2))
     ambiguous[ends.end_trajectories[keys.doubtful]] = True
@@ -160,8 +162,8 @@ def _in_doubt(last: Round, run: Run, rows: Array, keys: Keys) -> tuple[Array, Ar
     return ambiguous, unsure
 
 
-def _count_doubts(ledger: Ledger, run: Run, reach: Reach, clocks: Clocks) -> None:
-    """Count what captures missed, and what speaks against clocks and the order of points."""
+def _count_doubts(ledger: Ledger, run: Run, reach: CaptureEvidence, clocks: Clocks) -> None:
+    """Count the packets that captures missed, and the contradictions of clocks and of the order of points."""
     names = [point.name for point in run.points]
     for point in np.flatnonzero(reach.missed):
         ledger.add("capture_missed", int(reach.missed[point]), point=names[point])
@@ -176,7 +178,7 @@ def _count_doubts(ledger: Ledger, run: Run, reach: Reach, clocks: Clocks) -> Non
 
 
 def _left_over(owner: Array, columns: Columns, no_path: int) -> Ledger:
-    """A ledger of what belongs to no trajectory: on no path, so many at most, or off its own."""
+    """A ledger of the rows without a trajectory: on no path (`no_path` at most), or off their own."""
     ledger = Ledger()
     left = int(np.count_nonzero((owner < 0) & (columns.paths != NOT_FOLLOWED)))
     no_path = min(left, no_path)
@@ -200,7 +202,7 @@ def _with_ranges(found: Followed, rows: Array, times: Array, copies: tuple[Array
     keep = np.ones(len(found), bool)
     parts = owner[np.concatenate([ranges.row, copies[0]])]
     keep[parts[parts >= 0]] = False
-    # Of the parts of a packet at a point, the one with its first byte counts; the earliest where that is missing.
+    # Among the parts of a packet at a point, the one with its first byte counts; the earliest if that part is missing.
     order = np.lexsort((times[ranges.row], ranges.first, ranges.position, ranges.trajectory))[::-1]
     seen[ranges.trajectory[order], ranges.position[order]] = ranges.row[order]
     owner[owner >= 0] = np.where(keep[owner[owner >= 0]], owner[owner >= 0], -1)
@@ -218,7 +220,7 @@ def _with_ranges(found: Followed, rows: Array, times: Array, copies: tuple[Array
 
 
 def _name_signatures(basis: Array, rows: Array, marked: Array, owner: Array, payloads: Payloads) -> None:
-    """Exact matches that the mark of a test generator has decided."""
+    """Name the exact matches that the mark of a test generator has decided."""
     marked = marked[(rows["payload_length"][marked] > PAYLOAD_BYTES) & (owner[marked] >= 0)]
     if len(marked):
         signed = owner[signed_rows(rows, marked, payloads)]
@@ -226,7 +228,7 @@ def _name_signatures(basis: Array, rows: Array, marked: Array, owner: Array, pay
 
 
 def _basis(rows: Array, keys: Keys, seen: Array, candidates: Array, changed_somewhere: bool) -> Array:
-    """The rung that decided, per trajectory (code of BASES)."""
+    """The matcher that decided, per trajectory (code of BASES)."""
     found = np.full(len(seen), BASES.index("exact"), np.uint8)
     if changed_somewhere:
         first = seen[np.arange(len(seen)), np.argmax(seen >= 0, axis=1)]

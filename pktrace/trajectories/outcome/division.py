@@ -1,7 +1,9 @@
-"""Split and merged packets: where they were split or merged, and when the last of their bytes was seen.
+"""Split and merged packets: the stages that split or merged them, and the time at which the last of their bytes was
+seen.
 
-Rule: between two positions a packet was *split* where a frame behind holds less than all of a frame before, and
-*merged* where a frame behind holds more than was in one before. Whether frames are fragments decides what it is called.
+Rule: between two positions a packet was *split* if a frame behind holds less than all of a frame before. It was
+*merged* if a frame behind holds more than was in one before. If frames are fragments, the names are fragmentation and
+reassembly.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ _MOST_BYTES = np.int64(1 << 24)  # no packet is as long
 
 @dataclass(frozen=True)
 class Parts:
-    """Which frames held which bytes of the packets that are in `ranges`, also where they were whole.
+    """The frames that held bytes of the packets in `ranges`, also at positions where the packet was whole.
 
     Arrays of equal length, in order of (trajectory, position, first byte): `trajectory`, `position`, `row`, `first`,
     `last`, `size` (bytes of the frame, also those of other packets), `identity`, `fragment`. `divided` is bool by
@@ -39,11 +41,11 @@ class Parts:
     divided: Array
 
     def changes(self, packets: Array, a: int, b: int) -> Array:
-        """uint32 bits of what happened to these packets between two positions that both saw them."""
+        """uint32: bits of the changes of these packets between two positions that both saw them."""
         found = np.zeros(len(self.divided), np.uint32)
         before, behind = np.flatnonzero(self.position == a), np.flatnonzero(self.position == b)
         if len(before) and len(behind):
-            # Parts at one position do not overlap, so that those before that reach into one behind follow each other.
+            # Parts at one position do not overlap, so the parts before that reach into one behind follow each other.
             begins = self.trajectory[before] * _MOST_BYTES + self.first[before]
             ends = self.trajectory[before] * _MOST_BYTES + self.last[before]
             of_behind = self.trajectory[behind] * _MOST_BYTES
@@ -65,12 +67,15 @@ class Parts:
         return taken
 
     def _shared(self, old: Array, new: Array) -> Array:
-        """Bytes that the frame of one part and the frame of another have in common, also those of other packets."""
+        """Bytes that the frame of one part and the frame of another have in common, including those of other
+        packets.
+        """
         both = np.minimum(self.last[old], self.last[new]) - np.maximum(self.first[old], self.first[new]) + 1
         frames = np.stack([self.row[old], self.row[new]])
         _, pair = np.unique(frames, axis=1, return_inverse=True)
         found = np.bincount(pair.ravel(), weights=both).astype(np.int64)[pair.ravel()]
-        # A frame that passed as it was is all the same, even if not all of its bytes are of packets that were followed.
+        # A frame that passed unchanged is shared as a whole, even if some of its bytes belong to packets that were not
+        # followed.
         return np.where(self.identity[old] == self.identity[new], self.size[old], found)
 
 
@@ -81,13 +86,13 @@ def parts_of(trajectories: Trajectories) -> Parts:
     divided = np.zeros((count, width), bool)
     divided[ranges.trajectory, ranges.position] = True
     some = np.unique(ranges.trajectory)
-    # Where it is whole, it is one part.
+    # A whole packet is one part.
     at, position = np.nonzero((trajectories.seen[some] >= 0) & ~divided[some])
     trajectory = np.concatenate([ranges.trajectory, some[at]])
     row = np.concatenate([ranges.row, trajectories.seen[some[at], position]])
     held = rows[row]
     fragment = is_fragment(held)
-    # Bytes of what is a fragment anywhere are counted in the datagram, all others in the payload.
+    # Bytes of a packet that is a fragment anywhere are counted in the datagram, all others in the payload.
     of_datagram = np.zeros(count, bool)
     of_datagram[trajectory[fragment]] = True
     in_datagram = of_datagram[trajectory]
@@ -107,8 +112,8 @@ def parts_of(trajectories: Trajectories) -> Parts:
 def completed(trajectories: Trajectories, parts: Parts) -> Array:
     """int64 by trajectory and position: raw time of the sighting that completed the packet there.
 
-    That is the first sighting where it was whole, the latest of the first sightings of its bytes where it was not;
-    UNSEEN where some of its bytes were not seen.
+    A whole packet is completed by its first sighting, a divided one by the latest of the first sightings of its bytes;
+    UNSEEN if some of its bytes were not seen.
     """
     times = trajectories.raw_times
     if not len(parts.trajectory):

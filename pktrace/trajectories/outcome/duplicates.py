@@ -1,9 +1,10 @@
-"""Further sightings of a packet at one point: which of them the network made, which the capture, which are retries.
+"""Further sightings of a packet at one point, by origin: duplicates by the network, copies by the capture, and retries.
 
-What counts as the same packet (RFC 5560 2.5): equal addresses, protocol, IP ID, fragment position, length, transport
-header without its checksum, and first payload bytes, that is an equal identity; of packets that were changed on the
-way, an equal key. A TCP retransmission has another IP ID, or other time stamps, and is a packet of its own. Where it
-has neither (IPv6 without time stamps) it is one all the same if the first point of its path saw it.
+Sightings count as the same packet (RFC 5560 2.5) if their identity is equal: addresses, protocol, IP ID, fragment
+position, length, transport header without its checksum, and first payload bytes. For packets that were changed on the
+way, the key is equal instead.
+A TCP retransmission has another IP ID, or other time stamps, and is a packet of its own. A retransmission with neither
+(IPv6 without time stamps) is a packet of its own if the first point of its path saw it.
 
 Bound: a duplicate that is lost or removed before the next point looks like a copy that the capture made.
 """
@@ -25,7 +26,7 @@ from pktrace.trajectories.model import Trajectories
 from pktrace.trajectories.paths import visits
 
 Array = np.ndarray[Any, Any]
-_CLOSE_NS = 1_000_000  # what is seen again within it, with one IP ID, no sender has sent twice (RFC 6864 4.2)
+_CLOSE_NS = 1_000_000  # no sender has sent it twice within this time with one IP ID (RFC 6864 4.2)
 _POINT_AND_HOSTS = ("point", "protocol", "source_high", "source_low", "destination_high", "destination_low")
 _OFTEN = 8  # sightings with the same bytes
 _LEAST_DOUBLED = 8  # different packets that a point has to show twice before it is taken for one that shows all twice
@@ -35,9 +36,9 @@ _LEAST_DOUBLED = 8  # different packets that a point has to show twice before it
 class Copies:
     """Further sightings per point of the run.
 
-    `network`: the point before or behind on the path has further ones, too; `here`: it has none, and the packet came
-    on once; `last`: nothing shows, for this was where the packet was seen last; `retried`: 802.11 frames with the retry
-    bit, whatever else holds for them; `rewritten`: no copies, but second forms of packets that are rewritten there.
+    `network`: the point before or behind on the path has further sightings, too; `here`: the neighbours have none, and
+    the packet went on; `last`: unknown, because this point saw the packet last; `retried`: 802.11 frames with the retry
+    bit, whatever else holds for them; `rewritten`: no copies, but egress sightings of packets that are rewritten there.
     """
 
     network: Array
@@ -48,7 +49,7 @@ class Copies:
 
 
 def copies_of(trajectories: Trajectories) -> Copies:
-    """All further sightings, by what they show of their origin."""
+    """All further sightings, by the evidence of their origin."""
     observations, run = trajectories.observations, trajectories.run
     rows = observations.rows
     counts = {name: np.zeros(len(run.points), np.int64) for name in ("network", "here", "last", "retried")}
@@ -86,7 +87,8 @@ def copies_of(trajectories: Trajectories) -> Copies:
 def arrived_again(trajectories: Trajectories) -> Array:
     """int64 per packet: further sightings at the last point of its path (RFC 5560 3.4: arrivals minus 1).
 
-    Counted are those within the loss threshold of its first sighting, as 2.5 demands of what is reported beside losses.
+    Only sightings within the loss threshold of the packet's first sighting count, as 2.5 demands for a report beside
+    losses.
     """
     found = np.zeros(len(trajectories), np.int64)
     which = trajectories.further
@@ -103,7 +105,7 @@ def arrived_again(trajectories: Trajectories) -> Array:
 
 
 def _positions(trajectories: Trajectories, which: Array, points: Array) -> Array:
-    """The position of each further sighting: of a point that the path visits twice the visit that came before it."""
+    """The position of each further sighting; if the path visits the point twice, the visit that came before it."""
     table = visits(trajectories.run)[trajectories.path[trajectories.owner[which]], points]
     second = trajectories.seen[trajectories.owner[which], table[:, 1]]
     times = trajectories.observations.rows["ts_ns"]
@@ -113,7 +115,7 @@ def _positions(trajectories: Trajectories, which: Array, points: Array) -> Array
 
 
 def _neighbours(number: Array, seen: Array) -> Array:
-    """Per packet and position what `number` is at the last position before it that saw the packet, 0 for none."""
+    """Per packet and position, the value of `number` at the last position before it that saw the packet, 0 for none."""
     found = np.zeros_like(number)
     latest = np.zeros(len(number), number.dtype)
     for position in range(number.shape[1]):
@@ -123,11 +125,13 @@ def _neighbours(number: Array, seen: Array) -> Array:
 
 
 def maybe_copies(trajectories: Trajectories) -> Array:
-    """bool per packet: the first point of its path saw it close behind one with the same bytes, which may be itself.
+    """bool per packet: the first point of its path saw it close behind one with the same bytes, and both may be one
+    packet.
 
-    So it is where the IP ID is not 0, which few senders repeat so soon, and at points that show most packets twice, or
-    most of those from one host to another (a port that mirrors both directions, an interface and what it is part of, a
-    mirror of one VLAN). One of such packets is certain: that which was seen furthest, the first of several.
+    Such packets are doubtful if the IP ID is not 0, which few senders repeat so soon. They are also doubtful at points
+    that show most packets twice, or most of those from one host to another (a port that mirrors both directions, an
+    interface and its member, a mirror of one VLAN). One of such packets is certain: the one that was seen furthest, the
+    first of several.
     """
     found = np.zeros(len(trajectories), bool)
     some = np.flatnonzero((trajectories.candidates > 1) & (trajectories.seen[:, :1] >= 0).all(axis=1))
@@ -143,9 +147,10 @@ def maybe_copies(trajectories: Trajectories) -> Array:
     close[1:] &= np.diff(rows["ts_ns"]) <= _CLOSE_NS
     cluster = np.cumsum(~close) - 1
     size = np.bincount(cluster)
-    # Points that show most of their different packets twice. One packet that is sent very often is one of these.
+    # The loop looks for points that show most of their different packets twice; a packet that is sent very often counts
+    # as one.
     group = np.cumsum(~equal) - 1
-    # Most of a packet's sightings there are pairs: what is sent very often comes close together in any number.
+    # Most of a packet's sightings there are pairs; a packet that is sent very often comes in clusters of any size.
     of_cluster = group[~close]
     pairs = np.bincount(of_cluster, weights=size == 2) * 2 > np.bincount(of_cluster)
     begun = trajectories.seen[trajectories.seen[:, 0] >= 0, 0]
@@ -156,7 +161,7 @@ def maybe_copies(trajectories: Trajectories) -> Array:
         different = counted(_key(trajectories.observations.rows, names, begun), _key(rows, names)[there])
         different -= np.bincount(number[equal], minlength=len(there))
         twice |= ((doubled >= _LEAST_DOUBLED) & (2 * doubled >= different))[number]
-    # The last position decides which of them is certain.
+    # The packet that reached the last position of its cluster is the certain one.
     reached = seen.shape[1] - 1 - np.argmax(seen[:, ::-1] >= 0, axis=1)
     furthest = np.zeros(len(size), np.int64)
     np.maximum.at(furthest, cluster, reached)
@@ -170,5 +175,5 @@ def maybe_copies(trajectories: Trajectories) -> Array:
 
 
 def _key(rows: Array, names: tuple[str, ...], which: Array | None = None) -> Array:
-    """uint64 per row, of all or of some: a hash of these columns."""
+    """uint64 per row, for all or some rows: a hash of these columns."""
     return mixed(*(rows[name] if which is None else rows[name][which] for name in names))

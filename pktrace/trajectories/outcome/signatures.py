@@ -1,9 +1,9 @@
-"""Signatures: marks by which a test generator tells its own packets apart.
+"""Signatures: marks by which a test generator distinguishes its own packets.
 
 TRex ends the payload of its latency streams with 16 bytes: 0xAB, a number of the flow, a number of the stream (2
-bytes), a sequence number (4) and a time (8), in the order of bytes of x86.
+bytes), a sequence number (4) and a time (8), in the byte order of x86.
 
-Rule: packets of a flow at a point bear the signature if nearly all that were compared end so, and nearly all sequence
+Rule: packets of a flow at a point bear the signature if nearly all compared packets end so, and nearly all sequence
 numbers of a stream differ.
 Bound: other bytes that count at this place behind a byte 0xAB.
 """
@@ -25,10 +25,10 @@ _NEARLY_ALL, _FEWEST = 0.9, 3
 
 
 def signed_rows(rows: Array, which: Array, payloads: Payloads) -> Array:
-    """Those of some rows that bear the signature of a generator.
+    """The rows that bear the signature of a generator.
 
     Args:
-        rows: all observations; which: int64, rows that were told apart by their payload.
+        rows: all observations; which: int64, rows that were distinguished by their payload.
     """
     some = rows_at(rows, which)
     length = some["payload_length"].astype(np.int64)

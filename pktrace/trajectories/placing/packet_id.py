@@ -1,8 +1,8 @@
-"""The rung packet_id: what captured a packet at several points gave it one number there (pcapng epb_packetid).
+"""The matcher packet_id: a capture program gave a packet one number at several points (pcapng epb_packetid).
 
 Rule: equal numbers within one capture file, or within the files of one declared `session`, are one packet, whatever
-changed in it (draft-ietf-opsawg-pcapng 4.3). Packets with equal bytes are told apart by their numbers if every sighting
-of these bytes has one; where some point gives no numbers, the bytes of the first sighting go on to identify the packet.
+changed in it (draft-ietf-opsawg-pcapng 4.3). Numbers distinguish packets with equal bytes if every sighting of these
+bytes has one. If some point gives no numbers, the bytes of the first sighting go on to identify the packet.
 Bound: as right as the capturing application, which has to keep the numbers unique while packets are under way.
 """
 
@@ -20,7 +20,9 @@ Array = np.ndarray[Any, Any]
 
 
 def numbered_packets(observations: Observations) -> Array | None:
-    """uint64 per row: equal where the capture says that it is one packet, 0 without a number; None if none has one."""
+    """uint64 per row: equal for rows that the capture declares to be one packet, 0 without a number; None if no row has
+    one.
+    """
     rows = observations.rows
     run = observations.run
     if run is None:
@@ -40,15 +42,15 @@ def numbered_packets(observations: Observations) -> Array | None:
 
 
 def keys_by_number(rows: Array, identities: Array, numbers: Array) -> Array:
-    """The keys that the numbers make of the identities; rows are in order of time."""
+    """The keys by numbers and identities; rows are in order of time."""
     keys = identities.copy()
     mine = np.flatnonzero(numbers)
     order = mine[np.argsort(numbers[mine], kind="stable")]
     new = np.ones(len(order), bool)
     new[1:] = numbers[order[1:]] != numbers[order[:-1]]
     group = np.cumsum(new) - 1
-    first = identities[order[new]]  # what each packet was when it was seen first
-    # Bytes that several packets began with, or that are seen without a number.
+    first = identities[order[new]]  # the identity of each packet at its first sighting
+    # Bytes with which several packets began, or that are seen without a number.
     unique, place, packets = np.unique(first, return_inverse=True, return_counts=True)
     without = np.isin(unique, identities[(numbers == 0) & (rows["has"] & field.HAS_IP != 0)])
     by_number = (packets > 1) & ~without

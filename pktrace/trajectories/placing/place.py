@@ -9,7 +9,7 @@ import numpy as np
 
 from pktrace.run.model import Run
 from pktrace.trajectories.bounds import EARLY_NS
-from pktrace.trajectories.capture_evidence import Reach, with_proven_misses
+from pktrace.trajectories.capture_evidence import CaptureEvidence, with_proven_misses
 from pktrace.trajectories.clocks.alignment import Clocks
 from pktrace.trajectories.columns import Columns
 from pktrace.trajectories.grouping import Groups
@@ -32,12 +32,13 @@ class Placed:
     path_of: Array
     seen: Array
     candidates: Array
-    reach: Reach
+    reach: CaptureEvidence
     no_path: int
 
 
 def place(
-    run: Run, rows: Array, columns: Columns, groups: Groups, times: Array, order: Array, clocks: Clocks, reach: Reach,
+    run: Run, rows: Array, columns: Columns, groups: Groups, times: Array, order: Array, clocks: Clocks,
+    reach: CaptureEvidence,
 ) -> Placed:  # fmt: skip
     """Place the rows of every group.
 
@@ -139,7 +140,7 @@ def _expected_delays(run: Run, clock: Array, times: Array, seen: Array, path_of:
     return delays, slack, plausible
 
 
-def _unseen(run: Run, reach: Reach) -> tuple[Array, Array, Array, Array]:
+def _unseen(run: Run, reach: CaptureEvidence) -> tuple[Array, Array, Array, Array]:
     """By path and position: start and end of the capture there, whether it may have missed packets, whether it did."""
     shape = (len(run.paths), longest(run))
     start, end = np.zeros(shape, np.int64), np.zeros(shape, np.int64)

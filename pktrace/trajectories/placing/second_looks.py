@@ -1,13 +1,13 @@
 """Second looks: a packet that one point sees again, and that is one packet all the same.
 
-Packets with equal bytes at one point are one, and what is seen later is a copy, if
+Packets with equal bytes at one point are one, and the later sighting is a copy, if
 
-- it is an 802.11 frame with the retry bit, and the number of one before it;
-- the TTL is lower: the packet came back from a router (a loop, a one-armed router, a trunk). Without an IP ID that is
-  asked of all packets with these bytes;
-- the point sees nearly everything equally often, they have one IP ID, and the IP IDs of these hosts count upwards: no
-  sender gives two packets one number within the loss threshold (RFC 6864 4.2), unless it has sent 30,000 others
-  meanwhile;
+- it is an 802.11 frame with the retry bit, and the number of a frame before it;
+- the TTL is lower: the packet came back from a router (a loop, a one-armed router, a trunk). Without an IP ID all
+  packets with these bytes have to meet this condition;
+- the point sees nearly everything equally often, the sightings have one IP ID, and the IP IDs of these hosts count
+  upwards: no sender gives two packets one number within the loss threshold (RFC 6864 4.2), unless it has sent 30,000
+  others meanwhile;
 - the point sees nearly everything twice, and the second sightings are much nearer to the first ones than other packets
   are (`-i any`, a mirror of both directions).
 
@@ -39,7 +39,7 @@ _NEAR_NS, _MUCH_NEARER = 20_000_000, 4
 
 
 def routed_looks(run: Run, rows: Array, times: Array, tied: Array) -> Forms:
-    """Further sightings with a lower TTL, of packets that no other point has seen as often.
+    """Further sightings with a lower TTL, for packets that no other point has seen as often.
 
     Args:
         times: int64 per row; tied: int64, rows of packets with equal keys.
@@ -59,10 +59,10 @@ def routed_looks(run: Run, rows: Array, times: Array, tied: Array) -> Forms:
 
 
 def retried_looks(run: Run, observations: Observations, times: Array, tied: Array) -> Forms:
-    """802.11 frames that were sent once more: with the retry bit, the bytes and the number of one before them.
+    """802.11 frames that were sent once more: with the retry bit, the bytes and the number of a frame before them.
 
     Args:
-        as of `routed_looks`.
+        as for `routed_looks`.
     """
     if not any(observations.wireless):
         return NO_FORMS
@@ -88,10 +88,10 @@ def retried_looks(run: Run, observations: Observations, times: Array, tied: Arra
 
 
 def second_looks(run: Run, rows: Array, times: Array, tied: Array) -> Forms:
-    """Further sightings among packets with equal keys, and the sighting of each that came first.
+    """Further sightings among packets with equal keys, and the first sighting of each.
 
     Args:
-        as of `routed_looks`.
+        as for `routed_looks`.
     """
     return _looks(run, rows, times, tied, routed=False)
 
@@ -105,7 +105,7 @@ def _looks(run: Run, rows: Array, times: Array, tied: Array, routed: bool) -> Fo
     group = group_numbers(rows["identity"][tied], rows["mark"][tied], point)
     order = np.lexsort((tied, times[tied], group))
     tied, group, point = tied[order], group[order], point[order]
-    follows = np.zeros(len(tied), bool)  # the one before it in this order has its bytes, at the same point
+    follows = np.zeros(len(tied), bool)  # the row before in this order has the same bytes, at the same point
     follows[1:] = group[1:] == group[:-1]
     after, ttl = np.zeros(len(tied), np.int64), rows["ttl"][tied]
     after[1:] = np.diff(times[tied])
@@ -132,7 +132,7 @@ def _looks(run: Run, rows: Array, times: Array, tied: Array, routed: bool) -> Fo
             if near < 0 and often:
                 asked = follows[here] & with_id[here]
                 second[here] |= _same_number(run, rows, tied[here], asked, after[here])
-    # Where several follow each other, all are looks at the first.
+    # If several looks follow each other, all are looks at the first sighting.
     first = np.maximum.accumulate(np.where(second, 0, np.arange(len(tied))))
     at = np.flatnonzero(second)
     place = np.argsort(tied[at])
@@ -175,7 +175,7 @@ def _counting(rows: Array, hosts: Array, wanted: Array) -> Array:
 
 
 def _rank(hosts: Array, which: Array) -> Array:
-    """How many packets of the same hosts a point has seen before each of some rows."""
+    """The number of packets of the same hosts that a point has seen before each of some rows."""
     mine = np.flatnonzero(among(hosts, np.unique(hosts[which])))
     number = group_numbers(hosts[mine])
     order = np.argsort(number, kind="stable")
@@ -186,7 +186,7 @@ def _rank(hosts: Array, which: Array) -> Array:
 
 
 def _often(group: Array) -> int:
-    """How often nearly all of many packets are there: a few times, as no sender repeats itself; 0 else."""
+    """The number of sightings that nearly all of many packets have: a few, as no sender repeats itself; else 0."""
     many = np.bincount(np.bincount(group - group.min()), minlength=_MOST_LOOKS + 1)
     rows = many * np.arange(len(many))
     often = int(np.argmax(rows[: _MOST_LOOKS + 1]))
@@ -194,10 +194,10 @@ def _often(group: Array) -> int:
 
 
 def _doubled_within(after: Array, follows: Array, often: int) -> int:
-    """How near the second sighting is to the first at a point that sees nearly everything twice, ns; -1 else.
+    """The distance of second sightings from the first at a point that sees nearly everything twice, ns; else -1.
 
     Args:
-        after, follows: of its rows with equal bytes; often: of `_often`.
+        after, follows: for its rows with equal bytes; often: from `_often`.
     """
     gaps = np.sort(after[follows])
     if len(after) < 2 * _FEWEST_DOUBLED or not len(gaps):
@@ -205,6 +205,6 @@ def _doubled_within(after: Array, follows: Array, often: int) -> int:
     if often:
         near = int(np.quantile(gaps, 0.99))
         return 2 * near if near <= _NEAR_NS else -1
-    # Among packets that are all the same every second distance is small.
+    # If all packets have the same bytes, every second distance is small: the one from a packet to its copy.
     small, large = int(gaps[int(0.47 * len(gaps))]), int(gaps[min(len(gaps) - 1, int(0.56 * len(gaps)))])
     return 2 * small if small <= _NEAR_NS and _MUCH_NEARER * small <= large else -1

@@ -1,9 +1,9 @@
-"""Tags: VLANs, PPPoE sessions, MPLS labels and the number of the innermost tunnel, and what stages make of them.
+"""Tags: VLANs, PPPoE sessions, MPLS labels and the number of the innermost tunnel, and the mapping of tags by stages.
 
-Rule: a stage takes about as long for the packets of one tenant as for those of another. Of packets that are like each
-other, each tag of one point is held against each tag of the next. The map is right whose median delays are all alike:
-they differ half as much as those of any other map at most, and four packets at least show each. Where no map is so
-much better, tags stay as they are, or tell nothing if there are new ones.
+Rule: a stage takes about as long for the packets of one tenant as for those of another. Among similar packets, each tag
+of one point is compared with each tag of the next. The right map has median delays that are all alike: they differ half
+as much as those of any other map at most, and four packets at least show each. If no map is so much better, tags stay
+as they are; if there are new ones, they are no evidence.
 Bound: tenants whose packets follow each other more closely than the medians are known.
 """
 
@@ -32,7 +32,7 @@ def tags_of(rows: Array) -> Array:
 
 
 def mapped_tags(stages: list[tuple[int, int]], points: Array, times: Array, like: Array, tags: Array) -> Array:
-    """uint64 per row: its tag, or the one that stages have made it of.
+    """uint64 per row: its tag, or the original tag from which stages have mapped it.
 
     Args:
         stages: pairs of points; points, times: per row; like: uint64 per row, equal for packets that may be one.
@@ -50,7 +50,7 @@ def mapped_tags(stages: list[tuple[int, int]], points: Array, times: Array, like
         if told is None:
             here = found[points == a]
             if len(here) and there.any() and not np.isin(found[there], here).all():
-                return np.zeros_like(tags)  # new tags, and nothing tells what they were
+                return np.zeros_like(tags)  # the tags are new, and nothing shows their origin
             continue
         before = found[there]
         after = before.copy()
@@ -61,7 +61,7 @@ def mapped_tags(stages: list[tuple[int, int]], points: Array, times: Array, like
 
 
 def _delays(here: Array, there: Array, alike: Array, times: Array, tags: Array) -> dict[tuple[Any, Any], float]:
-    """The median delay from each tag at one point to each tag at the next, of packets that are like each other."""
+    """The median delay from each tag at one point to each tag at the next, for packets that are like each other."""
     order = there[np.argsort(alike[there], kind="stable")]
     low, high = (np.searchsorted(alike[order], alike[here], side) for side in ("left", "right"))
     which, place = each_between(low, np.where(high - low <= _MOST_TAGS, high, low))
@@ -78,7 +78,7 @@ def _delays(here: Array, there: Array, alike: Array, times: Array, tags: Array) 
 
 
 def _map_of(delays: dict[tuple[Any, Any], float]) -> dict[Any, Any] | None:
-    """What became of each tag that was changed; None where no map is much better than others."""
+    """The new tag for each tag that was changed; None if no map is much better than others."""
     tags = list(dict.fromkeys(one for one, _ in delays))
     costs: dict[tuple[Any, ...], float] = {}
     for usual in delays.values():

@@ -1,13 +1,14 @@
-"""Ties: packets whose keys are equal, told apart by what the keys leave out, before order is asked.
+"""Ties: packets with equal keys, distinguished by the bytes that the keys leave out, before order is used.
 
 Test generators send packets that differ in their last bytes alone; two tenants send the same packet in two VLANs; ACKs
 differ in their time stamps alone.
 
-Rule: of packets with equal keys, these are compared, one after the other: tags (VLAN, number of the innermost tunnel),
-TCP options, the last 64 payload bytes (before them the checksum, if a capture has cut them off), and those in the
-middle. A difference tells packets apart if boxes leave it alone: between neighbouring points more than half of what
-both saw is the same, of all packets and of those that are like each other. Tags may be mapped, one to one (tags.py).
-A point whose captures cut these bytes off takes nothing from the others: its sightings are given to their packets in
+Rule: packets with equal keys are compared by these features, one after the other: tags (VLAN, number of the innermost
+tunnel), TCP options, the last 64 payload bytes (before them the checksum, if a capture has cut them off), and the bytes
+in the middle. A difference distinguishes packets if boxes leave it alone: between neighbouring points more than half of
+the values that both saw are the same, among all packets and among those that are like each other. Tags may be mapped,
+one to one (tags.py).
+A point whose captures cut these bytes off takes nothing from the others: its sightings are assigned to their packets in
 order, and so marked.
 Bound: a box that changes such bytes in fewer than half of the packets that are like each other.
 """
@@ -41,7 +42,8 @@ _MOST_KINDS = 64  # sets of points whose captures cut bytes off
 
 @dataclass(frozen=True)
 class Told:
-    """Rows that are told apart, a hash of what tells each, and which of them were given theirs in order.
+    """Rows that are distinguished, a hash of the difference for each (`marks`), and the rows assigned in order
+    (`in_order`).
 
     `compared` are the rows that were looked at.
     """
@@ -58,7 +60,7 @@ class Told:
 def tell_apart(
     run: Run, observations: Observations, payloads: Payloads, times: Array, keys: Array, tied: Array
 ) -> Told:  # fmt: skip
-    """Compare what the keys of tied packets leave out.
+    """Compare the features of tied packets that the keys leave out.
 
     Args:
         times: int64 per row, aligned; keys: uint64 per row; tied: int64, rows of packets with equal keys. All rows that
@@ -84,13 +86,13 @@ def tell_apart(
                 given[mine] = given[source]
                 in_order[some[mine]] = _several(like_there[source], given[source])
                 seeing[mine] = True
-            # Behind a box that rewrites them, no order is known: then none of them is told apart.
+            # Behind a box that rewrites them, no order is known: then no packet of the group gets a mark.
             group = group_numbers(before[some])
             kept &= (np.bincount(group, weights=~seeing) == 0)[group]
             mine = some[kept]
             marks[mine] = mixed(marks[mine], given[kept])
             like[mine] = mixed(before[mine], given[kept])
-    # What tells none of those that are like each other apart is no mark.
+    # A value that all similar packets share is no mark.
     first, _ = groups_of(alike, marks)
     some = (marks != 0) & (np.bincount(alike[first], minlength=len(alike))[alike] > 1)
     return Told(tied[some], marks[some], in_order[some], tied)
@@ -104,7 +106,7 @@ def _several(group: Array, values: Array) -> Array:
 
 
 def _by_blind_points(like: Array, points: Array, there: Array) -> Iterator[tuple[Array, set[int]]]:
-    """Rows that are like each other, by the points whose captures do not have what is asked for."""
+    """Rows that are like each other, by the points whose captures lack the bytes asked for."""
     if there.all():
         yield np.arange(len(like)), set()
         return
@@ -119,7 +121,7 @@ def _by_blind_points(like: Array, points: Array, there: Array) -> Iterator[tuple
 
 
 def _all_like(rows: Array, tied: Array) -> Array:
-    """All rows with the remains of some: what tells those apart is part of these, too, wherever they are seen."""
+    """All rows with the invariants of some: a mark for those is part of these, too, wherever they are seen."""
     found = np.flatnonzero(among(rows["content"], rows["content"][tied]))
     if len(found) == len(tied):
         return tied
@@ -128,7 +130,7 @@ def _all_like(rows: Array, tied: Array) -> Array:
 
 
 def stages_of(run: Run, without: set[int]) -> list[Stage]:
-    """Pairs of points that follow each other on a path, or by a bypass, but for some points."""
+    """Pairs of points that follow each other on a path, or by a bypass, without some points."""
     found = set()
     for path in run.paths:
         points = [point for point in path.points if point not in without]
@@ -153,6 +155,8 @@ def _kept(like: Array, values: Array, points: Array, seeing: Array, stages: list
         same = np.bincount(group[both][first], weights=np.minimum(of_a, of_b), minlength=groups)
         if same.sum() <= _KEPT * least.sum():
             vetoed |= least > 0
+        # A group is vetoed if at most half of its values stay the same. Without packets at one of the points its bound
+        # is below 0, so it is not vetoed.
         vetoed |= same <= _KEPT * least - (least == 0)
     found: Array = ~vetoed[group]
     return found
@@ -161,8 +165,8 @@ def _kept(like: Array, values: Array, points: Array, seeing: Array, stages: list
 def _in_order(
     run: Run, point: int, blind: set[int], points: Array, times: Array, like: Array, chosen: Array
 ) -> tuple[Array, Array]:  # fmt: skip
-    """Sightings of a blind point, and the sightings at a neighbour that sees, of the packets that they are in order."""
-    from pktrace.trajectories.placing.ties_kernel import pairs_in_order  # compiled only where it is needed
+    """Sightings of a blind point, and the sightings of their packets at a neighbour that sees, assigned in order."""
+    from pktrace.trajectories.placing.ties_kernel import pairs_in_order  # compiled only if it is needed
 
     nothing = np.zeros(0, np.int64)
     for path in run.paths:
@@ -174,7 +178,7 @@ def _in_order(
         if not before and not behind:
             continue
         source = before[-1] if before else behind[0]
-        sign = 1 if before else -1  # backwards in time, what comes before is what came of it
+        sign = 1 if before else -1  # with time reversed, the sighting behind comes first
         here, there = (np.flatnonzero((points == side) & chosen) for side in (point, source))
         group = group_numbers(like[np.concatenate([here, there])])
         mine, theirs = group[: len(here)], group[len(here) :]
@@ -183,7 +187,7 @@ def _in_order(
         given = pairs_in_order(
             mine[one], sign * times[here], theirs[other], sign * times[there], -EARLY_NS, np.int64(run.threshold_ns)
         )
-        # What is left over is a copy of the one before it.
+        # A sighting that is left over is a copy of the one before it.
         same = np.searchsorted(theirs[other], mine[one], "left"), np.searchsorted(theirs[other], mine[one], "right")
         before_it = np.maximum.accumulate(np.where(given >= 0, given, 0))
         given = np.where(given >= 0, given, np.clip(before_it, same[0], same[1] - 1))
@@ -193,7 +197,7 @@ def _in_order(
 
 
 def _features(run: Run, payloads: Payloads, rows: Array, times: Array, like: Array) -> Iterator[tuple[Array, Array]]:
-    """What may tell packets apart: a hash per row, and whether the capture has it."""
+    """Features that may distinguish packets: a hash per row, and bool, if the capture has it."""
     everywhere = np.ones(len(rows), bool)
     tags = tags_of(rows)
     yield mapped_tags(stages_of(run, set()), rows["point"], times, like, tags), everywhere
@@ -209,7 +213,7 @@ def _features(run: Run, payloads: Payloads, rows: Array, times: Array, like: Arr
     longer = np.flatnonzero((length > PAYLOAD_BYTES) & ~is_fragment(rows))
     if len(longer):
         some = rows_at(rows, longer)
-        # From the end on: a generator's mark is among the last bytes.
+        # The bytes are read from the end on: a generator's mark is among the last bytes.
         last = np.full(len(longer), PAYLOAD_BYTES)
         values, there = _spread(len(rows), longer, payloads.contents(some, length[longer] - PAYLOAD_BYTES, last))
         if not there.all():
@@ -220,7 +224,7 @@ def _features(run: Run, payloads: Payloads, rows: Array, times: Array, like: Arr
 
 
 def _checksums(payloads: Payloads, rows: Array) -> tuple[Array, Array]:
-    """The transport checksums of packets, which are sums of all of their bytes; 0 where the sender left that open."""
+    """The transport checksums of packets, which are sums of all of their bytes; 0 if the sender left the field open."""
     place = np.where(rows["protocol"] == _TCP, 16, 6)
     begin = rows["l4"].astype(np.int64) + place - rows["payload"]
     size = np.where(np.isin(rows["protocol"], (_TCP, _UDP)) & (rows["has"] & field.PARTIAL_CHECKSUM == 0), 2, 0)
@@ -228,7 +232,7 @@ def _checksums(payloads: Payloads, rows: Array) -> tuple[Array, Array]:
 
 
 def _spread(count: int, which: Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
-    """Values of some rows among all: 0, and there, for the others."""
+    """Values of some rows among all rows: 0, and present, for the others."""
     values, there = np.zeros(count, np.uint64), np.ones(count, bool)
     values[which], there[which] = found
     return values, there

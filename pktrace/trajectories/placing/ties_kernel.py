@@ -1,4 +1,4 @@
-"""Gives the sightings of a point to packets of the same group, in order."""
+"""Assign the sightings of a point to packets of the same group, in order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def pairs_in_order(groups, arrived, packet_groups, sent, earliest, latest):
 
     Args:
         groups, arrived: of sightings, packet_groups, sent: of packets, each in order of group and time; earliest,
-        latest: ns, how far before and behind its packet a sighting may lie.
+        latest: ns, the bounds of the time from a packet to its sighting.
     """
     given = np.full(len(groups), -1, np.int64)
     packet = 0

@@ -1,12 +1,12 @@
 """The matcher `range`: one packet became several, or several became one; each byte finds the packet that held it.
 
-Rule: TCP packets of one flow hold ranges of its sequence space (RFC 9293 3.4). Fragments and whole packets with the
-same addresses, protocol and identification hold ranges of one datagram (RFC 791 3.2, RFC 8200 4.5). The segments of a
-UDP superpacket hold its bytes at multiples of one size (udp_by_ip_id.py, udp_by_payload.py). Each byte of an arrival
-belongs to the packet that was sent with that byte last before it, at most the loss threshold before, and that the point
-has not seen with that byte yet.
+Rule: TCP packets of one flow hold byte ranges of its sequence space (RFC 9293 3.4). Fragments and whole packets with
+the same addresses, protocol and identification hold byte ranges of one datagram (RFC 791 3.2, RFC 8200 4.5). The
+segments of a UDP superpacket hold its bytes at multiples of one size (udp_by_ip_id.py, udp_by_payload.py).
+Each byte of an arrival belongs to the packet that was sent with that byte last before it, at most the loss threshold
+before. The point must not have seen this byte of that packet yet.
 Bound: a retransmission and its original with equal bytes, both under way at once, are distinguished by IP IDs that
-count on (byte_ranges_kernel.py). Without IP IDs (IPv6), or behind a gateway that gives others, the wrong one may be
+count on (byte_ranges_kernel.py). Without IP IDs (IPv6), or behind a gateway that replaces them, the wrong one may be
 taken; the number of bytes seen at a point is right.
 """
 
@@ -32,10 +32,10 @@ _TCP = 6
 
 @dataclass(frozen=True)
 class Ranges:
-    """Which observations hold which bytes of split and merged packets.
+    """Byte ranges: the observations that hold bytes of split and merged packets.
 
-    Arrays of equal length: `trajectory`, `position`, `row`, `first`, `last` (bytes from the first of the packet's
-    transport payload, where fragments are concerned from the first behind its own IP header; both included).
+    Arrays of equal length: `trajectory`, `position`, `row`, `first`, `last`. Bytes are counted from the first of the
+    packet's transport payload, for fragments from the first behind its own IP header; first and last are included.
     """
 
     trajectory: Array
@@ -48,17 +48,17 @@ class Ranges:
         return len(self.trajectory)
 
     def held(self, count: int, width: int) -> Array:
-        """Bytes seen by trajectory (of `count`) and position (of `width`), -1 where none of its parts were seen."""
+        """Bytes seen by trajectory (of `count`) and position (of `width`), -1 where no part was seen."""
         place = self.trajectory * width + self.position
         found = np.bincount(place, weights=self.last - self.first + 1, minlength=count * width).astype(np.int64)
         found[np.bincount(place, minlength=count * width) == 0] = -1
         return found.reshape(count, width)
 
     def whole(self, rows: Array, first_row: Array) -> Array:
-        """bool per range: the observation is all of the packet and nothing else, so that only its content changed.
+        """bool per range: the observation is all of the packet and nothing else, so only the packet's content changed.
 
         Args:
-            first_row: of each trajectory.
+            first_row: per trajectory.
         """
         sent, held = rows[first_row[self.trajectory]], rows[self.row]
         same = self.last - self.first + 1 == np.where(is_fragment(sent), _segment(sent), sent["payload_length"])
@@ -68,7 +68,7 @@ class Ranges:
         return found
 
     def chosen(self, which: Array) -> Ranges:
-        """Some of them."""
+        """The chosen ranges."""
         return Ranges(*(column[which] for column in (self.trajectory, self.position, self.row, self.first, self.last)))
 
     def renumbered(self, number: Array) -> Ranges:
@@ -91,15 +91,16 @@ def match_ranges(
     rows: Array, times: Array, flows: Array, loose: Array, seen: Array, path_of: Array, visits: Array, threshold: int,
     payloads: Payloads,
 ) -> tuple[Ranges, Array, Array]:  # fmt: skip
-    """Match what begins nowhere with the packets whose bytes it holds.
+    """Match arrivals with the packets whose bytes they hold.
 
     Args:
-        flows: uint64 per row, the flow that each row's began as; loose: rows that are of no trajectory, or of one that
-        begins behind the beginning of its path; seen, path_of: of the trajectories so far; visits: of paths.visits.
+        flows: uint64 per row, the flow that the row's flow began as; loose: rows without a trajectory, and rows of
+        trajectories that begin behind the beginning of their path; seen, path_of: of the trajectories so far; visits:
+        from paths.visits.
 
     Returns:
-        Ranges in order of trajectory, position and first byte; trajectories of which it cannot be told whether some
-        segment is theirs; rows that are no matter of other rungs, since they are parts, or copies of such, or may be.
+        Byte ranges in order of trajectory, position and first byte; trajectories that may own an ambiguous segment;
+        rows that other matchers leave alone, because they are parts, or copies of parts, or may be.
     """
     count = len(path_of)
     if not count:
@@ -121,26 +122,26 @@ def match_ranges(
     changed = np.unique(found[0][other, 0])
     found[0] = found[0][~np.isin(found[0][:, 0], changed)]
     together = np.concatenate(found)
-    # Bytes of what was sent as a fragment are counted from the first of the datagram.
+    # Bytes of a packet that was sent as a fragment are counted from the first byte of the datagram.
     together[:, 3:5] += rows["fragment_offset"][seen[together[:, 0], 0]][:, None]
     order = np.lexsort((together[:, 3], together[:, 2], together[:, 0]))
     together = together[order]
     ranges = Ranges(together[:, 0], together[:, 2], together[:, 1], together[:, 3], together[:, 4])
     doubtful_too = open_ended[doubtful_too]
     doubtful_too = doubtful_too[_not_whole(rows, ranges, doubtful_too, seen, lengths)]
-    # Where the bound is reached, there may be further parts.
+    # A packet with MOST_PARTS parts at a point may have further parts.
     place, many = np.unique(ranges.trajectory * seen.shape[1] + ranges.position, return_counts=True)
     crowded = place[many >= MOST_PARTS] // seen.shape[1]
     return ranges, np.concatenate([open_ended[doubtful], doubtful_too, crowded, changed]), explained
 
 
 def _other_bytes(rows: Array, parts: Array, sent: Array, payloads: Payloads) -> Array:
-    """bool per part of a TCP stream: its first or last bytes are others than those that were sent with these numbers.
+    """bool per part of a TCP stream: its first or last bytes differ from the bytes that were sent with these numbers.
 
     Numbers that were shifted on the way lead to bytes of other segments. Bound: bytes that captures cut off.
 
     Args:
-        parts: int64 n x 5, as of `_matched`; sent: the row of the packet of each.
+        parts: int64 n x 5, as `_matched` returns them; sent: per part the row of its packet.
     """
     packet, frame = rows_at(rows, sent), rows_at(rows, parts[:, 1])
     begin, size = parts[:, 3], parts[:, 4] - parts[:, 3] + 1
@@ -154,8 +155,8 @@ def _other_bytes(rows: Array, parts: Array, sent: Array, payloads: Payloads) -> 
 
 
 def _readable(rows: Array, seen: Array) -> Array:
-    """The first sighting of each whose transport header was captured, for its ports tell of what it is a part; the
-    first of all where there is none.
+    """Per packet the first sighting with a captured transport header, because parts are assigned by ports; the very
+    first sighting if no capture has the header.
     """
     found = seen[:, 0].copy()
     left = np.flatnonzero(rows["has"][found] & field.CUT_HEADER != 0)
@@ -168,8 +169,9 @@ def _readable(rows: Array, seen: Array) -> Array:
 
 
 def copies_of_parts(rows: Array, times: Array, ranges: Ranges, loose: Array, threshold: int) -> tuple[Array, Array]:
-    """Which loose rows are copies of parts, and of which trajectories: their point saw the same bytes as a part at most
-    the loss threshold before. What was sent again has been given to what was sent (`match_ranges`).
+    """Loose rows that are copies of parts, and their trajectories: the point saw the same bytes as a part, at most the
+    loss threshold before. Retransmissions are no copies: `match_ranges` has assigned them to the packets that were
+    sent.
     """
     part, first = np.unique(ranges.row, return_index=True)
     loose = loose[~np.isin(loose, part)]
@@ -182,7 +184,7 @@ def copies_of_parts(rows: Array, times: Array, ranges: Ranges, loose: Array, thr
     begins = np.append(
         True, (chosen["identity"][1:] != chosen["identity"][:-1]) | (chosen["point"][1:] != chosen["point"][:-1])
     )
-    # The last part before each, if it is of the same bytes at the same point.
+    # The last part before each row, if it has the same bytes at the same point.
     before = np.maximum.accumulate(np.where(begins | (found >= 0), np.arange(len(both)), 0))
     again = (found < 0) & (found[before] >= 0)
     again[again] = times[both[again]] - times[both[before[again]]] <= threshold
@@ -190,7 +192,7 @@ def copies_of_parts(rows: Array, times: Array, ranges: Ranges, loose: Array, thr
 
 
 def _not_whole(rows: Array, ranges: Ranges, which: Array, seen: Array, lengths: Array) -> Array:
-    """bool per datagram: some point of its path, of so many positions, has not seen all of its bytes."""
+    """bool per datagram: some point of its path (of `lengths` positions) has not seen all of its bytes."""
     size = _segment(rows[seen[which, 0]])[:, None]
     held = ranges.held(len(seen), seen.shape[1])[which]
     there = (seen[which] >= 0) | (np.arange(seen.shape[1]) >= lengths[which][:, None])

@@ -1,4 +1,4 @@
-"""The kernel of the range rung: which packet each byte of an observation belongs to."""
+"""The kernel of the matcher `range`: it assigns each byte of an observation to a packet."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ MOST_PARTS = 4096  # of a packet at one point: the largest, 512 KiB, has a thous
 
 @inlined
 def _free_from(pair, given, count, link, links, base, at):
-    """The first byte from `at` on that may be given: not yet of this arrival, nor of this packet at this point.
+    """The first byte from `at` on that is free: not yet assigned for this arrival, nor for this packet at this point.
 
     Args:
-        given: the first of the arrival's pairs, up to `count`; link: the first of the packet's, -1 for none;
-        base: where the packet's bytes begin.
+        given: the first of the arrival's pairs, up to `count`; link: the first of the packet's pairs, -1 for none;
+        base: the place of the packet's first byte.
     """
     moved = True
     while moved:
@@ -38,7 +38,7 @@ def _free_from(pair, given, count, link, links, base, at):
 
 @inlined
 def _free_to(pair, given, count, link, links, base, at, end):
-    """The byte behind the last that may be given with the one `at`, at most `end`."""
+    """The byte behind the last free one from `at` on, at most `end`."""
     for number in range(given, count):
         if pair[number, 5] > at:
             end = min(end, pair[number, 5])
@@ -52,11 +52,11 @@ def _free_to(pair, given, count, link, links, base, at, end):
 
 @inlined
 def _ids_fit(sent_id, begin, end, arrived_id, low, high):
-    """Whether the IP IDs of a packet and an arrival differ as their first bytes do.
+    """True if the IP IDs of a packet and an arrival differ as their first bytes do.
 
-    Segment i of a split packet has its ID + i, or its ID; what is merged has that of its first part. So the distance
-    of the first bytes is as many times the length of a segment as the IDs differ, and the one that begins later holds
-    whole segments, or is the end of the other.
+    Segment i of a split packet has the packet's ID + i, or the packet's ID. A merged frame has the ID of its first
+    part. The distance of the first bytes is therefore as many times the length of a segment as the IDs differ. The one
+    that begins later holds whole segments, or is the end of the other.
     """
     if sent_id < 0 or arrived_id < 0:
         return False
@@ -157,16 +157,16 @@ def _claim(pairs, given, count, sender, base, at, stop, entry):
 def match_bytes(begins, senders, arrivals, placed, early, threshold, pairs):
     """Give arrivals to senders, group by group: each byte to the last that was sent with it before.
 
-    Of the packets that were sent with its bytes, those go first whose IP ID fits the arrival's: a retransmission has
-    the bytes of its original, and another ID. Of these, those that were stamped before it: `early` allows for stamps
-    that are taken late.
+    Among the packets that were sent with its bytes, packets whose IP ID fits the arrival's go first: a retransmission
+    has the bytes of its original, and another ID. Among these, packets stamped before the arrival go first: `early`
+    allows for stamps that are taken late.
 
     Args:
         begins: int64 (groups + 1) x 2, where the senders and the arrivals of each group begin; senders, arrivals: Held;
         placed, pairs: as above; early, threshold: ns. No packet is given more than MOST_PARTS at one point.
 
     Returns:
-        Pairs found, or -1 where `pair` is too short.
+        Pairs found, or -1 if `pair` is too short.
     """
     count = np.int64(0)
     parts = np.zeros(pairs.heads.shape, np.int32)
@@ -183,6 +183,9 @@ def match_bytes(begins, senders, arrivals, placed, early, threshold, pairs):
                     top = middle
             left = arrivals.end[arrival] - arrivals.begin[arrival]
             given = count
+            # Four passes, best evidence first: the IP ID fits and the packet was stamped before; the ID fits and the
+            # packet was stamped up to `early` after the arrival; then the same two without the ID. Bytes that one pass
+            # assigns are gone for the next.
             for choice in range(4):
                 for sender in range(bottom - 1, max(first_sender, bottom - _MOST_LOOKS) - 1, -1):
                     if left <= 0 or time - senders.time[sender] > threshold:

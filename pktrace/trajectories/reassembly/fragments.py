@@ -1,16 +1,17 @@
-"""Which datagram a fragment is a part of.
+"""The datagram that each fragment belongs to.
 
-Rule: fragments with the same addresses, protocol and identification are of one datagram (RFC 791 3.2, RFC 8200 4.5).
-Only the first has ports, or an ICMP identifier: the others are of its flow, so that a flow that is rewritten where it
-is fragmented stays one. Whole IPv6 packets have no identification: what their first bytes are tells.
-Several flows may share an identification (each host behind one gateway counts on its own, counters wrap). So a fragment
-belongs to what was sent with its bytes (payload_match.py). Where these do not tell, it belongs to the one datagram of
-its point that has room for it: begun at most the loss threshold before it, or the next to begin if it came before its
-first fragment. Where two of different flows have room for it, it cannot be told. What the first point that saw it tells
-of a fragment goes for all points that saw the same bytes.
-Bound: where the bytes do not tell (cut off, changed, the same in all), and a datagram lost its first fragment before
-the first point with these addresses, while another with the same identification, within the threshold, lost just what
-the one still has, the parts of both are taken for one datagram; so are parts that change places on the way there.
+Rule: fragments with the same addresses, protocol and identification belong to one datagram (RFC 791 3.2, RFC 8200 4.5).
+Only the first has ports, or an ICMP identifier. The others get its flow, so a flow that is rewritten where it is
+fragmented stays one. Whole IPv6 packets have no identification: their first bytes identify them.
+Several flows may share an identification (each host behind one gateway counts on its own, counters wrap). A fragment
+therefore belongs to the packet that was sent with its bytes (payload_match.py). If the bytes do not decide, it belongs
+to the one datagram of its point that has room for it: begun at most the loss threshold before it, or the next to begin
+if it came before its first fragment. If two datagrams of different flows have room for it, the fragment is ambiguous.
+The decision at the first point that saw a fragment holds for all points that saw the same bytes.
+Bound: this needs bytes that do not decide (cut off, changed, the same in all), and a datagram that lost its first
+fragment before the first point with these addresses. If another datagram with the same identification, within the
+threshold, lost just the bytes that the one still has, the parts of both are taken for one datagram. The same holds for
+parts that change places on the way there.
 """
 
 from __future__ import annotations
@@ -35,19 +36,19 @@ def datagrams(
     """The datagrams of packets and fragments.
 
     Args:
-        rows: their numbers; chosen: rows; flows, times: of each; sent: how many of them, the first ones, are packets
-        as they were sent; threshold: loss threshold in ns.
+        rows: their numbers; chosen: rows; flows, times: of each; sent: the number of packets as they were sent, which
+        come first; threshold: loss threshold in ns.
 
     Returns:
-        uint64 per row, the same for all of one datagram; those numbers of which it cannot be told whether some
-        fragment is theirs.
+        uint64 per row, the same for all rows of one datagram; the numbers of datagrams that may own an ambiguous
+        fragment.
     """
     identity = mixed(
         chosen["source_high"], chosen["source_low"], chosen["destination_high"], chosen["destination_low"],
         chosen["protocol"], chosen["ip_id"],
     )  # fmt: skip
     named = chosen["has"] & (field.HAS_PORTS | field.HAS_ECHO) != 0
-    # Of protocols without ports all fragments show their flow: it is their addresses.
+    # Without ports in the protocol, all fragments show their flow: it is their addresses.
     named |= ~np.isin(chosen["protocol"], _WITH_PORTS)
     group = np.where(named, mixed(flows, chosen["ip_id"]), identity)
     unclear_wholes = _wholes_by_beginning(chosen, group, flows, times, named, threshold)
@@ -74,18 +75,18 @@ def datagrams(
     group[homeless] = identity[homeless]
     rivals = _by_time(group, at, times, np.flatnonzero(shared & named), homeless, threshold)
     unclear = homeless[group[homeless] == 0]
-    group[unclear] = mixed(unclear, np.full(len(unclear), -1))  # of no datagram that is known
+    group[unclear] = mixed(unclear, np.full(len(unclear), -1))  # of no known datagram
     return group, np.concatenate([rivals, unclear_wholes])
 
 
 def _wholes_by_beginning(
     chosen: Array, group: Array, flows: Array, times: Array, named: Array, threshold: int
 ) -> Array:
-    """Fill in the groups of whole IPv6 packets, which have no identification: that of the one datagram of their flow
-    near them in time whose first fragment begins with the same bytes.
+    """Fill in the groups of whole IPv6 packets, which have no identification: the group of the one datagram of their
+    flow, near them in time, whose first fragment begins with the same bytes.
 
     Returns:
-        The groups of all that have several such.
+        The groups of all packets with several such datagrams.
     """
     six = named & (chosen["ip_version"] == 6)
     fragment = is_fragment(chosen)
@@ -106,7 +107,7 @@ def _wholes_by_beginning(
 def _by_room(
     rows: Array, chosen: Array, group: Array, at: Array, times: Array, named: Array, some: Array, threshold: int
 ) -> None:
-    """Fill in the groups of fragments that one datagram at their point has room for."""
+    """Fill in the groups of fragments for which exactly one datagram at their point has room."""
     from pktrace.trajectories.reassembly.fragments_kernel import take_fragments  # seldom needed, and slow to load
 
     mine = some[is_fragment(chosen)[some]]
@@ -124,10 +125,11 @@ def _by_room(
 
 
 def _by_time(group: Array, at: Array, times: Array, named: Array, which: Array, threshold: int) -> Array:
-    """Fill in the groups of fragments that just one is near in time, at whatever point, 0 for several.
+    """Fill in the groups of fragments that are near packets of just one group in time, at any point; 0 for several
+    groups.
 
     Returns:
-        All groups of those that are near, where they are several.
+        The groups near one fragment, if they are several.
     """
     from pktrace.trajectories.reassembly.fragments_kernel import only_group_near
 
@@ -145,7 +147,9 @@ def _by_time(group: Array, at: Array, times: Array, named: Array, which: Array, 
 def _as_at_the_first_point(
     rows: Array, chosen: Array, group: Array, times: Array, followers: Array, threshold: int
 ) -> None:
-    """Give what later points saw of a fragment the group that was told where it was seen first, if it is one."""
+    """Copy the group of a fragment from the point that saw it first to later points, if that point found exactly
+    one.
+    """
     identities, points = chosen["identity"][followers], chosen["point"][followers]
     order = np.lexsort((rows[followers], times[followers], identities))
     mine, identities, points = followers[order], identities[order], points[order]

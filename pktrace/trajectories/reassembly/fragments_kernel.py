@@ -1,4 +1,4 @@
-"""Kernels that put fragments without ports to the first fragment of their datagram."""
+"""Kernels that assign fragments without ports to the first fragment of their datagram."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _NONE, _UNCLEAR = -1, -2
 
 @inlined
 def _has_room(datagram, one, begin, end, last, newest, previous):
-    """Whether none of a fragment's bytes are in a datagram yet, and neither ends before the other.
+    """True if a datagram holds none of a fragment's bytes yet, and neither ends before the other.
 
     Args:
-        newest: of each datagram, the last fragment that it took; previous: of each fragment, the one taken before it.
+        newest: per datagram the last fragment that it took; previous: per fragment the one taken before it.
     """
     held = newest[datagram]
     while held >= 0:
@@ -32,13 +32,13 @@ def _has_room(datagram, one, begin, end, last, newest, previous):
 
 @kernel
 def take_fragments(cell, group, begin, end, first, last, time, threshold, home):
-    """Give each fragment without ports the first fragment of its datagram.
+    """Assign to each fragment without ports the first fragment of its datagram.
 
     Args:
         cell: int64, point and identification, by which the fragments are sorted, and in each cell by time;
-        group: uint64, the flow of a first fragment, and of another if it is known, else 0; begin, end: the bytes held,
-        first, last: bool, of first fragments and of such as end their datagram; time: int64;
-        home: int64, filled: the first fragment; -1 where there is none, -2 where it cannot be told.
+        group: uint64, the flow of a first fragment, and of another if it is known, else 0; begin, end: the bytes held;
+        first, last: bool, first fragments, and fragments that end their datagram; time: int64;
+        home: int64, filled: the first fragment; -1 for none, -2 if several fit.
     """
     count = len(cell)
     newest, previous = np.full(count, -1, np.int64), np.full(count, -1, np.int64)
@@ -64,7 +64,7 @@ def take_fragments(cell, group, begin, end, first, last, time, threshold, home):
                     home[one] = _UNCLEAR
         if home[one] == _NONE and found != _NONE:
             home[one], previous[one], newest[found] = found, newest[found], one
-    # What another datagram near it has room for at the end, may be of either.
+    # If a datagram of another flow nearby has room for the fragment in the end, the fragment may belong to either.
     for one in range(count):
         datagram = home[one]
         if datagram < 0 or first[one] or group[one] != 0:
@@ -87,8 +87,8 @@ def only_group_near(wanted, asked, cell, group, time, threshold, found, rivals):
     Args:
         wanted, asked: int64, identification and time of each that asks; cell, group, time: of the packets; both are
         sorted by identification, then by time;
-        found: uint64, set to the group where just one is near, to 0 where there are several, else left;
-        rivals: bool by packet, set for those of which several groups are near one that asks.
+        found: uint64, set to the group if just one is near, to 0 if several are, else left;
+        rivals: bool per packet, set for packets of several groups near one that asks.
     """
     low, high, marked = 0, 0, 0
     changes = np.zeros(len(cell), np.int64)

@@ -1,13 +1,12 @@
-"""Which packet a part's bytes were sent in, as far as captures have them.
+"""The packet in which a part's bytes were sent, as far as captures have them.
 
-Rule: of the packets that were sent at most the loss threshold before a part, and that may have its bytes in their
-place by length and identification, just one has its first bytes there. If others may have them, for they were not
-captured or are the same, this does not tell.
+Rule: among the packets that were sent at most the loss threshold before a part, and that may have its bytes in their
+place by length and identification, just one has its first bytes there. If others may have these bytes, because they
+were not captured or are the same, the part stays unassigned.
 
 - A fragment has the protocol and identification of its datagram, whose flow is known to have the fragment's addresses
   there (RFC 791 3.2).
-- Segment i of a UDP packet that an offload split has its identification + i, and the bytes from i times the size of a
-  segment on.
+- Segment i of a UDP superpacket has its identification + i, and the bytes from i times the size of a segment on.
 """
 
 from __future__ import annotations
@@ -23,18 +22,19 @@ from pktrace.observations.payloads import Payloads
 from pktrace.trajectories.bounds import EARLY_NS
 
 Array = np.ndarray[Any, Any]
-_AT_ONCE = 1 << 13  # parts, for each of which there is a line of packets
+_AT_ONCE = 1 << 13  # parts; each has a line of packets
 
 
 def datagrams_of_fragments(
     chosen: Array, group: Array, flows: Array, named: Array, times: Array, sent: int, asking: Array, threshold: int,
     payloads: Payloads,
 ) -> Array:  # fmt: skip
-    """uint64 per fragment that is `asking`: the group of what was sent with its bytes, 0 where that is not told.
+    """uint64 per fragment that is `asking`: the group of the packet that was sent with its bytes, 0 if that is
+    undecided.
 
     Args:
-        chosen: rows, group, flows, times: of each; named: those that show their flow; sent: how many of them, the first
-        ones, are packets as they were sent.
+        chosen: rows, group, flows, times: of each; named: rows that show their flow; sent: the number of packets as
+        they were sent, which come first.
     """
     told = np.zeros(len(asking), np.uint64)
     if not len(asking) or not sent or not len(named):
@@ -84,15 +84,15 @@ def datagrams_of_fragments(
 def packets_of_segments(
     chosen: Array, flows: Array, times: Array, sent: int, some: Array, threshold: int, payloads: Payloads
 ) -> tuple[Array, Array, Array]:
-    """Segments of UDP packets.
+    """Assign segments of UDP superpackets by their bytes.
 
     Args:
-        chosen: rows, flows, times: of each; sent: how many of them, the first ones, are packets as they were sent;
-        some: those that are looked at.
+        chosen: rows, flows, times: of each; sent: the number of packets as they were sent, which come first; some: rows
+        that are looked at.
 
     Returns:
-        int64 per row: the packet that was sent with its bytes, and the first of these, -1 where that is not told; bool
-        per row: some packet may have been sent with them, as far as captures have them.
+        int64 per row: the packet that was sent with its bytes, and the place of the first of these, -1 if undecided;
+        bool per row: some packet may have been sent with these bytes, as far as captures have them.
     """
     from pktrace.trajectories.reassembly.payload_match_kernel import (
         MOST_SUPERPACKETS,
@@ -127,25 +127,25 @@ def packets_of_segments(
 
 
 def _compared(payloads: Payloads, parts: Array, whole: Array, places: Array) -> tuple[Array, Array]:
-    """bool per pair of rows: the part's bytes may be in the whole from there on; and that is known.
+    """bool per pair of rows: the part's bytes may stand in the whole packet from there on; and that is known.
 
-    Compared are the first ones, and the last ones where captures have them: parts that were merged begin alike.
+    The first bytes are compared, and the last ones if captures have them: parts that were merged begin alike.
     """
     sizes = parts["payload_length"].astype(np.int64)
     may, known = np.ones(len(parts), bool), np.zeros(len(parts), bool)
     for skipped in (np.maximum(sizes - PAYLOAD_BYTES, 0), np.zeros(len(parts), np.int64)):
         held, held_known = payloads.contents(parts, skipped, sizes - skipped)
         had, had_known = payloads.contents(whole, places + skipped, sizes - skipped)
-        known = held_known & had_known  # of the first ones, at the end
+        known = held_known & had_known  # at the end of the loop, for the first bytes
         may &= ~known | (held == had)
     return may, known
 
 
 def _only_one(part: Array, of: Array, known: Array, more: Array) -> tuple[Array, Array]:
-    """The parts that may be of one thing only, and are known to be for one reason at least; and of what.
+    """Parts with exactly one possible owner, known for at least one reason; and these owners.
 
     Args:
-        part, in order, of, known: of each pair; more: bool by part, there were more than were looked at.
+        part (in order), of, known: per pair; more: bool per part, there were more candidates than were looked at.
     """
     if not len(part):
         return part, of

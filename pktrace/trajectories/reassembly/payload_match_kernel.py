@@ -38,10 +38,10 @@ class Sizes(NamedTuple):
 
 @inlined
 def near(low, high, cell, time, cells, times, before, behind):
-    """The places [low, high) in `cells` of what has this cell, from `before` ns before this time to `behind` after it.
+    """The places [low, high) in `cells` with this cell, from `before` ns before this time to `behind` ns after it.
 
     Args:
-        low, high: what was found for the one before; it and `cells` are sorted by cell, then by time.
+        low, high: the result for the previous call; calls and `cells` are sorted by cell, then by time.
     """
     while low < len(cells) and (cells[low] < cell or (cells[low] == cell and time - times[low] > before)):
         low += 1

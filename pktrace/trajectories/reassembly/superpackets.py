@@ -1,11 +1,12 @@
-"""Spans: which bytes of what each packet and each part of one holds.
+"""Spans: the bytes that each packet, and each part of a packet, holds.
 
-TCP packets hold ranges of their flow's sequence space (RFC 9293 3.4), fragments and whole packets with the same
-addresses, protocol and identification ranges of one datagram (RFC 791 3.2, RFC 8200 4.5), what a UDP packet became
-that an offload split or merged ranges of its payload.
+TCP packets hold byte ranges of their flow's sequence space (RFC 9293 3.4). Fragments and whole packets with the same
+addresses, protocol and identification hold byte ranges of one datagram (RFC 791 3.2, RFC 8200 4.5). The parts and the
+merged frames of UDP packets that an offload split or merged hold byte ranges of the payload.
 
-All functions take the same: `rows`, numbers, and `chosen`, the rows; `flows`, the flow that each row's began as, and
-`times` of each; `sent`, how many of them, the first ones, are packets as they were sent. The others begin nowhere.
+All functions take the same arguments: `rows`, the row numbers, and `chosen`, the rows; `flows`, the flow that each
+row's flow began as, and `times` of each; `sent`, the number of packets as they were sent, which come first. All others
+are arrivals.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ _TCP = 6
 
 @dataclass(frozen=True)
 class Spans:
-    """What holds bytes of one thing: group, row, first byte and the one behind the last.
+    """Holders of bytes of one stream, datagram or payload: group, row, first byte and the byte behind the last.
 
-    `sender` is the place among what was sent, -1 for what begins nowhere; `whole`: not divided into fragments, and no
-    match for another such.
+    `sender` is the place among the packets that were sent, -1 for arrivals; `whole`: not divided into fragments, and so
+    no match for another whole packet.
     """
 
     group: Array
@@ -50,7 +51,7 @@ NO_SPANS = Spans(np.zeros(0, np.uint64), *(np.zeros(0, np.int64),) * 4, np.zeros
 def spans_of_streams(rows: Array, chosen: Array, flows: Array, times: Array, sent: int) -> Spans:
     """TCP data by its place in the flow's sequence space, which is unrolled where it wraps.
 
-    A fragment, the first one too, has its place in its datagram: with one in both, its bytes would count twice.
+    A fragment, the first one too, has its place in its datagram: if it had places in both, its bytes would count twice.
     """
     wanted = (chosen["protocol"] == _TCP) & (chosen["payload_length"] > 0) & ~is_fragment(chosen)
     if not wanted.any():
@@ -59,6 +60,7 @@ def spans_of_streams(rows: Array, chosen: Array, flows: Array, times: Array, sen
     order = in_order_of(group_numbers(flows), times)
     sequence = chosen["tcp_seq"][order]
     steps = np.zeros(len(rows), np.int64)
+    # The cast to int32 makes each step the shortest way round the 32-bit space: a retransmission steps back.
     steps[1:] = (sequence[1:] - sequence[:-1]).astype(np.int32)
     total = np.cumsum(steps)
     starts = np.ones(len(rows), bool)
@@ -75,7 +77,7 @@ def spans_of_fragments(
     """Fragments and whole packets by their place in the datagram.
 
     Returns:
-        The spans, and numbers of what was sent of which it cannot be told whether some fragment is theirs.
+        The spans, and the numbers of sent packets that may own an ambiguous fragment.
     """
     fragment = is_fragment(chosen)
     if not fragment.any():
@@ -84,8 +86,8 @@ def spans_of_fragments(
     begin = chosen["fragment_offset"].astype(np.int64)
     end = begin + chosen["ip_end"].astype(np.int64) - chosen["l4"]
     wanted = (chosen["has"] & field.HAS_IP != 0) & (chosen["l4"] > 0) & (end > begin)
-    # Whole packets count only where fragments share their identification. A whole packet and a whole packet are no
-    # matter of fragments, nor is one that ends before a fragment does.
+    # Whole packets count only if fragments share their identification. Two whole packets are never matched by byte
+    # ranges, nor is a whole packet that ends before a fragment does.
     wanted &= fragment | among(group, group[fragment])
     in_doubt = np.flatnonzero(among(group[:sent], rivals))
     return _chosen(group, rows, begin, end, sent, ~fragment, wanted), in_doubt
@@ -94,13 +96,13 @@ def spans_of_fragments(
 def spans_of_segments(
     rows: Array, chosen: Array, flows: Array, times: Array, sent: int, threshold: int, payloads: Payloads
 ) -> tuple[Spans, Array, Array]:
-    """UDP packets that an offload split or merged, and what holds bytes of them, each by its place in the payload.
+    """UDP superpackets and merged frames, and the holders of their bytes, each by its place in the payload.
 
-    By IP IDs that count on in bursts (udp_by_ip_id.py), or by bytes alone (udp_by_payload.py).
+    They are matched by IP IDs that count on in bursts (udp_by_ip_id.py), or by bytes alone (udp_by_payload.py).
 
     Returns:
-        The spans, numbers of what was sent of which it cannot be told whether some part is theirs, and row numbers of
-        what holds bytes of something that was sent, or may, or a copy of them.
+        The spans; the numbers of sent packets that may own an ambiguous part; the rows that are explained: they hold,
+        or may hold, bytes of a sent packet, or a copy of these.
     """
     found, in_doubt = segments_of_packets(chosen, flows, times, sent, threshold, payloads)
     given = np.zeros(len(rows), bool)
@@ -126,7 +128,7 @@ def spans_of_segments(
 
 
 def _chosen(group: Array, rows: Array, begin: Array, end: Array, sent: int, whole: Array, wanted: Array) -> Spans:
-    """Spans of the wanted."""
+    """The spans of the wanted rows."""
     sender = np.arange(len(rows))
     sender[sent:] = -1
     return Spans(*(column[wanted] for column in (group, rows, begin, end, sender, whole)))

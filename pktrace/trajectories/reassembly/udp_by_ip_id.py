@@ -1,10 +1,10 @@
-"""Bursts: the segments into which an offload split UDP packets, as one point saw them.
+"""UDP by IP ID: the segments of UDP superpackets, as one point saw them in bursts.
 
-Rule: the first segment of a burst has the ID and the first bytes of its packet; segment i the ID + i, and the bytes
-from i times the size of the first on. Its bytes show whose segment one is (payload_match.py). Where they do not, and
-the first of a burst is missing, it belongs to the packet sent last before it, among those between the packets of the
-bursts before and behind it, if sizes and IDs fit.
-Bound: segments of equal bytes of several packets, under way at once, one of which was lost, may be taken for another's.
+Rule: the first segment of a burst has the ID and the first bytes of its packet. Segment i has the ID + i, and the bytes
+from i times the size of the first on. Its bytes show the packet of a segment (payload_match.py). If they do not, and
+the first segment of a burst is missing, the burst belongs to the packet sent last before it, among the packets between
+those of the bursts before and behind it, if sizes and IDs fit.
+Bound: segments of equal bytes of several packets, under way at once, one of them lost, may be taken for another's.
 """
 
 from __future__ import annotations
@@ -34,15 +34,14 @@ _Placed = tuple[int, int, int, int]  # packet, segment, first byte and the one b
 def segments_of_packets(
     chosen: Array, flows: Array, times: Array, sent: int, threshold: int, payloads: Payloads
 ) -> tuple[Array, Array]:
-    """Which segments belong to which packets.
+    """Assign segments to packets.
 
     Args:
-        chosen: rows; flows, times: of each; sent: how many of them, the first ones, are packets
-        as they were sent; threshold: loss threshold in ns.
+        chosen: rows; flows, times: of each; sent: the number of packets as they were sent, which come first; threshold:
+        loss threshold in ns.
 
     Returns:
-        int64 n x 4: packet, segment, first byte and the one behind the last; packets of which it cannot be told whether
-        some segment is theirs.
+        int64 n x 4: packet, segment, first byte and the one behind the last; packets that may own an ambiguous segment.
     """
     is_sender = np.arange(len(chosen)) < sent
     ordered = _of_split_flows(chosen, flows, times, is_sender)
@@ -58,7 +57,9 @@ def segments_of_packets(
 
 
 def _of_split_flows(chosen: Array, flows: Array, times: Array, is_sender: Array) -> Array:
-    """UDP packets of flows in which something begins as one that was sent, and is no fragment; flow by flow in time."""
+    """UDP packets without fragments, flow by flow in order of time, of flows with an arrival that begins as a sent
+    packet.
+    """
     udp = (chosen["protocol"] == _UDP) & (chosen["has"] & field.HAS_ID != 0) & ~is_fragment(chosen)
     udp &= chosen["payload_length"] > 0
     first_bytes = mixed(flows, chosen["ip_id"], chosen["content"])
@@ -74,7 +75,7 @@ def _in_flow(
     """Segments of one flow, point by point; packets in doubt are added to `doubtful`.
 
     Args:
-        mine: the packets of the flow, in order of time; told: of `packets_of_segments`.
+        mine: the packets of the flow, in order of time; told: the result of `packets_of_segments`.
     """
     packet, place, open_to = told
     rows, sizes = chosen[mine], chosen["payload_length"][mine].astype(np.int64)
@@ -82,9 +83,9 @@ def _in_flow(
     at_of = {number: at for at, number in enumerate(mine.tolist())}
     points, first_place = np.unique(rows["point"][others], return_index=True)
     found: list[_Placed] = []
-    # Where a point has seen a segment that one before had placed, the bytes are the same: so is its packet.
+    # A segment that one point has placed has the same bytes at the next points, and so the same packet.
     known_segments: dict[int, tuple[int, int, int]] = {}
-    nobodys: set[int] = set()  # and where it could not be told there, it cannot be told here
+    nobodys: set[int] = set()  # an identity that is undecided at one point is undecided at all
     for point in points[np.argsort(first_place)]:
         arrivals = others[rows["point"][others] == point]
         identities = rows["identity"][arrivals].tolist()
@@ -99,13 +100,15 @@ def _in_flow(
         ]
         if (open_to[mine[left]] & (whose < 0)).any():
             guessed, doubts, undecided = _bursts(rows, times[mine], senders, left)
-            # What has other bytes is no segment of these, though IP ID and size may fit: it may be merged from others.
+            # A frame with other bytes is no segment of these packets, though IP ID and size may fit: it may be merged
+            # from others.
             guessed = [one for one in guessed if open_to[mine[one[1]]]]
             fresh = _beside(fresh, guessed)
             doubtful.update(int(mine[sender]) for sender in doubts)
             nobodys.update(rows["identity"][undecided].tolist())
         if all(begin == 0 for *_, begin, _ in fresh):
-            # Never a second segment: equal first bytes alone, where ID 0 identifies nothing, may be chance.
+            # Without any second segment the evidence is weak: with ID 0, which identifies nothing, equal first bytes
+            # may be chance.
             fresh = [one for one in fresh if rows["ip_id"][one[0]] != 0]
         found += again + fresh
         for sender, segment, begin, end in fresh:
@@ -114,22 +117,22 @@ def _in_flow(
 
 
 def _beside(told: list[_Placed], guessed: list[_Placed]) -> list[_Placed]:
-    """What the bytes tell of segments, and of others what bursts do, unless these bytes came in one of the first."""
+    """Segments placed by their bytes, and those placed by bursts, except bytes that one of the first holds already."""
     segments = {segment for _, segment, _, _ in told}
     bytes_seen = {(sender, begin) for sender, _, begin, _ in told}
     return told + [one for one in guessed if one[1] not in segments and (one[0], one[2]) not in bytes_seen]
 
 
 def _bursts(rows: Array, times: Array, senders: Array, arrivals: Array) -> tuple[list[_Placed], set[int], list[int]]:
-    """Which segments belong to which packets, by IDs, sizes and order.
+    """Assign segments to packets by IDs, sizes and order.
 
     Args:
-        rows, times: of one flow, for all of them are looked at; senders: packets that were sent, arrivals: what one
-        point saw, both in order of time.
+        rows, times: of one flow, since all packets are compared; senders: packets that were sent, arrivals: packets
+        that one point saw, both in order of time.
 
     Returns:
-        (sender, segment, first byte, end) of every segment that belongs to one; senders of which it cannot be told
-        whether a segment is theirs, and these segments: they fit several.
+        (sender, segment, first byte, end) of every assigned segment; senders that may own an ambiguous segment, and
+        these segments: they fit several.
     """
     size = rows["payload_length"].astype(np.int64).tolist()
     ids = rows["ip_id"].astype(np.int64).tolist()
@@ -149,7 +152,8 @@ def _bursts(rows: Array, times: Array, senders: Array, arrivals: Array) -> tuple
     open_from = 0
     step = 0
     for segment in arrivals.tolist():
-        # Bursts may be under way at the same time: the one that this segment continues, with the fewest left out.
+        # Several bursts may be under way: the segment continues the burst that it fits with the fewest segments left
+        # out.
         indices = [(ids[segment] - ids[order[burst[0]]]) & 0xFFFF for burst in under_way]
         fitting = [
             (index - burst[2], -number, burst)
@@ -157,8 +161,8 @@ def _bursts(rows: Array, times: Array, senders: Array, arrivals: Array) -> tuple
             if index >= burst[2] and _fits(index, size[segment], burst[1], size[order[burst[0]]])
         ]
         alike = begins.get((ids[segment], content[segment]), [])
-        # The last of the packets that begin so that was sent before and is longer. What continues a burst begins none
-        # that was stamped later.
+        # Among the packets that begin with these bytes, the last one counts that was sent before and is longer. A
+        # segment that continues a burst begins no packet that was stamped later.
         last = bisect_right(alike, at[segment] + (0 if fitting else early), key=sent.__getitem__)
         place = next(
             (
@@ -195,7 +199,7 @@ def _bursts(rows: Array, times: Array, senders: Array, arrivals: Array) -> tuple
 
 
 def _fits(index: int, length: int, step: int, whole: int) -> bool:
-    """Whether segment number `index` of a packet of `whole` bytes in steps of `step` has this length."""
+    """True if segment number `index` of a packet of `whole` bytes in steps of `step` has this length."""
     return index >= 0 and step > 0 and index * step < whole and length == min(step, whole - index * step)
 
 
@@ -203,7 +207,9 @@ def _place_waiting(
     waiting: list[list[int]], low: int, high: int, order: list[int], sent: list[int], ids: list[int], size: list[int],
     at: list[int], step: int, found: list[_Placed],
 ) -> None:  # fmt: skip
-    """Give bursts without their first segment to packets of order[low:high]: each to the last one before that fits."""
+    """Assign bursts without their first segment to packets of order[low:high]: each to the last one before that
+    fits.
+    """
     for burst in waiting:
         last = bisect_right(sent, at[burst[0]] + int(EARLY_NS), low, high)
         for place in range(last - 1, max(low, last - _MOST_LOOKS) - 1, -1):

@@ -1,17 +1,17 @@
-"""UDP packets that an offload split or merged, and whose bytes a frame holds then.
+"""UDP by payload: frames that hold bytes of UDP packets that an offload split or merged.
 
-Rule: an offload cuts and joins at multiples of one size, which all parts have but the last, and that one is not longer
-(UDP GSO and GRO). So packets as they were sent, and frames that begin nowhere, are looked at in *pieces* of this size;
-a frame holds of a packet what is equal piece by piece: flow, length, first bytes, and the IP ID where that counts on
-from piece to piece. The size is that of what begins with the same bytes and is shorter; others that are usual in the
-flow count where just one packet fits. Pieces that are the same in several places are given in the order in which they
-were sent, if as many arrived. Where one is missing, they are their packet's if that is one only, else it cannot be
-told.
-Bound: pieces are compared by their first 64 bytes, and by their last where captures have these of all of the flow.
-Where nothing but the first piece of something longer is equal, in all of a flow, it may be chance, and cannot be told
-either. What is left of frames that captures have cut off is told by IP IDs, else by order where nothing of the flow is
-missing; datagrams that change places before they are merged are mixed up then. A frame that was merged from what is
-left of a packet, without one of its parts, looks like its beginning where its bytes are cut off.
+Rule: an offload cuts and joins at multiples of one size. All parts have this size but the last, and that one is not
+longer (UDP GSO and GRO). Packets as they were sent, and arrivals, are therefore divided into *pieces* of this size. A
+frame holds the bytes of a packet that are equal piece by piece: flow, length, first bytes, and the IP ID if it counts
+on from piece to piece.
+The size is the length of a shorter packet that begins with the same bytes. Other sizes that are usual in the flow count
+if just one packet fits. Pieces that are the same in several places are assigned in the order in which they were sent,
+if as many arrived. If one is missing, they belong to their packet if there is only one; otherwise they are ambiguous.
+Bound: pieces are compared by their first 64 bytes, and by their last if captures have these for all of the flow. If
+nothing but the first piece of a longer packet is equal, in all of a flow, it may be chance: the packet is ambiguous,
+too. The rest of frames that captures have cut off is assigned by IP IDs, else by order if nothing of the flow is
+missing; datagrams that change places before they are merged are mixed up then. A frame that was merged from a part of a
+packet, without its other parts, looks like its beginning if its bytes are cut off.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ _MOST = 1 << 23  # pieces that are compared at a time
 
 @dataclass(frozen=True)
 class Placed:
-    """What frames hold of packets.
+    """The bytes of packets that frames hold.
 
-    `found`: int64 n x 4: packet, frame, first byte of the packet and the one behind the last; `doubtful`: packets of
-    which it cannot be told whether some frame has bytes of theirs; `explained`: frames that hold bytes of some packet
-    that was sent, or may, or a copy of them.
+    `found`: int64 n x 4: packet, frame, first byte of the packet and the one behind the last; `doubtful`: packets that
+    may own ambiguous bytes of a frame; `explained`: frames that hold, or may hold, bytes of a sent packet, or a copy of
+    these.
     """
 
     found: Array
@@ -57,8 +57,11 @@ NOT_PLACED = Placed(np.zeros((0, 4), np.int64), _NOTHING, _NOTHING)
 
 @dataclass(frozen=True)
 class _Pieces:
-    """Pieces of packets or of frames: in which, which of its pieces, where, how long; hash of their first bytes, and
-    whether it is known; whether it is all of it; whether its size is no more than usual.
+    """Pieces of packets or of frames.
+
+    `of`: the row; `number`: the number of the piece in it; `place` and `length`: its bytes; `content`: a hash of its
+    first bytes, and `known`, if captures have them; `whole`: the piece is all of the row; `usual`: its size is only a
+    usual one.
     """
 
     of: Array
@@ -74,15 +77,16 @@ class _Pieces:
         return len(self.of)
 
     def chosen(self, which: Array) -> _Pieces:
-        """Some of them."""
+        """The chosen pieces."""
         columns = (self.of, self.number, self.place, self.length, self.content, self.known, self.whole, self.usual)
         return _Pieces(*(column[which] for column in columns))
 
 
 @dataclass(frozen=True)
 class _Found:
-    """Packets, frames, the first byte in either, how many bytes; whether just this packet has them; whether chance
-    is no explanation."""
+    """Bytes of packets found in frames: packet, frame, the first byte in either (`begin`, `at`), the number of bytes
+    (`size`); `alone`: just this packet has them; `evident`: chance is no explanation.
+    """
 
     packet: Array
     frame: Array
@@ -109,7 +113,7 @@ class _Found:
         return _Found(*(np.concatenate(pair) for pair in zip(self._columns(), other._columns(), strict=True)))
 
     def together(self) -> Array:
-        """As `Placed.found`: parts of one packet in one frame that overlap or are neighbours are one."""
+        """As `Placed.found`: parts of one packet in one frame that overlap or are neighbours become one."""
         some = self.chosen(np.lexsort((self.begin, self.at - self.begin, self.frame, self.packet)))
         if not len(some):
             return NOT_PLACED.found
@@ -117,6 +121,8 @@ class _Found:
         for column in (some.packet, some.frame, some.at - some.begin):
             new[1:] &= column[1:] == column[:-1]
         new[1:] = ~new[1:]
+        # The number of the group goes into the bits above 20, so the running maximum of ends starts anew in each group:
+        # a place in a packet is below 2^16.
         group = np.cumsum(new) << 20
         furthest = np.maximum.accumulate(group + some.begin + some.size)
         new[1:] |= (group + some.begin)[1:] > furthest[:-1]
@@ -128,11 +134,11 @@ class _Found:
 def packets_in_frames(
     chosen: Array, flows: Array, times: Array, sent: int, given: Array, threshold: int, payloads: Payloads
 ) -> Placed:
-    """Which frames hold which bytes of packets.
+    """Find the bytes of packets in frames.
 
     Args:
-        chosen: rows; flows, times: of each; sent: how many of them, the first ones, are packets as they were sent;
-        given: bool per row, frames that are parts of a packet already; threshold: loss threshold in ns.
+        chosen: rows; flows, times: of each; sent: the number of packets as they were sent, which come first; given:
+        bool per row, frames that are parts of a packet already; threshold: loss threshold in ns.
     """
     udp = (chosen["protocol"] == _UDP) & (chosen["payload_length"] > 0) & (chosen["payload_length"] <= _LONGEST)
     udp &= ~is_fragment(chosen)
@@ -162,7 +168,7 @@ def packets_in_frames(
 
 
 def _of_divided_flows(chosen: Array, flows: Array, udp: Array, sent: int) -> Array:
-    """Rows of flows in which something longer begins with the same bytes as something shorter."""
+    """Rows of flows in which a longer packet begins with the same bytes as a shorter one."""
     before, behind = flows[udp[udp < sent]], flows[udp[udp >= sent]]
     udp = udp[among(flows[udp], before[among(before, behind)])]
     if not len(udp):
@@ -177,11 +183,11 @@ def _of_divided_flows(chosen: Array, flows: Array, udp: Array, sent: int) -> Arr
 
 
 def _asked_for(flows: Array, times: Array, some: Array, given: Array, sent: int, threshold: int) -> Array:
-    """bool per row: a frame, or a packet that was sent at most the threshold before one that is no part yet."""
+    """bool per row: a frame, or a packet that was sent at most the threshold before a frame that is no part yet."""
     frame = (some >= sent) & ~given[some]
     time = np.where(some < sent, times[some] - EARLY_NS, times[some])
     order = np.lexsort((frame, time, flows[some]))
-    # The place of the next frame in this order, behind the last where there is none.
+    # The place of the next frame in this order, behind the last if there is none.
     following = np.where(frame[order], np.arange(len(order)), len(order))
     following = np.minimum.accumulate(following[::-1])[::-1]
     there = following < len(order)
@@ -194,10 +200,10 @@ def _asked_for(flows: Array, times: Array, some: Array, given: Array, sent: int,
 
 
 def _sizes(chosen: Array, flow: Array, some: Array) -> Array:
-    """int64 rows x (1 + _USUAL): sizes of pieces of each, 0 for none.
+    """int64 rows x (1 + _USUAL): sizes of pieces of each row, 0 for none.
 
-    The first is that of something shorter with the same first bytes, which is most usual in the flow, the others are
-    what is most usual in the flow.
+    The first is the length of a shorter packet with the same first bytes, the most usual such length in the flow. The
+    others are the most usual lengths in the flow.
     """
     length = chosen["payload_length"][some].astype(np.int64)
     kind, which, many = np.unique(flow << 16 | length, return_inverse=True, return_counts=True)
@@ -207,28 +213,29 @@ def _sizes(chosen: Array, flow: Array, some: Array) -> Array:
     first = order[rank < _USUAL]
     usual[kind[first] >> 16, rank[rank < _USUAL]] = kind[first] & _LONGEST
     beginning = group_numbers(flow, chosen["content"][some])
-    # Of each beginning, from the shortest on, the most usual length so far.
+    # For each beginning, from the shortest on, the most usual length so far.
     order = np.lexsort((length, beginning))
     found = np.zeros((len(some), 1 + _USUAL), np.int64)
     found[:, 0] = _most_usual_before(beginning[order], length[order], many[which][order], np.argsort(order))
     found[:, 1:] = usual[flow]
+    # A size divides only longer packets, and makes no more pieces than an offload does.
     found[found >= length[:, None]] = 0
     found[-(-length[:, None] // np.maximum(found, 1)) > _MOST_PIECES] = 0
     return found
 
 
 def _most_usual_before(group: Array, length: Array, many: Array, place: Array) -> Array:
-    """Of each, the length of which there are most among shorter ones of its group, 0 for none.
+    """Per row the most frequent length among the shorter ones of its group, 0 for none.
 
     Args:
-        group, length: in this order; many: of each, how many there are of its length; place: of the results.
+        group, length: in this order; many: per row, the number of rows with its length; place: of the results.
     """
     starts = np.append(True, (group[1:] != group[:-1]) | (length[1:] != length[:-1]))
     first = np.flatnonzero(starts)
     begins = np.append(True, group[first][1:] != group[first][:-1])
     number = np.cumsum(begins) - 1
     values, rank = np.unique(many[first] << 16 | length[first], return_inverse=True)
-    # The greatest so far of each group: the number of the group goes before all counts.
+    # A running maximum within each group: the number of the group goes before all counts.
     most = np.maximum.accumulate(number * len(values) + rank) - number * len(values)
     before = np.zeros(len(first), np.int64)
     before[1:] = np.where(begins[1:], 0, values[most[:-1]] & _LONGEST)
@@ -237,7 +244,7 @@ def _most_usual_before(group: Array, length: Array, many: Array, place: Array) -
 
 
 def _in_turn(flow: Array, pieces: Array) -> tuple[list[Array], Array]:
-    """Which rows are looked at together, whole flows; and those of flows that have too many pieces."""
+    """Rows that are looked at together, whole flows at a time; and the rows of flows with too many pieces."""
     many = np.bincount(flow, weights=pieces)
     order = np.argsort(flow, kind="stable")
     order = order[many[flow[order]] <= _MOST]
@@ -246,26 +253,26 @@ def _in_turn(flow: Array, pieces: Array) -> tuple[list[Array], Array]:
 
 
 class _Flows:
-    """Some flows: what was sent in them, and what was seen that begins nowhere."""
+    """Some flows: the packets that were sent in them, and their arrivals."""
 
     def __init__(
         self, chosen: Array, flows: Array, times: Array, sent: int, some: Array, threshold: int, payloads: Payloads
     ) -> None:
-        """Args as of `packets_in_frames`; some: the rows that are of these flows."""
+        """Args as for `packets_in_frames`; some: the rows of these flows."""
         self.chosen, self.flows, self.times, self.sent = chosen, flows, times, sent
         self.some, self.threshold, self.payloads = some, threshold, payloads
         self.length = chosen["payload_length"].astype(np.int64)
         self.numbered = np.isin(flows, self._numbered())
 
     def placed(self, sizes: Array) -> Placed:
-        """What frames hold of packets; sizes of pieces: of `_sizes`."""
+        """The bytes of packets that frames hold; sizes of pieces: from `_sizes`."""
         pieces = self._pieces(sizes)
         senders, arrivals = pieces.chosen(pieces.of < self.sent), pieces.chosen(pieces.of >= self.sent)
         points = self.chosen["point"][arrivals.of]
         found, doubtful, explained, decided = _Found.none(), [_NOTHING], [_NOTHING], [_NOTHING]
         for point in np.unique(points):
             here, parts = arrivals.chosen(points == point), _Found.none()
-            # The least changed goes first: frames that are one piece, then packets that are.
+            # The least changed goes first: frames that are one piece, then packets that are one piece.
             for of_packet, of_frame in ((False, True), (True, False), (False, False)):
                 asked = senders.chosen(senders.known & (senders.whole == of_packet) & ~senders.usual)
                 asking = here.chosen(here.known & (here.whole == of_frame) & ~here.usual)
@@ -276,15 +283,15 @@ class _Flows:
                 if of_frame:
                     decided.append(may)
                     here = here.chosen(~np.isin(here.of, may))
-            # Other sizes, if just one packet fits. And IP IDs may be equal in merged datagrams where others count on:
-            # of a frame of which something is told by them, the bytes tell the rest.
+            # Other sizes count if just one packet fits. IP IDs may be equal in merged datagrams where others count on:
+            # if they assign some bytes of a frame, the payload assigns the rest.
             for by_id in (True, False):
                 asked = senders.chosen(senders.known & (by_id | self.numbered[senders.of]))
                 asking = here.chosen(here.known & (by_id | np.isin(here.of, parts.frame)))
                 new, _, _ = self._given(_left(asked, parts, False), _left(asking, parts, True), True, by_id)
                 parts = parts.joined(new.chosen(new.alone))
             found = found.joined(parts)
-        # Captures lack the bytes of the packets, or of the frames. Only flows are looked at of which something is told.
+        # Captures lack bytes of the packets, or of the frames. Only flows with a known beginning are looked at.
         begun = np.unique(self.flows[found.packet[(found.begin == 0) & (found.at == 0)]])
         senders = senders.chosen(np.isin(self.flows[senders.of], begun) & ~senders.usual)
         arrivals = arrivals.chosen(
@@ -299,14 +306,15 @@ class _Flows:
                 parts = found.chosen(there)
                 left = _left(asked, parts, False), _left(asking.chosen(points == point), parts, True)
                 new, doubts, may = self._given(*left, False)
-                # Nothing but lengths and the order speaks for it, unless IP IDs do: then nothing may be missing.
+                # Only lengths and the order are evidence here, unless IP IDs agree: without these, nothing may be
+                # missing.
                 pieces_left = _left(left[0], new, False)
                 missing = np.append(self.flows[pieces_left.of], self.flows[doubts])
                 certain = self.numbered[new.packet] | ~np.isin(self.flows[new.packet], missing)
                 doubtful += [doubts, new.packet[~certain], pieces_left.of[np.isin(pieces_left.of, doubts)]]
                 explained.append(may)
                 found = found.joined(new.chosen(certain))
-        # Two packets of a flow that is divided, and shows no IP IDs, are not one that was changed.
+        # In a flow that is divided and shows no IP IDs, two packets are never one packet that was changed.
         divided = np.isin(self.flows[self.some], self.flows[found.packet[found.evident]])
         explained.append(self.some[divided & ~self.numbered[self.some] & (self.some >= self.sent)])
         believed = self._believed(found)
@@ -316,7 +324,9 @@ class _Flows:
         )
 
     def _numbered(self) -> Array:
-        """Flows whose IP IDs count on: IPv4, and not the same in all of what was sent."""
+        """Flows whose IP IDs count on: IPv4, and not the same in all packets that were sent; a single packet counts,
+        too.
+        """
         mine = self.some[self.some < self.sent]
         four = mine[(self.chosen["ip_version"][mine] == 4) & (self.chosen["ip_id"][mine] != 0)]
         unique, which, many = np.unique(self.flows[four], return_inverse=True, return_counts=True)
@@ -327,7 +337,7 @@ class _Flows:
         return found
 
     def _pieces(self, sizes: Array) -> _Pieces:
-        """All pieces of all rows, and each row as one."""
+        """All pieces of all rows, and each row as one piece."""
         length = self.length[self.some]
         codes = [np.arange(len(length)) << 39 | length]
         many = [len(length)]
@@ -337,7 +347,7 @@ class _Flows:
             of = np.repeat(cut, count)
             number = np.arange(len(of)) - np.repeat(np.cumsum(count) - count, count)
             place = number * size[of]
-            number[~self.numbered[self.some[of]]] = 0  # the same piece, also where it is of several sizes
+            number[~self.numbered[self.some[of]]] = 0  # the same piece, even if several sizes make it
             codes.append(of << 39 | number << 32 | place << 16 | np.minimum(size[of], length[of] - place))
             many.append(len(of))
         code, first = np.unique(np.concatenate(codes), return_index=True)
@@ -358,7 +368,7 @@ class _Flows:
     def _given(
         self, senders: _Pieces, arrivals: _Pieces, by_bytes: bool, by_id: bool = True
     ) -> tuple[_Found, Array, Array]:
-        """What is found, packets in doubt, frames that hold something of some packet, or may."""
+        """The bytes found, packets in doubt, and frames that hold, or may hold, bytes of some packet."""
         from pktrace.trajectories.reassembly.udp_by_payload_kernel import (
             OF_ONE,
             Assigned,
@@ -391,10 +401,10 @@ class _Flows:
             Senders(self.times[senders.of], senders.of), self.times[arrivals.of], EARLY_NS, np.int64(self.threshold),
             Assigned(given, sure, undecided, may, doubted),
         )  # fmt: skip
-        # What is all of a packet and all of a frame is no matter of parts.
+        # All of a packet in all of a frame is one unchanged packet, and no byte range.
         alike = given >= 0
         alike[alike] = senders.whole[given[alike]] & arrivals.whole[alike]
-        # Of one packet it is, but which of its parts is lost only the bytes could say, where they are not the same.
+        # The packet is certain, but only its bytes could show which of its equal parts is lost.
         unsure = (sure == OF_ONE) & (not by_bytes)
         told = np.flatnonzero((given >= 0) & ~alike & ~unsure)
         pair = given[told]
@@ -410,14 +420,14 @@ class _Flows:
         return found, doubts, arrivals.of[may & ~alike]
 
     def _keys(self, pieces: _Pieces, by_bytes: bool, by_id: bool) -> Array:
-        """uint64 per piece: equal for those that may have the same bytes."""
+        """uint64 per piece: equal for pieces that may have the same bytes."""
         number = (self.chosen["ip_id"][pieces.of].astype(np.int64) + pieces.number) & 0xFFFF
         number[~self.numbered[pieces.of] | (not by_id)] = -1
         content = pieces.content if by_bytes else np.zeros(len(pieces.of), np.uint64)
         return mixed(self.flows[pieces.of], pieces.length, number, content)
 
     def _complete(self, found: _Found) -> Array:
-        """bool per part: all of its packet was seen at its point, in several parts, or it is all of its frame."""
+        """bool per part: its point saw all of its packet, in several parts, or the parts fill its frame."""
         of_packet = mixed(found.packet, self.chosen["point"][found.frame])
         complete = np.zeros(len(found), bool)
         for whole, of in ((self.length[found.packet], of_packet), (self.length[found.frame], found.frame)):
@@ -427,19 +437,21 @@ class _Flows:
         return complete
 
     def _believed(self, found: _Found) -> Array:
-        """bool per part: IP IDs speak for it, too, or its flow was divided: it has parts that are no beginnings."""
+        """bool per part: IP IDs agree, too, or its flow was divided for certain: it has parts that are no
+        beginnings.
+        """
         evident = self.flows[found.packet[found.evident | self._complete(found)]]
         taken: Array = np.isin(self.flows[found.packet], evident) | self.numbered[found.packet]
         return taken
 
 
 def _left(pieces: _Pieces, found: _Found, of_frames: bool) -> _Pieces:
-    """Pieces of packets, or of frames, that have nothing in common with what was given of these."""
+    """Pieces of packets, or of frames, that share no byte with those assigned already."""
     if not len(found):
         return pieces
     of, at = (found.frame, found.at) if of_frames else (found.packet, found.begin)
     begin, end = np.sort((of << 20) + at), np.sort((of << 20) + at + found.size)
     mine = (pieces.of << 20) + pieces.place
-    # As many of these end before it as begin before its end.
+    # A piece is free if as many assigned spans end before it as begin before its end.
     before, behind = np.searchsorted(end, mine, "right"), np.searchsorted(begin, mine + pieces.length, "left")
     return pieces.chosen(before == behind)

@@ -1,4 +1,4 @@
-"""The kernel that gives pieces of frames to equal pieces of packets in the order in which these were sent."""
+"""The kernel that assigns pieces of frames to equal pieces of packets, in the order in which these were sent."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 
 from pktrace.compiled import inlined, kernel
 
-# How sure a piece was given.
+# The certainty of an assignment.
 BY_ORDER = 1  # of several packets, all of whose pieces arrived
-OF_ONE = 2  # of one packet with several equal pieces, some of which did not arrive
+OF_ONE = 2  # of one packet with several equal pieces, some missing
 ALONE = 3  # there is no other
 
 
