@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode import rows as field
+from pktrace.protocols import TCP
 from pktrace.schema import BASES
 from pktrace.trajectories.flows import flow_of
 from pktrace.trajectories.model import Trajectories
@@ -22,7 +23,6 @@ from pktrace.trajectories.outcome.duplicates import arrived_again
 from pktrace.verdicts.verdicts import Verdicts
 
 Array = np.ndarray[Any, Any]
-_TCP = 6
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def key_qualities(trajectories: Trajectories) -> list[KeyQuality]:
         pairs = _pairs_within(flows, times, None)
         found.append(KeyQuality("rewritten", fields, 64, len(rewritten), pairs, _pairs_within(flows, times, threshold)))
     # Without sequence numbers a packet with changed payload has but its IP ID within its flow.
-    numbered = (rows["protocol"] == _TCP) | (rows["has"] & field.HAS_ECHO != 0)
+    numbered = (rows["protocol"] == TCP) | (rows["has"] & field.HAS_ECHO != 0)
     modified = np.flatnonzero((basis == BASES.index("modified")) & ~numbered)
     if len(modified):
         flows, times = flow_of(rows[modified]), rows["ts_ns"][modified]

@@ -9,12 +9,11 @@ import numpy as np
 from pktrace.decode import rows as field
 from pktrace.decode.identity import group_numbers, mixed
 from pktrace.decode.rows import Fielded
+from pktrace.protocols import ACK, SYN, TCP
 from pktrace.trajectories.columns import in_pieces
 from pktrace.trajectories.fields import made_once
 
 Array = np.ndarray[Any, Any]
-_TCP = 6
-_SYN, _ACK = 2, 16
 
 
 def flows_of(rows: Array) -> Array:
@@ -75,14 +74,14 @@ def stays_on_its_link(rows: Fielded) -> Array:
 
 def is_opening(rows: Fielded) -> Array:
     """bool per row: a SYN, whose 32-bit number is drawn at random (RFC 9293 3.4.1)."""
-    opening = (rows["protocol"] == _TCP) & (rows["tcp_flags"] & (_SYN | _ACK) == _SYN)
+    opening = (rows["protocol"] == TCP) & (rows["tcp_flags"] & (SYN | ACK) == SYN)
     found: Array = opening & (rows["tcp_seq"] > 1)
     return found
 
 
 def is_numbered(rows: Fielded) -> Array:
     """bool per row: a TCP segment with both numbers above 1 (the RST of a refused SYN has 0 and 1)."""
-    found: Array = (rows["protocol"] == _TCP) & (rows["tcp_seq"] > 1) & (rows["tcp_ack"] > 1)
+    found: Array = (rows["protocol"] == TCP) & (rows["tcp_seq"] > 1) & (rows["tcp_ack"] > 1)
     return found
 
 

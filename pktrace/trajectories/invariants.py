@@ -9,12 +9,12 @@ import numpy as np
 
 from pktrace.decode.identity import mixed
 from pktrace.decode.rows import Fielded
+from pktrace.protocols import ICMP, ICMPV6
 from pktrace.trajectories.fields import made_once
 from pktrace.trajectories.flows import flow_of, side_of
 
 Array = np.ndarray[Any, Any]
 Invariants = Callable[[Fielded], Array]
-_ICMP, _ICMPV6 = 1, 58
 _ECHO_REQUEST, _ECHO_REPLY, _ECHO_REQUEST_6, _ECHO_REPLY_6 = 8, 0, 128, 129
 
 
@@ -22,9 +22,9 @@ def numbers(rows: Fielded) -> tuple[Array, ...]:
     """The columns that neither a rewrite of headers nor a change of the payload touches."""
     kind = rows["protocol"].astype(np.uint64)
     icmp_type = rows["icmp_type"].astype(np.uint64)
-    six = kind == _ICMPV6
+    six = kind == ICMPV6
     if six.any():
-        kind[six] = _ICMP
+        kind[six] = ICMP
         # A translator from IPv6 to IPv4 turns an echo into an echo (RFC 7915 4.2 and 5.2).
         icmp_type[six & (icmp_type == _ECHO_REQUEST_6)] = _ECHO_REQUEST
         icmp_type[six & (icmp_type == _ECHO_REPLY_6)] = _ECHO_REPLY

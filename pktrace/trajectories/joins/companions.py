@@ -20,6 +20,7 @@ import numpy as np
 
 from pktrace.decode.identity import among, found_among, groups_of, mixed
 from pktrace.observations.payloads import Payloads
+from pktrace.protocols import ACK, FIN, RST, SYN, TCP
 from pktrace.trajectories.bounds import STAMP_NS
 from pktrace.trajectories.fields import Fields
 from pktrace.trajectories.flows import flow_of
@@ -28,7 +29,6 @@ from pktrace.trajectories.joins.translations import Translations
 
 Array = np.ndarray[Any, Any]
 _NEARLY_ALL, _FEWEST = 0.9, 4
-_TCP, _SYN, _RST, _ACK, _FIN = 6, 2, 4, 16, 1
 _TIME_STAMPS = 8  # kind of the option (RFC 7323 3.2)
 
 
@@ -65,9 +65,9 @@ def companions_follow(
     sent, sent_of = _empty(rows, flow, points, a, here)
     came, came_of = _empty(rows, flow, points, b, there)
     which, moved = translations.applied(rows.at(sent), times[sent], flow[sent], b)
-    sent_keys = mixed(sent_of[which], moved["tcp_seq"], moved["tcp_ack"], moved["tcp_flags"] & (_FIN | _ACK))
+    sent_keys = mixed(sent_of[which], moved["tcp_seq"], moved["tcp_ack"], moved["tcp_flags"] & (FIN | ACK))
     behind = rows.at(came)
-    came_keys = mixed(came_of, behind["tcp_seq"], behind["tcp_ack"], behind["tcp_flags"] & (_FIN | _ACK))
+    came_keys = mixed(came_of, behind["tcp_seq"], behind["tcp_ack"], behind["tcp_flags"] & (FIN | ACK))
     followed = np.zeros(len(sent), bool)
     followed[which[among(sent_keys, came_keys)]] = True
     led = among(came_keys, sent_keys)
@@ -103,8 +103,8 @@ def _empty(rows: Fields, flow: Array, points: Array, point: int, flows: Array) -
     at = np.flatnonzero(points == point)
     of_flow = found_among(flow[at], flows)
     at, of_flow = at[of_flow >= 0], of_flow[of_flow >= 0]
-    fits = (rows["protocol"][at] == _TCP) & (rows["payload_length"][at] == 0)
-    fits &= rows["tcp_flags"][at] & (_SYN | _RST | _ACK) == _ACK
+    fits = (rows["protocol"][at] == TCP) & (rows["payload_length"][at] == 0)
+    fits &= rows["tcp_flags"][at] & (SYN | RST | ACK) == ACK
     return at[fits], of_flow[fits]
 
 

@@ -23,6 +23,7 @@ import numpy as np
 
 from pktrace.decode.identity import among, mixed
 from pktrace.observations.payloads import Payloads
+from pktrace.protocols import TCP
 from pktrace.run.model import Run
 from pktrace.trajectories.fields import Fields
 from pktrace.trajectories.joins.behaviour import Facts, tested
@@ -35,7 +36,6 @@ from pktrace.trajectories.joins.translations import Translations
 from pktrace.trajectories.paths import longest, visits
 
 Array = np.ndarray[Any, Any]
-_TCP = 6
 
 
 def join_sets(
@@ -110,7 +110,7 @@ def _renumbered(rows: Fields, at: Sightings) -> tuple[Array, Array]:
     pairs = [(np.zeros(0, np.int64), np.zeros(0, np.int64))]
     for i in range(certain.shape[1]):
         segments = certain[certain[:, i] >= 0]
-        segments = segments[rows["protocol"][segments[:, i]] == _TCP]
+        segments = segments[rows["protocol"][segments[:, i]] == TCP]
         for j in range(i + 1, certain.shape[1] if len(segments) else 0):
             x, y = segments[segments[:, j] >= 0][:, [i, j]].T
             differ = (rows["tcp_seq"][x] != rows["tcp_seq"][y]) | (rows["tcp_ack"][x] != rows["tcp_ack"][y])

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode.identity import among, group_numbers, groups_of, mixed
+from pktrace.protocols import TCP
 from pktrace.run.model import Run
 from pktrace.trajectories.bounds import EARLY_NS, ENOUGH_BYTES
 from pktrace.trajectories.capture_evidence import CaptureEvidence
@@ -43,7 +44,6 @@ _UNEXPLAINED = 0.1  # share of a flow's packets that are unexplained: some of it
 _HALF, _FEWEST = 0.5, 2
 _NEARLY_ALL, _AS_MANY, _STEADY, _QUARTER, _FEWEST_PACED = 0.9, 1.25, 0.7, 4, 5
 _MOST_FLOWS = 64  # flows on either side, the largest, whose pace is compared
-_TCP = 6
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def possible_partners(
             owners = at.owner[theirs].astype(np.int64)
             gaps.append(owners[owners >= 0])
         of_tcp = np.concatenate(alike)
-        of_tcp = of_tcp[rows["protocol"][of_tcp] == _TCP]
+        of_tcp = of_tcp[rows["protocol"][of_tcp] == TCP]
         of_tcp = of_tcp[groups_of(flow[of_tcp])[0]]
         connections += [flow[of_tcp], flow_of(rows.at(of_tcp), answering=True)]
     ends.append(_ends_of(run, at, flow, np.concatenate(connections)))

@@ -29,14 +29,13 @@ from pktrace.decode import rows as field
 from pktrace.decode.identity import mixed
 from pktrace.decode.rows import Fielded
 from pktrace.observations.payloads import Payloads
+from pktrace.protocols import ACK, SYN, TCP
 from pktrace.trajectories.bounds import ENOUGH_BYTES
 from pktrace.trajectories.flows import has_id, is_numbered, is_opening, side_of, stays_on_its_link
 from pktrace.trajectories.invariants import numbers
 
 Array = np.ndarray[Any, Any]
-_TCP = 6
-_SYN, _ACK = 2, 16
-_TOLD = np.uint16(1 | _SYN | 4 | _ACK)  # flags that show the purpose of a segment; FIN and RST besides
+_TOLD = np.uint16(1 | SYN | 4 | ACK)  # flags that show the purpose of a segment; FIN and RST besides
 _SOME_BYTES = 1  # enough if the IP ID, or both TCP numbers, agree beside them
 
 
@@ -114,7 +113,7 @@ class Statements:
         readable = rows["has"] & (field.HAS_IP | field.CUT_HEADER) == field.HAS_IP
         # Other fragments follow their first one: byte ranges match them.
         self._found = readable & (rows["fragment_offset"] == 0)
-        self._tcp = rows["protocol"] == _TCP
+        self._tcp = rows["protocol"] == TCP
         self._numbered, self._opening, self._has_id = is_numbered(rows), is_opening(rows), has_id(rows)
         self._stays = stays_on_its_link(rows)
         self._some, self._enough, self._longer = (

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode.identity import among, group_numbers, groups_of, mixed
+from pktrace.protocols import ACK, TCP
 from pktrace.trajectories.fields import Fields, Picked
 from pktrace.trajectories.flows import flow_of
 from pktrace.trajectories.grouping import InOrder, each_between, in_order_of
@@ -22,7 +23,6 @@ from pktrace.trajectories.joins.families import Families, connection_of
 Array = np.ndarray[Any, Any]
 _CONSTANT = 0.5  # share of the segments whose numbers were translated as those of the segment before
 _BEFORE, _BEHIND = 6, 2  # translations of a connection that are tried: the last ones, and those that begin soon
-_TCP, _ACK = 6, 16
 
 
 class Translations:
@@ -48,7 +48,7 @@ class Translations:
         Args:
             rows: all observations; times, flow: per row; x, y: row numbers of the pairs.
         """
-        tcp = rows["protocol"][x] == _TCP
+        tcp = rows["protocol"][x] == TCP
         x, y = x[tcp], y[tcp]
         first, _ = groups_of(x, y)
         x, y = x[first], y[first]
@@ -74,7 +74,7 @@ class Translations:
         """bool per pair: its TCP numbers follow a known translation; packets of other protocols have none, and pass."""
         connection, first, second = self._added(rows, flow, x, y)
         known = among(mixed(connection, first, second), mixed(self.connection, self.first, self.second))
-        found: Array = (rows["protocol"][x] != _TCP) | known
+        found: Array = (rows["protocol"][x] != TCP) | known
         return found
 
     def applied(self, rows: Picked, times: Array, flow: Array, point: int) -> tuple[Array, Picked]:
@@ -103,7 +103,7 @@ class Translations:
         acknowledgment = np.where(turned[which], first, second)
         if here > point:
             sequence, acknowledgment = np.uint32(0) - sequence, np.uint32(0) - acknowledgment
-        acknowledgment[found["tcp_flags"] & _ACK == 0] = 0
+        acknowledgment[found["tcp_flags"] & ACK == 0] = 0
         return which, found.but(tcp_seq=found["tcp_seq"] + sequence, tcp_ack=found["tcp_ack"] + acknowledgment)
 
     def _added(self, rows: Fields, flow: Array, x: Array, y: Array) -> tuple[Array, Array, Array]:

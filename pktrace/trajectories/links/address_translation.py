@@ -29,6 +29,7 @@ from pktrace.decode import rows as field
 from pktrace.decode.identity import among, found_among, group_numbers, groups_of, mixed
 from pktrace.decode.rows import is_fragment
 from pktrace.observations.payloads import Payloads
+from pktrace.protocols import TCP, UDP
 from pktrace.run.model import Run
 from pktrace.trajectories import invariants
 from pktrace.trajectories.both_sides import NO_FORMS, Forms, forms_of
@@ -53,7 +54,6 @@ _BALANCED = 2  # or half of the departures and of the arrivals has to agree
 _MOST_ROUNDS = 8
 _WHOLE = 0.8  # share of a flow's packets that must depart for its addresses, ports or IP IDs to be rewritten
 _KEPT_BY_HALF = 0.5
-_TCP, _UDP = 6, 17
 _DATAGRAM = ("source_high", "source_low", "destination_high", "destination_low", "protocol", "ip_id")
 # Fields that may stay if the invariants alone belong to several flows; each counts only for flows whose packets mostly
 # agree.
@@ -215,13 +215,13 @@ class Keys:
         rows = self.fields
         # TCP has no datagrams, and other fragments cannot be distinguished without an IP ID.
         every = rows.kept(found.end_rows)
-        mine = np.flatnonzero(every["protocol"] != _TCP)
+        mine = np.flatnonzero(every["protocol"] != TCP)
         if not ((every["ip_id"][mine] != 0) & (every["fragment_offset"][mine] == 0)).any():
             return False
         pairs, _ = candidates_of(found.only(mine), run, rows, times, comparable, invariants.of_beginning)
         pairs = replace(pairs, end=mine[pairs.end])
         ended, begun = rows.at(found.end_rows[pairs.end]), rows.at(found.start_rows[pairs.start])
-        fits = (ended["protocol"] == _UDP) | (ended["has"] & field.HAS_ECHO != 0)
+        fits = (ended["protocol"] == UDP) | (ended["has"] & field.HAS_ECHO != 0)
         fits &= (ended["ip_id"] != 0) & (ended["fragment_offset"] == 0)
         split = begun["payload_length"] < ended["payload_length"]
         fits &= split | ((ended["more_fragments"] != 0) & (begun["payload_length"] > ended["payload_length"]))
@@ -339,7 +339,7 @@ class Keys:
         # Without IP IDs and numbers any two packets of a flow fit. A good part of the flow then has to depart, or as
         # many have to arrive as depart. Arrivals that no point could have seen before are no evidence then.
         ended = rows.kept(found.end_rows)
-        alike = ~ended.once(has_its_own_id) & (ended["protocol"] != _TCP) & (ended["has"] & field.HAS_ECHO == 0)
+        alike = ~ended.once(has_its_own_id) & (ended["protocol"] != TCP) & (ended["has"] & field.HAS_ECHO == 0)
         pairs = pairs.chosen(~(alike[pairs.end] & unseen[pairs.start]))
         fits = np.zeros(len(found.end_rows), bool)
         fits[pairs.end] = True
@@ -447,7 +447,7 @@ class Keys:
 
     def _hold_numbers(self, agreement: FlowEvidence, found: LooseEnds) -> Array:
         """Pairs of TCP flows: sequence and acknowledgment numbers make one packet enough."""
-        tcp = self.flow[found.end_rows[self.fields["protocol"][found.end_rows] == _TCP]]
+        tcp = self.flow[found.end_rows[self.fields["protocol"][found.end_rows] == TCP]]
         return among(agreement.before, tcp)
 
     def _first_of(self, flow: int) -> int:

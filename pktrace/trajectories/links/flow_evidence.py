@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from pktrace.decode.identity import group_numbers, groups_of, mixed
+from pktrace.protocols import TCP
 from pktrace.run.model import Run
 from pktrace.trajectories.bounds import EARLY_NS
 from pktrace.trajectories.fields import Fields
@@ -27,7 +28,6 @@ from pktrace.trajectories.paths import visits
 Array = np.ndarray[Any, Any]
 DISAGREE = 10  # so many packets have to agree for each that does not
 CONCENTRATED = 10  # delays within one flow fill at most 1/10 of the window that unrelated packets would fill
-_TCP = 6
 _SOON = 4  # equal packets have to come within this share of the time between packets
 _MANY_KINDS = 8  # or come in order, with as many different invariants
 _MOST_STARTS = 8
@@ -109,7 +109,7 @@ def candidates_of(
         # The same first bytes and another length mean a part of the packet: byte ranges match it.
         fits &= end_rows["content"][left] != start_rows["content"][right]
         # Without an IP ID of its own, a TCP segment with another length is another segment.
-        unnumbered = (end_rows["protocol"] == _TCP) & ~end_rows.once(has_its_own_id)
+        unnumbered = (end_rows["protocol"] == TCP) & ~end_rows.once(has_its_own_id)
         fits &= ~unnumbered[left] | (end_rows["payload_length"][left] == start_rows["payload_length"][right])
     fits &= ~(end_rows.once(stays_on_its_link)[left] | start_rows.once(stays_on_its_link)[right])
     # A packet that is echoed back is an answer, and no rewritten form.

@@ -24,13 +24,13 @@ import numpy as np
 from pktrace.decode import rows as field
 from pktrace.decode.identity import group_numbers, groups_of, mixed
 from pktrace.decode.rows import Fielded
+from pktrace.protocols import TCP
 from pktrace.run.model import Run
 from pktrace.trajectories.links.flow_evidence import DISAGREE, Candidates
 from pktrace.trajectories.links.indistinguishable_kernel import without_end
 from pktrace.trajectories.links.loose_ends import LooseEnds
 
 Array = np.ndarray[Any, Any]
-_TCP = 6
 _WHOLE = 0.8
 _FEWEST = 16  # arrivals: fewer are no evidence about time
 _LEFT_OVER = 100  # one arrival in so many may be without a departure of its own
@@ -65,7 +65,7 @@ def crowds_of(
     protocol = rows["protocol"][found.end_rows[pairs.end]]
     # At a point that shows both sides, a packet that is lost behind it departs where it arrived.
     begun_here = (pairs.at == found.end_position[pairs.end]) & np.isin(found.end_rows, found.start_rows)[pairs.end]
-    pairs = pairs.chosen((protocol != _TCP) & pairs.timed & ~begun_here)
+    pairs = pairs.chosen((protocol != TCP) & pairs.timed & ~begun_here)
     if len(pairs) < _FEWEST:
         return
     label = _components(pairs)

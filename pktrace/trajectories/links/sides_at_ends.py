@@ -25,6 +25,7 @@ import numpy as np
 from pktrace.decode import rows as field
 from pktrace.decode.identity import among, group_numbers, groups_of, mixed
 from pktrace.decode.rows import rows_at
+from pktrace.protocols import TCP, UDP
 from pktrace.run.model import Run
 from pktrace.trajectories.both_sides import NO_FORMS, Forms
 from pktrace.trajectories.joins.open_sets import Sightings
@@ -33,7 +34,6 @@ from pktrace.trajectories.paths import NOT_FOLLOWED, not_all_along
 
 Array = np.ndarray[Any, Any]
 _NEARLY_ALL, _FEWEST = 0.9, 5
-_TCP, _UDP = 6, 17
 _ENDS = ("source", "destination")
 _PORTS = ("sport", "dport")
 _HOSTS = ("protocol", *(f"{end}_{half}" for end in _ENDS for half in ("high", "low")))
@@ -131,8 +131,8 @@ def _unchanged(some: Array, end: int) -> Array:
     """uint64 per row: a hash of the fields that a translator of the one end leaves alone; `end` is the number of the
     other end.
     """
-    ported = (some["protocol"] == _TCP) | (some["protocol"] == _UDP)
-    tcp = some["protocol"] == _TCP
+    ported = (some["protocol"] == TCP) | (some["protocol"] == UDP)
+    tcp = some["protocol"] == TCP
     return mixed(
         some["protocol"],
         some[f"{_ENDS[end]}_high"],

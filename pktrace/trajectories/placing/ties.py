@@ -28,6 +28,7 @@ from pktrace.decode.identity import among, group_numbers, groups_of, mixed
 from pktrace.decode.rows import is_fragment, rows_at
 from pktrace.observations.observe import Observations
 from pktrace.observations.payloads import Payloads
+from pktrace.protocols import TCP, UDP
 from pktrace.run.model import Run
 from pktrace.trajectories.bounds import EARLY_NS
 from pktrace.trajectories.invariants import of_rewrite
@@ -36,7 +37,6 @@ from pktrace.trajectories.placing.tags import mapped_tags, tags_of
 Array = np.ndarray[Any, Any]
 Stage = tuple[int, int]
 _KEPT = 0.5
-_TCP, _UDP = 6, 17
 _MOST_KINDS = 64  # sets of points whose captures cut bytes off
 
 
@@ -202,7 +202,7 @@ def _features(run: Run, payloads: Payloads, rows: Array, times: Array, like: Arr
     tags = tags_of(rows)
     yield mapped_tags(stages_of(run, set()), rows["point"], times, like, tags), everywhere
     values, there = np.zeros(len(rows), np.uint64), np.ones(len(rows), bool)
-    tcp = np.flatnonzero((rows["protocol"] == _TCP) & (rows["has"] & field.HAS_PAYLOAD != 0))
+    tcp = np.flatnonzero((rows["protocol"] == TCP) & (rows["has"] & field.HAS_PAYLOAD != 0))
     if len(tcp):
         options, size = payloads.options(rows_at(rows, tcp))
         words = np.ascontiguousarray(options).view(np.uint64)
@@ -225,9 +225,9 @@ def _features(run: Run, payloads: Payloads, rows: Array, times: Array, like: Arr
 
 def _checksums(payloads: Payloads, rows: Array) -> tuple[Array, Array]:
     """The transport checksums of packets, which are sums of all of their bytes; 0 if the sender left the field open."""
-    place = np.where(rows["protocol"] == _TCP, 16, 6)
+    place = np.where(rows["protocol"] == TCP, 16, 6)
     begin = rows["l4"].astype(np.int64) + place - rows["payload"]
-    size = np.where(np.isin(rows["protocol"], (_TCP, _UDP)) & (rows["has"] & field.PARTIAL_CHECKSUM == 0), 2, 0)
+    size = np.where(np.isin(rows["protocol"], (TCP, UDP)) & (rows["has"] & field.PARTIAL_CHECKSUM == 0), 2, 0)
     return payloads.contents(rows, begin, size)
 
 

@@ -22,12 +22,12 @@ from pktrace.decode.digest import PAYLOAD_BYTES
 from pktrace.decode.identity import group_numbers
 from pktrace.decode.rows import is_fragment, rows_at
 from pktrace.observations.payloads import Payloads
+from pktrace.protocols import TCP
 from pktrace.trajectories.bounds import EARLY_NS
 from pktrace.trajectories.reassembly.byte_ranges_kernel import MOST_PARTS, Held, Pairs, Placed, match_bytes
 from pktrace.trajectories.reassembly.superpackets import Spans, spans_of_fragments, spans_of_segments, spans_of_streams
 
 Array = np.ndarray[Any, Any]
-_TCP = 6
 
 
 @dataclass(frozen=True)
@@ -245,6 +245,6 @@ def _held(rows: Array, times: Array, spans: Spans, side: Array, of: Array) -> He
 def _ids(rows: Array, which: Array) -> Array:
     """int64 per row: the IP ID where it counts the packets of a TCP sender, else -1."""
     chosen = rows_at(rows, which)
-    counts = (chosen["protocol"] == _TCP) & (chosen["has"] & field.HAS_ID != 0) & (chosen["ip_version"] == 4)
+    counts = (chosen["protocol"] == TCP) & (chosen["has"] & field.HAS_ID != 0) & (chosen["ip_version"] == 4)
     found: Array = np.where(counts & (chosen["fragment_offset"] == 0), chosen["ip_id"].astype(np.int64), -1)
     return found

@@ -20,13 +20,13 @@ from pktrace.decode import rows as field
 from pktrace.decode.identity import among, group_numbers
 from pktrace.decode.rows import is_fragment
 from pktrace.observations.payloads import Payloads
+from pktrace.protocols import TCP
 from pktrace.trajectories.grouping import in_order_of
 from pktrace.trajectories.reassembly.fragments import datagrams
 from pktrace.trajectories.reassembly.udp_by_ip_id import segments_of_packets
 from pktrace.trajectories.reassembly.udp_by_payload import packets_in_frames
 
 Array = np.ndarray[Any, Any]
-_TCP = 6
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def spans_of_streams(rows: Array, chosen: Array, flows: Array, times: Array, sen
 
     A fragment, the first one too, has its place in its datagram: if it had places in both, its bytes would count twice.
     """
-    wanted = (chosen["protocol"] == _TCP) & (chosen["payload_length"] > 0) & ~is_fragment(chosen)
+    wanted = (chosen["protocol"] == TCP) & (chosen["payload_length"] > 0) & ~is_fragment(chosen)
     if not wanted.any():
         return NO_SPANS
     begin = np.zeros(len(rows), np.int64)

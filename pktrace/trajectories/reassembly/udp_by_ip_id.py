@@ -18,12 +18,12 @@ from pktrace.decode import rows as field
 from pktrace.decode.identity import among, group_numbers, mixed
 from pktrace.decode.rows import is_fragment
 from pktrace.observations.payloads import Payloads
+from pktrace.protocols import UDP
 from pktrace.trajectories.bounds import EARLY_NS
 from pktrace.trajectories.grouping import in_order_of
 from pktrace.trajectories.reassembly.payload_match import packets_of_segments
 
 Array = np.ndarray[Any, Any]
-_UDP = 17
 _AT_ONCE = 8  # bursts of one flow that may be under way at the same time
 _MOST_LOOKS = 256  # packets sent before a burst among which its own is looked for
 
@@ -60,7 +60,7 @@ def _of_split_flows(chosen: Array, flows: Array, times: Array, is_sender: Array)
     """UDP packets without fragments, flow by flow in order of time, of flows with an arrival that begins as a sent
     packet.
     """
-    udp = (chosen["protocol"] == _UDP) & (chosen["has"] & field.HAS_ID != 0) & ~is_fragment(chosen)
+    udp = (chosen["protocol"] == UDP) & (chosen["has"] & field.HAS_ID != 0) & ~is_fragment(chosen)
     udp &= chosen["payload_length"] > 0
     first_bytes = mixed(flows, chosen["ip_id"], chosen["content"])
     split = flows[udp & ~is_sender & among(first_bytes, first_bytes[udp & is_sender])]

@@ -25,10 +25,10 @@ from pktrace.decode.digest import PAYLOAD_BYTES
 from pktrace.decode.identity import among, group_numbers, groups_of, mixed
 from pktrace.decode.rows import is_fragment
 from pktrace.observations.payloads import Payloads
+from pktrace.protocols import UDP
 from pktrace.trajectories.bounds import EARLY_NS
 
 Array = np.ndarray[Any, Any]
-_UDP = 17
 _LONGEST = 0xFFFF  # bytes of a UDP packet
 _MOST_PIECES = 128  # of one packet: UDP_MAX_SEGMENTS of Linux
 _USUAL = 6  # sizes of a flow that are tried, too
@@ -140,7 +140,7 @@ def packets_in_frames(
         chosen: rows; flows, times: of each; sent: the number of packets as they were sent, which come first; given:
         bool per row, frames that are parts of a packet already; threshold: loss threshold in ns.
     """
-    udp = (chosen["protocol"] == _UDP) & (chosen["payload_length"] > 0) & (chosen["payload_length"] <= _LONGEST)
+    udp = (chosen["protocol"] == UDP) & (chosen["payload_length"] > 0) & (chosen["payload_length"] <= _LONGEST)
     udp &= ~is_fragment(chosen)
     some = _of_divided_flows(chosen, flows, np.flatnonzero(udp), sent)
     if not len(some):
