@@ -117,7 +117,7 @@ def test_every_name_is_used() -> None:
         for path, tree in trees().items()
         for node in tree.body
         for name in defined(node)
-        if words[name] == 1
+        if words[name] == 1 and not name.startswith("EXIT_")  # the exit codes are a closed list
     ]
     assert unused == []
 
