@@ -65,7 +65,7 @@ class PcapWalker:
         return int(count), int(stopped)
 
     def finish(self) -> None:
-        """A pcap file says nothing of its interface behind its header."""
+        """A pcap file has no statistics of its interface behind the header."""
 
     def missing(self) -> bool:
         """Nothing is ever skipped in a pcap file."""
@@ -74,9 +74,9 @@ class PcapWalker:
 
 @kernel
 def _scan(data, size, position, packets, frames, big, fraction_ns, header, lengths):
-    """Walk records from `position`; returns (packets, position of what is not whole, MORE or FULL or BROKEN).
+    """Walk records from `position`; returns (packets, position of the first incomplete record, MORE or FULL or BROKEN).
 
-    Every read is checked against `size`; each step goes on by at least 16 bytes.
+    Every read is checked against `size`; each step advances by at least 16 bytes.
     """
     source = memory(data)
     count = 0

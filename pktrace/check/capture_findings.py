@@ -1,4 +1,4 @@
-"""Findings about the recording: what was asked for, what was captured, when, and what the captures missed."""
+"""Findings about the recording: paths of run.toml, packets captured, times of capture, and packets missed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _UNUSABLE = (
 
 
 def paths(facts: Suitability) -> Iterator[Finding]:
-    """What run.toml asks for at all."""
+    """Paths and rules that run.toml lacks, paths of one point, and points on no path."""
     run = facts.run
     if not run.paths:
         yield Finding(
@@ -138,7 +138,7 @@ def damage(facts: Suitability) -> Iterator[Finding]:
 
 
 def capture_loss(facts: Suitability) -> Iterator[Finding]:
-    """What the captures dropped, left unread or provably missed, and those that do not say."""
+    """Packets that captures dropped, left unread or provably missed, and captures without such counts."""
     silent, concerned = [], set()
     for number, point in enumerate(facts.points):
         on = paths_of(facts, number)[0]
@@ -215,7 +215,7 @@ def windows(facts: Suitability) -> Iterator[Finding]:
 
 
 def pauses(facts: Suitability) -> Iterator[Finding]:
-    """Points that saw nothing while their neighbours did."""
+    """Points that saw no packets while their neighbours saw some."""
     for number, point in enumerate(facts.points):
         deaf = [pause for pause in point.pauses if pause.expected >= EXPECTED_IN_PAUSE]
         if deaf:

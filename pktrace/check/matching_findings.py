@@ -1,4 +1,4 @@
-"""Findings about recognising packets from point to point: clocks, equal packets, offloads, IP IDs."""
+"""Findings about matching packets from point to point: clocks, equal packets, offloads, IP IDs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pktrace.check.stage_facts import LITTLE_SHARED, StageFacts
 from pktrace.trajectories.bounds import EARLY_NS
 from pktrace.trajectories.clocks.alignment import Contradiction
 
-# Bounds of what is told; each is a judgement, written down once.
+# Bounds of the findings; each is a judgement, written down once.
 _MUCH_BY_ORDER = 0.05  # of a path's packets
 _BOTH_WAYS = 0.1  # of a stage's packets go one way, and as many the other
 _SEEN_TWICE = 0.1  # of a point's packets
@@ -115,7 +115,7 @@ def _stages(facts: Suitability, entries: list[Contradiction], word: str) -> str:
 
 
 def _offsets(facts: Suitability) -> str:
-    """Which clocks packets show to be far off, as part of a sentence."""
+    """The clocks that packets show to be far off, as part of a sentence."""
     off = [
         f"{point.name} by {duration(point.offset_ns)}"
         for point in facts.points
@@ -125,7 +125,7 @@ def _offsets(facts: Suitability) -> str:
 
 
 def order(facts: Suitability) -> Iterator[Finding]:
-    """Points that packets pass in another order than the path says, and time stamps that are too coarse."""
+    """Points that packets pass in another order than declared on the path, and time stamps that are too coarse."""
     run = facts.run
     coarse: dict[tuple[int, ...], str] = {}
     for path, stage in stages_of(facts):
@@ -169,7 +169,7 @@ def order(facts: Suitability) -> Iterator[Finding]:
 
 
 def sharing(facts: Suitability) -> Iterator[Finding]:
-    """Neighbours whose packets are not the same."""
+    """Neighbouring points that share too few packets."""
     changed: dict[int, list[str]] = {}
     for path, stage in stages_of(facts):
         apart = stage.overlap_ns is not None and stage.overlap_ns < 0
@@ -213,7 +213,7 @@ def sharing(facts: Suitability) -> Iterator[Finding]:
 
 
 def alike(facts: Suitability) -> Iterator[Finding]:
-    """Packets that cannot be told apart, and packets that one capture holds twice."""
+    """Packets with equal bytes, and packets that one capture holds twice."""
     run = facts.run
     concerned = [path for path in facts.paths if path.by_order]
     much = [path for path in concerned if path.by_order > _MUCH_BY_ORDER * path.packets]
@@ -263,7 +263,7 @@ def alike(facts: Suitability) -> Iterator[Finding]:
 
 
 def offloads(facts: Suitability) -> Iterator[Finding]:
-    """Frames that no wire carries."""
+    """Frames longer than a wire carries."""
     big = [point for point in facts.points if point.superpackets]
     if big:
         mixed = [
@@ -303,7 +303,7 @@ def offloads(facts: Suitability) -> Iterator[Finding]:
 
 
 def identification(facts: Suitability) -> Iterator[Finding]:
-    """Senders whose IP IDs do not help, or come again too soon."""
+    """Senders whose IP IDs are no evidence, or repeat too soon."""
     threshold = facts.run.threshold_ns
     none = [sender for sender in facts.senders if sender.behaviour in ("zero", "constant")]
     soon = [

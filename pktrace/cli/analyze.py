@@ -18,7 +18,7 @@ from pktrace.report.words import one_line, plural
 if TYPE_CHECKING:
     from pktrace.analysis.analysis import Analysis
 
-# Ledger counters of observations that belong to no packet followed.
+# Ledger counters of observations that belong to no followed packet.
 _LEFT_OUT = (
     "not_ip", "no_path", "off_path", "malformed_ip", "cut_header", "unknown_link_type", "hidden_packet",
     "no_timestamp", "timestamp_out_of_range", "no_direction",
@@ -94,7 +94,7 @@ def _analyze(
     from pktrace.report.exchange import results_folder
 
     with results_folder(folder, output is None, tell, not no_wait) as results:
-        # From run.toml on: it may have changed while this one waited.
+        # Start again from run.toml: it may have changed while this analysis waited.
         analysis = analysis_of(location, limits, memory.ANALYSIS, trust)
         memory.check_writing(len(analysis.observations.rows), len(analysis.trajectories))
         with_kernels(lambda: analysis.transforms)
@@ -127,7 +127,7 @@ def _analyze(
 
 
 def _not_placed(analysis: Analysis, count: int) -> str:
-    """How many observations belong to no packet followed, and why, by the ledger."""
+    """The observations that belong to no followed packet, with the reasons of the ledger."""
     if not count:
         return ""
     why = [f"{analysis.ledger.total(name):,} {name}" for name in _LEFT_OUT if analysis.ledger.total(name)]

@@ -1,4 +1,4 @@
-"""pktrace check: whether a run can answer the questions, before they are asked."""
+"""pktrace check: can the captures answer questions about latency, loss and rules?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""pktrace explain: one packet's life, point by point."""
+"""pktrace explain: the life of one packet, point by point."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def _target(output: str | None, files: tuple[str, ...], force: bool) -> Path | N
 
 
 def _each_once(files: tuple[str, ...]) -> list[str]:
-    """The files in order of their names, so that the proposal does not depend on the order they were given in."""
+    """The files, each once, in order of their names, so that the order of arguments does not change the proposal."""
     found: dict[str, str] = {}
     for file in sorted(files):
         if os.path.realpath(file) in found:
@@ -88,7 +88,7 @@ def _each_once(files: tuple[str, ...]) -> list[str]:
 
 
 def _title(folder: Path, files: list[str]) -> str:
-    """A name for the run: that of its folder, or where the captures lie."""
+    """A name for the run: the name of its folder, or of the folder of the captures."""
     common = Path(os.path.commonpath([os.path.realpath(os.path.dirname(file) or ".") for file in files]))
     here = Path(os.path.realpath(folder))
     place = here if here != Path.cwd() or common == here else common

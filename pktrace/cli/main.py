@@ -1,4 +1,4 @@
-"""Entry point: the list of commands, and how every error becomes one line and an exit code."""
+"""Entry point: the list of commands, and the one line and exit code of every error."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ def pktrace(debug: bool) -> None:
 
 
 def run(arguments: list[str] | None = None) -> None:
-    """Run the command line and leave the process with the exit code of the design."""
-    # A run makes many lasting objects at start-up (numba's registries) and few cycles: collecting them costs a tenth.
+    """Run the command line and end the process with its exit code."""
+    # A run makes many lasting objects at start-up (numba's registries) and few cycles: collection costs a tenth of it.
     gc.disable()
     _prepare_streams()
     code = EXIT_INTERRUPTED
@@ -85,7 +85,7 @@ def run(arguments: list[str] | None = None) -> None:
             code = _run(sys.argv[1:] if arguments is None else arguments)
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else EXIT_INTERNAL
-            _give_up(sys.stdout)  # whoever reads it may have stopped to, and what is left would wait for that
+            _give_up(sys.stdout)  # its reader may have stopped reading, and the rest would wait for it
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # from here on it is over anyway
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -96,13 +96,13 @@ def run(arguments: list[str] | None = None) -> None:
 
 
 def _give_up(stream: TextIO) -> None:
-    """Let what a stream has not written yet go nowhere."""
+    """Discard the text that a stream has not written yet."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _prepare_streams() -> None:
-    """Streams that were closed take everything and keep nothing; those that cannot show a letter show a `?`.
+    """Closed streams accept all text and discard it; a stream that cannot encode a letter shows a `?`.
 
     Everything that this process writes to them passes a `VisibleStream`: results, narration, errors of click, warnings
     of libraries, tracebacks.
@@ -117,8 +117,9 @@ def _prepare_streams() -> None:
 
 
 def _terminated(number: int, frame: object) -> None:
-    """SIGTERM and SIGHUP end the process as Ctrl-C does: half-written files and helper processes are removed on the
-    way out, which a second one of them does not cut short."""
+    """SIGTERM and SIGHUP end the process as Ctrl-C does: half-written files and helper processes are removed first, and
+    a second signal does not interrupt the removal.
+    """
     for ending in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, signal.SIG_IGN)
     raise SystemExit(128 + number)
@@ -158,7 +159,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _show_traceback(problem: BaseException) -> None:
-    """The traceback on stderr; a message is one line in it, so that it cannot look like further lines of it."""
+    """Write the traceback to stderr; each message is one line, so that it cannot imitate lines of a traceback."""
     for error in _causes_first(problem):
         lines = "".join(traceback.format_tb(error.__traceback__))
         said = one_line(f"{type(error).__name__}: {error}")
@@ -166,7 +167,7 @@ def _show_traceback(problem: BaseException) -> None:
 
 
 def _causes_first(problem: BaseException) -> Iterator[BaseException]:
-    """An error with those that it came from, the first one first."""
+    """An error and its causes, the first cause first."""
     chain: list[BaseException] = []
     error: BaseException | None = problem
     while error is not None and error not in chain:

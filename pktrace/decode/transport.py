@@ -39,15 +39,15 @@ def transport(data, at, end, cut, protocol, row):
     """The transport header at `at`.
 
     Args:
-        end: where the packet's bytes end, captured and by the IP header; cut: whether the capture cut it before.
+        end: the end of the packet's bytes, captured and by the IP header; cut: True if the capture cut it before.
 
     Returns:
-        Where its payload begins (perhaps behind `end`).
+        The position of its payload (perhaps behind `end`).
     """
     header = header_length(protocol)
     if header == 0:
         if protocol == ESP and at + 4 <= end:
-            # The SPI tells flows apart, as ports do (RFC 4303 2.1). The packet has no ports all the same.
+            # The SPI distinguishes flows, as ports do (RFC 4303 2.1). The packet itself has no ports.
             row["sport"] = half(data, at, True)
             row["dport"] = half(data, at + 2, True)
         return at
@@ -93,7 +93,9 @@ def transport(data, at, end, cut, protocol, row):
 
 @inlined
 def _pseudo_header(row, protocol):
-    """Sum of the pseudo-header (RFC 9293 3.1, RFC 8200 8.1): what an unfinished checksum field holds."""
+    """Sum of the pseudo-header (RFC 9293 3.1, RFC 8200 8.1): the value of a checksum field that offload has to
+    complete.
+    """
     total = np.uint64(protocol) + np.uint64(row["ip_end"] - row["l4"])
     low, more = row["source_low"], row["destination_low"]
     total += (low >> np.uint64(32)) + (low & np.uint64(0xFFFFFFFF))
