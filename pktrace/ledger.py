@@ -1,8 +1,8 @@
 """The ledger: everything that an analysis does not use is counted here, by declared name.
 
-A counter has a severity and a sentence, so that a reader knows what it means for the results:
-`info` (nothing is lost), `data_loss` (packets may be missing that were there), `error` (the input is damaged).
-Unknown is not zero: where a number cannot be known, a counter says that it is unknown.
+A counter has a severity and a sentence that explains its meaning for the results: `info` (nothing is lost), `data_loss`
+(packets that passed may be missing), `error` (the input is damaged). Unknown is not zero: a counter of its own marks a
+number that cannot be known.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Severity = Literal["info", "data_loss", "error"]
 
 @dataclass(frozen=True)
 class Counter:
-    """One declared kind of thing that is counted."""
+    """One declared counter."""
 
     name: str
     severity: Severity
@@ -145,7 +145,7 @@ class Ledger:
     ) -> None:
         """Add to a declared counter; an undeclared name is a programming error (KeyError).
 
-        A `detail` is a sentence that is shown behind the counter's own; different details count separately.
+        A `detail` is a further sentence behind the counter's own; different details count separately.
         """
         if counter not in DECLARED:
             raise KeyError(counter)

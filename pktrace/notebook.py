@@ -1,4 +1,4 @@
-"""What a notebook uses: the steps of an analysis as functions, tables as polars frames, plots as Axes."""
+"""The interface for notebooks: the steps of an analysis as functions, tables as polars frames, plots as Axes."""
 
 from __future__ import annotations
 
@@ -72,7 +72,9 @@ class Trajectories:
 
 @dataclass(frozen=True)
 class Verdicts:
-    """What is concluded. `frame`: a row per packet per stage; `rules`: a row per rule; `losses`: lost packets."""
+    """The verdicts on all packets. `frame`: a row per packet per stage; `rules`: a row per rule; `losses`: lost
+    packets.
+    """
 
     analysis: Analysis = field(repr=False)
 
@@ -94,7 +96,7 @@ class Verdicts:
 
     @cached_property
     def ledger(self) -> pl.DataFrame:
-        """What was counted and not used (docs/tables.md)."""
+        """The ledger: everything that was counted and not used (docs/tables.md)."""
         return _frame(tables.ledger_table(self.analysis))
 
 
@@ -147,7 +149,8 @@ class Latency:
 def load_run(location: str | os.PathLike[str], trust: bool = False) -> Run:
     """Read and check a run folder. Raises CallerError or RunFileError with a one-line message.
 
-    With `trust`, links and names may lead out of the folder, and there are no limits on how much is in it.
+    With `trust`, links and names may lead out of the folder, and the numbers of its points, paths, rules and files have
+    no limits.
     """
     return _load_run(location, trust)
 
