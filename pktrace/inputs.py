@@ -125,7 +125,7 @@ def open_folder(folder: Path, inner: list[str], listed: bool = False) -> Iterato
 
 
 def is_link(name: str, inside: int | None = None) -> bool:
-    """Whether there is a symbolic link of this name."""
+    """True if there is a symbolic link of this name."""
     try:
         return stat.S_ISLNK(os.stat(name, dir_fd=inside, follow_symlinks=False).st_mode)
     except OSError:

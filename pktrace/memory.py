@@ -18,11 +18,11 @@ from pathlib import Path
 from pktrace.errors import EXIT_USAGE, PktraceError
 from pktrace.sizes import as_size
 
-# Bytes of memory that an observation takes at the peak of each step, all that is held until then included. Measured
-# by `python tests/bench/memory.py` over 12 kinds of traffic, 0.25 to 4 M observations; the largest of each step:
-#   reading 367, with captures of several snap lengths 462; following 290; judging 434; writing 470 to 735, that is
-#   470 and 265 per packet followed. Following rewritten traffic takes up to 730 (730 - 230 over two loose ends per
-#   packet, four observations each: 1000 per loose end). Half of it in smaller runs is code that is compiled.
+# Bytes of memory that an observation takes at the peak of each step, all that is held until then included. Measured by
+# `python tests/bench/memory.py` over 12 kinds of traffic, 0.25 to 4 M observations; the largest of each step: reading
+# 367, with captures of several snap lengths 462; following 290; judging 434; writing 470 to 735, that is 470 and 265
+# per packet followed. Following rewritten traffic takes up to 730 (730 - 230 over two loose ends per packet, four
+# observations each: 1000 per loose end). In smaller runs, compiled code is half of the memory.
 FOLLOWED_BYTES = 460
 ANALYSED_BYTES = 580
 # Bytes that the steps take above the memory held when they begin.

@@ -63,7 +63,7 @@ class Trajectories:
         return _frame(tables.trajectories_table(self.analysis))
 
     def explain(self, trajectory: int) -> Explanation:
-        """The life of one packet: every sighting, every changed field, and why the verdict is what it is."""
+        """The life of one packet: every sighting, every changed field, and the reasons of its verdict."""
         return explain_packet(self.analysis, trajectory)
 
     def __len__(self) -> int:

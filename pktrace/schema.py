@@ -32,7 +32,7 @@ STRING = pa.string()
 WORD = pa.dictionary(pa.int32(), pa.string())
 WORDS = pa.list_(pa.string())
 
-# Closed lists (design, section 5). The order is the numeric code inside the kernels: append only.
+# Closed lists (docs/tables.md). The order is the numeric code inside the kernels: append only.
 VERDICTS = ("crossed", "lost", "unobserved", "undetermined", "ambiguous")
 FATES = ("delivered", "lost", "partial", "dropped", "absorbed", "injected", "undetermined", "ambiguous")
 REASONS = (
@@ -56,7 +56,7 @@ RULE_STATUSES = ("verified", "violated", "not_exercised", "shadowed", "undetermi
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its name, its Arrow type and what it says."""
+    """A column: its name, its Arrow type and its meaning."""
 
     name: str
     type: Any
@@ -65,7 +65,7 @@ class Column:
 
 @dataclass(frozen=True)
 class TableSpec:
-    """A table: its name, what a row is, its columns in order."""
+    """A table: its name, the meaning of a row, its columns in order."""
 
     name: str
     row: str
@@ -95,8 +95,8 @@ class TableSpec:
         return TableSpec(self.name, self.row, (*self.columns, *extra))
 
 
-# `pyarrow.array` imports pandas, where it is installed, to see whether it was given a series: that takes longer than a
-# whole small analysis. So arrays are made from their buffers.
+# `pyarrow.array` imports an installed pandas, to check for a series: the import takes longer than a whole small
+# analysis. Therefore arrays are made from their buffers.
 def as_arrow(values: Any, kind: Any) -> Any:
     """One Arrow array of the given type from an Arrow array, a NumPy array (masked entries are null) or a list."""
     if isinstance(values, (pa.Array, pa.ChunkedArray)):
@@ -116,7 +116,7 @@ def as_arrow(values: Any, kind: Any) -> Any:
 
 
 def _validity(mask: np.ndarray[Any, Any] | None) -> Any:
-    """The validity bitmap of Arrow: a set bit is a value; None where all are values."""
+    """The validity bitmap of Arrow: a set bit is a value; None if all are values."""
     if mask is None or not mask.any():
         return None
     return _buffer(np.packbits(~mask, bitorder="little"))
@@ -165,7 +165,7 @@ def word_lists(count: int, owner: np.ndarray[Any, Any], codes: np.ndarray[Any, A
     """A column of lists of strings: `owner` (in order) is the row of each entry, `codes` its number in `names`."""
     offsets = np.zeros(count + 1, np.int32)
     np.cumsum(np.bincount(owner, minlength=count), out=offsets[1:])
-    # A string per entry, a million at a time: names of one width, of which as many bytes are taken as each has.
+    # A string per entry, a million at a time: names padded to one width, then cut to the length of each.
     encoded = np.array([name.encode() for name in names] or [b" "])
     lengths = np.char.str_len(encoded).astype(np.int32)
     ends = np.zeros(len(codes) + 1, np.int32)

@@ -73,7 +73,8 @@ def pktrace(debug: bool) -> None:
 
 def run(arguments: list[str] | None = None) -> None:
     """Run the command line and end the process with its exit code."""
-    # A run makes many lasting objects at start-up (numba's registries) and few cycles: collection costs a tenth of it.
+    # A run makes many lasting objects at start-up (numba's registries) and few cycles: collection costs a tenth of the
+    # time.
     gc.disable()
     _prepare_streams()
     code = EXIT_INTERRUPTED

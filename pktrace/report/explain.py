@@ -1,4 +1,4 @@
-"""The life of one packet: every sighting, every changed field, and why the verdict is what it is."""
+"""The life of one packet: every sighting, every changed field, and the reasons of its verdict."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _WATCHED = (
     ("length", 0),
     ("captured_length", 0),
 )
-# The same of what is not kept in rows, with how values are shown.
+# Mutable fields that rows do not keep, each with the function that formats its values.
 _WATCHED_UNKEPT: tuple[tuple[str, str, int, Callable[[int], str]], ...] = (
     ("mac_source", "MAC source", unkept_field.MAC_SOURCE, mac_text),
     ("mac_destination", "MAC destination", unkept_field.MAC_DESTINATION, mac_text),
@@ -81,7 +81,7 @@ _WHY_BASIS = {
 
 @dataclass(frozen=True)
 class Sighting:
-    """One sighting of the packet, with what happened on the way to it."""
+    """One sighting of the packet, with the changes on the way to it."""
 
     position: int | None  # None: a duplicate, or a further part of a split packet
     point: str
@@ -97,7 +97,7 @@ class Sighting:
 
 @dataclass(frozen=True)
 class Explanation:
-    """One packet's life; `str()` gives what `pktrace explain` prints."""
+    """One packet's life; `str()` gives the output of `pktrace explain`."""
 
     trajectory: int
     path: str
@@ -255,7 +255,7 @@ def _sightings(analysis: Analysis, trajectory: int) -> list[Sighting]:
         since = int(row["ts_ns"] - rows["ts_ns"][previous]) if row is not None and previous >= 0 and same else None
         changes: tuple[str, ...] = ()
         if row_number in parts:
-            # Of a part of the packet just which bytes it holds.
+            # A part of the packet shows its byte range only.
             changes = (parts[row_number] + (", the first ones were not seen" if headless[position] else ""),)
         elif row is not None and previous >= 0:
             changes = _changes(rows[previous], row, tunnels) + _unkept_changes(unkept[previous], unkept[row_number])
@@ -308,7 +308,7 @@ def _changes(before: Any, after: Any, tunnels: tuple[str, ...]) -> tuple[str, ..
 
 
 def _unkept_changes(before: Any, after: Any) -> tuple[str, ...]:
-    """The same of what is not kept in rows, as far as both captures have it."""
+    """Changes of mutable fields that rows do not keep, as far as both captures have them."""
     both = before["known"] & after["known"]
     found = [
         f"{shown} {text(int(before[name]))} to {text(int(after[name]))}"
@@ -347,7 +347,7 @@ def _because(analysis: Analysis, trajectory: int, fate: str) -> list[str]:
 
 
 def _last_byte_lines(analysis: Analysis, trajectory: int) -> list[str]:
-    """Where the packet was not whole in one frame: when the last of its bytes came."""
+    """A line per point that did not see the packet in one frame: the time of its last byte."""
     trajectories, run = analysis.trajectories, analysis.run
     path = run.paths[int(trajectories.path[trajectory])]
     lines = []

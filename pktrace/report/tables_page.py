@@ -1,6 +1,6 @@
 """Writes docs/tables.md from the declared tables: `python -m pktrace.report.tables_page docs/tables.md`.
 
-The page is generated, so that it says what the files hold; a test compares the committed page with this.
+The page is generated, so that it agrees with the files; a test compares the committed page with this.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pktrace import schema
 from pktrace.ledger import DECLARED
 from pktrace.trajectories.outcome.changes import KINDS, MOST_PAIRS
 
-# The words of the closed lists, in the sense in which the columns use them.
+# The meanings of the words in the closed lists, as the columns use them.
 _FATES = {
     "delivered": "seen at the last point of its path, and at the first one, unless that may have missed it",
     "lost": "lost in the stage that `lost_stage` names",
