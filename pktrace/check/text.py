@@ -198,7 +198,7 @@ def _paths(facts: Suitability, wide: bool) -> list[Group]:
         if not path.packets:
             continue
         described = facts.run.paths[path.number]
-        told = f"{count(path.by_order)} told apart only by order" if path.by_order else "all told apart"
+        told = f"{count(path.by_order)} distinguished by order only" if path.by_order else "all distinct"
         title = f"Path {visible(described.name)}: {plural(path.packets, 'packet')}, {told}"
         columns = [("stage", "left"), ("from", "left"), ("to", "left"), ("at from", "right"), ("at to", "right")]
         columns += [("both", "right"), ("share", "right")]

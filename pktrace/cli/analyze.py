@@ -28,12 +28,12 @@ _WORST_FIRST = (2, EXIT_DAMAGED_OR_UNDECIDED, EXIT_CRITERION_FAILED, EXIT_DONE)
 
 @click.command(epilog="Example: pktrace analyze fixtures/service-chain --fail-on loss,rules")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
-@click.option("-o", "--output", metavar="DIR", help="Where results go; default RUN/results. One RUN only.")
+@click.option("-o", "--output", metavar="DIR", help="Folder for the results; default RUN/results. One RUN only.")
 @click.option("--plots/--no-plots", default=True, help="Draw the plots (default) or leave them out.")
 @click.option(
     "--fail-on", default="", metavar="LIST", help="Criteria: loss, rules; exit 1 if one fails, 3 if undecided."
 )
-@click.option("--no-wait", is_flag=True, help="Give up where another analysis writes these results; default: wait.")
+@click.option("--no-wait", is_flag=True, help="Give up if another analysis writes these results; default: wait.")
 @trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print summary.json instead of tables.")
 @limit_options

@@ -24,7 +24,7 @@ def init(files: tuple[str, ...], output: str | None, force: bool, as_json: bool,
     """Propose a run.toml for captures: points, their order, clocks and paths, from the packets that they share.
 
     Without -o the proposal goes to stdout, with the captures named relative to the current folder. No capture is
-    copied, moved or changed. What the captures cannot show is left out, and said in a comment.
+    copied, moved or changed. Facts that the captures cannot show are left out, with a comment.
     """
     target = _target(output, files, force)
     from pktrace.analysis.criteria import Outcome

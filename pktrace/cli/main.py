@@ -22,10 +22,10 @@ from pktrace.visible import VisibleStream, visible_lines
 
 # name -> (module, help line): the module is imported only when its command runs.
 _COMMANDS = {
-    "check": ("pktrace.cli.check", "Whether a run can answer latency, losses and rules, before they are asked."),
+    "check": ("pktrace.cli.check", "Check whether captures can answer questions about latency, losses and rules."),
     "analyze": ("pktrace.cli.analyze", "Analyse recorded runs: follow, judge, measure, write results/."),
     "latency": ("pktrace.cli.show", "Latency per stage and direction (mode 0)."),
-    "rules": ("pktrace.cli.show", "What each filter rule says and what the filter did (mode 1)."),
+    "rules": ("pktrace.cli.show", "The filter rules, and the actions of the filter (mode 1)."),
     "losses": ("pktrace.cli.show", "Lost packets and the stage where each was lost."),
     "explain": ("pktrace.cli.explain", "The life of one packet, point by point."),
     "trace": ("pktrace.cli.trace", "Record some packets at the points of a chain, then show where they went."),
@@ -61,8 +61,8 @@ class _LazyGroup(click.Group):
 def pktrace(debug: bool) -> None:
     """Follow every packet through a service chain, from captures at several points.
 
-    Says where packets were lost, which filter rule each one hit and whether that was right, and what each stage
-    cost in time.
+    Shows where packets were lost, the filter rule that each one hit, mistakes of the filter, and the time that each
+    stage took.
 
     \b
     Exit codes: 0 done; 1 a criterion failed; 2 usage or run.toml error, no capture, or a limit was met;

@@ -66,9 +66,9 @@ class RecordingFailed(PktraceError):
 @click.option("--punt", metavar="IF", help="Interface to the service.")
 @click.option("--return", "back", metavar="IF", help="Interface where the service's packets come back.")
 @click.option("--netns", metavar="NS", help="Network namespace of the interfaces.")
-@click.option("--rules", metavar="FILE", help="TOML with [[rule]] tables: what the filter should do.")
+@click.option("--rules", metavar="FILE", help="TOML with [[rule]] tables: the rules of the filter.")
 @click.option(
-    "--timeout", type=click.FloatRange(0.1), default=30.0, show_default=True, help="Seconds to wait for them."
+    "--timeout", type=click.FloatRange(0.1), default=30.0, show_default=True, help="Seconds to wait for the packets."
 )
 @click.option("--detail", is_flag=True, help="Dump every packet at each point (needs tshark).")
 @click.option("-o", "--output", metavar="DIR", help="Run folder to make; default pktrace-<date>-<time> here.")
@@ -96,8 +96,8 @@ def trace(
     """Record until COUNT matching packets passed the uplink, then show latency (mode 0) or rules (mode 1).
 
     Needs root. Both directions are recorded: -s, --sport, -d and --dport describe packets that come in at the uplink;
-    their answers are the same the other way round. Recording goes on for the loss threshold (2 s) after COUNT packets,
-    and all that passed by then is shown. The run folder stays, for every other command.
+    answers have both ends exchanged. Recording continues for the loss threshold (2 s) after COUNT packets, and all
+    packets that passed by then are shown. The run folder stays, for every other command.
     """
     from pktrace.run.conditions import BadValue, condition_of
 

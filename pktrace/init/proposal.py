@@ -231,13 +231,13 @@ def _paths(
         if chain.uncertain:
             notes.append("The times contradict each other on the order of some of these points; check it.")
         notes += [
-            f"{places[sightings.column_place[column]].name} also saw packets of this kind; in which order with"
-            " the other points cannot be told (packets visit one or the other, or at the same time)."
+            f"{places[sightings.column_place[column]].name} also saw packets of this kind; its order among the other "
+            "points is unknown (packets visit one or the other, or both at the same time)."
             for column in chain.left_out
         ]
         if match.overlapping:
             notes.append(
-                f"{match.overlapping:,} packets of other paths fit this match too: addresses do not tell them apart;"
+                f"{match.overlapping:,} packets of other paths fit this match too: addresses do not separate them;"
                 " add ports or a protocol."
             )
         names = [f"{a}-{b}" for a, b in pairwise(points)]
@@ -374,7 +374,7 @@ def _notes(paths: list[ProposedPath], points: list[ProposedPoint], pairs: list[P
         if point.name in on_path:
             continue
         if not point.packets:
-            notes.append(f"{point.name} has no packets: where it stands on a path cannot be known.")
+            notes.append(f"{point.name} has no packets: its place on a path is unknown.")
         elif not point.ip_packets:
             notes.append(f"{point.name} has no IP packets that are decoded: it is on no path.")
         elif len(points) == 1:
@@ -382,11 +382,11 @@ def _notes(paths: list[ProposedPath], points: list[ProposedPoint], pairs: list[P
         elif point.name not in sharing:
             notes.append(
                 f"{point.name} shares no packets with another point: other traffic, another time, or packets that"
-                " were encrypted or rewritten (NAT) on the way. Where they were rewritten, give it its place on the"
-                " paths by hand: the analysis follows packets through that."
+                " were encrypted or rewritten (NAT) on the way. If they were rewritten, add the point to the paths "
+                "by hand: the analysis follows rewritten packets."
             )
         elif point.name not in copies:
-            notes.append(f"The place of {point.name} in the order of the points cannot be told; it is on no path.")
+            notes.append(f"The place of {point.name} in the order of the points is unknown; it is on no path.")
     return notes
 
 
@@ -400,8 +400,8 @@ def _notes_on_captures(points: list[ProposedPoint], shared: Shared, every: int, 
     ]
     if every > 1:
         notes.append(
-            f"There are many packets: a sample of one in {every:,}, the same at all points, was looked at; counts of"
-            " shared packets are of the sample."
+            f"There are many packets: a sample of one in {every:,}, the same at all points, was used; counts of "
+            "shared packets are of the sample."
         )
     if silent:
         notes.append(f"Interfaces without packets are left out: {', '.join(silent)}.")

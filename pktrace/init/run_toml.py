@@ -93,7 +93,7 @@ def _head(proposal: Proposal, name: str) -> str:
     return (
         _comment(told)
         + f"\nschema = 1\nname = {_text(name)}\n"
-        + "\n# [window]: in which span all points were certainly capturing, the captures do not say.\n"
+        + "\n# [window]: the captures do not show the span in which all points were certainly capturing.\n"
     )
 
 
@@ -151,7 +151,7 @@ def _of_clock(point: ProposedPoint) -> str:
 
 
 def _path(path: ProposedPath) -> str:
-    head = [_comment(f"{path.packets:,} packets that are told from all others by their bytes:")]
+    head = [_comment(f"{path.packets:,} packets whose bytes differ from all others:")]
     head += [_comment(f"  {_stage(stage)}") for stage in path.stages]
     head += [_comment(note) for note in path.notes]
     lines = ["[[path]]", f"name = {_text(path.name)}", f"points = {_list(path.points)}"]

@@ -28,7 +28,7 @@ from pktrace.observations.stream import RowReader
 Array = np.ndarray[Any, Any]
 _MOST_ROWS = 1 << 20  # of all files together
 _MOST_CELLS = 1 << 24  # packets x files
-_MOST_EVERY = 1 << 40  # packets in excess of it are equal, or forged to collide: the first ones stay
+_MOST_EVERY = 1 << 40  # packets beyond this sampling are equal, or forged to collide: the first ones stay
 _SMALL = 1 << 14  # rows of each file that are kept at first, whatever the number of files
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _PRIME = np.uint64(0xC2B2AE3D27D4EB4F)

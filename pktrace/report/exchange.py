@@ -267,7 +267,7 @@ def _lock(name: str, path: Path, parent: int, say: Callable[[str], None]) -> int
             if problem.errno not in (*_UNSUPPORTED, errno.ENOLCK):
                 os.close(lock)
                 raise
-            say(f"{path}: cannot be locked on this file system; run one analysis of it at a time")
+            say(f"{path}: cannot be locked on this file system; run one analysis at a time")
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.stat(name, dir_fd=parent, follow_symlinks=False), os.fstat(lock)):
                 return lock

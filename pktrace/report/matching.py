@@ -45,7 +45,7 @@ def chance_lines(analysis: Analysis) -> list[str]:
 
 def changes_table(analysis: Analysis) -> Table:
     """Per stage with changed packets, the kinds of changes and the packets with each."""
-    table = plain_table("What changed in packets", [("path", "left"), ("stage", "left"), ("packets of each", "left")])
+    table = plain_table("Changes in packets", [("path", "left"), ("stage", "left"), ("packets of each", "left")])
     found: dict[tuple[int, int | None], dict[str, int]] = {}
     for path, stage, kind, _, _, packets in analysis.transforms.table:  # in order of path and stage
         kinds = found.setdefault((path, stage), {})

@@ -238,7 +238,8 @@ def print_latency(analysis: Analysis, stream: IO[str]) -> None:
     for path, stage, share in _told_by_order(analysis):
         out.print(
             Text(
-                f"{path}, {stage}: {percent(share)} of these packets were told from equal ones by their order only. "
+                f"{path}, {stage}: {percent(share)} of these packets are distinguished from equal ones by their order "
+                "only. "
                 "Their mean is exact; percentiles, least and greatest are not.",
                 style="dim",
             )

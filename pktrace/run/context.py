@@ -112,7 +112,7 @@ def _listed(run: Run) -> Iterator[str]:
                 raise RunFileError(
                     run.folder / run.file,
                     FOLDER,
-                    f"has more than {MOST_FILES:,} files; take out what is no context, or use --trust",
+                    f"has more than {MOST_FILES:,} files; remove files that are no context, or use --trust",
                 )
             yield entry.name
 
