@@ -18,7 +18,7 @@ from pathlib import Path
 from pktrace.errors import EXIT_USAGE, PktraceError
 from pktrace.sizes import as_size
 
-# Bytes of memory that an observation takes at the peak of each step, all that is held until then included. Measured by
+# Bytes of memory that an observation takes at the peak of each step, including all memory held until then. Measured by
 # `python tests/bench/memory.py` over 12 kinds of traffic, 0.25 to 4 M observations; the largest of each step: reading
 # 367, with captures of several snap lengths 462; following 290; judging 434; writing 470 to 735, that is 470 and 265
 # per packet followed. Following rewritten traffic takes up to 730 (730 - 230 over two loose ends per packet, four
@@ -61,7 +61,8 @@ class Room:
 def tightest(proc: Path = Path("/proc")) -> Room:
     """The memory that this process may still take, by the tightest of all limits that the system has.
 
-    These are the container's (cgroup v1 and v2, each ancestor), RLIMIT_AS, RLIMIT_DATA, and what the machine has free.
+    These are the container's limits (cgroup v1 and v2, each ancestor), RLIMIT_AS, RLIMIT_DATA, and the machine's free
+    memory.
     """
     rooms = [*_containers(proc), *_of_process(proc)]
     free = _numbers(proc / "meminfo").get("MemAvailable")

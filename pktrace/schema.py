@@ -1,8 +1,8 @@
 """The tables that pktrace writes, declared once: name, type and a sentence per column.
 
-Types are chosen so that the files open unchanged in polars, pandas, DuckDB and Spark: integers for time (ns since
-the epoch), dictionary strings for names and addresses, no TIMESTAMP(NANOS), no float16. `docs/tables.md` and the
-field metadata in Parquet are generated from here.
+The types let the files open unchanged in polars, pandas, DuckDB and Spark: integers for time (ns since the epoch),
+dictionary strings for names and addresses, no TIMESTAMP(NANOS), no float16. `docs/tables.md` and the field metadata in
+Parquet are generated from here.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def words(codes: np.ndarray[Any, Any], names: Sequence[str | None]) -> Any:
 
 
 def coded(indices: np.ndarray[Any, Any], null: np.ndarray[Any, Any], texts: Sequence[str]) -> Any:
-    """Dictionary strings from int32 indices into `texts`, null where `null` is set."""
+    """Dictionary strings from int32 indices into `texts`, null for entries with `null` set."""
     array = as_arrow(np.ma.MaskedArray(np.where(null, 0, indices).astype(np.int32), null), INT32)
     return pa.DictionaryArray.from_arrays(array, _strings(texts))
 

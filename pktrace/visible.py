@@ -48,7 +48,7 @@ def is_plain(text: str) -> bool:
 def distinct(text: str) -> str:
     """`visible` for places that hold data: different texts stay different.
 
-    A backslash is doubled where it could be read as the beginning of an escape, so that a file called `a\\xff` and one
+    A backslash is doubled if it could be read as the beginning of an escape, so that a file called `a\\xff` and one
     whose name holds the byte 0xff have two names in a table.
     """
     if is_plain(text):

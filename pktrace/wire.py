@@ -11,12 +11,12 @@ from pktrace.compiled import CHECKED, inlined
 # The packet index of one batch has one row per packet, in file order.
 #   frame: the packet's number in the file, from 1, as Wireshark counts
 #   offset, captured: the captured bytes are data[offset : offset + captured] of the batch
-#   length: bytes on the wire;  ts: ns since the epoch, NO_TIME where there is none, OUT_OF_RANGE where 64 bits are few
-#   interface: which of the file's interfaces, through all sections
+#   length: bytes on the wire;  ts: ns since the epoch, NO_TIME without a time, OUT_OF_RANGE if it exceeds 64 bits
+#   interface: number of the file's interface, through all sections
 #   direction: 0 unknown, 1 in, 2 out (epb_flags bits 0-1; packet type of the modified pcap)
 #   dropped: packets that the capture lost on this interface since the one before (epb_dropcount)
-#   packet_id: epb_packetid, where `marks` has PACKET_ID; ifindex: the host's number of the interface, 0 where unknown
-#   options: offset in the batch of the block's options, `options_end` where they end; equal where there are none
+#   packet_id: epb_packetid, if `marks` has PACKET_ID; ifindex: the host's number of the interface, 0 if unknown
+#   options: offset in the batch of the block's options, `options_end` their end; equal without options
 PACKET = np.dtype(
     [
         ("frame", np.int64),

@@ -53,8 +53,8 @@ class KeyQuality:
 class Duplication:
     """Duplicates at the last point of a path (RFC 5560 5.1 and 5.2); a packet arrived if the last point saw it.
 
-    `fraction` is (arrivals / packets that arrived) - 1, `replicated` the share of these that arrived more than once,
-    all within the loss threshold; both None where none arrived.
+    `fraction` is (arrivals / packets that arrived) - 1, `replicated` the share of these packets that arrived more than
+    once, all within the loss threshold; both None if none arrived.
     """
 
     fraction: float | None

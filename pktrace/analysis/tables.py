@@ -80,7 +80,7 @@ def trajectories_table(analysis: Analysis) -> pa.Table:
 
 
 def ranges_table(analysis: Analysis) -> pa.Table:
-    """A row per observation and packet whose bytes it holds, where packets were split or merged."""
+    """A row per observation and packet whose bytes it holds, for split and merged packets."""
     ranges, observations = analysis.trajectories.ranges, analysis.observations
     rows = observations.rows[ranges.row]
     return schema.RANGES.build(

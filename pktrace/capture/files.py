@@ -207,7 +207,7 @@ class CaptureReader:
 
 
 def read_tool_log(log: Location) -> tuple[toollog.ToolCounts, str] | None:
-    """The counts in a capture tool's log (`captures/<point>.log`) and its SHA-256; None where there is no such file.
+    """The counts in a capture tool's log (`captures/<point>.log`) and its SHA-256; None without such a file.
 
     Raises:
         NotInside: the log lies outside of its run folder.

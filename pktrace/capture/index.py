@@ -25,8 +25,8 @@ MOST_INTERFACES = 1 << 17
 class Interface:
     """An interface of a capture file, with the file's statistics and settings of its capture.
 
-    `resolution_ns` is the step of its time stamps, rounded up to whole nanoseconds (at least 1).
-    Statistics are None where the file does not give them: unknown is not zero.
+    `resolution_ns` is the step of its time stamps, rounded up to whole nanoseconds (at least 1). Statistics are None if
+    the file does not give them: unknown is not zero.
     """
 
     link_type: int

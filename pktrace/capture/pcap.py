@@ -25,7 +25,7 @@ _MAGICS = {
     b"\xa1\xb2\xcd\x34": (">", 1000, 24),
 }
 _FILE_HEADER = 24
-# The order of the two lengths in a record header: as today; swapped; swapped where captured exceeds length.
+# The order of the two lengths in a record header: as today; swapped; swapped if captured exceeds length.
 _TODAY, _SWAPPED, _PERHAPS_SWAPPED = 0, 1, 2
 
 
@@ -39,7 +39,7 @@ def refusal(head: bytes) -> str | None:
 
 
 class PcapWalker:
-    """The index of one pcap file; `head` are its first 24 bytes, in which `refusal` has found nothing wrong."""
+    """The index of one pcap file; `head` are its first 24 bytes, in which `refusal` found no fault."""
 
     unknown_blocks = 0
 

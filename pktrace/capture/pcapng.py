@@ -168,7 +168,7 @@ def _exact_nanoseconds(ticks: int, row: list[int]) -> int:
 
 @inlined
 def _nanoseconds(ticks, times, row):
-    """Ticks of an interface to ns since the epoch; OUT_OF_RANGE where 64 bits do not hold them."""
+    """Ticks of an interface to ns since the epoch; OUT_OF_RANGE if 64 bits do not hold them."""
     offset_s = times[row, 3]
     if offset_s > 9_000_000_000 or offset_s < -9_000_000_000:
         return OUT_OF_RANGE

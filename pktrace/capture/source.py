@@ -103,7 +103,7 @@ def too_wide(name: str, window: int | None = None) -> CaptureFileError:
 
 
 def _zstd_window(file: InputFile) -> int:
-    """The window that a file's first zstd frame asks for (RFC 8878 3.1.1.1), 0 where there is none."""
+    """The window that a file's first zstd frame asks for (RFC 8878 3.1.1.1), 0 without a frame."""
     at = 0
     for _ in range(_MOST_SKIPPED):
         head = file.head(14, at)
@@ -143,12 +143,12 @@ class _Gzip:
             if not self._begun and not self._input.strip(b"\0"):
                 self._input = b""  # tape blocks and some writers pad the file with zeros
                 continue
-            before = self._member.copy()  # zlib gives out nothing of a piece in which it meets a fault
+            before = self._member.copy()  # zlib gives no output of a piece with a fault
             try:
                 made = self._member.decompress(self._input, len(target))
             except zlib.error:
                 made = self._before_fault(before, len(target))
-                self._begun = True  # so that zeros behind the fault are not taken for padding between members
+                self._begun = True  # zeros behind the fault are no padding between members
                 target[: len(made)] = made
                 return len(made)
             self._begun = True

@@ -20,12 +20,12 @@ _DUMPCAP = re.compile(r"Packets received/dropped on interface '[^'\n]{0,200}': (
 
 @dataclass(frozen=True)
 class ToolCounts:
-    """Packets by the capture tool's count; None where the log does not say."""
+    """Packets by the capture tool's count; None if the log gives no number."""
 
     captured: int | None
     received: int | None
     dropped: int | None
-    by_interface: int = 0  # dropped before the capture filter saw them; not among the received
+    by_interface: int = 0  # dropped before the capture filter; not among the received packets
 
     @property
     def unread(self) -> int:

@@ -1,8 +1,8 @@
 """Answers about a run from its facts: each finding has a consequence and a fix.
 
-A finding says for each question, latency, losses and rules, whether it limits the answer (`partly`) or prevents it
-(`no`), on which paths. A path answers a question as its worst finding says; the run answers `yes` if all paths with
-packets do, `no` if none does, else `partly`. Rules are asked on paths that have some.
+A finding limits (`partly`) or prevents (`no`) the answer to a question (latency, losses, rules) on some paths. The
+worst finding of a path decides its answer. The run answers `yes` if all paths with packets do, `no` if none does, else
+`partly`. Rules are asked on paths with rules only.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _answer(facts: Suitability, findings: tuple[Finding, ...], question: str) ->
 
 
 def check_outcome(facts: Suitability, answers: tuple[Answer, ...]) -> Outcome:
-    """3 where input is damaged, or there are packets and yet no question can be answered, else 0."""
+    """3 if input is damaged, or if there are packets and no question can be answered, else 0."""
     harmed = [point.name for point in facts.points if damage_matters(facts.run, point.cover)] if facts.damaged else []
     reasons = damage_of(facts.ledger, harmed)
     if any(point.cover.packets for point in facts.points) and all(answer.answer == NO for answer in answers):

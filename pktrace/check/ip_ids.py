@@ -63,7 +63,7 @@ class SenderIds:
 
 
 def sender_ids(rows: Array, times: Array) -> tuple[SenderIds, ...]:
-    """Every sender with enough packets, those with most packets first.
+    """Every sender with enough packets, the one with most packets first.
 
     Args:
         rows: ROW; times: int64 per row, ns, on a clock that the rows of one point share.
@@ -86,7 +86,7 @@ def _at_its_best_point(source: Array, point: Array) -> Array:
     _, number, total = np.unique(source, return_inverse=True, return_counts=True)
     found: Array = total[number] >= LEAST_PACKETS
     _, sender = np.unique(number[found], return_inverse=True)
-    slot = point[found].astype(np.int64) + 1  # -1 where a file has no interface names
+    slot = point[found].astype(np.int64) + 1  # -1 for a file without interface names
     width = int(slot.max(initial=0)) + 1
     counts = np.bincount(sender * width + slot, minlength=width * (int(sender.max(initial=-1)) + 1)).reshape(-1, width)
     best, most = counts.argmax(axis=1), counts.max(axis=1)

@@ -41,7 +41,7 @@ def pauses_of(run: Run, times: list[Array], on_path: list[Array]) -> list[tuple[
     """Long pauses of every point in order of time, the `MOST_SHOWN` longest of each.
 
     Args:
-        times, on_path: int64 per point, sorted, common: times of all its packets, and of those that fit a path.
+        times, on_path: int64 per point, sorted, common: times of all its packets, and of its packets that fit a path.
     """
     near = _neighbours(run)
     return [_pauses(times[number], on_path[number], [on_path[other] for other in near[number]]) for number in near]

@@ -237,7 +237,7 @@ def _paths(facts: Suitability, wide: bool) -> list[Group]:
 
 
 def _senders(facts: Suitability) -> list[Group]:
-    """How each IPv4 sender numbers its packets, those with most packets first; nothing without any."""
+    """A table of the IP IDs of each IPv4 sender, the one with most packets first; nothing without senders."""
     if not facts.senders:
         return []
     columns = [("sender", "left"), ("at", "left"), ("packets", "right"), ("flows", "right"), ("IP ID", "left")]

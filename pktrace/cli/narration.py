@@ -100,10 +100,10 @@ trust_option = click.option(
 def analysis_of(
     location: str, options: dict[str, int | None] | None = None, need: Need | None = None, trust: bool = False
 ) -> Analysis:
-    """Load and analyse one run; says so when the kernels have to be compiled first.
+    """Load and analyse one run. A line on stderr announces that kernels have to be compiled first.
 
     Args:
-        options: those of `limit_options`; need: the memory that an observation takes in total;
+        options: the options of `limit_options`; need: the memory that an observation takes in total;
         trust: as `load_run`.
     """
 
@@ -122,7 +122,7 @@ def from_observations(
     need: Need | None = None,
     trust: bool = False,
 ) -> _Result:
-    """The result of `work` for the observations of one run; says so when the kernels have to be compiled first."""
+    """The result of `work` for the observations of one run. A line on stderr announces a compilation of kernels."""
     from pktrace import memory
     from pktrace.run.runfile import load_run
 

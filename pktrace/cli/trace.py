@@ -170,7 +170,7 @@ def _record(
             code = _outlast(process)
         except BaseException:
             process.terminate()
-            _outlast(process)  # it seals what it has
+            _outlast(process)  # it seals the captures so far
             raise
     if code == EXIT_INTERRUPTED:
         raise KeyboardInterrupt
@@ -193,7 +193,7 @@ def _outlast(process: subprocess.Popen[bytes]) -> int:
 def capture_filter(condition: Any) -> str:
     """A capture filter (pcap-filter(7)) for packets that fit a condition, and for their answers.
 
-    Non-first fragments have no ports and pass only where no port is asked for, as in a rule.
+    Non-first fragments have no ports and pass only if no port is asked for, as in a rule.
     """
     both = [_one_way(condition), _one_way(condition.reversed())]
     if not both[0]:

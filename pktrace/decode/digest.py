@@ -5,9 +5,9 @@ the first payload bytes. Out: fields that routing and offloads rewrite (RFC 5475
 link layer, VLAN, IPv4 options, IPv6 flow label. All points must hash the same bytes. If the snap length of one point
 cut packets, the digests of all packets with the same network header use no more bytes at any point (`kept`).
 
-The mixing rounds are those of xxHash64; equal digests by chance: n^2 / 2^65, that is 4e-5 for 40 million packets. The
-digest has no key, so that it is the same for everybody, and anybody can make a packet with a chosen digest. The digest
-is written into tables, and decides nothing. A row also has `identity`, a hash of the same fields and bytes and of the
+The mixing rounds are those of xxHash64; equal digests by chance: n^2 / 2^65, or 4e-5 for 40 million packets. The digest
+has no key, so that it is the same for everybody, and anybody can make a packet with a chosen digest. The digest is
+written into tables, and decides nothing. A row also has `identity`, a hash of the same fields and bytes and of the
 number of bytes, with the key of this process (identity.py), and `content`, such a hash of the first payload bytes.
 """
 

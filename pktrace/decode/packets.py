@@ -110,7 +110,7 @@ def decode(data, base, packets, link_types, rows, entries, slots, tunnels, secre
                         row["has"] |= CUT_HEADER
                         known = False
                 payload = transport(source, below, end, cut, protocol, row)
-                # Without the source offset nobody knows where a TCP header ends.
+                # Without the data offset the end of a TCP header is unknown.
                 known = known and (protocol != TCP or row["has"] & HAS_TCP != 0)
             row["payload"] = payload - start
             if known and payload - start <= ip_end:

@@ -71,7 +71,7 @@ OPAQUE = np.dtype((np.void, ROW.itemsize))
 
 
 def rows_at(rows: np.ndarray[Any, Any], which: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """A copy of some rows, by number or mask."""
+    """A copy of the rows that `which` selects by number or mask."""
     found: np.ndarray[Any, Any] = rows.view(OPAQUE)[which].view(ROW)
     return found
 

@@ -24,7 +24,7 @@ TCP, UDP, UDP_LITE, SCTP, ICMP, ICMPV6, ESP, AH = 6, 17, 136, 132, 1, 58, 50, 51
 
 @inlined
 def header_length(protocol):
-    """Bytes of the transport header at least; 0 where none is decoded."""
+    """The least number of bytes of the transport header; 0 if the protocol is not decoded."""
     if protocol == TCP:
         return np.int64(20)
     if protocol == UDP or protocol == UDP_LITE or protocol == ICMP or protocol == ICMPV6:

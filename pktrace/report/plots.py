@@ -1,4 +1,5 @@
-"""Plots: the distribution of latency per stage (ECDF), and where the time goes (waterfall). The same bytes each time.
+"""Plots: the distribution of latency per stage (ECDF), and the time of each stage (waterfall). The same bytes each
+time.
 
 Lost packets count as infinite: an ECDF that ends below 1 shows the share that was lost (RFC 7679 5).
 """
@@ -255,7 +256,7 @@ def draw_waterfall(ax: Axes, analysis: Analysis, path: int, most: int | None = N
 
 
 def _microsecond_ticks(ax: Axes) -> None:
-    """Ticks written out, at 1, 2 and 5 of each decade where there are few decades; powers would be set as TeX."""
+    """Ticks written out, at 1, 2 and 5 of each decade if there are few decades; powers would be set as TeX."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
     low, high = ax.get_xlim()

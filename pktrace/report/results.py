@@ -31,7 +31,7 @@ def write_results(
     summary: dict[str, Any],
     figures: Callable[[Callable[[str], BinaryIO]], list[str]] | None = None,
 ) -> list[Path]:
-    """Write all results of an analysis, and put them in the place of those before.
+    """Write all results of an analysis, and put them in the place of the results before.
 
     Args:
         into: the results folder, locked since before the analysis began.

@@ -16,8 +16,8 @@ LARGEST_RUN_FILE = 4 << 20
 _MOST_KEY_PARTS = 4
 # Each table takes 1 KB of memory while the text is parsed; the limits on points, paths and rules allow 13,000.
 _MOST_TABLES = 50_000
-# Strings and comments, as TOML 1.0 delimits them: dots in them are no parts of a key. One without an end, at which the
-# parser will stop, reaches to the end of its line or of the text, so that each character is looked at once.
+# Strings and comments, as TOML 1.0 delimits them: dots in them are no parts of a key. A string without an end stops the
+# parser, so it reaches to the end of its line or of the text; each character is read once.
 _QUOTED = re.compile(
     r'"""(?:[^\\"]|\\.|"(?!""))*+(?:"""|\Z)?'
     r"|'''(?:[^']|'(?!''))*+(?:'''|\Z)?"

@@ -80,7 +80,7 @@ class PacketPath:
 
     @property
     def filter_input(self) -> int:
-        """Position where the filter decides: just before the detour, or the first point without a detour."""
+        """The position of the filter's input: just before the detour, or the first point without a detour."""
         return self.detour_first - 1 if self.has_detour else 0
 
     @property
