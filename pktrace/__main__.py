@@ -1,4 +1,4 @@
-"""`python -m pktrace`: the same as the command `pktrace`."""
+"""`python -m pktrace` is the same as the command `pktrace`."""
 
 from pktrace.cli.main import run
 

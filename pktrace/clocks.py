@@ -1,9 +1,9 @@
-"""Clocks that disagree: offsets between them from pairs of times. Pure arithmetic, no packets.
+"""Offsets between clocks, from pairs of time stamps. Pure arithmetic, no packets.
 
-The difference of two time stamps of one packet is delay plus clock offset. Where packets go both ways, half the
-difference of the two medians is the offset, if the delays are alike (the estimate of NTP, RFC 5905 section 8); where
-they go one way only, the median itself is used: it hides the delay, which is enough to align times for matching and
-never enough to state a latency (RFC 7679 3.7).
+The difference of two time stamps of one packet is delay plus clock offset. If packets go both ways, the offset is half
+the difference of the two medians, provided that the delays are alike (the estimate of NTP, RFC 5905 section 8). If
+packets go one way only, the median itself is used. It includes the delay, which is good enough to align times for
+matching, and never good enough to state a latency (RFC 7679 3.7).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def offset_between(forward: Times, backward: Times) -> int | None:
         forward: t_B - t_A in ns of packets that went from A to B; backward: t_A - t_B of those from B to A.
 
     Returns:
-        What to subtract from times of B to compare them with times of A; None without any pair.
+        The number to subtract from times of B to compare them with times of A; None without any pair.
     """
     there = int(np.median(forward)) if len(forward) else None
     back = int(np.median(backward)) if len(backward) else None
@@ -34,14 +34,14 @@ def offset_between(forward: Times, backward: Times) -> int | None:
 
 
 def chain(clocks: int, links: dict[tuple[int, int], int]) -> tuple[list[int], list[int]]:
-    """Offsets of all clocks, through the links that are known.
+    """Offsets of all clocks, by way of the known links.
 
     Args:
         links: offset of clock b against clock a, by (a, b).
 
     Returns:
         (offset per clock, group per clock): clocks of one group can be compared, and their offsets are against the
-        group's first clock; between groups nothing is known.
+        group's first clock; offsets between groups are unknown.
     """
     offsets = [0] * clocks
     group = list(range(clocks))

@@ -1,9 +1,9 @@
-"""How the numba kernels are compiled and cached.
+"""Compilation and caching of the numba kernels.
 
-numba writes compiled functions beside the source or into a folder of the user, and notices a change only in
-the file of the function itself, not in the functions that it calls from other files. So the kernels have a
-cache folder of their own, named after the state of all kernel sources: a changed source gets a new folder,
-a read-only installation works, and the user's other numba functions are left alone.
+numba writes compiled functions beside the source or into a folder of the user. It notices a change only in the file of
+the function itself, not in functions called from other files. Therefore the kernels have a cache folder of their own,
+named after the state of all kernel sources: a changed source gets a new folder, a read-only installation works, and the
+user's other numba functions stay untouched.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ with elsewhere():  # numba reads settings in the current folder as it is importe
 # The packages that hold kernels; a change in any of them invalidates all of them (together about 8 s).
 _KERNEL_PACKAGES = ("capture", "decode", "trajectories", "verdicts")
 _KEPT_CACHES = 4
-# Whether kernels run as plain Python, or check every index: for tests.
+# For tests: kernels run as plain Python, or check every index.
 CHECKED = bool(numba.config.DISABLE_JIT or numba.config.BOUNDSCHECK)
 
 
@@ -46,7 +46,7 @@ def _state_of_sources() -> str:
 
 
 def _bases() -> list[tuple[str, str]]:
-    """Where the cache may lie, in order of preference: (folder that has to be there, folder below it)."""
+    """Possible places of the cache, in order of preference: (folder that has to exist, folder below it)."""
     bases = [
         ("/", os.path.abspath(base)) for base in map(os.environ.get, ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME")) if base
     ]
@@ -57,7 +57,7 @@ def _bases() -> list[tuple[str, str]]:
 
 
 def _cache() -> tuple[KernelCache | None, str | None]:
-    """The cache, or None and one sentence that says why there is none, and what helps."""
+    """The cache, or None and one sentence with the reason and the remedy."""
     if numba.config.DISABLE_JIT:
         return None, None
     helps = "set XDG_CACHE_HOME to a folder of your own"
@@ -73,12 +73,12 @@ _KERNELS: list[Any] = []
 
 
 def why_no_cache() -> str | None:
-    """One sentence that says why kernels are compiled anew each time, and what helps; None where they are kept."""
+    """One sentence with the reason why kernels are compiled anew each time, and the remedy; None if they are kept."""
     return _WHY_NONE
 
 
 def is_cached() -> bool:
-    """Whether kernels are kept on disk, so that another process can compile them for this one."""
+    """True if kernels are kept on disk, so that another process can compile them for this one."""
     return _CACHE is not None
 
 
@@ -101,7 +101,7 @@ def kernel(function: Callable[..., Any]) -> Any:
         numba.config.CACHE_DIR = _CACHE.path
         with private_folders():
             compiled = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
-        with contextlib.suppress(AttributeError):  # else numba writes them by itself, with the mode that umask gives
+        with contextlib.suppress(AttributeError):  # else numba writes the files itself, with the umask's mode
             compiled._cache._cache_file._open_for_write = written_privately
         _KERNELS.append(compiled)
         return compiled
@@ -110,7 +110,7 @@ def kernel(function: Callable[..., Any]) -> Any:
 
 
 def _plain(function: Callable[..., Any]) -> Any:
-    """The function uncompiled, for tests: 64 bit arithmetic wraps around in silence, as it does when compiled."""
+    """The function uncompiled, for tests: 64 bit arithmetic wraps around without a warning, as in compiled code."""
 
     @functools.wraps(function)
     def call(*arguments: Any) -> Any:
@@ -126,7 +126,7 @@ def inlined(function: Callable[..., Any]) -> Any:
 
 
 def unfolded(function: Callable[..., Any]) -> Any:
-    """The same for one that costs more to call than to hold twice, large as it is."""
+    """As `inlined`, for a large function that is cheaper to copy into each caller than to call."""
     return numba.njit(nogil=True, error_model="numpy", forceinline=True)(function)
 
 

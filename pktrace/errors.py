@@ -1,4 +1,4 @@
-"""The errors that pktrace raises on purpose: one root, children named by whose fault it is.
+"""The errors that pktrace raises on purpose: one root, with children named after the party at fault.
 
 Every message is one line that names the file, the place in it, and the next thing to try.
 """
@@ -17,7 +17,7 @@ EXIT_INTERRUPTED = 130
 
 
 class PktraceError(Exception):
-    """Root of all errors that pktrace raises on purpose; what they say of names from outside can all be seen."""
+    """Root of all errors that pktrace raises on purpose; names from outside are shown with every character visible."""
 
     exit_code = EXIT_INTERNAL
 
@@ -40,7 +40,7 @@ class RunFileError(PktraceError):
 class CaptureFileError(PktraceError):
     """A file is no capture, or cannot be read: names the file and the byte offset.
 
-    Among several files it costs that file only, and the others are used, unless `costs_all` is set.
+    Among several files it costs that file only, and the others are used, unless `costs_all` is True.
     """
 
     exit_code = EXIT_USAGE
@@ -55,7 +55,7 @@ class CaptureFileError(PktraceError):
 
 
 class CaptureChangedError(CaptureFileError):
-    """A file is not the same any more while it is analysed: it grew, was cut, replaced or written to."""
+    """A file changed while it was analysed: it grew, was cut, replaced or written to."""
 
     exit_code = EXIT_DAMAGED_OR_UNDECIDED
     costs_all = True

@@ -1,8 +1,8 @@
 """Input files: opened inside their folder without following links, hashed as they are read, the same when read again.
 
-A run folder is something that strangers send: a name in it must not lead the reader to another file. So each folder on
-the way is opened relative to the one before, and none of them may be a link: there is no moment between looking and
-opening at which a link could take a file's place. Only the folder itself, which the user named, may be reached by one.
+Run folders come from strangers, so a name in one must not lead the reader to another file. Each folder on the way is
+opened relative to the one before, and none of them may be a link. A link cannot take a file's place between check and
+opening, since both are one step. Only the folder itself, which the user named, may be reached by a link.
 """
 
 from __future__ import annotations
@@ -22,28 +22,29 @@ from typing import Any, NamedTuple
 
 from pktrace.errors import CaptureChangedError
 
-# A pipe or a terminal without a partner would make open() wait: nothing is opened in a way that waits.
+# A pipe or a terminal without a partner would make open() wait, so every file is opened without waiting.
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 _ENTER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-# A file system writes times down in steps of up to 10 ms (a tick): two changes within one look like one.
+# A file system records times in steps of up to 10 ms (a tick): two changes within one tick look like one.
 _TICK_NS = 20_000_000
 _HASHED_AT_ONCE = 1 << 20
 _MOST_WAITING = 4
 
 
 class NotInside(Exception):
-    """A name leads out of its folder: absolute, by `..`, or over a link; the text says which of them."""
+    """A name leads out of its folder: absolute, by `..`, or over a link; the text gives the reason."""
 
 
 class NotRegular(Exception):
-    """What a name leads to is a folder, a pipe, a socket or a device."""
+    """A name leads to a folder, a pipe, a socket or a device."""
 
 
 class Stamp(NamedTuple):
-    """What changes when a file is replaced or written to: equal stamps, the same file with the same bytes.
+    """Attributes that change when a file is replaced or written to. Equal stamps mean the same file with the same
+    bytes.
 
-    Writing through a mapping of memory may leave it as it is; nobody writes captures in that way.
+    A write through a memory mapping may leave them unchanged; nobody writes captures in that way.
     """
 
     device: int
@@ -61,21 +62,23 @@ class Stamp(NamedTuple):
 
 @dataclass(frozen=True)
 class Location:
-    """Where an input lies: `name` inside `folder`, over no link; without a folder, wherever the user's `name` leads."""
+    """The place of an input: `name` inside `folder`, over no link; without a folder, the user's `name` may lead
+    anywhere.
+    """
 
     name: str
     folder: Path | None = None
 
     def open(self) -> int:
-        """Open the regular file that lies there, for reading.
+        """Open the regular file at this place, for reading.
 
         Returns:
-            A descriptor, which is the caller's to close.
+            A descriptor, which the caller has to close.
 
         Raises:
-            OSError: there is none, or it cannot be read.
+            OSError: there is no file, or it cannot be read.
             NotInside: the name leads out of the folder.
-            NotRegular: there is something else.
+            NotRegular: the name leads to something other than a regular file.
         """
         if self.folder is None:
             return _opened(self.name, None)
@@ -85,7 +88,7 @@ class Location:
 
 
 def inner_parts(name: str) -> list[str]:
-    """The parts of a name inside a folder; raises NotInside where it is absolute or holds `..`."""
+    """The parts of a name inside a folder; raises NotInside if it is absolute or holds `..`."""
     if name.startswith("/"):
         raise NotInside("is an absolute name")
     parts = [part for part in name.split("/") if part not in ("", ".")]
@@ -98,10 +101,10 @@ def inner_parts(name: str) -> list[str]:
 
 @contextlib.contextmanager
 def open_folder(folder: Path, inner: list[str], listed: bool = False) -> Iterator[int]:
-    """Descriptor of a folder inside `folder`, over no link; `listed`: its entries are asked for.
+    """Descriptor of a folder inside `folder`, over no link; `listed`: for listing its entries.
 
     Raises:
-        OSError: there is none.
+        OSError: there is no such folder.
         NotInside: a part of the way is a link.
     """
     at = os.open(folder, _LIST if listed and not inner else _ENTER)
@@ -122,7 +125,7 @@ def open_folder(folder: Path, inner: list[str], listed: bool = False) -> Iterato
 
 
 def is_link(name: str, inside: int | None = None) -> bool:
-    """Whether there is a symbolic link of this name."""
+    """True if there is a symbolic link of this name."""
     try:
         return stat.S_ISLNK(os.stat(name, dir_fd=inside, follow_symlinks=False).st_mode)
     except OSError:
@@ -143,23 +146,23 @@ def _opened(name: str, inside: int | None) -> int:
         if not follow and is_link(name, inside):
             raise NotInside("is a link") from None
         raise
-    if not stat.S_ISREG(os.fstat(found).st_mode):  # it was exchanged since
+    if not stat.S_ISREG(os.fstat(found).st_mode):  # it was exchanged meanwhile
         os.close(found)
         raise NotRegular
     return found
 
 
 class InputFile(io.FileIO):
-    """A regular file that is read, unbuffered; each read looks whether the file is still the same.
+    """A regular file for reading, unbuffered; each read checks that the file is still the same.
 
     Args:
         descriptor: of the open file; it is closed with this.
         name: the file's name in messages.
-        same_as: the stamp that it had when it was read before; None for the first time.
-        hashed: make the SHA-256 of what is read, which has to be the whole file in order.
+        same_as: its stamp when it was read before; None for the first time.
+        hashed: compute the SHA-256 of the bytes read, which have to be the whole file in order.
 
     Raises:
-        CaptureChangedError: here or in any read: the file has changed since it was first opened.
+        CaptureChangedError: here or in any read, if the file has changed since it was first opened.
     """
 
     def __init__(self, descriptor: int, name: str, same_as: Stamp | None = None, hashed: bool = False) -> None:
@@ -174,7 +177,7 @@ class InputFile(io.FileIO):
             raise
 
     def check(self) -> None:
-        """Raises CaptureChangedError where the file is not the same any more."""
+        """Raises CaptureChangedError if the file has changed."""
         if Stamp.of(self.fileno()) != self.stamp:
             raise CaptureChangedError(self._shown)
 
@@ -196,11 +199,11 @@ class InputFile(io.FileIO):
         return self.read(-1)
 
     def head(self, size: int, at: int = 0) -> bytes:
-        """The first bytes, or those from `at` on, without reading on."""
+        """The first bytes, or the bytes from `at` on, without moving the read position."""
         return os.pread(self.fileno(), size, at)
 
     def sha256(self) -> str:
-        """The hash of the whole file; what was not asked for is read now."""
+        """The hash of the whole file; the bytes that nobody read are read now."""
         if self._hash is None:
             raise ValueError("opened without hashing")
         while self.read(_HASHED_AT_ONCE):
@@ -215,7 +218,7 @@ class InputFile(io.FileIO):
 
 
 class _Hash:
-    """SHA-256 in a thread of its own, beside whoever reads: it takes longer than decoding."""
+    """SHA-256 in a thread of its own, beside the reader: it takes longer than decoding."""
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
@@ -247,7 +250,7 @@ class _Hash:
 
 
 def _settled(descriptor: int) -> Stamp:
-    """The stamp of a file, once a further change would give it another: a tick after the last one."""
+    """The stamp of a file, a tick after its last change, so that any further change would give it another stamp."""
     found = Stamp.of(descriptor)
     age = time.time_ns() - max(found.modified_ns, found.changed_ns)
     if 0 <= age < _TICK_NS:
@@ -260,10 +263,10 @@ def read_whole(location: Location, most: int | None = None) -> tuple[bytes, str]
     """A small file's bytes, and their SHA-256.
 
     Args:
-        most: bytes that it may have; None for any number.
+        most: the largest number of bytes; None for any number.
 
     Returns:
-        None if it has more.
+        None if the file has more.
 
     Raises:
         OSError, NotInside, NotRegular: as `Location.open`.

@@ -1,13 +1,13 @@
-"""The folder of compiled kernels: code is loaded from it, so nobody but the user and root may be able to put any there.
+"""The folder of compiled kernels: code is loaded from it, so only the user and root may be able to write there.
 
 Rule: the folder, every folder above it up to the root, every link on the way to it and everything in it belong to the
 user or to root, and nobody else can write there. A folder above it may be writable by others if it has the sticky bit
-(`/tmp`): then they can add names there, and neither rename nor replace ours. Each folder is opened below the one
-before it, without following links, and asked by its descriptor; the descriptor of the last one stays open, and the
-kernels are loaded through it. So nothing that is renamed meanwhile changes what is loaded.
+(`/tmp`): then others can add names there, and neither rename nor replace ours. Each folder is opened below the one
+before it, without following links, and checked by its descriptor. The descriptor of the last one stays open, and the
+kernels are loaded through it, so a rename meanwhile cannot change the loaded code.
 
-Access control lists of POSIX are covered: what they allow to others shows in the group bits of the mode. Those of
-NFSv4, and a file server that lies about owners, are not.
+Access control lists of POSIX are covered: their rights for others show in the group bits of the mode. Lists of NFSv4,
+and a file server that lies about owners, are not covered.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _MARKER = "complete"
 
 
 class Refused(Exception):
-    """A folder where somebody else could put code; says which, and why."""
+    """A folder where somebody else could put code; the message names the folder and the reason."""
 
 
 @dataclass(frozen=True)
 class KernelCache:
-    """The folder of one state of the kernels, and the one above it with those of other states, by their descriptors."""
+    """The folder of one state of the kernels, and the folder above it with all states, by their descriptors."""
 
     above: int
     folder: int
@@ -47,7 +47,7 @@ class KernelCache:
         raise Refused("/proc is not there, so a folder cannot be opened by its descriptor")
 
     def complete(self) -> bool:
-        """Whether a whole run has compiled its kernels into it."""
+        """True if a whole run has compiled its kernels into the folder."""
         try:
             os.stat(_MARKER, dir_fd=self.folder, follow_symlinks=False)
         except OSError:
@@ -66,7 +66,7 @@ class KernelCache:
         """Remove the folders of other states of the kernels, but for the newest ones.
 
         Raises:
-            OSError: they cannot be removed; another process may be at it.
+            OSError: they cannot be removed; another process may be removing them.
         """
         others = [name for name in os.listdir(self.above) if name.startswith("kernels-") and name != self.name]
         newest = sorted(
@@ -78,7 +78,7 @@ class KernelCache:
             shutil.rmtree(name, dir_fd=self.above)
 
     def clear(self) -> None:
-        """Remove all files in it, as far as that can be done."""
+        """Remove all files in the folder, as far as possible."""
         for _, _, files, folder in os.fwalk(".", dir_fd=self.folder):
             for name in files:
                 with contextlib.suppress(OSError):
@@ -86,13 +86,13 @@ class KernelCache:
 
 
 def kernel_cache(bases: Sequence[tuple[str, str]], name: str) -> KernelCache | None:
-    """The first folder `<base>/pktrace/<name>` that can be made and written; None where none can.
+    """The first folder `<base>/pktrace/<name>` that can be made and written; None without such a folder.
 
     Args:
-        bases: (folder that has to be there, folder below it that is made if missing), absolute, in order of preference.
+        bases: (folder that has to exist, folder below it that is made if missing), absolute, in order of preference.
 
     Raises:
-        Refused: the first one that can be made is not for the user alone.
+        Refused: the first folder that can be made is not for the user alone.
     """
     for there, below in bases:
         try:
@@ -104,7 +104,7 @@ def kernel_cache(bases: Sequence[tuple[str, str]], name: str) -> KernelCache | N
 
 @contextlib.contextmanager
 def written_privately(path: str) -> Iterator[object]:
-    """A file to write that gets its name when it is whole, and that the user alone can read and write."""
+    """A file for writing that gets its name once it is complete; only the user can read and write it."""
     partial = f"{path}.{os.urandom(8).hex()}.partial"
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
@@ -119,7 +119,7 @@ def written_privately(path: str) -> Iterator[object]:
 
 @contextlib.contextmanager
 def private_folders() -> Iterator[None]:
-    """Folders that are made meanwhile are the user's alone."""
+    """Folders made meanwhile are accessible to the user alone."""
     before = os.umask(0o077)
     try:
         yield
@@ -143,7 +143,7 @@ def _opened(there: str, below: str, name: str) -> KernelCache:
         _check_content(folder, os.path.join(there, below, "pktrace", name))
         if not os.access(".", os.W_OK | os.X_OK, dir_fd=folder, effective_ids=True):
             raise PermissionError(f"{name} cannot be written")
-        found.path  # noqa: B018 - refuses where there is no way to it
+        found.path  # noqa: B018 - raises if no name leads to the folder
     except BaseException:
         os.close(above)
         os.close(folder)
@@ -158,7 +158,7 @@ def _parts(path: str) -> list[str]:
 def _walk(path: str, existing: int) -> int:
     """Open a folder from the root on, part by part; the parts after the first `existing` ones are made if missing.
 
-    Links are followed by hand: a link is the user's or root's, and lies in a folder that has been checked.
+    Links are followed by hand: a link must belong to the user or root, and lie in a checked folder.
     """
     waiting = list(enumerate(_parts(path)))[::-1]
     at, shown, links = os.open("/", _FOLDER_FLAGS | os.O_PATH), "/", 0
@@ -222,7 +222,7 @@ def _own_folder(folder: int, name: str, shown: str) -> int:
 def _check_content(folder: int, shown: str) -> None:
     """Refuse a folder that holds anything but files and folders of the user's own.
 
-    Nobody else can get into it any more; they may have put files there while its mode was another.
+    Nobody else can write into it any more, but others may have put files there while it had another mode.
     """
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries]

@@ -1,8 +1,8 @@
 """The ledger: everything that an analysis does not use is counted here, by declared name.
 
-A counter has a severity and a sentence, so that a reader knows what it means for the results:
-`info` (nothing is lost), `data_loss` (packets may be missing that were there), `error` (the input is damaged).
-Unknown is not zero: where a number cannot be known, a counter says that it is unknown.
+A counter has a severity and a sentence that explains its meaning for the results: `info` (nothing is lost), `data_loss`
+(packets that passed may be missing), `error` (the input is damaged). Unknown is not zero: a counter of its own marks a
+number that cannot be known.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Severity = Literal["info", "data_loss", "error"]
 
 @dataclass(frozen=True)
 class Counter:
-    """One declared kind of thing that is counted."""
+    """One declared counter."""
 
     name: str
     severity: Severity
@@ -26,26 +26,30 @@ class Counter:
 _DECLARED = (
     Counter("capture_cut", "error", "The file ends in the middle of a block or packet; it is used up to the cut."),
     Counter("capture_corrupt", "error", "A block or record has an impossible length; reading stopped there."),
-    Counter("capture_empty", "error", "The file has 0 bytes: nothing was written, so absence there proves nothing."),
     Counter(
-        "capture_unreadable", "error", "The file cannot be used at all; others are, and absence there proves nothing."
+        "capture_empty", "error", "The file has 0 bytes: nothing was written, so absence at its point proves nothing."
     ),
-    Counter("capture_drops", "data_loss", "Packets that the capture tool says it dropped."),
+    Counter(
+        "capture_unreadable",
+        "error",
+        "The file cannot be used at all; other files are used. Absence at its point proves nothing.",
+    ),
+    Counter("capture_drops", "data_loss", "Packets that the capture dropped, by the count of its tool."),
     Counter("capture_drops_unknown", "info", "The capture does not say how many packets it dropped."),
     Counter("capture_unread", "data_loss", "Packets received by the capture filter but not in the file (unread tail)."),
     Counter(
         "capture_missed",
         "data_loss",
-        "Packets not seen by a capture that ran, though before and after it: it missed them, or could not show them "
-        "as what they are (encrypted, another way).",
+        "Packets seen before and behind a point, but not by its capture, although it ran: it missed them, could not "
+        "decode them (encrypted), or they took another way.",
     ),
     Counter("recording_incomplete", "data_loss", "The recorder marked the run as incomplete (context/incomplete.txt)."),
     Counter(
         "excerpt",
         "info",
-        "Files cut out of a larger capture, whose statistics they carry; their packets bound them.",
+        "Files cut out of a larger capture, with its statistics; their first and last packets count as their ends.",
     ),
-    Counter("unknown_block", "info", "Blocks of a type that holds no packets for us; skipped."),
+    Counter("unknown_block", "info", "Blocks of a type that pktrace does not read; skipped."),
     Counter("unknown_link_type", "data_loss", "Packets of a link type that is not decoded; rows with null fields."),
     Counter("no_timestamp", "data_loss", "Packets without a time stamp (simple packet blocks); not followed."),
     Counter("timestamp_out_of_range", "error", "Packets whose time does not fit 64 bit nanoseconds; not followed."),
@@ -53,38 +57,38 @@ _DECLARED = (
     Counter(
         "hidden_packet",
         "data_loss",
-        "802.11 data frames that are encrypted, later fragments or aggregates: what they carry cannot be seen.",
+        "802.11 data frames that are encrypted, later fragments or aggregates: the packets inside cannot be read.",
     ),
     Counter(
         "partial_checksum",
         "info",
-        "Packets whose checksum the network interface was to complete (offload); normal at virtual interfaces.",
+        "Packets whose checksum is left to the network interface (offload); normal at virtual interfaces.",
     ),
     Counter(
         "malformed_ip", "info", "IP packets whose headers contradict themselves; decoded as far as they make sense."
     ),
-    Counter("cut_header", "info", "Packets whose headers were not captured whole (snap length); fields are null."),
+    Counter("cut_header", "info", "Packets whose headers the snap length cut; fields are null."),
     Counter("other_interface", "info", "Packets of interfaces of the file that the point does not name; not used."),
     Counter("other_direction", "info", "Packets of the direction that the point does not ask for; not used."),
     Counter("no_direction", "data_loss", "Packets without a direction at a point that asks for one; not followed."),
-    Counter("no_path", "info", "IP packets that fit no path where they were first seen; not followed."),
+    Counter("no_path", "info", "IP packets that fit no path at their first sighting; not followed."),
     Counter("off_path", "info", "Sightings of a followed packet at a point that is not on its path; not used."),
     Counter(
         "copies_network",
         "info",
-        "Further sightings of a packet at a point, with more of them at the point before or behind on its path: "
-        "duplicates that the network made (RFC 5560).",
+        "Further sightings of a packet at a point, while the point before or behind on its path has further ones, "
+        "too: duplicates that the network made (RFC 5560).",
     ),
     Counter(
         "copies_here",
         "info",
-        "Further sightings of a packet at one point that came on once: copies that the capture made (mirror port, "
-        "flooded frame), or duplicates that were lost or removed before the next point.",
+        "Further sightings of a packet at one point, while the next point saw it once: copies that the capture made "
+        "(mirror port, flooded frame), or duplicates that were lost or removed before the next point.",
     ),
     Counter(
         "copies_last",
         "info",
-        "Further sightings of a packet where it was seen last: nothing behind shows whether the network made them.",
+        "Further sightings of a packet at its last point: no later point shows whether the network made them.",
     ),
     Counter(
         "copies_retried",
@@ -94,35 +98,36 @@ _DECLARED = (
     Counter(
         "copies_rewritten",
         "info",
-        "Further sightings of packets in the form in which they left a point that saw them arrive, too: it shows both "
-        "sides of what rewrites them. They are no duplicates.",
+        "Egress sightings: a point that sees both sides of a translator saw these packets arrive, and leave "
+        "rewritten. They are no duplicates.",
     ),
     Counter(
         "copies_first",
         "data_loss",
         "Packets that went no further, and that the first point of their path saw within 1 ms of one with the same "
-        "bytes: copies made by the capture or before it, or packets that were lost; they are ambiguous.",
+        "bytes: copies made by the capture or before it, or lost packets. They are ambiguous.",
     ),
     Counter("outside_window", "info", "Followed packets first seen outside the window in which all points captured."),
     Counter(
         "against_path",
         "data_loss",
-        "Packets that passed points in the opposite order, by their stamps: give the path a `match` and add one for "
-        "the other way; or stamps were taken late, or a clock was stepped.",
+        "Packets that passed points in the opposite order, by their time stamps: give the path a `match`, and add a "
+        "path for the other direction. Late stamps and a stepped clock have the same effect.",
     ),
     Counter(
         "clock_contradicted",
         "data_loss",
-        "Packets seen too early, or all equally late, of a stage: its points share no clock, or stand in wrong order.",
+        "Packets of a stage that came too early, or all equally late: its points share no clock, or stand in the "
+        "wrong order.",
     ),
     Counter(
         "order_contradicted",
         "data_loss",
-        "Packets that came to a point before the one that run.toml has before it, where more were seen at the later "
-        "one alone: these points stand in the wrong order, and what was lost there is not known.",
+        "Packets that came to a point before the one that run.toml puts first, while more packets were seen at "
+        "the later point alone: these points stand in the wrong order, and losses between them are unknown.",
     ),
     Counter("clock_unknown", "data_loss", "Points whose clock offset could not be estimated from certain matches."),
-    Counter("counter_missing", "info", "Rules that name a data-plane counter which context/ does not hold."),
+    Counter("counter_missing", "info", "Rules whose data-plane counter is missing in context/."),
     Counter(
         "context_unread",
         "info",
@@ -145,7 +150,7 @@ class Ledger:
     ) -> None:
         """Add to a declared counter; an undeclared name is a programming error (KeyError).
 
-        A `detail` is a sentence that is shown behind the counter's own; different details count separately.
+        A `detail` is a further sentence behind the counter's own; different details count separately.
         """
         if counter not in DECLARED:
             raise KeyError(counter)

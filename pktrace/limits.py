@@ -1,7 +1,7 @@
-"""How much of captures is read: bytes of content and packets, by what is there and not by what a file claims.
+"""Limits on reading captures: bytes of content and packets, by the data present and not by a file's claims.
 
 A compressed file of 33 kB may hold 1 GiB, a file of 4 kB may claim 8 TiB of holes, and either may be 67 million
-packets. So a file's share follows from the space that it takes on disk, unless the caller says how much to accept.
+packets. Therefore a file's share follows from its space on disk, unless the caller sets other limits.
 """
 
 from __future__ import annotations
@@ -17,30 +17,31 @@ from pktrace.inputs import Location, NotInside, NotRegular
 from pktrace.memory import Purse
 from pktrace.sizes import as_size
 
-# All captures of a call together, where the caller says nothing.
+# All captures of a call together, unless the caller sets limits.
 MOST_BYTES = 1 << 40
 MOST_PACKETS = 2_000_000_000
-# Of one file: so much, and so many times the bytes that it takes on disk. gzip packs at most 1,032 times; captures
-# of equal payload in superpackets of 64 KiB, packed by zstd, come near 1,500; a bomb packs 32,000 times.
+# Limits of one file: a free number of bytes, and a multiple of the bytes that it takes on disk. gzip packs at most
+# 1,032 times; captures of equal payload in superpackets of 64 KiB, packed by zstd, come near 1,500; a bomb packs 32,000
+# times.
 FREE_BYTES = 1 << 30
 BYTES_PER_BYTE = 2000
-# A packet takes 16 bytes of a file at least, and some 5 to 10 in a compressed one: its time and numbers are noise.
+# A packet takes at least 16 bytes of a file, and 5 to 10 of a compressed one, since time and numbers are noise.
 FREE_PACKETS = 4_000_000
 PACKETS_PER_BYTE = 4
-# How often a file's free share is granted in one call, so that a thousand small bombs are no way round it.
+# The free shares of files in one call's budget, so that a thousand small bombs cannot avoid the limit.
 _FREE_SHARES = 16
 _MOST_EXTENTS = 10_000
 
 
 class LimitError(PktraceError):
-    """All captures of a call together hold more than is read."""
+    """All captures of a call together exceed the limits."""
 
     exit_code = EXIT_USAGE
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the caller accepts; None stands for the defaults above. `max_memory` as in memory.py."""
+    """Limits set by the caller; None stands for the defaults above. `max_memory` as in memory.py."""
 
     max_bytes: int | None = None
     max_packets: int | None = None
@@ -51,11 +52,11 @@ DEFAULT_LIMITS = Limits()
 
 
 class Budget:
-    """What reading the captures of one call may take. Threads share it; each file has a `Share`.
+    """The limits for reading the captures of one call. Threads share them; each file has a `Share`.
 
     Args:
-        paths: all files that will be read; those that cannot be are left to their reader.
-        purse: is asked for each further packet; None where rows are not kept.
+        paths: all files to read; errors of unreadable files are left to their reader.
+        purse: checks the memory for further packets; None if rows are not kept.
     """
 
     def __init__(
@@ -74,18 +75,18 @@ class Budget:
         )
 
     def share(self, path: str | os.PathLike[str] | Location, name: str) -> Share:
-        """One file's part of it.
+        """One file's share of the budget.
 
         Raises:
-            CaptureFileError: the file claims to be larger than it may be.
+            CaptureFileError: the file's size exceeds its limit.
         """
         return Share(self, path, name)
 
     def take(self, consumed: int, content: int, packets: int) -> None:
-        """Count what one file gave: bytes of the file, bytes of content, packets.
+        """Count the yield of one file: bytes of the file, bytes of content, packets.
 
         Raises:
-            LimitError: that is more than all files together may have.
+            LimitError: all files together exceed the limits.
             MemoryShort: so many rows do not fit into memory.
         """
         with self._lock:
@@ -108,7 +109,7 @@ class Budget:
 
 
 class Share:
-    """What one file may hold, and what it has given so far."""
+    """The limits of one file, and its yield so far."""
 
     def __init__(self, budget: Budget, path: str | os.PathLike[str] | Location, name: str) -> None:
         size, on_disk = _sizes(path)
@@ -126,10 +127,10 @@ class Share:
             )
 
     def take(self, consumed: int, content: int, packets: int) -> None:
-        """Count what has come: bytes of the file up to here, bytes of content and packets since the last call.
+        """Count the yield: bytes of the file up to here, bytes of content and packets since the last call.
 
         Raises:
-            CaptureFileError, LimitError, MemoryShort: as in `Budget.take`, or it is more than this file may have.
+            CaptureFileError, LimitError, MemoryShort: as in `Budget.take`, or this file exceeds its share.
         """
         step, self._consumed = consumed - self._consumed, consumed
         self._content += content
@@ -152,7 +153,9 @@ class Share:
 
 
 def _sizes(path: str | os.PathLike[str] | Location) -> tuple[int, int]:
-    """A file's size as it claims, and what of it is there; 0 where it cannot be opened, which its reader will say."""
+    """A file's claimed size, and its bytes outside of holes; 0 for a file that cannot be opened, since its reader
+    reports that.
+    """
     try:
         file = (path if isinstance(path, Location) else Location(os.fspath(path))).open()
     except (OSError, NotInside, NotRegular):
@@ -169,10 +172,10 @@ def _sizes(path: str | os.PathLike[str] | Location) -> tuple[int, int]:
 
 
 def _data_of(file: int, size: int) -> int:
-    """The bytes of a file that are no holes; those behind its first _MOST_EXTENTS pieces are not counted.
+    """The bytes of a file outside of holes; bytes behind its first _MOST_EXTENTS pieces are not counted.
 
-    Blocks on disk are no measure alone: file systems that compress have few, and ZFS counts them seconds later. Where
-    a file system knows no holes, all is data (lseek(2), SEEK_DATA).
+    The number of blocks on disk alone is no measure: compressing file systems use few blocks, and ZFS counts them
+    seconds later. In a file system without holes all bytes are data (lseek(2), SEEK_DATA).
     """
     found = at = 0
     for _ in range(_MOST_EXTENTS):

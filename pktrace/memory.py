@@ -1,7 +1,8 @@
-"""How much memory there is, how much an analysis takes, and the stop before it runs out.
+"""Available memory, the memory that an analysis takes, and the stop before memory runs out.
 
-The kernel ends a process that takes more than its container has with SIGKILL: nothing is said, and nothing is tidied
-up. So memory is asked for here before it is taken, and a watch stops the process shortly before the kernel would.
+The kernel ends a process that takes more than its container has with SIGKILL, without a message and without cleaning
+up. Therefore each step first checks here that its memory is available, and a watch stops the process shortly before the
+kernel would.
 """
 
 from __future__ import annotations
@@ -17,24 +18,24 @@ from pathlib import Path
 from pktrace.errors import EXIT_USAGE, PktraceError
 from pktrace.sizes import as_size
 
-# Bytes of memory that an observation takes at the peak of each step, all that is held until then included. Measured
-# by `python tests/bench/memory.py` over 12 kinds of traffic, 0.25 to 4 M observations; the largest of each step:
-#   reading 367, with captures of several snap lengths 462; following 290; judging 434; writing 470 to 735, that is
-#   470 and 265 per packet followed. Following rewritten traffic takes up to 730 (730 - 230 over two loose ends per
-#   packet, four observations each: 1000 per loose end). Half of it in smaller runs is code that is compiled.
+# Bytes of memory that an observation takes at the peak of each step, including all memory held until then. Measured by
+# `python tests/bench/memory.py` over 12 kinds of traffic, 0.25 to 4 M observations; the largest of each step: reading
+# 367, with captures of several snap lengths 462; following 290; judging 434; writing 470 to 735, that is 470 and 265
+# per packet followed. Following rewritten traffic takes up to 730 (730 - 230 over two loose ends per packet, four
+# observations each: 1000 per loose end). In smaller runs, compiled code is half of the memory.
 FOLLOWED_BYTES = 460
 ANALYSED_BYTES = 580
-# What the steps take above what is held when they begin.
+# Bytes that the steps take above the memory held when they begin.
 _FOLLOWING_MORE = 100
 _WRITING_MORE = 230
 _WRITING_PACKET = 270
 _LOOSE_END = 1000
-# The interpreter, its libraries and plots: 103 MiB with compiled kernels, and these have to be compiled at times.
+# The interpreter, its libraries and plots: 103 MiB with compiled kernels, which sometimes have to be compiled.
 _PROGRAM = 60 << 20
-# A watch looks so often, at most: until then a processor can fill at most 4 GB/s x 3 ms = 12 MB, and two of them 24.
+# Shortest and longest pause of the watch: in 3 ms a processor fills at most 4 GB/s x 3 ms = 12 MB, and two of them 24.
 _SOONEST_S, _LATEST_S = 0.003, 0.1
 _FILLED_PER_S = 4e9
-# So much is left when the watch stops the process: what is filled meanwhile, and what the kernel itself needs.
+# Memory left when the watch stops the process: for data written meanwhile, and for the kernel itself.
 _LEFT = 40 << 20
 _FREE = "what the machine has free"
 _NEXT = (
@@ -44,14 +45,14 @@ _NEXT = (
 
 
 class MemoryShort(PktraceError):
-    """The analysis needs more memory than there is; as with a full disk, its caller has to give more or ask less."""
+    """The analysis needs more memory than available; as with a full disk, its caller has to give more or ask less."""
 
     exit_code = EXIT_USAGE
 
 
 @dataclass(frozen=True)
 class Room:
-    """Memory that may still be taken: so many `bytes`, by the tightest `limit`, in words."""
+    """Memory that may still be taken: `bytes` by the tightest limit, and `limit`, its name in words."""
 
     bytes: int
     limit: str
@@ -60,7 +61,8 @@ class Room:
 def tightest(proc: Path = Path("/proc")) -> Room:
     """The memory that this process may still take, by the tightest of all limits that the system has.
 
-    These are the container's (cgroup v1 and v2, each ancestor), RLIMIT_AS, RLIMIT_DATA, and what the machine has free.
+    These are the container's limits (cgroup v1 and v2, each ancestor), RLIMIT_AS, RLIMIT_DATA, and the machine's free
+    memory.
     """
     rooms = [*_containers(proc), *_of_process(proc)]
     free = _numbers(proc / "meminfo").get("MemAvailable")
@@ -70,7 +72,7 @@ def tightest(proc: Path = Path("/proc")) -> Room:
 
 
 def available(max_memory: int | None = None) -> Room:
-    """The memory that may be reckoned with: the tightest limit, or what `max_memory` leaves where it is given."""
+    """The memory for planning: the tightest limit, or the rest of `max_memory` if it is given."""
     if max_memory is None:
         return tightest()
     own = _numbers(Path("/proc/self/status")).get("RssAnon", 0)
@@ -83,7 +85,7 @@ def available_bytes() -> int:
 
 
 def _numbers(path: Path) -> dict[str, int]:
-    """The lines `Name: N kB` of a file of /proc, in bytes; nothing where there is no such file."""
+    """The lines `Name: N kB` of a file of /proc, in bytes; nothing without such a file."""
     try:
         lines = path.read_text("ascii", "replace").splitlines()
     except OSError:
@@ -97,7 +99,7 @@ def _numbers(path: Path) -> dict[str, int]:
 
 
 def _of_process(proc: Path) -> Iterator[Room]:
-    """What `ulimit -v` and `ulimit -d` leave."""
+    """The memory that `ulimit -v` and `ulimit -d` leave."""
     status = _numbers(proc / "self/status")
     for name, kind, used in (
         ("RLIMIT_AS (ulimit -v)", resource.RLIMIT_AS, status.get("VmSize", 0)),
@@ -110,7 +112,7 @@ def _of_process(proc: Path) -> Iterator[Room]:
 
 @dataclass(frozen=True)
 class _Container:
-    """One folder of a cgroup hierarchy, and how its files are called."""
+    """One folder of a cgroup hierarchy, and the names of its files."""
 
     folder: Path
     limits: tuple[str, ...]
@@ -118,7 +120,9 @@ class _Container:
     cached: tuple[str, ...]
 
     def room(self) -> Room | None:
-        """What its limit leaves; the page cache counts as used there, and gives way. None without a limit."""
+        """The memory that its limit leaves, None without a limit. The cgroup counts the page cache as used, but it can
+        be evicted.
+        """
         limits = [limit for limit in (_integer(self.folder / name) for name in self.limits) if limit is not None]
         used = _integer(self.folder / self.usage)
         # cgroup v1 writes "no limit" as the largest number of pages.
@@ -176,7 +180,7 @@ def _container_folders(proc: Path) -> Iterator[_Container]:
             continue
         root, place = words[3], Path(words[4].replace("\\040", " "))
         inner = os.path.relpath(paths[system], root) if root != "/" else paths[system].lstrip("/")
-        # Where the mount shows another part of the hierarchy, its own top is the nearest that can be seen.
+        # If the mount shows another part of the hierarchy, its own top is the nearest visible folder.
         folder = place if inner.startswith("..") else place / inner
         while True:
             if folder.is_dir():
@@ -188,7 +192,7 @@ def _container_folders(proc: Path) -> Iterator[_Container]:
 
 @dataclass(frozen=True)
 class Need:
-    """What a command takes: `row_bytes` of memory per observation at its peak, and what it does, in words."""
+    """The memory that a command takes: `row_bytes` per observation at its peak; `doing` names its work in words."""
 
     doing: str
     row_bytes: int
@@ -199,7 +203,7 @@ FOLLOWING = Need("following", FOLLOWED_BYTES)
 
 
 class Purse:
-    """The memory that was there when reading began, and a check of each further packet against it."""
+    """The memory available when reading began, and a check of further packets against it."""
 
     def __init__(self, need: Need, max_memory: int | None = None) -> None:
         self._need = need
@@ -207,7 +211,7 @@ class Purse:
         self._most_rows = (self._room.bytes - _PROGRAM) // need.row_bytes
 
     def check(self, rows: int, share: float) -> None:
-        """Compare the rows read so far, from this share of all bytes, with what memory holds.
+        """Compare the rows read so far, from this share of all bytes, with the rows that fit in memory.
 
         Raises:
             MemoryShort: an analysis of so many rows does not fit.
@@ -231,10 +235,10 @@ def check(doing: str, more: int) -> None:
     """Stop before a step that does not fit.
 
     Args:
-        doing: the step in words; more: bytes that it takes beside what is held now.
+        doing: the step in words; more: bytes that it takes beside the memory held now.
 
     Raises:
-        MemoryShort: there is less.
+        MemoryShort: less is available.
     """
     step(doing)
     room = available(_max_memory)
@@ -245,17 +249,17 @@ def check(doing: str, more: int) -> None:
 
 
 def check_following(rows: int) -> None:
-    """Stop before following so many observations where that does not fit. Raises MemoryShort."""
+    """Raises MemoryShort if following this many observations does not fit in memory."""
     check(f"following {rows:,} observations", rows * _FOLLOWING_MORE)
 
 
 def check_loose_ends(count: int) -> None:
-    """Stop before comparing so many loose ends where that does not fit. Raises MemoryShort."""
+    """Raises MemoryShort if comparing this many loose ends does not fit in memory."""
     check(f"comparing {count:,} loose ends", count * _LOOSE_END)
 
 
 def check_writing(rows: int, packets: int) -> None:
-    """Stop before writing the tables where that does not fit. Raises MemoryShort."""
+    """Raises MemoryShort if writing the tables does not fit in memory."""
     check(
         f"writing the tables of {rows:,} observations and {packets:,} packets",
         rows * _WRITING_MORE + packets * _WRITING_PACKET,
@@ -263,7 +267,7 @@ def check_writing(rows: int, packets: int) -> None:
 
 
 def short(problem: BaseException) -> str:
-    """The sentence for an allocation that failed (MemoryError): the step, how much it asked for, what there is."""
+    """The sentence for a failed allocation (MemoryError): the step, the bytes requested, the memory available."""
     asked = str(problem).split("\n")[0][:200]
     return (
         f"not enough memory while {_step}: an allocation failed{f' ({asked})' if asked else ''}, there is "
@@ -278,7 +282,7 @@ _unfinished_lock = threading.Lock()
 
 
 def step(doing: str) -> None:
-    """Say what is done from now on, for the sentence of a stop."""
+    """Name the step that begins, for the sentence of a stop."""
     global _step
     _step = doing
 
@@ -287,7 +291,7 @@ def step(doing: str) -> None:
 def unfinished(remove: Callable[[], None]) -> Iterator[None]:
     """While this lasts, a stop by the watch calls `remove`, from another thread, and ends the process.
 
-    A stop that has begun lets nobody out of here: what is being removed is not put in place.
+    Once a stop has begun, this context does not end: a file that is being removed cannot be put in place.
     """
     with _unfinished_lock:
         _unfinished.add(remove)
@@ -319,7 +323,7 @@ def watched(max_memory: int | None = None) -> Iterator[None]:
 def _watch(over: threading.Event, max_memory: int | None) -> None:
     """Look at the memory that is left, the more often the less there is.
 
-    The own memory is cheap to ask for; the limits, with what others take, are asked for anew ten times a second.
+    The process's own memory is cheap to read; the limits, and the memory of others, are read ten times a second.
     """
     try:
         status = os.open("/proc/self/status", os.O_RDONLY | os.O_CLOEXEC)
@@ -345,13 +349,13 @@ def _watch(over: threading.Event, max_memory: int | None) -> None:
 
 
 def _watched_room(max_memory: int | None) -> Room:
-    """The tighter of what the system leaves and what `max_memory` leaves."""
+    """The tighter of the room that the system leaves and the room that `max_memory` leaves."""
     room = tightest()
     return room if max_memory is None else min(room, available(max_memory), key=lambda one: one.bytes)
 
 
 def _taken(status: int) -> int:
-    """The own memory that is no cache, in bytes (RssAnon of proc(5))."""
+    """The memory of this process without caches, in bytes (RssAnon of proc(5))."""
     text = os.pread(status, 4096, 0)
     at = text.find(b"RssAnon:")
     return 1024 * int(text[at + 8 : text.index(b"kB", at)]) if at >= 0 else 0
@@ -363,7 +367,7 @@ def _may_swap(room: Room) -> bool:
 
 
 def _stop(room: Room) -> None:
-    """End the process here and now: what waits for the main thread would come too late."""
+    """End the process at once: a stop that waits for the main thread would come too late."""
     own = _numbers(Path("/proc/self/status")).get("RssAnon", 0)
     _unfinished_lock.acquire()
     for remove in _unfinished:

@@ -1,4 +1,4 @@
-"""What a notebook uses: the steps of an analysis as functions, tables as polars frames, plots as Axes."""
+"""The interface for notebooks: the steps of an analysis as functions, tables as polars frames, plots as Axes."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class Trajectories(_Shown):
         return _frame(tables.trajectories_table(self.analysis))
 
     def explain(self, trajectory: int) -> Explanation:
-        """The life of one packet: every sighting, every changed field, and why the verdict is what it is."""
+        """The life of one packet: every sighting, every changed field, and the reasons of its verdict."""
         return explain_packet(self.analysis, trajectory)
 
     def _line(self) -> str:
@@ -101,7 +101,7 @@ class Trajectories(_Shown):
 
 @dataclass(frozen=True, repr=False)
 class Verdicts(_Shown):
-    """What is concluded. `frame`: a row per packet per stage; `rules`: a row per rule; `losses`: lost packets."""
+    """The verdicts on all packets. `frame`: a row per packet per stage; `rules`: a row per rule."""
 
     analysis: Analysis
 
@@ -123,7 +123,7 @@ class Verdicts(_Shown):
 
     @cached_property
     def ledger(self) -> pl.DataFrame:
-        """What was counted and not used (docs/tables.md)."""
+        """The ledger: everything that was counted and not used (docs/tables.md)."""
         return _frame(tables.ledger_table(self.analysis))
 
     def _line(self) -> str:

@@ -1,8 +1,8 @@
 """The tables that pktrace writes, declared once: name, type and a sentence per column.
 
-Types are chosen so that the files open unchanged in polars, pandas, DuckDB and Spark: integers for time (ns since
-the epoch), dictionary strings for names and addresses, no TIMESTAMP(NANOS), no float16. `docs/tables.md` and the
-field metadata in Parquet are generated from here.
+The types let the files open unchanged in polars, pandas, DuckDB and Spark: integers for time (ns since the epoch),
+dictionary strings for names and addresses, no TIMESTAMP(NANOS), no float16. `docs/tables.md` and the field metadata in
+Parquet are generated from here.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ STRING = pa.string()
 WORD = pa.dictionary(pa.int32(), pa.string())
 WORDS = pa.list_(pa.string())
 
-# Closed lists (design, section 5). The order is the numeric code inside the kernels: append only.
+# Closed lists (docs/tables.md). The order is the numeric code inside the kernels: append only.
 VERDICTS = ("crossed", "lost", "unobserved", "undetermined", "ambiguous")
 FATES = ("delivered", "lost", "partial", "dropped", "absorbed", "injected", "undetermined", "ambiguous")
 REASONS = (
@@ -56,7 +56,7 @@ RULE_STATUSES = ("verified", "violated", "not_exercised", "shadowed", "undetermi
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its name, its Arrow type and what it says."""
+    """A column: its name, its Arrow type and its meaning."""
 
     name: str
     type: Any
@@ -65,7 +65,7 @@ class Column:
 
 @dataclass(frozen=True)
 class TableSpec:
-    """A table: its name, what a row is, its columns in order."""
+    """A table: its name, the meaning of a row, its columns in order."""
 
     name: str
     row: str
@@ -95,8 +95,8 @@ class TableSpec:
         return TableSpec(self.name, self.row, (*self.columns, *extra))
 
 
-# `pyarrow.array` imports pandas, where it is installed, to see whether it was given a series: that takes longer than a
-# whole small analysis. So arrays are made from their buffers.
+# `pyarrow.array` imports an installed pandas, to check for a series: the import takes longer than a whole small
+# analysis. Therefore arrays are made from their buffers.
 def as_arrow(values: Any, kind: Any) -> Any:
     """One Arrow array of the given type from an Arrow array, a NumPy array (masked entries are null) or a list."""
     if isinstance(values, (pa.Array, pa.ChunkedArray)):
@@ -116,7 +116,7 @@ def as_arrow(values: Any, kind: Any) -> Any:
 
 
 def _validity(mask: np.ndarray[Any, Any] | None) -> Any:
-    """The validity bitmap of Arrow: a set bit is a value; None where all are values."""
+    """The validity bitmap of Arrow: a set bit is a value; None if all are values."""
     if mask is None or not mask.any():
         return None
     return _buffer(np.packbits(~mask, bitorder="little"))
@@ -156,7 +156,7 @@ def words(codes: np.ndarray[Any, Any], names: Sequence[str | None]) -> Any:
 
 
 def coded(indices: np.ndarray[Any, Any], null: np.ndarray[Any, Any], texts: Sequence[str]) -> Any:
-    """Dictionary strings from int32 indices into `texts`, null where `null` is set."""
+    """Dictionary strings from int32 indices into `texts`, null for entries with `null` set."""
     array = as_arrow(np.ma.MaskedArray(np.where(null, 0, indices).astype(np.int32), null), INT32)
     return pa.DictionaryArray.from_arrays(array, _strings(texts))
 
@@ -165,7 +165,7 @@ def word_lists(count: int, owner: np.ndarray[Any, Any], codes: np.ndarray[Any, A
     """A column of lists of strings: `owner` (in order) is the row of each entry, `codes` its number in `names`."""
     offsets = np.zeros(count + 1, np.int32)
     np.cumsum(np.bincount(owner, minlength=count), out=offsets[1:])
-    # A string per entry, a million at a time: names of one width, of which as many bytes are taken as each has.
+    # A string per entry, a million at a time: names padded to one width, then cut to the length of each.
     encoded = np.array([name.encode() for name in names] or [b" "])
     lengths = np.char.str_len(encoded).astype(np.int32)
     ends = np.zeros(len(codes) + 1, np.int32)
@@ -191,7 +191,7 @@ OBSERVATIONS = TableSpec(
         Column(
             "ts_ns",
             INT64,
-            "Time stamp of the capture, nanoseconds since the epoch, unchanged; null where the file has none.",
+            "Time stamp of the capture, nanoseconds since the epoch, unchanged; null if the file has none.",
         ),
         Column("captured_length", UINT32, "Bytes of the frame that are in the file."),
         Column("length", UINT32, "Bytes of the frame on the wire."),
@@ -201,7 +201,7 @@ OBSERVATIONS = TableSpec(
         Column("destination", WORD, "Destination address."),
         Column("sport", UINT16, "Source port (TCP, UDP, UDP-Lite, SCTP)."),
         Column("dport", UINT16, "Destination port (TCP, UDP, UDP-Lite, SCTP)."),
-        Column("ip_id", UINT32, "IPv4 identification, or that of the IPv6 fragment header."),
+        Column("ip_id", UINT32, "IPv4 identification, or the identification of the IPv6 fragment header."),
         Column("ttl", UINT8, "IPv4 time to live or IPv6 hop limit."),
         Column("dscp", UINT8, "Differentiated services code point."),
         Column("fragment_offset", UINT16, "Offset of this fragment in bytes."),
@@ -217,14 +217,14 @@ OBSERVATIONS = TableSpec(
         Column("vlan", UINT16, "Outermost VLAN id."),
         Column("tunnel", WORD, "Tunnel headers around the packet, outermost first (docs/decoding.md)."),
         Column("digest", UINT64, "Hash of the bytes that stay the same along the path (RFC 5475 hash domain)."),
-        Column("trajectory", INT64, "The trajectory that owns this observation; null where none does."),
+        Column("trajectory", INT64, "The trajectory that owns this observation; null without one."),
     ),
 )
 
 DETAILS = (
     Column("tcp_mss", UINT16, "TCP option: maximum segment size."),
     Column("tcp_window_scale", UINT8, "TCP option: shift of the window."),
-    Column("tcp_sack_permitted", BOOL, "Whether a TCP header offers selective acknowledgments."),
+    Column("tcp_sack_permitted", BOOL, "The TCP header offers selective acknowledgments."),
     Column("tcp_sack_left", UINT32, "Left edge of the first SACK block."),
     Column("tcp_sack_right", UINT32, "Right edge of the first SACK block."),
     Column("tcp_tsval", UINT32, "TCP option: timestamp value."),
@@ -242,7 +242,7 @@ DETAILS = (
     Column("igmp_group", WORD, "IGMP group address."),
     Column("interface_id", INT32, "Interface of the file, from 0 through all its sections."),
     Column("interface_index", UINT32, "The host's number of the interface (SLL2, modified pcap)."),
-    Column("direction", WORD, "in or out, where the file says."),
+    Column("direction", WORD, "in or out, if the file gives it."),
     Column("packet_id", UINT64, "epb_packetid."),
     Column("queue", UINT32, "epb_queue."),
     Column("verdict_type", UINT8, "epb_verdict: 0 hardware, 1 Linux eBPF TC, 2 Linux eBPF XDP."),
@@ -263,26 +263,27 @@ TRAJECTORIES = TableSpec(
         Column("dport", UINT16, "Destination port where first seen."),
         Column("ip_id", UINT32, "IP identification where first seen."),
         Column("length", UINT32, "Bytes of the frame where first seen."),
-        Column("fate", WORD, "What became of the packet: " + ", ".join(FATES) + "."),
-        Column("reason", WORD, "Why the fate is what it is, where that needs a reason."),
+        Column("fate", WORD, "The result for the packet as a whole: " + ", ".join(FATES) + "."),
+        Column("reason", WORD, "The reason of the fate, if it needs one."),
         Column("lost_stage", INT16, "Number of the stage in which it was lost; null for every other fate."),
         Column("last_point", WORD, "The last point of the path where it was seen."),
-        Column("rule", WORD, "The rule that its headers hit; null where none does."),
-        Column("expected_action", WORD, "What the filter should do with it: forward, drop or punt."),
-        Column("observed_action", WORD, "What the filter did with it; null where that cannot be seen."),
-        Column("rule_verdict", WORD, "Whether the filter treated it rightly: " + ", ".join(RULE_VERDICTS) + "."),
-        Column("basis", WORD, "How its sightings were matched: " + ", ".join(BASES) + "."),
+        Column("rule", WORD, "The rule that its headers hit; null if they hit none."),
+        Column("expected_action", WORD, "The action of the filter by the rules: forward, drop or punt."),
+        Column("observed_action", WORD, "The action of the filter that the captures show; null if they show none."),
         Column(
-            "transforms", WORDS, "What changed in the packet on its way, in order of stages (kinds of change, below)."
+            "rule_verdict", WORD, "The conclusion about its treatment by the filter: " + ", ".join(RULE_VERDICTS) + "."
         ),
-        Column("candidates", INT32, "Packets that could not be told apart within the loss threshold; 1 is certain."),
+        Column("basis", WORD, "The evidence that matched its sightings: " + ", ".join(BASES) + "."),
+        Column("transforms", WORDS, "Changes of the packet on its way, in order of stages (kinds of change, below)."),
+        Column("candidates", INT32, "Packets that cannot be distinguished within the loss threshold; 1 is certain."),
         Column("sightings", INT32, "Observations that it owns, duplicates included."),
         Column(
             "duplicates",
             INT32,
-            "Extra sightings: the most that any one point had beyond its visits (RFC 5560: arrivals minus 1). What is "
-            "compared is what the digest covers (docs/architecture.md); a retransmission is a packet of its own. Which "
-            "of them the network made and which the capture, the counters `copies_` of the ledger say.",
+            "Extra sightings: the most that any one point had beyond its visits (RFC 5560: arrivals minus 1). "
+            "Duplicates agree in all bytes that the digest covers (docs/architecture.md); a retransmission is a "
+            "packet of its own. The counters `copies_` of the ledger separate duplicates of the network from copies "
+            "of the capture.",
         ),
     ),
 )
@@ -297,20 +298,20 @@ STAGES = TableSpec(
         Column("stage_name", WORD, "Name of the stage."),
         Column("from_point", WORD, "The point where the stage begins."),
         Column("to_point", WORD, "The point where it ends."),
-        Column("verdict", WORD, "What we conclude: " + ", ".join(VERDICTS) + "."),
-        Column("reason", WORD, "Why."),
+        Column("verdict", WORD, "The conclusion: " + ", ".join(VERDICTS) + "."),
+        Column("reason", WORD, "The reason of the verdict."),
         Column(
             "latency_ns",
             INT64,
-            "Time between the two first sightings, of a split packet those of its first byte; null unless seen at both "
-            "on one clock.",
+            "Time between the first sightings at both points, for a split packet the sightings of its first byte; "
+            "null unless both points share a clock and saw it.",
         ),
         Column("error_ns", INT64, "Bound of the error of that time: the sum of both resolutions on one clock."),
         Column(
             "last_byte_ns",
             INT64,
-            "Time between the sightings that completed the packet at both ends; `latency_ns` is that of its first "
-            "byte, which differs where it was split or merged. Null where some of its bytes were not seen.",
+            "Time between the sightings that completed the packet at both ends. `latency_ns` is the time of its "
+            "first byte, which differs if the packet was split or merged. Null if some of its bytes were not seen.",
         ),
     ),
 )
@@ -330,7 +331,7 @@ LATENCY = TableSpec(
         Column("mean_ns", INT64, "Mean of the latencies, rounded."),
         Column("stddev_ns", INT64, "Standard deviation of the sample (n - 1), rounded; null below 2 packets."),
         Column("median_ns", INT64, "Median: an observed value, lost packets count as infinite (RFC 2330 11.3)."),
-        Column("p90_ns", INT64, "90th percentile, same rule; null where it falls on a lost packet."),
+        Column("p90_ns", INT64, "90th percentile, same rule; null if it falls on a lost packet."),
         Column("p99_ns", INT64, "99th percentile, same rule."),
         Column("p999_ns", INT64, "99.9th percentile, same rule."),
         Column("max_ns", INT64, "Largest latency."),
@@ -339,16 +340,14 @@ LATENCY = TableSpec(
         Column(
             "divided",
             INT64,
-            "Packets, of those that crossed, that were not whole in a frame of their own at an end of the stage.",
+            "Packets that crossed, but had no frame of their own at an end of the stage.",
         ),
-        Column(
-            "last_byte_mean_ns", INT64, "Mean of `last_byte_ns` of the stages; the columns above are of first bytes."
-        ),
+        Column("last_byte_mean_ns", INT64, "Mean of `last_byte_ns` of the stages; the columns above use first bytes."),
         Column("last_byte_max_ns", INT64, "Largest `last_byte_ns`."),
         Column(
             "by_order",
             INT64,
-            "Packets, of `count`, that only their order told from equal ones: of these the mean is exact, and "
+            "Packets in `count` that only their order distinguishes from equal ones: their mean is exact, their "
             "percentiles are not.",
         ),
     ),
@@ -360,17 +359,17 @@ RULES = TableSpec(
     (
         Column("path", WORD, "The path."),
         Column("rule", WORD, "The rule; null for packets that hit no rule."),
-        Column("action", WORD, "What it says: forward, drop or punt."),
+        Column("action", WORD, "The action of the rule: forward, drop or punt."),
         Column("matched", INT64, "Packets at the filter's input that hit it first."),
-        Column("hit", INT64, "Packets that the filter treated so."),
+        Column("hit", INT64, "Packets that the filter treated as the rule says."),
         Column("false_punt", INT64, "Punted though the rule says otherwise."),
         Column("false_forward", INT64, "Forwarded though the rule says punt."),
         Column("missed_drop", INT64, "Let through though the rule says drop."),
-        Column("false_drop", INT64, "Dropped by the filter, says a witness, though the rule says otherwise."),
+        Column("false_drop", INT64, "Dropped by the filter according to a witness, though the rule says otherwise."),
         Column("unseen", INT64, "Vanished at the filter without a witness."),
-        Column("undetermined", INT64, "Cannot be told (capture drops, edges)."),
+        Column("undetermined", INT64, "Packets whose treatment is unknown (capture drops, edges)."),
         Column("counter", WORD, "The data plane's own counter."),
-        Column("counter_packets", INT64, "What that counter counted during the run; null where unknown."),
+        Column("counter_packets", INT64, "Packets that this counter counted during the run; null if unknown."),
         Column("status", WORD, "Conclusion: " + ", ".join(RULE_STATUSES) + "."),
     ),
 )
@@ -379,12 +378,12 @@ LEDGER = TableSpec(
     "ledger",
     "something that was counted and not used",
     (
-        Column("counter", WORD, "What was counted."),
-        Column("point", WORD, "At which point; null for the whole run."),
-        Column("capture", WORD, "In which file; null for the whole point."),
+        Column("counter", WORD, "Name of the counter."),
+        Column("point", WORD, "The point; null for the whole run."),
+        Column("capture", WORD, "The capture file; null for the whole point."),
         Column("severity", WORD, "info, data_loss or error."),
-        Column("count", INT64, "How many."),
-        Column("sentence", WORD, "What it means."),
+        Column("count", INT64, "The count."),
+        Column("sentence", WORD, "Meaning of the counter."),
     ),
 )
 
@@ -393,12 +392,13 @@ RANGES = TableSpec(
     "bytes of a split or merged packet that one observation holds",
     (
         Column("trajectory", INT64, "The packet."),
-        Column("point", WORD, "Where it was seen."),
+        Column("point", WORD, "The point that saw it."),
         Column("frame", INT64, "Number of the frame in its capture file."),
         Column(
             "first_byte",
             INT64,
-            "First byte that the frame holds, from 0 of the payload; of fragments from 0 of the datagram's own.",
+            "First byte that the frame holds, counted from 0 in the payload; for fragments counted in the "
+            "datagram's payload.",
         ),
         Column("last_byte", INT64, "Last byte that the frame holds."),
     ),
@@ -409,15 +409,16 @@ TRANSFORMS = TableSpec(
     "a kind of change at a stage of a path, with a pair of values before and behind",
     (
         Column("path", WORD, "The path."),
-        Column("stage", INT16, "The stage where it happened; null where a point between missed the packet."),
-        Column("kind", WORD, "What changed, as in `transforms` of the trajectories."),
+        Column("stage", INT16, "The stage of the change; null if a point between missed the packet."),
+        Column("kind", WORD, "The kind of change, as in `transforms` of the trajectories."),
         Column(
             "from",
             WORD,
-            "Value before; null where it had none, is no news, or there are too many different ones to list.",
+            "Value before; null if there was none, if the kind has no values, or if there are too many different "
+            "ones to list.",
         ),
         Column("to", WORD, "Value behind; null as for `from`."),
-        Column("packets", INT64, "Packets to which it happened."),
+        Column("packets", INT64, "Packets with this change."),
     ),
 )
 

@@ -1,4 +1,4 @@
-"""Sizes as people write them: 64G, 1.5 GiB, 2000000."""
+"""Sizes in their usual text forms: 64G, 1.5 GiB, 2000000."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,3})?)\s*(?:([KMGTP])(?:i?B)?|B)?", re.IG
 
 
 def size_of(text: str, base: int = 1024) -> int:
-    """The number that a text such as `64G` says; `base` is 1024 for bytes and 1000 for counts.
+    """The number in a text such as `64G`; `base` is 1024 for bytes and 1000 for counts.
 
     Raises:
-        ValueError: it says none.
+        ValueError: the text is no number with a unit.
     """
     found = _SIZE.fullmatch(text.strip())
     if found is None:

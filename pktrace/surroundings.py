@@ -1,4 +1,4 @@
-"""Settings and modules that lie around are not to be trusted: the current folder may be a run that a stranger sent."""
+"""Protection from settings and modules in the current folder, which may be a run from a stranger, and in $HOME."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def elsewhere() -> Iterator[None]:
-    """Be in the root folder for a moment, for a library that looks for settings in the current one as it is imported.
+    """Change to the root folder for a moment, for a library that reads settings in the current folder during its
+    import.
 
-    To be used before threads are started that open files by relative names.
+    Use it before threads start that open files by relative names.
     """
     try:
         here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -32,9 +33,9 @@ def elsewhere() -> Iterator[None]:
 
 @contextlib.contextmanager
 def homeless() -> Iterator[None]:
-    """An empty $HOME for the programs that are started meanwhile, so that they load no settings and no plugins from it.
+    """Set an empty $HOME for programs started meanwhile, so that they load no settings and no plugins from it.
 
-    With sudo it may be another user's home, and its plugins would run with the rights of root.
+    With sudo, $HOME may belong to another user, and its plugins would run with the rights of root.
     """
     names = ("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "WIRESHARK_CONFIG_DIR", "WIRESHARK_PLUGIN_DIR")
     before = {name: os.environ.get(name) for name in names}
@@ -53,8 +54,8 @@ def homeless() -> Iterator[None]:
 def python_command(module: str, function: str) -> list[str]:
     """A command that calls a function of this package in a second Python, with the package that runs here.
 
-    `python -m` puts the current folder first where modules are looked for, so a `pktrace` or a `numpy.py` in it would
-    be imported; `-P` leaves it out.
+    `python -m` searches modules in the current folder first, so a `pktrace` or a `numpy.py` in it would be imported;
+    `-P` leaves the folder out.
     """
     root = str(Path(__file__).parent.parent)
     program = (

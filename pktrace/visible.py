@@ -1,7 +1,7 @@
-"""Text from outside with everything visible: names, comments and errors of strangers, as text that shows what is there.
+"""Text from outside with every character visible: names, comments and errors of strangers.
 
-A control character makes a terminal obey, a bidirectional one shows text in another order than it is in, and others
-show nothing at all. Such characters never leave the program as they are. There is one escape form:
+A control character makes a terminal obey, a bidirectional one changes the order in which text is shown, and others show
+nothing at all. Such characters never leave the program unescaped. There is one escape form:
 
 * `\\x1b`: a control character of ASCII, or a byte of a name that is not UTF-8 (`\\xff`),
 * `\\u202e`, `\\U000e0041`: any other character that cannot be seen.
@@ -26,29 +26,29 @@ _SHOWS_NOTHING = re.compile(
 
 
 def is_visible(text: str) -> bool:
-    """Whether every character of a text can be seen, or is a space."""
+    """True if every character of a text is visible, or a space."""
     return text.isprintable() and (text.isascii() or _SHOWS_NOTHING.search(text) is None)
 
 
 def visible(text: str) -> str:
-    """Text in which every character can be seen; the same text for a text that is visible already."""
+    """The text with every character visible; a visible text stays unchanged."""
     return _escaped(text, _escape)
 
 
 def visible_lines(text: str) -> str:
-    """The same, but for line ends, which stay: output of this program, whose parts from outside have none."""
+    """As `visible`, but line ends stay: for output of this program, whose parts from outside have no line ends."""
     return "\n".join(map(visible, text.split("\n")))
 
 
 def is_plain(text: str) -> bool:
-    """Whether `distinct` leaves a text as it is."""
+    """True if `distinct` leaves a text unchanged."""
     return is_visible(text) and "\\" not in text
 
 
 def distinct(text: str) -> str:
     """`visible` for places that hold data: different texts stay different.
 
-    A backslash is doubled where it could be read as the beginning of an escape, so that a file called `a\\xff` and one
+    A backslash is doubled if it could be read as the beginning of an escape, so that a file called `a\\xff` and one
     whose name holds the byte 0xff have two names in a table.
     """
     if is_plain(text):
@@ -63,17 +63,17 @@ def distinct(text: str) -> str:
 
 
 def json_text(document: Any) -> str:
-    """A document as JSON: readable as it is, with an escape of JSON for every character that cannot be seen."""
+    """A document as readable JSON, with a JSON escape for every invisible character."""
     return _in_lines(json.dumps(document, indent=2, ensure_ascii=False), _json_escape)
 
 
 def toml_text(text: str) -> str:
-    """A TOML document with an escape of TOML for every character that cannot be seen; they can only be in strings."""
+    """A TOML document with a TOML escape for every invisible character; such characters occur in strings only."""
     return _in_lines(text, _toml_escape)
 
 
 class VisibleStream(io.TextIOBase):
-    """A stream of text to a terminal or a pipe, through which only visible text and line ends pass.
+    """A stream of text to a terminal or a pipe that passes visible text and line ends only.
 
     `inner` is the stream itself, for a writer that makes each of its parts visible and adds colours of its own.
     """
@@ -87,7 +87,7 @@ class VisibleStream(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Hand on what was written."""
+        """Flush the stream."""
         self.inner.flush()
 
     def fileno(self) -> int:
@@ -95,21 +95,21 @@ class VisibleStream(io.TextIOBase):
         return self.inner.fileno()
 
     def isatty(self) -> bool:
-        """Whether it is a terminal."""
+        """True if the stream is a terminal."""
         return self.inner.isatty()
 
     def writable(self) -> bool:
-        """Always."""
+        """True: the stream accepts text."""
         return True
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        """Of the stream itself."""
+        """The encoding of the inner stream."""
         return self.inner.encoding
 
     @property
     def errors(self) -> str | None:  # type: ignore[override]
-        """Of the stream itself."""
+        """The error handling of the inner stream."""
         return self.inner.errors
 
 
@@ -133,13 +133,13 @@ def _escape(letter: str) -> str:
 
 
 def _json_escape(letter: str) -> str:
-    """RFC 8259 7: what is beyond 16 bits takes two escapes."""
+    """A JSON escape (RFC 8259 7): a code beyond 16 bits takes two escapes."""
     units = letter.encode("utf-16-be", "surrogatepass")
     return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))
 
 
 def _toml_escape(letter: str) -> str:
-    """TOML 1.0, String: an escape names a character; a byte that is none has no place in TOML."""
+    """A TOML escape (TOML 1.0, String) names a character; a byte that is no character cannot be written in TOML."""
     code = ord(letter)
     if 0xD800 <= code <= 0xDFFF:
         code = 0xFFFD

@@ -1,4 +1,4 @@
-"""What capture hands to decode - the packet index - and how both read numbers out of a buffer."""
+"""The packet index, which capture passes to decode, and functions of both that read numbers from a buffer."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pktrace.compiled import CHECKED, inlined
 # The packet index of one batch has one row per packet, in file order.
 #   frame: the packet's number in the file, from 1, as Wireshark counts
 #   offset, captured: the captured bytes are data[offset : offset + captured] of the batch
-#   length: bytes on the wire;  ts: ns since the epoch, NO_TIME where there is none, OUT_OF_RANGE where 64 bits are few
-#   interface: which of the file's interfaces, through all sections
+#   length: bytes on the wire;  ts: ns since the epoch, NO_TIME without a time, OUT_OF_RANGE if it exceeds 64 bits
+#   interface: number of the file's interface, through all sections
 #   direction: 0 unknown, 1 in, 2 out (epb_flags bits 0-1; packet type of the modified pcap)
 #   dropped: packets that the capture lost on this interface since the one before (epb_dropcount)
-#   packet_id: epb_packetid, where `marks` has PACKET_ID; ifindex: the host's number of the interface, 0 where unknown
-#   options: offset in the batch of the block's options, `options_end` where they end; equal where there are none
+#   packet_id: epb_packetid, if `marks` has PACKET_ID; ifindex: the host's number of the interface, 0 if unknown
+#   options: offset in the batch of the block's options, `options_end` their end; equal without options
 PACKET = np.dtype(
     [
         ("frame", np.int64),
@@ -43,13 +43,13 @@ OUT_OF_RANGE = np.int64(-(1 << 63) + 1)
 # A buffer of packets is followed by this many bytes more, so that a hash may read whole words at its end.
 SLACK = 8
 
-# Reading a word byte by byte costs a check for negative indices each time. Where bounds are checked, or nothing is
-# compiled, that is how it is done; otherwise it is one load, and the callers' own checks are all there are.
+# Reading a word byte by byte costs a check for negative indices each time. With checked bounds, or uncompiled, words
+# are read byte by byte; otherwise a word is one load, and only the callers check bounds.
 if CHECKED:
 
     @inlined
     def memory(data):
-        """The bytes of a batch in the form that the functions below read: the array itself, which checks bounds."""
+        """The bytes of a batch as the functions below read them: the array itself, which checks bounds."""
         return data
 
     @inlined
@@ -98,7 +98,7 @@ else:
 
     @intrinsic
     def _address(typing_context, data):
-        """Where an array's first element lies."""
+        """The address of an array's first element."""
 
         def generate(context, builder, signature, arguments):
             array = context.make_array(signature.args[0])(context, builder, arguments[0])
@@ -108,15 +108,15 @@ else:
 
     @inlined
     def memory(data):
-        """The bytes of a batch in the form that the functions below read: their address.
+        """The bytes of a batch as the functions below read them: their address.
 
-        An array that is handed from function to function has its references counted, at each call, with atomic
-        operations: that took half of the decoder's time. The caller of the kernel keeps the array.
+        Passing an array from function to function counts its references at each call, with atomic operations, which
+        took half of the decoder's time. The caller of the kernel keeps the array alive.
         """
         return _address(data)
 
     def _loader(bits: int, swapped: bool, signed: bool) -> Any:
-        """A function that loads an unsigned number of so many bits, unaligned; the result has 64 bits."""
+        """A function that loads an unsigned number of `bits` bits, unaligned; the result has 64 bits."""
 
         def load(typing_context, data, at):
             result = types.int64 if signed else types.uint64

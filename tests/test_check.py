@@ -302,7 +302,7 @@ def test_a_constant_difference_of_ten_seconds_is_one_of_clocks(tmp_path: Path) -
     """'a and b were not captured at the same time': each packet of a was in b, just 10.00002 s later."""
     captures = {"a": capture(numbered(50)), "b": capture(later(numbered(50), 10 * SECOND + 20_000))}
     found = checked(a_run(tmp_path / "run", captures))
-    assert found.said("All packets take as long, and longer than the loss threshold")
+    assert found.said("All packets take equally long, and longer than the loss threshold")
     assert not found.said("a and b were not captured at the same time")
     assert found.verdict[0] == "no"
 
@@ -555,7 +555,7 @@ def test_the_shortest_time_after_which_an_id_comes_again(tmp_path: Path) -> None
     found = checked(a_run(tmp_path / "run", {"a": capture(sent(ids)), "b": capture(later(sent(ids)))}))
     (sender,) = found.facts.senders
     assert sender.shortest_repeat_ns == 50 * MILLISECOND
-    assert found.said("come again within the loss threshold", "50 ms")
+    assert found.said("repeat within the loss threshold", "50 ms")
 
 
 def test_copies_of_a_packet_are_no_repeated_id(tmp_path: Path) -> None:

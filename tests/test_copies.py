@@ -112,7 +112,7 @@ def test_what_the_first_point_often_saw_twice_is_not_called_lost(tmp_path: Path)
     assert fates(analysis) == {("delivered", None): COUNT, ("ambiguous", None): len(twice)}
     assert counted(analysis) == {("copies_first", "a"): len(twice)}
     doubtful = int((~analysis.verdicts.packets_with("delivered")).nonzero()[0][0])
-    assert "copy of one that was seen" in " ".join(str(explain_packet(analysis, doubtful)).split())
+    assert "copy of one that the first point saw" in " ".join(str(explain_packet(analysis, doubtful)).split())
 
 
 def test_a_mirror_that_doubles_one_host_of_many(tmp_path: Path) -> None:

@@ -190,7 +190,7 @@ def test_without_answers_and_ttl_no_order_is_invented(tmp_path: Path) -> None:
     files = write_pcaps(tmp_path, {point: held[::2] for point, held in records.items()})
     proposal = proposed(files)
     assert proposal.paths == ()
-    assert any("order of the points cannot be told" in note for note in proposal.notes)
+    assert any("order of the points is unknown" in note for note in proposal.notes)
     analyzed(files, tmp_path)
 
 

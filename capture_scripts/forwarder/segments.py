@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .frames import GSO_TCPV4, GSO_TCPV6, GSO_UDP, TCP, UDP, Frame, VnetHeader
 
-_FIN, _SYN, _RST, _PSH, _ACK, _CWR = 0x01, 0x02, 0x04, 0x08, 0x10, 0x80
+_FIN, _PSH, _ACK, _CWR = 0x01, 0x08, 0x10, 0x80
 _LONGEST = 65_535
 
 

@@ -1,4 +1,4 @@
-"""The whole way from a run to its findings, step by step, and what the steps yield together."""
+"""The analysis of a run, step by step, and the results of all steps together."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pktrace.verdicts.verdicts import Verdicts, judge_trajectories
 
 @dataclass(frozen=True)
 class Analysis:
-    """Everything that is known of a run; `ledger` holds all that was not used."""
+    """All results of a run; `ledger` counts everything that the analysis did not use."""
 
     run: Run
     observations: Observations
@@ -38,7 +38,7 @@ class Analysis:
 
     @property
     def inputs(self) -> dict[str, str]:
-        """SHA-256 of every file that was read, of the bytes that were used, by name relative to the run."""
+        """SHA-256 of every input file, over the bytes that the analysis used, by name relative to the run."""
         observations = self.observations
         return {
             self.run.file: self.run.run_toml_sha256,
@@ -54,17 +54,17 @@ class Analysis:
 
     @cached_property
     def parts(self) -> Parts:
-        """Which frames held which bytes of packets that were split or merged."""
+        """The byte ranges that each frame held, for packets that were split or merged."""
         return parts_of(self.trajectories)
 
     @cached_property
     def completed(self) -> np.ndarray[Any, Any]:
-        """int64 by packet and position: raw time at which all of it had come there, UNSEEN where that is not known."""
+        """int64 by packet and position: raw time at which the packet was complete there, UNSEEN if unknown."""
         return completed(self.trajectories, self.parts)
 
     @cached_property
     def transforms(self) -> Transforms:
-        """What changed in the packets, stage by stage."""
+        """The changes of packets on their way, stage by stage."""
         return transforms_of(self.trajectories, self.parts)
 
     @cached_property
@@ -113,10 +113,10 @@ def analyze_trajectories(trajectories: Trajectories) -> Analysis:
 
 
 def stage_latencies(verdicts: Verdicts, parts: Parts, complete: np.ndarray[Any, Any]) -> list[StageLatency]:
-    """Per path: its stages in order, the bypass where there is a detour, then end to end.
+    """Latencies per path: its stages in order, the bypass if the path has a detour, then end to end.
 
     Args:
-        complete: of `Analysis.completed`.
+        complete: as `Analysis.completed`.
     """
     trajectories = verdicts.trajectories
     found: list[StageLatency] = []
@@ -150,7 +150,7 @@ def stage_latencies(verdicts: Verdicts, parts: Parts, complete: np.ndarray[Any, 
 
 
 def _end_to_end(verdicts: Verdicts, number: int, parts: Parts, complete: np.ndarray[Any, Any]) -> StageLatency:
-    """First to last point of the delivered packets."""
+    """Latency of the delivered packets from the first to the last point."""
     trajectories = verdicts.trajectories
     path = trajectories.run.paths[number]
     last = len(path.points) - 1
@@ -174,5 +174,5 @@ def _end_to_end(verdicts: Verdicts, number: int, parts: Parts, complete: np.ndar
 
 
 def _by_order(trajectories: Trajectories, which: np.ndarray[Any, Any]) -> int:
-    """How many of some packets only their order told from equal ones."""
+    """The number of packets in `which` that only their order distinguishes from equal packets."""
     return int(np.count_nonzero(trajectories.candidates[which] > 1))

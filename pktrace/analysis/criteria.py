@@ -1,4 +1,4 @@
-"""What the exit code says, and why: damaged input, and the criteria that were asked for with --fail-on."""
+"""The exit code and its reasons: damaged input, and the criteria of --fail-on."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _MOST_LISTED = 3
 
 @dataclass(frozen=True)
 class Outcome:
-    """An exit code, and a clause for each reason that it has, the gravest first; none where it is 0."""
+    """An exit code with a clause for each of its reasons, the gravest first. Code 0 has no clause."""
 
     code: int
     reasons: tuple[str, ...]
 
     def sentence(self) -> str:
-        """One line that says why the exit code is what it is."""
+        """One line with the reasons of the exit code."""
         return f"exit code {self.code}: {'; '.join(self.reasons)}"
 
 
@@ -40,8 +40,8 @@ def exit_code(analysis: Analysis, fail_on: frozenset[str] = frozenset()) -> int:
 def outcome(analysis: Analysis, fail_on: frozenset[str] = frozenset()) -> Outcome:
     """0 done, 1 a criterion failed, 3 damaged input or a criterion that cannot be decided.
 
-    `loss` fails if a packet was lost, and cannot be decided if none was but the fate of some is undetermined, or if no
-    packet was followed. `rules` fails if a rule was violated, and cannot be decided if some rule is undetermined, or if
+    `loss` fails if a packet was lost. It cannot be decided if no packet was lost and some fates are undetermined, or if
+    no packet was followed. `rules` fails if a rule was violated. It cannot be decided if a rule is undetermined, or if
     no packet came to any filter.
     """
     failed: list[str] = []
@@ -58,7 +58,7 @@ def outcome(analysis: Analysis, fail_on: frozenset[str] = frozenset()) -> Outcom
 
 
 def damage_of_run(analysis: Analysis) -> tuple[str, ...]:
-    """Clauses about the files of a run whose damage may have cost findings."""
+    """Clauses about the damaged files of a run, if the damage may have changed its results."""
     observations = analysis.observations
     if not observations.damaged:
         return ()
@@ -69,7 +69,7 @@ def damage_of_run(analysis: Analysis) -> tuple[str, ...]:
 
 
 def damage_of(ledger: Ledger, points: Iterable[str | None]) -> tuple[str, ...]:
-    """Clauses about the files of these points (None: of no point) that were not read to their end."""
+    """Clauses about the files of these points that were not read to their end; None stands for files of no point."""
     wanted = set(points)
     found = [
         f"{capture}: {counter.sentence.rstrip('.')}"
@@ -123,7 +123,7 @@ def _ask_rules(analysis: Analysis, failed: list[str], undecided: list[str]) -> N
 
 
 def _of_rule(analysis: Analysis, tally: RuleTally) -> str:
-    """A rule, how many packets it matched, and what was not a hit among them."""
+    """A rule, the number of packets that it matched, and the outcomes other than a hit among them."""
     name = (
         f"default of {analysis.run.paths[tally.path].name}" if tally.rule is None else analysis.run.rules[tally.rule].id
     )

@@ -1,10 +1,10 @@
-"""How sure the matching is: by which rung, what could not be told apart, and how many matches chance would make.
+"""The certainty of the matches: the matchers that made them, ambiguous packets, and expected matches by chance.
 
-Two different packets are taken for one by chance if their keys are equal. For a key of b bits that are as good as
-random, n packets make n (n - 1) / 2 pairs, and 2^-b of these are equal (the birthday bound): n^2 / 2^65 for a 64 bit
-hash. Only packets within the loss threshold of each other can be confused where times are compared, so their pairs are
-counted, too. Packets whose keys are equal for another reason than chance, because what is compared of them is the same,
-are no matter of this: they are counted by what was seen of them (`candidates` above 1).
+Two different packets are matched by chance if their keys are equal. For a key of b bits that are as good as random, n
+packets make n (n - 1) / 2 pairs, and 2^-b of these are equal (the birthday bound): n^2 / 2^65 for a 64 bit hash. A
+matcher that compares times can confuse only packets within the loss threshold of each other, so these pairs are
+counted, too. Packets with equal invariant fields have equal keys without any chance. They are not counted here, since
+`candidates` above 1 counts them.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class KeyQuality:
-    """One kind of key: what is in it, its bits, and how many different ones it had to tell apart.
+    """One kind of key: its fields, its bits, and the number of different packets that it had to distinguish.
 
-    `pairs` are those of different packets that are compared by it, `near` those within the loss threshold of each
-    other; `expected` is how many of these would be equal by chance.
+    `pairs` counts the pairs of different packets that the key compares, `near` the pairs within the loss threshold of
+    each other; `expected` is the number of equal keys by chance among the pairs.
     """
 
     name: str
@@ -51,10 +51,10 @@ class KeyQuality:
 
 @dataclass(frozen=True)
 class Duplication:
-    """Duplicates at the last point of a path: RFC 5560 5.1 and 5.2, where what arrived is what was seen there.
+    """Duplicates at the last point of a path (RFC 5560 5.1 and 5.2); a packet arrived if the last point saw it.
 
-    `fraction` is (arrivals / packets that arrived) - 1, `replicated` the share of these that arrived more than once,
-    all within the loss threshold; both None where none arrived.
+    `fraction` is (arrivals / packets that arrived) - 1, `replicated` the share of these packets that arrived more than
+    once, all within the loss threshold; both None if none arrived.
     """
 
     fraction: float | None
@@ -62,7 +62,7 @@ class Duplication:
 
 
 def duplication(verdicts: Verdicts, path: int) -> Duplication:
-    """How often packets of one path arrived more than once; what came too late has not arrived."""
+    """Duplication of the packets of one path; a packet that came too late has not arrived."""
     trajectories = verdicts.trajectories
     last = len(trajectories.run.paths[path].points) - 1
     arrived = (trajectories.path == path) & (trajectories.seen[:, last] >= 0) & ~verdicts.packets_with("lost")
@@ -74,7 +74,7 @@ def duplication(verdicts: Verdicts, path: int) -> Duplication:
 
 @dataclass(frozen=True)
 class PathQuality:
-    """Packets of a path by basis, those whose fate is ambiguous, and those that were told apart by order only."""
+    """Packets of a path by basis, with the packets of ambiguous fate and the packets that only order distinguishes."""
 
     packets: int
     basis: dict[str, int]
@@ -82,7 +82,7 @@ class PathQuality:
     by_order: int
 
     def share(self, number: int) -> float | None:
-        """Of the packets of the path."""
+        """A number of packets as a share of the path's packets."""
         return number / self.packets if self.packets else None
 
 
@@ -100,7 +100,7 @@ def path_quality(verdicts: Verdicts, path: int) -> PathQuality:
 
 
 def key_qualities(trajectories: Trajectories) -> list[KeyQuality]:
-    """The keys in use, and how many chance matches each makes expect."""
+    """The keys in use, with the expected number of chance matches of each."""
     threshold = trajectories.run.threshold_ns
     rows, basis = trajectories.first_rows, trajectories.basis
     digests = np.ascontiguousarray(trajectories.observations.rows["identity"])
@@ -129,7 +129,7 @@ def key_qualities(trajectories: Trajectories) -> list[KeyQuality]:
         fields = "flow, IP ID where it was kept, transport numbers, payload length and first payload bytes"
         pairs = _pairs_within(flows, times, None)
         found.append(KeyQuality("rewritten", fields, 64, len(rewritten), pairs, _pairs_within(flows, times, threshold)))
-    # Without sequence numbers a packet with changed payload has but its IP ID within its flow.
+    # A packet without sequence numbers whose payload changed is matched by its IP ID within its flow only.
     numbered = (rows["protocol"] == TCP) | (rows["has"] & field.HAS_ECHO != 0)
     modified = np.flatnonzero((basis == BASES.index("modified")) & ~numbered)
     if len(modified):
@@ -146,7 +146,7 @@ def _pairs(count: int) -> int:
 
 
 def _pairs_within(groups: Array | None, times: Array, span: int | None) -> int:
-    """Pairs of one group (None: of all), of which the later comes at most `span` ns after the earlier (None: ever).
+    """Pairs of packets of one group (None: of all) that are at most `span` ns apart (None: any time apart).
 
     Counted in microseconds, so that a day of a million groups fits 64 bits.
     """

@@ -1,4 +1,4 @@
-"""summary.json: the findings in one small document (design, section 6)."""
+"""summary.json: the results in one small document."""
 
 from __future__ import annotations
 

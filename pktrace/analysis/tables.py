@@ -1,4 +1,4 @@
-"""The tables of an analysis (design, section 6), as Arrow tables in their total order."""
+"""The tables of an analysis (docs/tables.md), as Arrow tables in their total order."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def trajectories_table(analysis: Analysis) -> pa.Table:
 
 
 def ranges_table(analysis: Analysis) -> pa.Table:
-    """A row per observation and packet whose bytes it holds, where packets were split or merged."""
+    """A row per observation and packet whose bytes it holds, for split and merged packets."""
     ranges, observations = analysis.trajectories.ranges, analysis.observations
     rows = observations.rows[ranges.row]
     return schema.RANGES.build(
@@ -194,12 +194,12 @@ def rules_table(analysis: Analysis) -> pa.Table:
 
 
 def ledger_table(analysis: Analysis) -> pa.Table:
-    """A row per thing that was counted and not used."""
+    """A row per ledger entry: something that was counted and not used."""
     return _from_rows(schema.LEDGER, ledger_rows(analysis))
 
 
 def ledger_rows(analysis: Analysis) -> list[dict[str, Any]]:
-    """The same as plain values, with names of files as they are."""
+    """The rows of the ledger as plain values, with the unchanged names of files."""
     return [
         {
             "counter": counter.name,

@@ -30,7 +30,7 @@ class RuleTally:
 
 @dataclass(frozen=True)
 class StageLoss:
-    """Losses of one stage of one path. `partial`: packets that arrived in part, and of which bytes were lost here."""
+    """Losses of one stage of one path. `partial` counts packets that arrived in part and lost bytes here."""
 
     path: int
     stage: int
@@ -50,7 +50,7 @@ def fate_counts(verdicts: Verdicts, path: int) -> dict[str, int]:
 
 
 def stage_losses(verdicts: Verdicts) -> list[StageLoss]:
-    """What happened at every stage of every path."""
+    """The losses of every stage of every path."""
     found = []
     came_late = verdicts.reason == REASONS.index("late")
     in_part, part_lost = verdicts.packets_with("partial"), REASONS.index("part_lost")
@@ -121,8 +121,8 @@ def tally_rules(verdicts: Verdicts, counters: dict[str, int]) -> list[RuleTally]
 def _status(matched: int, counts: dict[str, int], told: int | None, shadowed: bool, duplicates: int) -> str:
     """Violated if a packet was certainly treated wrongly; verified if all were right and the counter agrees.
 
-    The counter counts copies of a packet that were made before the filter; the captures cannot tell those from
-    copies made after it, so it may count up to that many more.
+    The counter also counts duplicates of a packet that were made before the filter. The captures cannot distinguish
+    them from duplicates made after it, so the counter may exceed the packets by up to the number of duplicates.
     """
     if any(counts[name] for name in ("false_punt", "false_forward", "missed_drop", "false_drop")):
         return "violated"
@@ -136,7 +136,7 @@ def _status(matched: int, counts: dict[str, int], told: int | None, shadowed: bo
 
 
 def _covered(condition: Condition, earlier: Sequence[Condition]) -> bool:
-    """Whether one earlier condition fits every packet that this one fits (so that it can never be hit)."""
+    """True if one earlier condition fits every packet that this one fits; then the rule can never be hit."""
     return any(_wider(other, condition) for other in earlier)
 
 

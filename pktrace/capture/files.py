@@ -30,7 +30,7 @@ from pktrace.inputs import Location, NotRegular, Stamp, read_whole
 from pktrace.limits import Share
 from pktrace.wire import PACKET, SLACK
 
-# A batch, with what is decoded from it, should stay in a processor's second-level cache.
+# A batch and its decoded rows should stay in a processor's second-level cache.
 _BUFFER = 1 << 20
 _PACKETS = 8192
 _HEAD_BYTES = 24
@@ -62,13 +62,13 @@ class CaptureReader:
     every byte that was handed out.
 
     Args:
-        share: what the file may hold, and is counted against; None where it was read before.
-        same_as: the stamp with which the file was read before.
+        share: the part of the run's limits that the file counts against; None if the file was read before.
+        same_as: the stamp of the file when it was read before.
         hashed: make `sha256` of the file as it is on disk, of the very bytes that are read; "" until the last batch.
 
     Raises:
         CaptureFileError: the file cannot be read or is no capture; the message lists each format's reason.
-        CaptureChangedError: it is not the file that was read before, or not that any more.
+        CaptureChangedError: the file is another one than before, or changed while it was read.
     """
 
     def __init__(
@@ -121,11 +121,11 @@ class CaptureReader:
 
     @property
     def unknown_blocks(self) -> int:
-        """Blocks so far that hold nothing for us."""
+        """The number of blocks so far of kinds that pktrace does not read."""
         return self._walker.unknown_blocks
 
     def is_empty(self) -> bool:
-        """Whether the file has 0 bytes; closes it, so there are no batches after that."""
+        """True if the file has 0 bytes. The call closes the file, so no batches follow."""
         self._source.close()
         return isinstance(self._walker, NoBytes)
 
@@ -154,7 +154,7 @@ class CaptureReader:
                     self.ended, self.ended_at = CORRUPT, base + done
                     self._finish()
                     return
-                # What is not whole moves to the front; a block that fills the buffer gets a larger one.
+                # An incomplete block moves to the front of the buffer; a block that fills the buffer gets a larger one.
                 if done:
                     self._buffer[: self._filled - done] = self._buffer[done : self._filled].copy()
                 self._filled -= done
@@ -179,7 +179,7 @@ class CaptureReader:
             self._source.close()
 
     def _finish(self) -> None:
-        """The hash of the whole file, also of what lies behind a fault."""
+        """Complete the hash over the whole file, also over the bytes behind a fault."""
         if not self._hashed:
             return
         try:
@@ -188,7 +188,7 @@ class CaptureReader:
             raise CaptureFileError(self.name, None, f"cannot be read: {problem.strerror or problem}") from None
 
     def _fill(self) -> int:
-        """Read as much as the buffer has room for; returns the bytes that came, 0 at the end."""
+        """Read as many bytes as the buffer has room for. Returns the number of bytes read, 0 at the end."""
         if self._fault is not None:
             return 0
         try:
@@ -207,11 +207,11 @@ class CaptureReader:
 
 
 def read_tool_log(log: Location) -> tuple[toollog.ToolCounts, str] | None:
-    """The counts in a capture tool's log (`captures/<point>.log`) and its SHA-256; None where there is no such file.
+    """The counts in a capture tool's log (`captures/<point>.log`) and its SHA-256; None without such a file.
 
     Raises:
         NotInside: the log lies outside of its run folder.
-        CaptureFileError: it is too large to be one.
+        CaptureFileError: the file is too large for a log.
     """
     try:
         found = read_whole(log, LARGEST_LOG)

@@ -1,4 +1,4 @@
-"""What reading a capture file yields besides its packets: its interfaces, and how reading ended."""
+"""The results of reading a capture file besides its packets: its interfaces, and how reading ended."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WHOLE, CUT, CORRUPT, EMPTY, UNREADABLE = 0, 1, 2, 3, 4
 # describes more than MOST_INTERFACES.
 MORE, FULL, BROKEN, CROWDED = 0, 1, 2, 3
 
-# What is larger is no packet (Wireshark's bound), and no block of a kind that is looked into.
+# A larger block is neither a packet (Wireshark's bound) nor of another kind that is read.
 LARGEST_PACKET = 262_144
 LARGEST_BLOCK = 1 << 20
 # An interface takes 20 bytes of a file and some 350 of memory.
@@ -23,10 +23,10 @@ MOST_INTERFACES = 1 << 17
 
 @dataclass(slots=True)
 class Interface:
-    """An interface of a capture file, with what the file says of its capture.
+    """An interface of a capture file, with the file's statistics and settings of its capture.
 
-    `resolution_ns` is the step of its time stamps, rounded up to whole nanoseconds (at least 1).
-    Statistics are None where the file does not give them: unknown is not zero.
+    `resolution_ns` is the step of its time stamps, rounded up to whole nanoseconds (at least 1). Statistics are None if
+    the file does not give them: unknown is not zero.
     """
 
     link_type: int
@@ -44,7 +44,7 @@ class Interface:
 class Walker(Protocol):
     """The index of one file in the making, fed with its bytes piece by piece (one class per format).
 
-    `position` is where in the present piece the walk goes on; `interfaces` those met so far.
+    `position` is the offset in the present piece at which the walk continues; `interfaces` are the interfaces so far.
     """
 
     position: int
@@ -52,20 +52,20 @@ class Walker(Protocol):
     unknown_blocks: int
 
     def walk(self, data: np.ndarray[Any, Any], size: int, packets: np.ndarray[Any, Any]) -> tuple[int, int]:
-        """Index whole packets of data[position:size] into `packets`; returns (how many, MORE or FULL or BROKEN)."""
+        """Index whole packets of data[position:size] into `packets`; returns (packets, MORE or FULL or BROKEN)."""
         ...
 
     def finish(self) -> None:
-        """Enter into the interfaces what the file said of them last; to be called once, after the last packet."""
+        """Enter the file's last statistics into the interfaces; to be called once, after the last packet."""
         ...
 
     def missing(self) -> bool:
-        """Whether bytes of something that is being skipped are still to come."""
+        """True if the end of a skipped block is still to come."""
         ...
 
 
 class NoBytes:
-    """The index of a file of 0 bytes: what a capture tool leaves that was killed before it wrote anything."""
+    """The index of a file of 0 bytes: a capture tool that was killed before its first write leaves such a file."""
 
     unknown_blocks = 0
 
@@ -78,8 +78,8 @@ class NoBytes:
         return 0, MORE
 
     def finish(self) -> None:
-        """Nothing was said."""
+        """An empty file has no statistics."""
 
     def missing(self) -> bool:
-        """Nothing was begun."""
+        """An empty file has no block that could be incomplete."""
         return False

@@ -10,7 +10,7 @@ LONGEST_TEXT = 1000
 
 
 class Options:
-    """The options of one block; whatever does not fit its block ends the list."""
+    """The options of one block; an option that exceeds its block ends the list."""
 
     def __init__(self, body: bytes, big: bool) -> None:
         self._order = ">" if big else "<"
@@ -59,5 +59,5 @@ class Options:
 
 
 def _bounded(text: str) -> str:
-    """The text, or its beginning and its length, so that different texts mostly stay different."""
+    """The text; a long text becomes its beginning and its length, so that different texts mostly stay different."""
     return text if len(text) <= LONGEST_TEXT else f"{text[: LONGEST_TEXT - 30]}... ({len(text)} characters)"

@@ -25,7 +25,7 @@ _MAGICS = {
     b"\xa1\xb2\xcd\x34": (">", 1000, 24),
 }
 _FILE_HEADER = 24
-# The order of the two lengths in a record header: as today; swapped; swapped where captured exceeds length.
+# The order of the two lengths in a record header: as today; swapped; swapped if captured exceeds length.
 _TODAY, _SWAPPED, _PERHAPS_SWAPPED = 0, 1, 2
 
 
@@ -39,7 +39,7 @@ def refusal(head: bytes) -> str | None:
 
 
 class PcapWalker:
-    """The index of one pcap file; `head` are its first 24 bytes, in which `refusal` has found nothing wrong."""
+    """The index of one pcap file; `head` are its first 24 bytes, in which `refusal` found no fault."""
 
     unknown_blocks = 0
 
@@ -65,7 +65,7 @@ class PcapWalker:
         return int(count), int(stopped)
 
     def finish(self) -> None:
-        """A pcap file says nothing of its interface behind its header."""
+        """A pcap file has no statistics of its interface behind the header."""
 
     def missing(self) -> bool:
         """Nothing is ever skipped in a pcap file."""
@@ -74,9 +74,9 @@ class PcapWalker:
 
 @kernel
 def _scan(data, size, position, packets, frames, big, fraction_ns, header, lengths):
-    """Walk records from `position`; returns (packets, position of what is not whole, MORE or FULL or BROKEN).
+    """Walk records from `position`; returns (packets, position of the first incomplete record, MORE or FULL or BROKEN).
 
-    Every read is checked against `size`; each step goes on by at least 16 bytes.
+    Every read is checked against `size`; each step advances by at least 16 bytes.
     """
     source = memory(data)
     count = 0

@@ -37,11 +37,11 @@ _POSITION, _BIG, _UNKNOWN, _END, _INTERFACES, _SKIP, _FIRST, _FRAMES = range(8)
 _STOP_MORE, _STOP_FULL, _STOP_BROKEN, _STOP_BLOCK = MORE, FULL, BROKEN, 4
 # Columns of the interface table that the scanner needs for times. A row per interface, through all sections.
 _SCALE_UP, _SCALE_DOWN, _BINARY, _OFFSET_S, _SNAP = range(5)
-# Columns of the table of statistics: the last that an interface's blocks said, and the bits that say which of them did.
+# Columns of the table of statistics: the last value of each statistic of an interface, and bits for the values given.
 _START, _END_TIME, _RECEIVED, _DROPPED, _SAID = range(5)
-# Options of one statistics block that are looked at.
+# The most options of one statistics block that are read.
 _MOST_OPTIONS = 1000
-# Names, descriptions and filters of all interfaces together; those that come after are left out.
+# The most bytes of names, descriptions and filters of all interfaces together; later ones are left out.
 _MOST_TEXT = 4 << 20
 _LARGEST_COUNT = np.uint64(1 << 62)
 _UNAVAILABLE = np.uint64((1 << 64) - 1)
@@ -69,7 +69,7 @@ class PcapngWalker:
 
     @property
     def position(self) -> int:
-        """Where in the present piece the walk goes on."""
+        """The offset in the present piece at which the walk continues."""
         return int(self._state[_POSITION])
 
     @position.setter
@@ -78,7 +78,7 @@ class PcapngWalker:
 
     @property
     def unknown_blocks(self) -> int:
-        """Blocks so far that hold nothing for us."""
+        """The number of blocks so far of kinds that pktrace does not read."""
         return int(self._state[_UNKNOWN])
 
     def walk(self, data: np.ndarray[Any, Any], size: int, packets: np.ndarray[Any, Any]) -> tuple[int, int]:
@@ -95,12 +95,12 @@ class PcapngWalker:
             self.position = end
 
     def finish(self) -> None:
-        """Enter what the statistics blocks said last into the interfaces."""
+        """Enter the last values of the statistics blocks into the interfaces."""
         for number in np.flatnonzero(self._statistics[:, _SAID]).tolist():
             _tell(self.interfaces[number], self._statistics[number].tolist(), self._times[number].tolist())
 
     def missing(self) -> bool:
-        """Whether bytes of a block that is being skipped are still to come."""
+        """True if the end of a skipped block is still to come."""
         return bool(self._state[_SKIP])
 
     def _describe(self, body: bytes, big: bool) -> None:
@@ -119,7 +119,7 @@ class PcapngWalker:
 
 
 def _interface(body: bytes, big: bool) -> tuple[Interface, tuple[int, ...]]:
-    """An interface description block (4.2), and the row that the scanner needs to make times."""
+    """An interface description block (4.2), and the row from which the scanner computes times."""
     order = "big" if big else "little"
     link_type = int.from_bytes(body[0:2], order)  # type: ignore[arg-type]
     snap_length = int.from_bytes(body[4:8], order)  # type: ignore[arg-type]
@@ -147,7 +147,7 @@ def _interface(body: bytes, big: bool) -> tuple[Interface, tuple[int, ...]]:
 
 
 def _tell(interface: Interface, said: list[int], times: list[int]) -> None:
-    """Enter what interface statistics (4.6) said; a later block of the same interface has replaced an earlier one."""
+    """Enter interface statistics (4.6); a later block of the same interface has replaced an earlier one."""
     for bit, column, name in ((1, _START, "start_ns"), (2, _END_TIME, "end_ns")):
         if said[_SAID] & bit:
             ns = _exact_nanoseconds(said[column], times)
@@ -160,7 +160,7 @@ def _tell(interface: Interface, said: list[int], times: list[int]) -> None:
 
 
 def _exact_nanoseconds(ticks: int, row: list[int]) -> int:
-    """What `_nanoseconds` computes, in unbounded integers."""
+    """The result of `_nanoseconds`, computed in unbounded integers."""
     up, down, bits, offset_s, _ = row
     value = ticks * 10**9 >> bits if bits >= 0 else ticks // down * up
     return value + offset_s * 10**9
@@ -183,7 +183,7 @@ def _nanoseconds(ticks, times, row):
         if seconds > np.uint64(9_000_000_000):
             return OUT_OF_RANGE
         rest = ticks & ((np.uint64(1) << shift) - np.uint64(1))
-        if bits > 33:  # keep rest * 10**9 within 64 bits; what is cut off is below a nanosecond
+        if bits > 33:  # keep rest * 10**9 within 64 bits; the bits cut off are below a nanosecond
             rest = rest >> np.uint64(bits - 33)
             shift = np.uint64(33)
         fraction = (rest * np.uint64(1_000_000_000)) >> shift
@@ -249,7 +249,7 @@ def _doubled(source, at, big):
 def _keep_statistics(source, start, end, big, said):
     """Options of an interface statistics block (4.6) into one row of the table of statistics.
 
-    Of several options of one code the first counts. At most _MOST_OPTIONS steps.
+    The first of several options with one code counts. At most _MOST_OPTIONS steps.
     """
     at = start
     met = 0
@@ -287,7 +287,7 @@ def _keep_statistics(source, start, end, big, said):
 
 @inlined
 def _is_frame(kind):
-    """Whether Wireshark gives a number to a block without a packet: custom blocks, journal entries, system events."""
+    """True for a block without a packet that Wireshark numbers: custom blocks, journal entries, system events."""
     event = kind == 9 or kind == 0x204 or kind == 0x216 or kind == 0x221
     return event or kind == 0xBAD or kind == 0x40000BAD
 
@@ -296,9 +296,9 @@ def _is_frame(kind):
 def _scan(data, size, packets, count, state, times, statistics):
     """Walk blocks from the state's position; returns (packets, why it stopped).
 
-    Every read is checked against `size`; each step goes on by at least 12 bytes. A block is looked at when all of it
-    is there, so that what is found does not depend on how the file was cut into pieces. Sections and statistics are
-    dealt with here, since a file may consist of them: only interface descriptions are for the caller.
+    Every read is checked against `size`; each step advances by at least 12 bytes. A block is read once it is complete,
+    so the result does not depend on how the file was cut into pieces. The scanner handles sections and statistics
+    itself, since a file may consist of them; only interface descriptions are left to the caller.
     """
     source = memory(data)
     position = state[_POSITION]

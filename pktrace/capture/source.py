@@ -1,4 +1,4 @@
-"""The bytes of a capture file, as a stream: as they are, or decompressed (gzip, zstd, lz4)."""
+"""The bytes of a capture file, as a stream: plain, or decompressed (gzip, zstd, lz4)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pktrace.errors import CaptureFileError
 from pktrace.inputs import InputFile, Location, NotInside, NotRegular, Stamp
 from pktrace.sizes import as_size
 
-# Bytes taken from a compressed file, or asked of a decompressor, at a time: what is lost where it is damaged.
+# Bytes read from a compressed file, or requested from a decompressor, at a time. Damage may cost as many bytes.
 _PIECE = 1 << 14
-# What a zstd frame may ask its reader to keep; `zstd -d` has the same bound (RFC 8878 3.1.1.1.2 asks for 8 MiB).
+# The largest window of a zstd frame, in bytes; `zstd -d` has the same bound (RFC 8878 3.1.1.1.2 asks for 8 MiB).
 LARGEST_WINDOW = 1 << 27
 _MOST_SKIPPED = 1000
 
@@ -25,13 +25,13 @@ class Damaged(Exception):
 
 
 class TooWide(Exception):
-    """A zstd frame asks its reader to keep more than LARGEST_WINDOW bytes of it."""
+    """A zstd frame needs a window of more than LARGEST_WINDOW bytes."""
 
 
 class Source(Protocol):
-    """A stream of bytes: `readinto` returns how many came, 0 at the end; raises OSError, Damaged, TooWide.
+    """A stream of bytes: `readinto` returns the number of bytes read, 0 at the end; raises OSError, Damaged, TooWide.
 
-    `tell` is how many bytes of the file itself have been taken for them.
+    `tell` is the number of bytes that the stream has consumed of the file itself.
     """
 
     def readinto(self, target: memoryview) -> int: ...
@@ -44,11 +44,11 @@ class Source(Protocol):
 def open_regular(
     path: str | os.PathLike[str] | Location, name: str, same_as: Stamp | None = None, hashed: bool = False
 ) -> InputFile:
-    """Open a file as it is on disk, unbuffered.
+    """Open the raw file on disk, unbuffered.
 
     Args:
-        path: where it lies; a location inside a run folder is opened over no link.
-        same_as: the stamp with which it was read before; hashed: make the SHA-256 of what is read.
+        path: its place; a location inside a run folder is opened over no link.
+        same_as: its stamp when it was read before; hashed: compute the SHA-256 of the bytes read.
 
     Raises:
         CaptureFileError: it cannot be opened, or is no regular file (opening a pipe would wait for its writer).
@@ -103,7 +103,7 @@ def too_wide(name: str, window: int | None = None) -> CaptureFileError:
 
 
 def _zstd_window(file: InputFile) -> int:
-    """The window that a file's first zstd frame asks for (RFC 8878 3.1.1.1), 0 where there is none."""
+    """The window that a file's first zstd frame asks for (RFC 8878 3.1.1.1), 0 without a frame."""
     at = 0
     for _ in range(_MOST_SKIPPED):
         head = file.head(14, at)
@@ -143,12 +143,12 @@ class _Gzip:
             if not self._begun and not self._input.strip(b"\0"):
                 self._input = b""  # tape blocks and some writers pad the file with zeros
                 continue
-            before = self._member.copy()  # zlib gives out nothing of a piece in which it meets a fault
+            before = self._member.copy()  # zlib gives no output of a piece with a fault
             try:
                 made = self._member.decompress(self._input, len(target))
             except zlib.error:
                 made = self._before_fault(before, len(target))
-                self._begun = True  # so that zeros behind the fault are not taken for padding between members
+                self._begun = True  # zeros behind the fault are no padding between members
                 target[: len(made)] = made
                 return len(made)
             self._begun = True
@@ -162,7 +162,7 @@ class _Gzip:
                 return len(made)
 
     def _before_fault(self, member: Any, room: int) -> bytes:
-        """What the present piece gives before its fault, at most `room` bytes: it is taken byte by byte."""
+        """The output of the present piece before its fault, at most `room` bytes; input is taken byte by byte."""
         made = bytearray()
         taken = 0
         while taken < len(self._input) and len(made) < room:

@@ -1,4 +1,4 @@
-"""The capture tool's own words (`captures/<point>.log`): how many packets it received and dropped.
+"""The log of the capture tool (`captures/<point>.log`): the packets that it received and dropped.
 
 tcpdump prints "N packets captured", "M packets received by filter", "D packets dropped by kernel" at its end and,
 on one line, at every SIGUSR1: the last of each counts. dumpcap prints "Packets received/dropped on interface
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-# At most 18 digits: what has more is no count, and 64 bits hold these.
+# At most 18 digits: a number with more digits is no count, and 64 bits hold 18 digits.
 _CAPTURED = re.compile(r"\b(\d{1,18}) packets? captured")
 _RECEIVED = re.compile(r"\b(\d{1,18}) packets? received by filter")
 _DROPPED = re.compile(r"\b(\d{1,18}) packets? dropped by kernel")
@@ -20,12 +20,12 @@ _DUMPCAP = re.compile(r"Packets received/dropped on interface '[^'\n]{0,200}': (
 
 @dataclass(frozen=True)
 class ToolCounts:
-    """Packets by the capture tool's count; None where the log does not say."""
+    """Packets by the capture tool's count; None if the log gives no number."""
 
     captured: int | None
     received: int | None
     dropped: int | None
-    by_interface: int = 0  # dropped before the capture filter saw them; not among the received
+    by_interface: int = 0  # dropped before the capture filter; not among the received packets
 
     @property
     def unread(self) -> int:

@@ -1,8 +1,8 @@
-"""What follows from the facts of a run: what it can answer, by findings with their consequence and their fix.
+"""Answers about a run from its facts: each finding has a consequence and a fix.
 
-A finding says for each question, latency, losses and rules, whether it limits the answer (`partly`) or prevents it
-(`no`), on which paths. A path answers a question as its worst finding says; the run answers `yes` if all paths with
-packets do, `no` if none does, else `partly`. Rules are asked on paths that have some.
+A finding limits (`partly`) or prevents (`no`) the answer to a question (latency, losses, rules) on some paths. The
+worst finding of a path decides its answer. The run answers `yes` if all paths with packets do, `no` if none does, else
+`partly`. Rules are asked on paths with rules only.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pktrace.check.finding import NO, PARTLY, QUESTIONS, RULES, WORSE, YES, Find
 from pktrace.errors import EXIT_DAMAGED_OR_UNDECIDED, EXIT_DONE
 from pktrace.observations.coverage import damage_matters
 
-# What a run is looked at for, each yields findings.
+# The checks of a run; each yields findings.
 _LOOKS = (
     captures.paths, captures.traffic, captures.damage, captures.windows, matching.clocks, matching.order,
     matching.sharing, captures.capture_loss, matching.alike, matching.offloads, captures.pauses,
@@ -27,7 +27,7 @@ _LOOKS = (
 
 @dataclass(frozen=True)
 class Answer:
-    """Whether one question can be answered, and the places in the list of the findings that say otherwise."""
+    """The answer to one question, with the places of its limiting findings in the list of findings."""
 
     question: str
     answer: str
@@ -35,7 +35,7 @@ class Answer:
 
 
 def findings_of(facts: Suitability) -> tuple[Finding, ...]:
-    """All findings, worst first; equal ones in the order in which they are looked for."""
+    """All findings, worst first; findings of equal rank in the order of the checks."""
     found = [finding for look in _LOOKS for finding in look(facts)]
     return tuple(sorted(found, key=lambda finding: (-finding.rank, -len(finding.limits))))
 
@@ -72,7 +72,7 @@ def _answer(facts: Suitability, findings: tuple[Finding, ...], question: str) ->
 
 
 def check_outcome(facts: Suitability, answers: tuple[Answer, ...]) -> Outcome:
-    """3 where input is damaged, or there are packets and yet no question can be answered, else 0."""
+    """3 if input is damaged, or if there are packets and no question can be answered, else 0."""
     harmed = [point.name for point in facts.points if damage_matters(facts.run, point.cover)] if facts.damaged else []
     reasons = damage_of(facts.ledger, harmed)
     if any(point.cover.packets for point in facts.points) and all(answer.answer == NO for answer in answers):

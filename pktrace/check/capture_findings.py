@@ -1,4 +1,4 @@
-"""Findings about the recording: what was asked for, what was captured, when, and what the captures missed."""
+"""Findings about the recording: paths of run.toml, packets captured, times of capture, and packets missed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _UNUSABLE = (
 
 
 def paths(facts: Suitability) -> Iterator[Finding]:
-    """What run.toml asks for at all."""
+    """Paths and rules that run.toml lacks, paths of one point, and points on no path."""
     run = facts.run
     if not run.paths:
         yield Finding(
@@ -76,7 +76,7 @@ def traffic(facts: Suitability) -> Iterator[Finding]:
         )
     elif empty:
         yield Finding(
-            f"No packets on path {listed(empty)}: nothing can be said of {'it' if len(empty) == 1 else 'them'}.",
+            f"No packets on path {listed(empty)}: nothing can be said about {'it' if len(empty) == 1 else 'them'}.",
             "If traffic was expected, compare `match` with the addresses in the captures.",
         )
     followed = sum(path.packets for path in facts.paths)
@@ -125,7 +125,7 @@ def damage(facts: Suitability) -> Iterator[Finding]:
             yield Finding(
                 f"{point.name} has {many(point.cover.unusable, 'packet')} that cannot be followed ({why}): a packet "
                 "that is missing there may be one of them.",
-                "Record with a link type that is read, time stamps, and at least 128 bytes of each packet.",
+                "Record with a link type that pktrace decodes, time stamps, and at least 128 bytes of each packet.",
                 limits(PARTLY, LOSSES, RULES),
                 paths_of(facts, number)[0],
             )
@@ -138,7 +138,7 @@ def damage(facts: Suitability) -> Iterator[Finding]:
 
 
 def capture_loss(facts: Suitability) -> Iterator[Finding]:
-    """What the captures dropped, left unread or provably missed, and those that do not say."""
+    """Packets that captures dropped, left unread or provably missed, and captures without such counts."""
     silent, concerned = [], set()
     for number, point in enumerate(facts.points):
         on = paths_of(facts, number)[0]
@@ -146,8 +146,8 @@ def capture_loss(facts: Suitability) -> Iterator[Finding]:
         if cover.dropped:
             total = cover.packets + cover.dropped
             yield Finding(
-                f"{point.name} dropped {many(cover.dropped, 'packet')} ({part(cover.dropped / total)}): losses next to "
-                "it cannot be told apart from capture loss.",
+                f"{point.name} dropped {many(cover.dropped, 'packet')} ({part(cover.dropped / total)}): losses next "
+                "to it may be capture losses.",
                 "Record with a larger buffer (tcpdump -B 32768) and a snap length of 256 (-s 256).",
                 limits(PARTLY, LOSSES, RULES),
                 on,
@@ -171,7 +171,7 @@ def capture_loss(facts: Suitability) -> Iterator[Finding]:
             yield Finding(
                 f"{point.name} missed {many(point.missed, 'packet')} while it ran: they were seen before and after it. "
                 "Others that are missing there may not be lost.",
-                "Look for drops and filters of that capture, and whether packets take another way.",
+                "Look for drops and filters of that capture, and for packets that take another way.",
                 limits(PARTLY, LOSSES, RULES),
                 on,
             )
@@ -195,7 +195,7 @@ def windows(facts: Suitability) -> Iterator[Finding]:
             yield Finding(
                 f"{ends_of(facts, stage)} were not captured at the same time ({duration(-stage.overlap_ns)} apart): no "
                 f"packet of path {facts.run.paths[path.number].name} can be seen at both.",
-                "Record all points at the same time; if they were, give them the clocks that they have.",
+                "Record all points at the same time; if they were, name their clocks in run.toml.",
                 limits(limit_at(path, stage), LATENCY, LOSSES, RULES),
                 (path.number,),
             )
@@ -215,15 +215,15 @@ def windows(facts: Suitability) -> Iterator[Finding]:
 
 
 def pauses(facts: Suitability) -> Iterator[Finding]:
-    """Points that saw nothing while their neighbours did."""
+    """Points that saw no packets while their neighbours saw some."""
     for number, point in enumerate(facts.points):
         deaf = [pause for pause in point.pauses if pause.expected >= EXPECTED_IN_PAUSE]
         if deaf:
             worst = max(deaf, key=lambda pause: pause.end_ns - pause.start_ns)
             again = f" ({len(deaf)} such pauses)" if len(deaf) > 1 else ""
             yield Finding(
-                f"{point.name} saw nothing for {duration(worst.end_ns - worst.start_ns)}, where its neighbours let "
-                f"expect about {worst.expected:,.0f} packets{again}: the capture may have been deaf, or traffic "
+                f"{point.name} saw nothing for {duration(worst.end_ns - worst.start_ns)}, while its neighbours "
+                f"suggest about {worst.expected:,.0f} packets{again}: the capture may have been deaf, or traffic "
                 "changed.",
                 "Look at the strip above; compare with the interface's own counters.",
                 limits(PARTLY, LOSSES),
@@ -239,7 +239,7 @@ def counters(facts: Suitability) -> Iterator[Finding]:
     missing = sorted(set(named) - set(facts.context.counters))
     if missing:
         yield Finding(
-            f"context/ does not hold {many(len(missing), 'counter')} that rules name ({listed(missing)}): there is no "
-            "second witness for what the filter dropped.",
+            f"context/ does not hold {many(len(missing), 'counter')} that rules name ({listed(missing)}): there is "
+            "no second witness for drops of the filter.",
             "Keep `nft -j list counters` from before and after the run in context/.",
         )

@@ -24,9 +24,10 @@ def strip(
 ) -> str:
     """One letter per column of the axis.
 
-    A block: packets, its height their number against the fullest column (a logarithm, so that one packet is seen
-    beside a million). `·`: the capture ran and saw nothing; `-`: for much longer than usual here; `×`: although its
-    neighbours saw at least `deaf` packets that it would have seen too; a blank: the capture does not say that it ran.
+    A block: packets; its height is their number against the fullest column (a logarithm, so that one packet is visible
+    beside a million). `·`: the capture ran and saw nothing; `-`: it saw nothing for much longer than usual here; `×`:
+    it saw nothing, although its neighbours saw at least `deaf` packets that it would have seen, too; a blank: nothing
+    shows that the capture ran.
 
     Args:
         times: int64, sorted, of the packets; span, axis: first and last time, ns; all on one clock.

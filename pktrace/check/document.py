@@ -1,4 +1,4 @@
-"""What `pktrace check --json` prints."""
+"""The JSON document of `pktrace check --json`."""
 
 from __future__ import annotations
 

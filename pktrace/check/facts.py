@@ -1,7 +1,7 @@
-"""What the captures of a run can show, before anything is asked of them: facts per point, path, stage and sender.
+"""Facts about the captures of a run, per point, path, stage and sender.
 
-Nothing is judged here; what follows from the facts is in `advice.py`. Times marked `common` are on the clock of the
-first point, offsets removed (`clock_model`).
+This module judges nothing; `answers.py` draws the conclusions. Times marked `common` are on the clock of the first
+point, offsets removed (`clock_model`).
 """
 
 from __future__ import annotations
@@ -38,11 +38,12 @@ Array = np.ndarray[Any, Any]
 class PointFacts:
     """One point.
 
-    `cover` is what its captures say; `offset_ns` is its clock against the first point's, None where that cannot be
-    told; `span` and `times` (sorted) are common. `snapped` packets are longer than what was captured of them,
-    `superpackets` longer than `LONGEST_FRAME`; `other` are neither IP nor known not to be; `repeats` are packets whose
-    digest the point saw before, at most the loss threshold earlier and more often than a path visits it, `repeat_ns`
-    their median distance; `alike` are all packets that have such a repeat or are one; `missed` proven misses.
+    `cover` is the coverage of its captures; `offset_ns` is the offset of its clock against the first point's clock,
+    None if it is unknown; `span` and `times` (sorted) are common. `snapped` packets are longer than their captured
+    bytes, `superpackets` longer than `LONGEST_FRAME`; `other` packets are neither IP nor known to be something else.
+    `repeats` are packets whose digest the point saw at most the loss threshold earlier, more often than a path visits
+    the point; `repeat_ns` is their median distance. `alike` packets have such a repeat or are one; `missed` counts
+    proven misses.
     """
 
     name: str
@@ -68,9 +69,10 @@ class PointFacts:
 
 @dataclass(frozen=True)
 class PathFacts:
-    """One path: `packets` were followed on it, `by_order` of them have the same bytes as others within the loss
-    threshold and are told apart by their order only; `at_input` reached the filter's input; `outside` passed while not
-    all points of the path captured, None where their clocks cannot be compared."""
+    """One path: `packets` were followed on it. Only their order distinguishes `by_order` of them from packets with the
+    same bytes within the loss threshold. `at_input` reached the filter's input; `outside` passed while not all points
+    of the path captured, None if their clocks cannot be compared.
+    """
 
     number: int
     packets: int
@@ -84,9 +86,9 @@ class PathFacts:
 class Suitability:
     """All facts of a run, and the ledger of reading and following it.
 
-    `digests` is how many different digests the run has; `chance_matches` how many pairs of them are expected to be
-    equal by chance; `contradictions` are stages whose points show that they do not share the clock that they should.
-    `steps` are clocks that were set in mid-run, `drifts` those that gain on others.
+    `digests` is the number of different digests of the run; `chance_matches` is the number of pairs expected to be
+    equal by chance; `contradictions` are stages whose packets contradict the shared clock that run.toml declares.
+    `steps` are clocks that were set during the run, `drifts` are clocks that gain on others.
     """
 
     run: Run
@@ -106,7 +108,7 @@ class Suitability:
 
 
 def suitability_of(observations: Observations) -> Suitability:
-    """Look at all observations of a run; follows its packets once."""
+    """Facts about all observations of a run; follows its packets once."""
     trajectories = follow_packets(observations)
     run, rows = trajectories.run, observations.rows
     clocks = trajectories.clocks
@@ -150,7 +152,7 @@ def _path(trajectories: Trajectories, number: int, stages: tuple[StageFacts, ...
 
 
 def _outside(trajectories: Trajectories, number: int, times: Array) -> int | None:
-    """How many packets of a path were first seen while some point of it did not capture, by what captures say."""
+    """The number of packets of a path that were first seen while one of its points did not capture."""
     reach, clocks = trajectories.reach, trajectories.clocks
     at = list(dict.fromkeys(trajectories.run.paths[number].points))
     captured = [point for point in at if reach.start[point] <= reach.end[point]]
@@ -199,7 +201,7 @@ def _points(trajectories: Trajectories, order: Array, times: Array, paths: Array
 
 
 def _counts(rows: Array, points: int) -> dict[str, Array]:
-    """Per point, how many of its packets are of each kind."""
+    """The number of packets of each kind, per point."""
     # Column by column: a copy of all rows of a point would cost more than all of the counting.
     point, has, length = rows["point"].copy(), rows["has"].copy(), rows["length"].copy()
     kinds = {
@@ -220,7 +222,7 @@ def _span(cover: Coverage, offset: int) -> tuple[int, int] | None:
 
 
 def _repeated(run: Run, rows: Array, order: Array, times: Array, paths: Array) -> tuple[Array, Array, list[int | None]]:
-    """Per point: packets in groups of equal digests, those that are repeats, median distance of the repeats.
+    """Per point: packets in groups of equal digests, repeats among them, median distance of the repeats.
 
     A group's members lie within the loss threshold of each other, one to the next; a point that a path visits twice
     may see each packet twice. `order` sorts the followed rows by (point, digest, time).
@@ -257,7 +259,7 @@ def stages_of(facts: Suitability) -> Iterator[tuple[PathFacts, StageFacts]]:
 
 
 def limit_at(path: PathFacts, stage: StageFacts) -> str:
-    """What a stage that shows nothing does to its path: PARTLY if packets can be followed over another, else NO."""
+    """The limit that a stage without followed packets sets to its path: PARTLY if another stage has some, else NO."""
     return PARTLY if any(other.follows for other in path.stages if other is not stage) else NO
 
 
@@ -267,7 +269,7 @@ def ends_of(facts: Suitability, stage: StageFacts) -> str:
 
 
 def paths_of(facts: Suitability, point: int) -> tuple[tuple[int, ...], bool]:
-    """(paths that visit a point, whether it only lies in detours)."""
+    """(paths that visit a point, true if the point lies in detours only)."""
     on, outside = [], False
     for number, path in enumerate(facts.run.paths):
         for at, visited in enumerate(path.points):

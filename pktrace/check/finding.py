@@ -1,4 +1,4 @@
-"""A finding: one thing that limits what a run can show, and the words that its sentence is made of."""
+"""A finding: one limit of the conclusions from a run, and helpers for the words of its sentence."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ WORSE = {YES: 0, PARTLY: 1, NO: 2}
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that limits what the run can show, or that is good to know (no question limited).
+    """One limit of the conclusions from a run, or a remark (no question limited).
 
-    `sentence` says what is and what follows from it, `fix` what to do; `limits` is a tuple of (question, PARTLY or
-    NO), `paths` the numbers of the paths concerned, None for all. `unasked` says that run.toml does not ask the
-    question at all, so that nothing is wrong.
+    `sentence` gives the fact and its consequence, `fix` the remedy; `limits` is a tuple of (question, PARTLY or NO),
+    `paths` the numbers of the paths concerned, None for all. `unasked` is true if run.toml does not ask the question at
+    all; then nothing is wrong.
     """
 
     sentence: str
@@ -26,7 +26,7 @@ class Finding:
 
     @property
     def rank(self) -> int:
-        """2 if it prevents an answer that was asked for, 1 if it limits one, else 0."""
+        """2 if the finding prevents a requested answer, 1 if it limits one, else 0."""
         return 0 if self.unasked else max((WORSE[limit] for _, limit in self.limits), default=0)
 
 
@@ -41,7 +41,7 @@ def many(number: int, word: str) -> str:
 
 
 def listed(names: list[str]) -> str:
-    """`a`, `a and b`, `a, b and c`; of more than six the first five."""
+    """`a`, `a and b`, `a, b and c`; more than six names are cut to the first five."""
     if len(names) > 6:
         names = [*names[:5], f"{len(names) - 5} more"]
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
@@ -60,7 +60,7 @@ def duration(ns: float) -> str:
 
 
 def part(share: float) -> str:
-    """A share in percent; little is not shown as nothing, nor almost all as all."""
+    """A share in percent; a small share is never shown as 0 %, and one just below the whole never as 100 %."""
     if 0 < share < 0.001:
         return "less than 0.1 %"
     if 0.999 < share < 1:

@@ -1,12 +1,12 @@
-"""How each sender numbers its IPv4 packets, and how soon a number comes again.
+"""IPv4 senders: how each one numbers its packets, and how soon a number repeats.
 
-The IP ID is where matching starts, and what senders do with it differs (RFC 6864 4.1: in packets that need no
-fragmentation it may be anything). Judged is each IPv4 source with at least `LEAST_PACKETS` packets at the point that
-saw most of its packets, in order of time, without later fragments (which repeat their packet's ID); copies (equal
-digests within `COPY_NS`) are counted, and left out of steps and of the time after which an ID comes again. A *flow* is
-(destination, protocol, ports). A step is *small* if the ID grew by 1 to 1,024 modulo 65,536, or fell by at most 16
-(reordering); random IDs do that in 1.6 % of the steps. Kernels add up to a tick per waiting time and one per segment
-of a superpacket, which stays below 1,024.
+Matching starts with the IP ID, and senders use it differently (RFC 6864 4.1: in packets that need no fragmentation it
+may have any value). Each IPv4 source with at least `LEAST_PACKETS` packets is judged at the point that saw most of its
+packets, in order of time. Later fragments are left out, since they repeat their packet's ID. Copies (equal digests
+within `COPY_NS`) are counted, but have no part in steps and in the repeat time of an ID. A *flow* is (destination,
+protocol, ports). A step is *small* if the ID grew by 1 to 1,024 modulo 65,536, or fell by at most 16 (reordering); 1.6
+% of the steps of random IDs are small. Kernels add up to a tick per waiting time and one per segment of a superpacket,
+which stays below 1,024.
 
 =============== ====================================================================================================
 zero            at least 95 % of the IDs are 0
@@ -19,8 +19,8 @@ random          at most 10 % of all steps are small
 mixed           none of these, or between 10 % and 95 % of the IDs are 0
 =============== ====================================================================================================
 
-IDs of 0 are set aside before steps are taken (answers such as SYN-ACK and RST have 0 whatever the sender does
-otherwise). A counter per destination looks like one per flow where each destination has one flow.
+IDs of 0 are set aside before steps are computed, since SYN-ACK, RST and other answers have ID 0 with every kind of
+sender. A counter per destination looks like one per flow if each destination has one flow.
 """
 
 from __future__ import annotations
@@ -48,9 +48,10 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class SenderIds:
-    """One IPv4 sender: `source` is its address as a number, `point` the index of the point where it was judged;
-    `shortest_repeat_ns` the least time between two packets of the same source, destination, protocol and ID other
-    than 0, None where none came again."""
+    """One IPv4 sender: `source` is its address as a number, `point` the index of the point at which it was judged;
+    `shortest_repeat_ns` is the least time between two packets of the same source, destination, protocol and ID other
+    than 0, None if no ID repeats.
+    """
 
     source: int
     point: int
@@ -62,7 +63,7 @@ class SenderIds:
 
 
 def sender_ids(rows: Array, times: Array) -> tuple[SenderIds, ...]:
-    """Every sender with enough packets, those with most packets first.
+    """Every sender with enough packets, the one with most packets first.
 
     Args:
         rows: ROW; times: int64 per row, ns, on a clock that the rows of one point share.
@@ -81,11 +82,11 @@ def sender_ids(rows: Array, times: Array) -> tuple[SenderIds, ...]:
 
 
 def _at_its_best_point(source: Array, point: Array) -> Array:
-    """bool per row: of a sender with enough packets somewhere, at the point that saw most of them."""
+    """bool per row: the sender has enough packets somewhere, and the row is from the point that saw most of them."""
     _, number, total = np.unique(source, return_inverse=True, return_counts=True)
     found: Array = total[number] >= LEAST_PACKETS
     _, sender = np.unique(number[found], return_inverse=True)
-    slot = point[found].astype(np.int64) + 1  # -1 where a file has no interface names
+    slot = point[found].astype(np.int64) + 1  # -1 for a file without interface names
     width = int(slot.max(initial=0)) + 1
     counts = np.bincount(sender * width + slot, minlength=width * (int(sender.max(initial=-1)) + 1)).reshape(-1, width)
     best, most = counts.argmax(axis=1), counts.max(axis=1)
@@ -104,7 +105,7 @@ def _copies(digests: Array, times: Array, points: Array) -> Array:
 
 
 def _judged(rows: Array, times: Array, sources: Array, sender: Array, copies: Array) -> tuple[SenderIds, ...]:
-    """The senders of rows in order of (sender, time); steps are not taken to or from copies."""
+    """The senders of rows in order of (sender, time); copies have no steps."""
     ids = rows["ip_id"].astype(np.int64)
     pair = mixed(rows["source_low"], rows["destination_low"], rows["protocol"])
     flow = mixed(pair, rows["sport"], rows["dport"])
@@ -155,8 +156,9 @@ def _judged(rows: Array, times: Array, sources: Array, sender: Array, copies: Ar
 
 
 class _Steps:
-    """Steps of the ID between neighbours of `order` with equal `group` (and different `apart`, where that is given):
-    per sender how many, how many are small, how many are zero."""
+    """Steps of the ID between neighbours of `order` with equal `group` (and different `apart`, if it is given): counts
+    per sender of all steps, small steps and zero steps.
+    """
 
     def __init__(self, ids: Array, sender: Array, order: Array, group: Array, apart: Array | None, many: int) -> None:
         before, after = order[:-1], order[1:]

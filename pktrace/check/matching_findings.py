@@ -1,4 +1,4 @@
-"""Findings about recognising packets from point to point: clocks, equal packets, offloads, IP IDs."""
+"""Findings about matching packets from point to point: clocks, equal packets, offloads, IP IDs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pktrace.check.stage_facts import LITTLE_SHARED, StageFacts
 from pktrace.trajectories.bounds import EARLY_NS
 from pktrace.trajectories.clocks.alignment import Contradiction
 
-# Bounds of what is told; each is a judgement, written down once.
+# Bounds of the findings; each is a judgement, written down once.
 _MUCH_BY_ORDER = 0.05  # of a path's packets
 _BOTH_WAYS = 0.1  # of a stage's packets go one way, and as many the other
 _SEEN_TWICE = 0.1  # of a point's packets
@@ -29,38 +29,28 @@ _FEW_PAYLOAD_BYTES = 16
 def clocks(facts: Suitability) -> Iterator[Finding]:
     """Points on different clocks."""
     partly = limits(PARTLY if any(stage.same_clock for _, stage in stages_of(facts)) else NO, LATENCY)
+    yield from _contradicted(facts, partly)
+    yield from _set_or_drifting(facts, partly)
+    yield from _declared_apart(facts)
+
+
+def _contradicted(facts: Suitability, partly: tuple[tuple[str, str], ...]) -> Iterator[Finding]:
+    """Clocks and orders of points that packets contradict."""
     late = [entry for entry in facts.contradictions if entry.late]
     if late:
         yield Finding(
-            f"All packets take as long, and longer than the loss threshold: {_stages(facts, late, 'after')}. Their "
-            "clocks are not one. No packet is called lost for being late there, and no latency is told"
+            f"All packets take equally long, and longer than the loss threshold: {_stages(facts, late, 'after')}. The "
+            "points share no clock. No packet counts as lost for being late there, and no latency is measured"
             f"{_offsets(facts)}.",
             "Name the clocks of the points in run.toml, or synchronise them (PTP).",
             partly,
             tuple(sorted({entry.path for entry in late})),
         )
-    for step in facts.steps:
-        yield Finding(
-            f"The clock of {facts.run.points[step.point].name}, or of its neighbours, was set by "
-            f"{duration(step.jump_ns)} in mid-run, as {step.packets} packets show. Packets are matched across the "
-            "jump, and no latency is told there.",
-            "Keep time synchronisation from setting clocks while captures run; let it change their speed (slew).",
-            partly,
-            tuple(n for n, path in enumerate(facts.run.paths) if step.point in path.points),
-        )
-    for drift in facts.drifts:
-        yield Finding(
-            f"Point {facts.run.points[drift.point].name} has a clock that gains {drift.ppm:g} ppm on its neighbour's, "
-            f"as {drift.packets:,} packets show. Packets are matched by corrected times, and no latency is told there.",
-            "Synchronise the clocks of both hosts (PTP, NTP) before the next recording.",
-            partly,
-            tuple(n for n, path in enumerate(facts.run.paths) if drift.point in path.points),
-        )
     disordered = [entry for entry in facts.contradictions if entry.disordered]
     if disordered:
         yield Finding(
             f"Points stand in the wrong order: packets come to {_stages(facts, disordered, 'before')}, and more were "
-            "seen at the second of them alone. What was lost there is not known.",
+            "seen at the second of them alone. Losses there are unknown.",
             "Put the points of this path into the order in which its packets pass them.",
             limits(NO, LATENCY, LOSSES, RULES),
             tuple(sorted({entry.path for entry in disordered})),
@@ -68,12 +58,38 @@ def clocks(facts: Suitability) -> Iterator[Finding]:
     early = [entry for entry in facts.contradictions if not entry.late and not entry.disordered]
     if early:
         yield Finding(
-            f"Nearly all packets come to {_stages(facts, early, 'before')}: the order of the points is wrong, or their "
-            f"clocks are not one. So no latency is told between them{_offsets(facts)}.",
+            f"Nearly all packets come to {_stages(facts, early, 'before')}: the order of the points is wrong, or "
+            f"they share no clock. No latency is measured between them{_offsets(facts)}.",
             "If they are on different hosts, name their clocks in run.toml; swap them if packets go the other way.",
             partly,
             tuple(sorted({entry.path for entry in early})),
         )
+
+
+def _set_or_drifting(facts: Suitability, partly: tuple[tuple[str, str], ...]) -> Iterator[Finding]:
+    """Clocks that were set during the run, or that gain on others."""
+    for step in facts.steps:
+        yield Finding(
+            f"The clock of {facts.run.points[step.point].name}, or of its neighbours, was set by "
+            f"{duration(step.jump_ns)} during the run, as {step.packets} packets show. Packets are matched across "
+            "the jump, and no latency is measured there.",
+            "Keep time synchronisation from setting clocks while captures run; let it change their speed (slew).",
+            partly,
+            tuple(n for n, path in enumerate(facts.run.paths) if step.point in path.points),
+        )
+    for drift in facts.drifts:
+        yield Finding(
+            f"Point {facts.run.points[drift.point].name} has a clock that gains {drift.ppm:g} ppm on its neighbour's, "
+            f"as {drift.packets:,} packets show. Packets are matched by corrected times, and no latency is measured "
+            "there.",
+            "Synchronise the clocks of both hosts (PTP, NTP) before the next recording.",
+            partly,
+            tuple(n for n, path in enumerate(facts.run.paths) if drift.point in path.points),
+        )
+
+
+def _declared_apart(facts: Suitability) -> Iterator[Finding]:
+    """Clocks that run.toml names, with their offsets or without."""
     apart: dict[str, dict[str, set[int]]] = {PARTLY: {}, NO: {}}
     for path, stage in stages_of(facts):
         if stage.same_clock:
@@ -85,8 +101,8 @@ def clocks(facts: Suitability) -> Iterator[Finding]:
             apart[limit].setdefault(pair, set()).add(path.number)
             continue
         yield Finding(
-            f"{ends_of(facts, stage)} have different clocks, and too few packets tell their offset: no latency between "
-            "them, and no packet can be called lost there.",
+            f"{ends_of(facts, stage)} have different clocks, and too few packets show their offset: there is no "
+            "latency between them, and no packet counts as lost there.",
             "Record both on one host, or synchronise them (PTP) and give both the same `clock` in run.toml.",
             limits(limit_at(path, stage), LATENCY, LOSSES, RULES),
             (path.number,),
@@ -115,17 +131,17 @@ def _stages(facts: Suitability, entries: list[Contradiction], word: str) -> str:
 
 
 def _offsets(facts: Suitability) -> str:
-    """Which clocks packets show to be far off, as part of a sentence."""
+    """The clocks that packets show to be far off, as part of a sentence."""
     off = [
         f"{point.name} by {duration(point.offset_ns)}"
         for point in facts.points
         if point.clock_known and abs(point.offset_ns) > EARLY_NS
     ]
-    return f"; by their packets, clocks are off from that of {facts.points[0].name}: {listed(off)}" if off else ""
+    return f"; packets show clocks that are off from the clock of {facts.points[0].name}: {listed(off)}" if off else ""
 
 
 def order(facts: Suitability) -> Iterator[Finding]:
-    """Points that packets pass in another order than the path says, and time stamps that are too coarse."""
+    """Points that packets pass in another order than declared on the path, and time stamps that are too coarse."""
     run = facts.run
     coarse: dict[tuple[int, ...], str] = {}
     for path, stage in stages_of(facts):
@@ -138,14 +154,14 @@ def order(facts: Suitability) -> Iterator[Finding]:
         median, early = stage.median_ns or 0, -(stage.earliest_ns or 0)
         if stage.backwards and _BOTH_WAYS <= stage.backwards / stage.certain <= 1 - _BOTH_WAYS:
             yield Finding(
-                f"{told}: it holds both directions of the traffic, and the order of its points is that of one.",
+                f"{told}: the path holds both directions of the traffic, but its points are in the order of one.",
                 "Give the path a `match` for one direction, and add a path with the points in reverse for the other.",
                 limits(NO, LATENCY, LOSSES, RULES),
                 (path.number,),
             )
         elif 2 * stage.backwards > stage.certain:
             yield Finding(
-                f"{told} (median {duration(median)}): the order of the points is wrong, or their clocks are not one.",
+                f"{told} (median {duration(median)}): the order of the points is wrong, or they share no clock.",
                 "Swap them if packets go the other way; if they are on different hosts, name their clocks in run.toml.",
                 limits(NO, LATENCY, LOSSES, RULES),
                 (path.number,),
@@ -169,7 +185,7 @@ def order(facts: Suitability) -> Iterator[Finding]:
 
 
 def sharing(facts: Suitability) -> Iterator[Finding]:
-    """Neighbours whose packets are not the same."""
+    """Neighbouring points that share too few packets."""
     changed: dict[int, list[str]] = {}
     for path, stage in stages_of(facts):
         apart = stage.overlap_ns is not None and stage.overlap_ns < 0
@@ -199,8 +215,9 @@ def sharing(facts: Suitability) -> Iterator[Finding]:
             )
         else:
             yield Finding(
-                f"{ends_of(facts, stage)} share {part(stage.share or 0.0)} of what could be shared on path {name} "
-                f"({stage.both:,} of {min(stage.at_from, stage.at_to):,}): the rest was rewritten, split or lost.",
+                f"{ends_of(facts, stage)} share {part(stage.share or 0.0)} of the packets that they could share on "
+                f"path {name} ({stage.both:,} of {min(stage.at_from, stage.at_to):,}): the rest was rewritten, "
+                "split or lost.",
                 fix,
                 limits(PARTLY, LATENCY, LOSSES, RULES),
                 (path.number,),
@@ -208,12 +225,12 @@ def sharing(facts: Suitability) -> Iterator[Finding]:
     for number, stages in changed.items():
         yield Finding(
             f"Packets on path {facts.run.paths[number].name} are rewritten, split or merged between {listed(stages)}.",
-            "None needed; `pktrace analyze` says what changed.",
+            "None needed; `pktrace analyze` lists the changes.",
         )
 
 
 def alike(facts: Suitability) -> Iterator[Finding]:
-    """Packets that cannot be told apart, and packets that one capture holds twice."""
+    """Packets with equal bytes, and packets that one capture holds twice."""
     run = facts.run
     concerned = [path for path in facts.paths if path.by_order]
     much = [path for path in concerned if path.by_order > _MUCH_BY_ORDER * path.packets]
@@ -251,7 +268,7 @@ def alike(facts: Suitability) -> Iterator[Finding]:
         )
     if facts.digests > 0 and facts.digest_payload_bytes < _FEW_PAYLOAD_BYTES:
         yield Finding(
-            f"Snap lengths leave {many(facts.digest_payload_bytes, 'byte')} of payload to tell packets apart by.",
+            f"Snap lengths leave {many(facts.digest_payload_bytes, 'byte')} of payload to distinguish packets.",
             "Record at least 128 bytes of each packet (-s 128; 256 with tunnels).",
         )
     if facts.chance_matches > 0.01:
@@ -263,7 +280,7 @@ def alike(facts: Suitability) -> Iterator[Finding]:
 
 
 def offloads(facts: Suitability) -> Iterator[Finding]:
-    """Frames that no wire carries."""
+    """Frames longer than a wire carries."""
     big = [point for point in facts.points if point.superpackets]
     if big:
         mixed = [
@@ -278,14 +295,14 @@ def offloads(facts: Suitability) -> Iterator[Finding]:
         if mixed and all(stage.follows for _, stage in mixed):
             yield Finding(
                 f"{told}, and none at {_ends_without(facts, mixed[0][1])}: superpackets are split or merged between "
-                "them. They are followed by their bytes; each counts as one packet, its latency is that of its first "
+                "them. They are followed by their bytes; each counts as one packet, with the latency of its first "
                 "byte.",
                 fix,
             )
         elif mixed:
             yield Finding(
                 f"{told}, and none at {_ends_without(facts, mixed[0][1])}: superpackets are split or merged between "
-                "them, and what is split is not recognised.",
+                "them, and their segments are not recognised.",
                 fix,
                 limits(PARTLY, LATENCY, LOSSES, RULES),
                 tuple(sorted({number for number, _ in mixed})),
@@ -296,14 +313,14 @@ def offloads(facts: Suitability) -> Iterator[Finding]:
     if partial:
         where = listed([f"{point.name} ({point.partial_checksums:,})" for point in partial])
         yield Finding(
-            f"Checksums that the interface was to complete, at {where}: normal at virtual interfaces, and not used for "
+            f"Checksums left to the interface (offload), at {where}: normal at virtual interfaces, and not used for "
             "matching.",
             "None needed; ethtool -K IF tx off if the checksums themselves matter.",
         )
 
 
 def identification(facts: Suitability) -> Iterator[Finding]:
-    """Senders whose IP IDs do not help, or come again too soon."""
+    """Senders whose IP IDs are no evidence, or repeat too soon."""
     threshold = facts.run.threshold_ns
     none = [sender for sender in facts.senders if sender.behaviour in ("zero", "constant")]
     soon = [
@@ -315,15 +332,15 @@ def identification(facts: Suitability) -> Iterator[Finding]:
     if none:
         yield Finding(
             f"{many(len(none), 'IPv4 sender')} of {len(facts.senders):,} {'gives' if len(none) == 1 else 'give'} every "
-            "packet the same IP ID: packets are told apart by ports, sequence numbers and payload alone.",
+            "packet the same IP ID: packets are distinguished by ports, sequence numbers and payload alone.",
             "None needed while payloads differ.",
         )
     if soon:
         least = min(sender.shortest_repeat_ns or 0 for sender in soon)
         yield Finding(
-            f"IP IDs of {many(len(soon), 'sender')} come again within the loss threshold, at best after "
+            f"IP IDs of {many(len(soon), 'sender')} repeat within the loss threshold, at the earliest after "
             f"{duration(least)}: the ID alone does not identify a packet.",
-            "None needed while payloads differ; a shorter loss threshold helps where they do not.",
+            "None needed while payloads differ; a shorter loss threshold helps if they do not.",
         )
 
 

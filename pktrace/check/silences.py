@@ -1,11 +1,11 @@
-"""Times in which a point saw nothing for much longer than usual, and whether its neighbours say that it should have.
+"""Silences of a point that are much longer than its usual gaps, with the packets that its neighbours saw meanwhile.
 
-A pause is *long* if it lasts more than `TIMES_USUAL` times what 99 % of the point's gaps stay below, and at least
-`LEAST_NS`; a stream with exponential gaps has such a pause once in e^92 packets. `expected` is how many packets the
-point would have seen in the pause if it had seen the same share of a neighbour's packets as over the whole run, at most
-all of them; counted are packets that fit a path. 20 and more are e^-20 unlikely by chance, but kinds of traffic that
-change in the course of a run do that too. Neighbours are the points next to it on a path with the detour left out; a
-point that only lies in detours has none, since punted packets come when rules match.
+A pause is *long* if it lasts at least `LEAST_NS` and more than `TIMES_USUAL` times the bound that 99 % of the point's
+gaps stay below; a stream with exponential gaps has such a pause once in e^92 packets. `expected` is the number of
+packets that the point would have seen in the pause, had it seen the same share of a neighbour's packets as over the
+whole run, at most all of them. Only packets that fit a path are counted. Chance explains 20 and more with a probability
+of e^-20, but traffic whose mix changes during a run has the same effect. Neighbours are the next points on a path
+without its detour. A point that only lies in detours has no neighbours, since punted packets come when rules match.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Pause:
-    """From one packet to the next, common times; `usual_ns` is what 99 % of the gaps stay below."""
+    """A pause from one packet to the next, common times; 99 % of the gaps stay below `usual_ns`."""
 
     start_ns: int
     end_ns: int
@@ -41,7 +41,7 @@ def pauses_of(run: Run, times: list[Array], on_path: list[Array]) -> list[tuple[
     """Long pauses of every point in order of time, the `MOST_SHOWN` longest of each.
 
     Args:
-        times, on_path: int64 per point, sorted, common: times of all its packets, and of those that fit a path.
+        times, on_path: int64 per point, sorted, common: times of all its packets, and of its packets that fit a path.
     """
     near = _neighbours(run)
     return [_pauses(times[number], on_path[number], [on_path[other] for other in near[number]]) for number in near]
@@ -76,9 +76,9 @@ def _pauses(times: Array, on_path: Array, near: list[Array]) -> tuple[Pause, ...
         if not both.any():
             continue
         inside = np.searchsorted(other, ends, "left") - np.searchsorted(other, starts, "right")
-        # Of the packets outside of the pauses: those inside are what is in question.
+        # The usual share comes from the packets outside of the pauses; the packets inside are in question.
         outside = max(1, int(both.sum()) - int(inside.sum()))
-        # At most one here for each there: a neighbour that sees little cannot let expect much.
+        # At most one packet here per packet there: few packets of a neighbour cannot make many expected.
         expected = np.maximum(expected, inside * min(1.0, len(on_path) / outside))
     return tuple(
         Pause(int(start), int(end), usual, round(float(value), 1))

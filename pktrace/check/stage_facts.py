@@ -1,9 +1,9 @@
-"""Which packets neighbouring points of a path share: by digest alone, and as they were followed.
+"""Packets that neighbouring points of a path share: by digest alone, and as followed.
 
-Counted are different digests of the packets that fit the path, in the time that both captures cover. The share is of
-the smaller of the two counts, so that neither losses nor rules that drop nor the traffic of a bypass lower it: what it
-measures is whether packets can be recognised from one point to the next by their bytes. What is rewritten, split or
-merged between them has other digests, and is followed all the same where it can be: `follows` tells.
+The counts are of different digests of packets that fit the path, in the time that both captures cover. The share
+divides by the smaller of the two counts, so neither losses nor rules that drop nor the traffic of a bypass lower it. It
+measures how well packets can be recognised from one point to the next by their bytes. Packets that are rewritten, split
+or merged between the points have other digests; pktrace may still follow them, and `follows` is true if it does.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ Array = np.ndarray[Any, Any]
 class StageFacts:
     """One stage of one path; `path`, `from_point` and `to_point` are indices.
 
-    `overlap_ns` is how long both captures ran at the same time, negative how far they lie apart, None where that
-    cannot be told. `at_from`, `at_to` and `both` count different digests in that time. Of `certain` packets, which
-    both points saw just as often as the path visits them, `median_ns` is the middle time from one point to the other,
-    `backwards` how many came to the second point before the first, `earliest_ns` the least time; where no digest is
-    shared, of those that were followed. `entered` packets were followed to the first point, `arrived` to the second,
-    `followed` to both, and `changed` of these have another digest there.
+    `overlap_ns` is the time that both captures ran together, a negative number the time between them, None if it is
+    unknown. `at_from`, `at_to` and `both` count different digests in that time. `certain` packets are those that both
+    points saw exactly as often as the path visits them; if the points share no digest, they are the followed packets.
+    `median_ns` is the median time of certain packets from one point to the other, `earliest_ns` the least, and
+    `backwards` the number that came to the second point first. `entered` packets were followed to the first point,
+    `arrived` to the second, `followed` to both, and `changed` of these have another digest there.
     """
 
     path: int
@@ -51,19 +51,19 @@ class StageFacts:
 
     @property
     def follows(self) -> bool:
-        """Whether packets are followed over the stage, by whatever rung; losses do not count against it."""
+        """True if packets are followed over the stage, by any matcher; losses do not count against it."""
         return self.followed > 0 and self.followed >= LITTLE_SHARED * min(self.entered, self.arrived)
 
     @property
     def share(self) -> float | None:
-        """Shared digests of those that could be; None where one point has none."""
+        """Shared digests divided by the digests that could be shared; None if one point has no digests."""
         least = min(self.at_from, self.at_to)
         return self.both / least if least else None
 
 
 @dataclass(frozen=True)
 class _Sightings:
-    """Different digests at one position, sorted: how often each, first and last common time."""
+    """Different digests at one position, sorted: number of sightings, first and last common time of each."""
 
     digests: Array
     counts: Array

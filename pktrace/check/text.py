@@ -1,4 +1,4 @@
-"""What `pktrace check` shows: points and their coverage over time, paths, IP IDs, findings, and the verdict."""
+"""The text of `pktrace check`: points and their coverage over time, paths, IP IDs, findings, and the verdict."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ LINK_TYPES = {
 def print_suitability(
     facts: Suitability, findings: tuple[Finding, ...], answers: tuple[Answer, ...], stream: IO[str]
 ) -> None:
-    """Everything, the verdict last."""
+    """Print all facts, findings and answers, the verdict last."""
     out = console(stream)
     wide = out.width >= _WIDE
     parts = [_points(facts, wide), _coverage(facts, out.width), _frames(facts, wide)]
@@ -103,7 +103,7 @@ def _points(facts: Suitability, wide: bool) -> Group:
 
 
 def _time(time: int, first: int | None, wide: bool) -> str:
-    """Time of day; with its date where that is another day than the first point's."""
+    """Time of day, with the date if it is another day than the first point's."""
     other_day = first is not None and time // 86_400_000_000_000 != first // 86_400_000_000_000
     text = date_time(time).removesuffix(" UTC") if other_day else clock_time(time)
     return text if wide else text[:-6]
@@ -155,7 +155,7 @@ def _coverage(facts: Suitability, width: int) -> Text:
 
 
 def _shift(facts: Suitability, point: PointFacts) -> int:
-    """What brings a point whose clock is unknown to the beginning of the first point."""
+    """The shift in ns that moves a point of unknown clock to the beginning of the first point."""
     begins = [other.span[0] for other in facts.points if other.clock_known and other.span is not None]
     if point.clock_known or point.span is None or not begins:
         return 0
@@ -163,7 +163,7 @@ def _shift(facts: Suitability, point: PointFacts) -> int:
 
 
 def _frames(facts: Suitability, wide: bool) -> Group:
-    """What the frames of each point are, and how much of them was captured."""
+    """Kinds of frames of each point, and the captured part of them."""
     long = f">{LONGEST_FRAME:,}"
     columns = [("point", "left"), ("link type", "left"), ("snap", "right"), ("cut", "right"), (long, "right")]
     columns += [("partial sum", "right")] if wide else []
@@ -192,17 +192,17 @@ def _frames(facts: Suitability, wide: bool) -> Group:
 
 
 def _paths(facts: Suitability, wide: bool) -> list[Group]:
-    """A table per path that has packets: what neighbouring points share."""
+    """A table per path that has packets: the packets that neighbouring points share."""
     found = []
     for path in facts.paths:
         if not path.packets:
             continue
         described = facts.run.paths[path.number]
-        told = f"{count(path.by_order)} told apart only by order" if path.by_order else "all told apart"
+        told = f"{count(path.by_order)} distinguished by order only" if path.by_order else "all distinct"
         title = f"Path {visible(described.name)}: {plural(path.packets, 'packet')}, {told}"
         columns = [("stage", "left"), ("from", "left"), ("to", "left"), ("at from", "right"), ("at to", "right")]
         columns += [("both", "right"), ("share", "right")]
-        # What was rewritten, split or merged on the way has other bytes, and is followed all the same.
+        # Packets that were rewritten, split or merged on the way have other bytes, and are still followed.
         more = any(stage.followed > stage.both for stage in path.stages)
         columns += [("followed", "right")] if more else []
         columns += [("median", "right"), ("backwards", "right")]
@@ -237,7 +237,7 @@ def _paths(facts: Suitability, wide: bool) -> list[Group]:
 
 
 def _senders(facts: Suitability) -> list[Group]:
-    """How each IPv4 sender numbers its packets, those with most packets first; nothing without any."""
+    """A table of the IP IDs of each IPv4 sender, the one with most packets first; nothing without senders."""
     if not facts.senders:
         return []
     columns = [("sender", "left"), ("at", "left"), ("packets", "right"), ("flows", "right"), ("IP ID", "left")]

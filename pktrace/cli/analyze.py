@@ -18,7 +18,7 @@ from pktrace.report.words import one_line, plural
 if TYPE_CHECKING:
     from pktrace.analysis.analysis import Analysis
 
-# Ledger counters of observations that belong to no packet followed.
+# Ledger counters of observations that belong to no followed packet.
 _LEFT_OUT = (
     "not_ip", "no_path", "off_path", "malformed_ip", "cut_header", "unknown_link_type", "hidden_packet",
     "no_timestamp", "timestamp_out_of_range", "no_direction",
@@ -28,12 +28,12 @@ _WORST_FIRST = (2, EXIT_DAMAGED_OR_UNDECIDED, EXIT_CRITERION_FAILED, EXIT_DONE)
 
 @click.command(epilog="Example: pktrace analyze fixtures/service-chain --fail-on loss,rules")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
-@click.option("-o", "--output", metavar="DIR", help="Where results go; default RUN/results. One RUN only.")
+@click.option("-o", "--output", metavar="DIR", help="Folder for the results; default RUN/results. One RUN only.")
 @click.option("--plots/--no-plots", default=True, help="Draw the plots (default) or leave them out.")
 @click.option(
     "--fail-on", default="", metavar="LIST", help="Criteria: loss, rules; exit 1 if one fails, 3 if undecided."
 )
-@click.option("--no-wait", is_flag=True, help="Give up where another analysis writes these results; default: wait.")
+@click.option("--no-wait", is_flag=True, help="Give up if another analysis writes these results; default: wait.")
 @trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print summary.json instead of tables.")
 @limit_options
@@ -94,7 +94,7 @@ def _analyze(
     from pktrace.report.exchange import results_folder
 
     with results_folder(folder, output is None, tell, not no_wait) as results:
-        # From run.toml on: it may have changed while this one waited.
+        # Start again from run.toml: it may have changed while this analysis waited.
         analysis = analysis_of(location, limits, memory.ANALYSIS, trust)
         memory.check_writing(len(analysis.observations.rows), len(analysis.trajectories))
         with_kernels(lambda: analysis.transforms)
@@ -127,7 +127,7 @@ def _analyze(
 
 
 def _not_placed(analysis: Analysis, count: int) -> str:
-    """How many observations belong to no packet followed, and why, by the ledger."""
+    """The observations that belong to no followed packet, with the reasons of the ledger."""
     if not count:
         return ""
     why = [f"{analysis.ledger.total(name):,} {name}" for name in _LEFT_OUT if analysis.ledger.total(name)]

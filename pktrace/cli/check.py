@@ -1,4 +1,4 @@
-"""pktrace check: whether a run can answer the questions, before they are asked."""
+"""pktrace check: can the captures answer questions about latency, loss and rules?"""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 @limit_options
 @watching
 def check(run: str, trust: bool, as_json: bool, **limits: int | None) -> int:
-    """Whether a run can answer what is asked of it: what each point covers, dropped and missed, whether packets can
-    be recognised from point to point, and what follows from that for latency, losses and rules.
+    """Check whether the captures of a run can answer questions about latency, losses and rules.
+
+    Shows coverage, drops and misses of each point, the packets that neighbouring points share, and the consequences.
 
     \b
-    Exit codes: 0 every question asked can be answered, or partly;
+    Exit codes: 0 every question can be answered, or partly;
     3 input is damaged, or there are packets and nothing can be answered;
     2 usage or run.toml error, or no capture.
     """

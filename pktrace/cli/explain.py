@@ -1,4 +1,4 @@
-"""pktrace explain: one packet's life, point by point."""
+"""pktrace explain: the life of one packet, point by point."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pktrace.visible import json_text
 @limit_options
 @watching
 def explain(run: str, trajectory: int, trust: bool, as_json: bool, **limits: int | None) -> int:
-    """Tell the life of one packet: every sighting, every changed field, and why the verdict is what it is.
+    """Show the life of one packet: every sighting, every changed field, and the reasons of its verdict.
 
     ID is the number in the column `trajectory` of trajectories.parquet.
     """

@@ -24,7 +24,7 @@ def init(files: tuple[str, ...], output: str | None, force: bool, as_json: bool,
     """Propose a run.toml for captures: points, their order, clocks and paths, from the packets that they share.
 
     Without -o the proposal goes to stdout, with the captures named relative to the current folder. No capture is
-    copied, moved or changed. What the captures cannot show is left out, and said in a comment.
+    copied, moved or changed. Facts that the captures cannot show are left out, with a comment.
     """
     target = _target(output, files, force)
     from pktrace.analysis.criteria import Outcome
@@ -78,7 +78,7 @@ def _target(output: str | None, files: tuple[str, ...], force: bool) -> Path | N
 
 
 def _each_once(files: tuple[str, ...]) -> list[str]:
-    """The files in order of their names, so that the proposal does not depend on the order they were given in."""
+    """The files, each once, in order of their names, so that the order of arguments does not change the proposal."""
     found: dict[str, str] = {}
     for file in sorted(files):
         if os.path.realpath(file) in found:
@@ -88,7 +88,7 @@ def _each_once(files: tuple[str, ...]) -> list[str]:
 
 
 def _title(folder: Path, files: list[str]) -> str:
-    """A name for the run: that of its folder, or where the captures lie."""
+    """A name for the run: the name of its folder, or of the folder of the captures."""
     common = Path(os.path.commonpath([os.path.realpath(os.path.dirname(file) or ".") for file in files]))
     here = Path(os.path.realpath(folder))
     place = here if here != Path.cwd() or common == here else common

@@ -1,4 +1,4 @@
-"""The options that say how much of captures is read, and how much memory an analysis may take."""
+"""The options that limit the bytes and packets read, and the memory of an analysis."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ _BYTES, _COUNT = _Size("SIZE", 1024), _Size("N", 1000)
 
 
 def limit_options(command: _Command) -> _Command:
-    """Add --max-bytes, --max-packets and --max-memory, which come as `max_bytes`, `max_packets`, `max_memory`."""
+    """Add --max-bytes, --max-packets and --max-memory, passed as `max_bytes`, `max_packets`, `max_memory`."""
     for name, kind, text in (
-        ("--max-memory", _BYTES, "Memory to reckon with; default: what the container, ulimit and machine leave."),
-        ("--max-packets", _COUNT, "Read so many packets at most; default 2G, and 4M + 4 per byte of each file."),
-        ("--max-bytes", _BYTES, "Read so much at most, uncompressed; default 1T, and 1G + 2000 x each file's bytes."),
+        ("--max-memory", _BYTES, "Memory to plan with; default: as much as container, ulimit and machine leave."),
+        ("--max-packets", _COUNT, "Read at most N packets; default 2G, and 4M + 4 per byte of each file."),
+        ("--max-bytes", _BYTES, "Read at most SIZE, uncompressed; default 1T, and 1G + 2000 x each file's bytes."),
     ):
         command = click.option(name, type=kind, help=text)(command)
     return command
@@ -61,7 +61,7 @@ def watching(command: Callable[..., int]) -> Callable[..., int]:
 
 
 def limits_of(options: dict[str, int | None]) -> Limits:
-    """The limits that the options say."""
+    """The limits that the options set."""
     from pktrace.limits import Limits
 
     return Limits(**options)

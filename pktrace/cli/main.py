@@ -1,4 +1,4 @@
-"""Entry point: the list of commands, and how every error becomes one line and an exit code."""
+"""Entry point: the list of commands, and the one line and exit code of every error."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from pktrace.visible import VisibleStream, visible_lines
 
 # name -> (module, help line): the module is imported only when its command runs.
 _COMMANDS = {
-    "check": ("pktrace.cli.check", "Whether a run can answer latency, losses and rules, before they are asked."),
+    "check": ("pktrace.cli.check", "Check whether captures can answer questions about latency, losses and rules."),
     "analyze": ("pktrace.cli.analyze", "Analyse recorded runs: follow, judge, measure, write results/."),
     "latency": ("pktrace.cli.show", "Latency per stage and direction (mode 0)."),
-    "rules": ("pktrace.cli.show", "What each filter rule says and what the filter did (mode 1)."),
+    "rules": ("pktrace.cli.show", "The filter rules, and the actions of the filter (mode 1)."),
     "losses": ("pktrace.cli.show", "Lost packets and the stage where each was lost."),
     "explain": ("pktrace.cli.explain", "The life of one packet, point by point."),
     "trace": ("pktrace.cli.trace", "Record some packets at the points of a chain, then show where they went."),
@@ -61,8 +61,8 @@ class _LazyGroup(click.Group):
 def pktrace(debug: bool) -> None:
     """Follow every packet through a service chain, from captures at several points.
 
-    Says where packets were lost, which filter rule each one hit and whether that was right, and what each stage
-    cost in time.
+    Shows where packets were lost, the filter rule that each one hit, mistakes of the filter, and the time that each
+    stage took.
 
     \b
     Exit codes: 0 done; 1 a criterion failed; 2 usage or run.toml error, no capture, or a limit was met;
@@ -72,8 +72,9 @@ def pktrace(debug: bool) -> None:
 
 
 def run(arguments: list[str] | None = None) -> None:
-    """Run the command line and leave the process with the exit code of the design."""
-    # A run makes many lasting objects at start-up (numba's registries) and few cycles: collecting them costs a tenth.
+    """Run the command line and end the process with its exit code."""
+    # A run makes many lasting objects at start-up (numba's registries) and few cycles: collection costs a tenth of the
+    # time.
     gc.disable()
     _prepare_streams()
     code = EXIT_INTERRUPTED
@@ -85,7 +86,7 @@ def run(arguments: list[str] | None = None) -> None:
             code = _run(sys.argv[1:] if arguments is None else arguments)
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else EXIT_INTERNAL
-            _give_up(sys.stdout)  # whoever reads it may have stopped to, and what is left would wait for that
+            _give_up(sys.stdout)  # its reader may have stopped reading, and the rest would wait for it
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # from here on it is over anyway
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -96,13 +97,13 @@ def run(arguments: list[str] | None = None) -> None:
 
 
 def _give_up(stream: TextIO) -> None:
-    """Let what a stream has not written yet go nowhere."""
+    """Discard the text that a stream has not written yet."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _prepare_streams() -> None:
-    """Streams that were closed take everything and keep nothing; those that cannot show a letter show a `?`.
+    """Closed streams accept all text and discard it; a stream that cannot encode a letter shows a `?`.
 
     Everything that this process writes to them passes a `VisibleStream`: results, narration, errors of click, warnings
     of libraries, tracebacks.
@@ -117,8 +118,9 @@ def _prepare_streams() -> None:
 
 
 def _terminated(number: int, frame: object) -> None:
-    """SIGTERM and SIGHUP end the process as Ctrl-C does: half-written files and helper processes are removed on the
-    way out, which a second one of them does not cut short."""
+    """SIGTERM and SIGHUP end the process as Ctrl-C does: half-written files and helper processes are removed first, and
+    a second signal does not interrupt the removal.
+    """
     for ending in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, signal.SIG_IGN)
     raise SystemExit(128 + number)
@@ -158,7 +160,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _show_traceback(problem: BaseException) -> None:
-    """The traceback on stderr; a message is one line in it, so that it cannot look like further lines of it."""
+    """Write the traceback to stderr; each message is one line, so that it cannot imitate lines of a traceback."""
     for error in _causes_first(problem):
         lines = "".join(traceback.format_tb(error.__traceback__))
         said = one_line(f"{type(error).__name__}: {error}")
@@ -166,7 +168,7 @@ def _show_traceback(problem: BaseException) -> None:
 
 
 def _causes_first(problem: BaseException) -> Iterator[BaseException]:
-    """An error with those that it came from, the first one first."""
+    """An error and its causes, the first cause first."""
     chain: list[BaseException] = []
     error: BaseException | None = problem
     while error is not None and error not in chain:

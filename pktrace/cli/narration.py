@@ -1,4 +1,4 @@
-"""What commands say on stderr while they work, and how they load a run."""
+"""The narration of commands on stderr, and the loading of a run."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def tell(line: str) -> None:
 
 
 def say_why(name: str, outcome: Outcome) -> int:
-    """One line on stderr that says why the exit code is not 0; returns the code."""
+    """Write the reasons of an exit code other than 0 to stderr, in one line; returns the code."""
     if outcome.reasons:
         tell(f"{name}: {outcome.sentence()}")
     return outcome.code
 
 
 def show(write: Callable[[], None]) -> None:
-    """Write to stdout; whoever reads it may have gone (`| head`), which is no fault.
+    """Write to stdout; a reader that has gone (`| head`) is no fault.
 
     Raises:
         OutputError: stdout takes no more, for instance because a disk is full.
@@ -58,7 +58,7 @@ def show(write: Callable[[], None]) -> None:
 
 
 def with_kernels(work: Callable[[], _Result]) -> _Result:
-    """Do work that uses the kernels; once more without their cache where that is damaged or cannot be written."""
+    """Do work that uses the kernels; repeat it without their cache if the cache is damaged or cannot be written."""
     from pktrace.compiled import without_cache
 
     _say_where_there_is_no_cache()
@@ -74,7 +74,7 @@ def with_kernels(work: Callable[[], _Result]) -> _Result:
 
 @functools.cache
 def _say_where_there_is_no_cache() -> None:
-    """One line, once, where nothing that is compiled can be kept."""
+    """Say in one line, once, that compiled kernels cannot be kept."""
     from pktrace.compiled import why_no_cache
 
     why = why_no_cache()
@@ -83,7 +83,7 @@ def _say_where_there_is_no_cache() -> None:
 
 
 def _is_of_the_cache(problem: BaseException) -> bool:
-    """Whether an exception comes out of numba's cache."""
+    """True if an exception comes from numba's cache."""
     place = problem.__traceback__
     while place is not None:
         if place.tb_frame.f_code.co_filename.endswith(os.path.join("numba", "core", "caching.py")):
@@ -100,10 +100,10 @@ trust_option = click.option(
 def analysis_of(
     location: str, options: dict[str, int | None] | None = None, need: Need | None = None, trust: bool = False
 ) -> Analysis:
-    """Load and analyse one run; says so when the kernels have to be compiled first.
+    """Load and analyse one run. A line on stderr announces that kernels have to be compiled first.
 
     Args:
-        options: those of `limit_options`; need: the memory that an observation takes, all in all;
+        options: the options of `limit_options`; need: the memory that an observation takes in total;
         trust: as `load_run`.
     """
 
@@ -122,7 +122,7 @@ def from_observations(
     need: Need | None = None,
     trust: bool = False,
 ) -> _Result:
-    """What `work` makes of the observations of one run; says so when the kernels have to be compiled first."""
+    """The result of `work` for the observations of one run. A line on stderr announces a compilation of kernels."""
     from pktrace import memory
     from pktrace.run.runfile import load_run
 

@@ -1,4 +1,4 @@
-"""pktrace observe: any captures to an observations table, without a run."""
+"""pktrace observe: an observations table from any captures, without a run."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def latency(run: str, trust: bool, as_json: bool, **limits: int | None) -> int:
 @limit_options
 @watching
 def rules(run: str, trust: bool, as_json: bool, **limits: int | None) -> int:
-    """What each rule says, what the filter did, and the data plane's own counter (mode 1)."""
+    """The filter rules, the actions of the filter, and the data plane's own counters (mode 1)."""
     analysis = analysis_of(run, limits, trust=trust)
     from pktrace.analysis.criteria import outcome
 
@@ -67,7 +67,7 @@ def rules(run: str, trust: bool, as_json: bool, **limits: int | None) -> int:
 @limit_options
 @watching
 def losses(run: str, trust: bool, as_json: bool, **limits: int | None) -> int:
-    """Lost packets by the stage where they were lost, apart from what the captures lost or cannot tell."""
+    """Lost packets by stage, apart from packets that a capture missed and from undetermined packets."""
     analysis = analysis_of(run, limits, trust=trust)
     from pktrace.analysis.criteria import outcome
 

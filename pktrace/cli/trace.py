@@ -29,13 +29,13 @@ _POINTS = ("uplink", "switchport", "punt", "return", "vnic")
 
 
 class NothingPassed(PktraceError):
-    """No packet fitted in time: there is nothing to say, which is neither a finding nor a mistake."""
+    """No matching packet passed in time: there are no results, which is neither a finding nor a mistake."""
 
     exit_code = EXIT_DAMAGED_OR_UNDECIDED
 
 
 class RecordingFailed(PktraceError):
-    """The recorder could not record; it has said why."""
+    """The recorder could not record, and has printed the reason."""
 
     def __init__(self, exit_code: int) -> None:
         self.exit_code = exit_code
@@ -66,9 +66,9 @@ class RecordingFailed(PktraceError):
 @click.option("--punt", metavar="IF", help="Interface to the service.")
 @click.option("--return", "back", metavar="IF", help="Interface where the service's packets come back.")
 @click.option("--netns", metavar="NS", help="Network namespace of the interfaces.")
-@click.option("--rules", metavar="FILE", help="TOML with [[rule]] tables: what the filter should do.")
+@click.option("--rules", metavar="FILE", help="TOML with [[rule]] tables: the rules of the filter.")
 @click.option(
-    "--timeout", type=click.FloatRange(0.1), default=30.0, show_default=True, help="Seconds to wait for them."
+    "--timeout", type=click.FloatRange(0.1), default=30.0, show_default=True, help="Seconds to wait for the packets."
 )
 @click.option("--detail", is_flag=True, help="Dump every packet at each point (needs tshark).")
 @click.option("-o", "--output", metavar="DIR", help="Run folder to make; default pktrace-<date>-<time> here.")
@@ -96,8 +96,8 @@ def trace(
     """Record until COUNT matching packets passed the uplink, then show latency (mode 0) or rules (mode 1).
 
     Needs root. Both directions are recorded: -s, --sport, -d and --dport describe packets that come in at the uplink;
-    their answers are the same the other way round. Recording goes on for the loss threshold (2 s) after COUNT packets,
-    and all that passed by then is shown. The run folder stays, for every other command.
+    answers have both ends exchanged. Recording continues for the loss threshold (2 s) after COUNT packets, and all
+    packets that passed by then are shown. The run folder stays, for every other command.
     """
     from pktrace.run.conditions import BadValue, condition_of
 
@@ -120,7 +120,7 @@ def trace(
     try:
         _record(folder, interfaces, netns, capture_filter(condition), count, timeout, detail)
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is ending; what is left takes a moment
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command is ending; the rest takes a moment
         with contextlib.suppress(PktraceError):
             write_paths(folder, interfaces, said)
         raise
@@ -130,7 +130,7 @@ def trace(
 
 
 def _can_run(detail: bool) -> None:
-    """What can be known beforehand, before anything is recorded."""
+    """Raise errors that are known before the recording: missing root rights, missing tshark."""
     if os.geteuid() != 0:
         raise CallerError("trace records packets, which needs root: run it with sudo")
     if detail:
@@ -140,7 +140,7 @@ def _can_run(detail: bool) -> None:
 
 
 def _recorder() -> Path:
-    """The recorder: beside the package in a checkout, inside it where it is installed."""
+    """The recorder: beside the package in a checkout, inside an installed package."""
     package = Path(__file__).parent.parent
     for folder in (package / "_capture_scripts", package.parent / "capture_scripts"):
         if (folder / "record.py").is_file():
@@ -157,7 +157,7 @@ def _record(
     timeout: float,
     whole_packets: bool,
 ) -> None:
-    """Run the recorder as a process of its own; what it says goes to stderr."""
+    """Run the recorder as a process of its own; its output goes to stderr."""
     points = [f"{name}={interface}" for name, interface in interfaces.items() if interface is not None]
     command = [sys.executable, str(_recorder()), str(folder), "--points", *points]
     command += ["--netns", netns] if netns else []
@@ -170,7 +170,7 @@ def _record(
             code = _outlast(process)
         except BaseException:
             process.terminate()
-            _outlast(process)  # it seals what it has
+            _outlast(process)  # it seals the captures so far
             raise
     if code == EXIT_INTERRUPTED:
         raise KeyboardInterrupt
@@ -193,7 +193,7 @@ def _outlast(process: subprocess.Popen[bytes]) -> int:
 def capture_filter(condition: Any) -> str:
     """A capture filter (pcap-filter(7)) for packets that fit a condition, and for their answers.
 
-    Non-first fragments have no ports and pass only where no port is asked for, as in a rule.
+    Non-first fragments have no ports and pass only if no port is asked for, as in a rule.
     """
     both = [_one_way(condition), _one_way(condition.reversed())]
     if not both[0]:
@@ -227,10 +227,10 @@ def _prefix_length(network: Any) -> int:
 
 
 def write_paths(folder: Path, interfaces: dict[str, str | None], rules: dict[str, Any]) -> None:
-    """Add the paths to the run that was recorded: in at the uplink, and out the other way round.
+    """Add the paths to the recorded run: in at the uplink, and out in the opposite order.
 
-    Which addresses are behind the vNIC is learned from the packets: those that packets first seen at the uplink go to,
-    and that packets first seen at the vNIC come from.
+    The packets show the addresses behind the vNIC: packets first seen at the uplink go to them, and packets first seen
+    at the vNIC come from them.
 
     Raises:
         NothingPassed: no packet was seen at both ends.
@@ -276,7 +276,7 @@ def _rules_of(file: str | None) -> dict[str, Any]:
 def _addresses_inside(folder: Path) -> list[str]:
     """Addresses behind the vNIC, by the order in which uplink and switch port saw each packet.
 
-    A packet that only one of them saw tells nothing: captures do not begin and end at the same moment.
+    A packet that only one of them saw is no evidence, since captures do not begin and end at the same moment.
     """
     import numpy as np
 

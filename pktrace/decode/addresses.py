@@ -15,12 +15,13 @@ def number_addresses(version, high, low, absent, secret, slots, code, first):
 
     Args:
         version, high, low: uint8, uint64, uint64 per entry; absent: bool, entries to leave out;
-        secret: of identity.py;
+        secret: as in identity.py;
         slots: int32, zeros, a power of two of at least twice as many as entries;
-        code: int32, filled: the address's number, 0 for those left out; first: int64, filled: an entry that has it.
+        code: int32, filled: the address's number, 0 for entries left out; first: int64, filled: an entry with the
+        address.
 
     Returns:
-        How many there are.
+        The number of distinct addresses.
     """
     count = 0
     last = len(slots) - 1
@@ -29,7 +30,7 @@ def number_addresses(version, high, low, absent, secret, slots, code, first):
         code[entry] = 0
         if absent[entry]:
             continue
-        # Of one address in both versions are two places one after the other.
+        # The same bits as IPv4 and as IPv6 address are two entries in neighbouring places.
         lower, upper = add_pair(np.uint64(0), np.uint64(0), key, TABLES + 4, high[entry], low[entry])
         slot = np.int64((finished(lower, upper, key, TABLES) + np.uint64(version[entry])) & np.uint64(last))
         while slots[slot]:

@@ -1,9 +1,9 @@
-"""What is rewritten on the way and is no part of a row: MAC addresses, ECN, TCP options, 802.11 retries, checksums.
+"""Mutable fields outside of the row: MAC addresses, ECN, TCP options, 802.11 retries, checksums.
 
-Only what changed between two sightings is asked for these, so they are read once more beside the rows of a file
-instead of being kept for every packet of a run. MAC addresses are those of the frame as it was captured, outside of any
-tunnel; ECN and TCP options are those of the innermost packet, as all fields of a row are. 802.11 addresses are left
-out: which of them is whose depends on the hop (IEEE 802.11 9.3.2.1).
+Only the comparison of two sightings needs these fields. They are read from the file once more, beside its rows, and not
+kept for every packet of a run. MAC addresses belong to the captured frame, outside of any tunnel; ECN and TCP options
+belong to the innermost packet, as all fields of a row. 802.11 addresses are left out, since the role of each one
+depends on the hop (IEEE 802.11 9.3.2.1).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CHANGEABLE = np.dtype(
     ],
     align=True,
 )
-# Bits of `known`; CHECKED: the checksum looks as if it were to be completed, and is complete.
+# Bits of `known`; CHECKED: the checksum looks like one that offload has to complete, but is complete.
 MAC_SOURCE, MAC_DESTINATION, ECN, OPTIONS, MSS, RETRIED, CHECKED, SEQUENCE = (1 << number for number in range(8))
 
 WIRELESS = (105, 127)  # link types of 802.11 frames, without and with a radiotap header
@@ -45,7 +45,7 @@ def _mac(data, at):
 
 @inlined
 def _link(data, at, limit, link_type, found):
-    """MAC addresses of the frame; Linux cooked captures keep that of the sender only."""
+    """MAC addresses of the frame; Linux cooked captures keep the sender's address only."""
     if link_type == _ETHERNET:
         if at + 12 <= limit:
             found["mac_destination"] = _mac(data, at)
@@ -67,8 +67,8 @@ def _link(data, at, limit, link_type, found):
 
 @inlined
 def _retry(data, at, limit, found):
-    """The number of an 802.11 frame (IEEE 802.11 9.2.4.4), and whether the frame was sent once more with this number
-    because nobody acknowledged it (9.2.4.1.6).
+    """The number of an 802.11 frame (IEEE 802.11 9.2.4.4), and the mark of a retry: the frame was sent once more with
+    this number because nobody acknowledged it (9.2.4.1.6).
     """
     if at + 2 <= limit and byte(data, at + 1) & _RETRY:
         found["known"] |= RETRIED
@@ -79,7 +79,7 @@ def _retry(data, at, limit, found):
 
 @inlined
 def _options(data, at, end, found, key):
-    """Hash of the options, without the value of the MSS and without what only fills up (RFC 9293 3.1)."""
+    """Hash of the options, without the value of the MSS and without padding (RFC 9293 3.1)."""
     state, number = np.uint64(0), np.int64(TCP_OPTIONS)
     end = min(end, at + TCP_OPTION_WORDS // 2)  # a TCP header has no more than 40 bytes of them
     while at < end:
@@ -110,7 +110,7 @@ def _options(data, at, end, found, key):
 
 @inlined
 def _adds_up(data, start, row):
-    """Whether the checksum of a TCP or UDP packet that was captured whole is right (RFC 1071, RFC 8200 8.1)."""
+    """True if the checksum of a completely captured TCP or UDP packet is correct (RFC 1071, RFC 8200 8.1)."""
     at = start + np.int64(row["l4"])
     end = start + np.int64(row["ip_end"])
     total = np.uint64(row["protocol"]) + np.uint64(end - at)
@@ -135,7 +135,7 @@ def read_changeable(data, base, rows, which, offsets, link_types, secret, found)
     Args:
         data, base: a batch; rows: ROW, all; which: the numbers of the rows whose bytes `data` holds;
         offsets: int64, the offset in the file of each of these; link_types: int64, one per interface of the file;
-        secret: of identity.py.
+        secret: as in identity.py.
     """
     source, key = memory(data), memory(secret)
     for number in range(len(which)):
@@ -144,7 +144,7 @@ def read_changeable(data, base, rows, which, offsets, link_types, secret, found)
         start = offsets[number] - base
         limit = start + np.int64(row["captured_length"])
         if start < 0 or limit > len(data) or row["interface"] >= len(link_types):
-            continue  # the file has changed since it was decoded, as its reader is about to say
+            continue  # the file has changed since it was decoded; its reader is about to raise that
         _link(source, start, limit, link_types[row["interface"]], into)
         has = row["has"]
         if not has & HAS_IP:
@@ -153,7 +153,7 @@ def read_changeable(data, base, rows, which, offsets, link_types, secret, found)
         if network + 2 <= limit:
             into["ecn"] = (byte(source, network + 1) >> (4 if row["ip_version"] == 6 else 0)) & 3
             into["known"] |= ECN
-        # A header that was not captured whole, or is below AH, has no end that is known.
+        # The end of a header is unknown if the header was cut, or lies below AH.
         first = start + np.int64(row["l4"]) + 20
         end = start + np.int64(row["payload"])
         if has & HAS_TCP and row["protocol"] == 6 and end <= limit and first <= end:
@@ -161,7 +161,7 @@ def read_changeable(data, base, rows, which, offsets, link_types, secret, found)
         # One checksum in 65,536 equals the sum of its pseudo header, as if the interface were still to complete it.
         kind = row["protocol"]
         seems_partial = has & PARTIAL_CHECKSUM != 0 and (kind == 6 or kind == 17)
-        # Nor does an interface complete that of a datagram which it gets in fragments.
+        # An interface does not complete the checksum of a datagram that it gets in fragments either.
         fragment = row["fragment_offset"] > 0 or row["more_fragments"]
         whole = start + np.int64(row["ip_end"]) <= limit
         if seems_partial and (fragment or (whole and _adds_up(source, start, row))):

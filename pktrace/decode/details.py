@@ -51,7 +51,7 @@ DETAIL = np.dtype(
 
 @inlined
 def _tcp_options(data, at, end, found):
-    """Options of a TCP header; whatever does not fit ends the list. At most end - at steps."""
+    """Options of a TCP header; an option that exceeds the header ends the list. At most end - at steps."""
     while at < end:
         kind = byte(data, at)
         if kind == 0:
@@ -85,7 +85,7 @@ def _tcp_options(data, at, end, found):
 
 @inlined
 def _quoted(data, at, end, version, found):
-    """The packet that an ICMP error quotes, as far as it does."""
+    """The packet that an ICMP error quotes, as far as it is quoted."""
     if version == 4:
         if not plausible_ipv4(data, at, end):
             return
@@ -136,7 +136,7 @@ def _extension_authentication(data, at, end, found):
             return
         if protocol == 44:
             if half(data, at + 2, True) & 0xFFF8:
-                return  # a later fragment: what follows is data
+                return  # a later fragment: data follows
             length = np.int64(8)
         elif protocol == 0 or protocol == 43 or protocol == 60 or protocol == 135 or protocol == 139 or protocol == 140:
             length = (byte(data, at + 1) + 1) * 8

@@ -1,14 +1,14 @@
 """The digest: a 64 bit hash of the bytes of a packet that stay the same along its path (RFC 5475 6.2.4).
 
-In: addresses, protocol, IP identification and fragment position, length of the transport segment, transport header,
-and the first payload bytes. Out: what routing and offloads rewrite (RFC 5475 6.2.1.1): TTL, DSCP/ECN, checksums,
-link layer, VLAN, IPv4 options, IPv6 flow label. All points must hash the same bytes: where the snap length cut packets
-with the same network header short at some point, that bounds how many of their bytes are used at all points (`kept`).
+In: addresses, protocol, IP identification and fragment position, length of the transport segment, transport header, and
+the first payload bytes. Out: fields that routing and offloads rewrite (RFC 5475 6.2.1.1): TTL, DSCP/ECN, checksums,
+link layer, VLAN, IPv4 options, IPv6 flow label. All points must hash the same bytes. If the snap length of one point
+cut packets, the digests of all packets with the same network header use no more bytes at any point (`kept`).
 
-The mixing rounds are those of xxHash64; equal digests by chance: n^2 / 2^65, that is 4e-5 for 40 million packets.
-The digest has no key, so that it is the same for everybody: anybody can make a packet that has a wanted one. It is
-written into tables, and decides nothing. Beside it a row has `identity`, a hash of the same fields and bytes, and of
-how many these are, with the key of this process (identity.py), and `content`, such a hash of the first payload bytes.
+The mixing rounds are those of xxHash64; equal digests by chance: n^2 / 2^65, or 4e-5 for 40 million packets. The digest
+has no key, so that it is the same for everybody, and anybody can make a packet with a chosen digest. The digest is
+written into tables, and decides nothing. A row also has `identity`, a hash of the same fields and bytes and of the
+number of bytes, with the key of this process (identity.py), and `content`, such a hash of the first payload bytes.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def mix_word(state, value):
 
 @inlined
 def _header(row):
-    """Hash of the network header's fields and the length of what follows it."""
+    """Hash of the network header's fields and the length of the data behind it."""
     state = _P3 + np.uint64(row["ip_version"])
     if row["ip_version"] == 4:
         state = mix_word(state, (row["source_low"] << np.uint64(32)) | row["destination_low"])
@@ -69,7 +69,7 @@ def _header(row):
 
 @inlined
 def _identity_of_header(row, key, transport, payload):
-    """The sums of an identity with the same fields, and how many bytes of header and payload behind them count."""
+    """The sums of an identity over the same fields, and over the numbers of transport header and payload bytes used."""
     fragment = (np.uint64(row["fragment_offset"]) << np.uint64(8)) | np.uint64(row["more_fragments"])
     place = (np.uint64(payload) << np.uint64(56)) | (np.uint64(row["ip_id"]) << np.uint64(24)) | fragment
     length = max(np.int64(0), np.int64(row["ip_end"]) - np.int64(row["l4"]))
@@ -83,15 +83,15 @@ def _identity_of_header(row, key, transport, payload):
 
 @kernel
 def headers_and_kept(rows, secret, header, kept):
-    """What the snap length left of each packet that it cut before the digest's end.
+    """The bytes that the snap length left of each packet that it cut before the digest's end.
 
     Args:
-        rows: ROW; secret: of identity.py; header: uint64 per row, filled with the identity of its network header;
-        kept: int64 per row, filled with the bytes captured from the network header on, UNBOUNDED where the digest is
-        not shortened.
+        rows: ROW; secret: as in identity.py; header: uint64 per row, filled with the identity of its network header;
+        kept: int64 per row, filled with the bytes captured from the network header on, UNBOUNDED if the digest is not
+        shortened.
 
     Returns:
-        Payload bytes that the digest covers at least, at most PAYLOAD_BYTES.
+        The fewest payload bytes that a digest covers, at most PAYLOAD_BYTES.
     """
     key = memory(secret)
     payload = np.int64(PAYLOAD_BYTES)
@@ -112,7 +112,7 @@ def headers_and_kept(rows, secret, header, kept):
 
 @kernel
 def header_digests(rows, found):
-    """uint64 per row: a hash of its network header without a key, which is the same in every process; 0 without IP."""
+    """uint64 per row: a hash of the network header without a key, the same in every process; 0 without IP."""
     for number in range(len(rows)):
         if rows[number]["has"] & HAS_IP:
             found[number] = _header(rows[number])
@@ -128,7 +128,7 @@ def _rest(data, at, stop):
 def _payload(data, at, stop, key):
     """The bytes data[at:stop], at most PAYLOAD_BYTES: the digest's hash, and the sums of an identity.
 
-    Most packets have them all: no branch for those.
+    Most packets have PAYLOAD_BYTES bytes, and pass without a branch.
     """
     state, low, high = _P3, np.uint64(0), np.uint64(0)
     if stop - at == PAYLOAD_BYTES:
@@ -160,13 +160,13 @@ def _payload(data, at, stop, key):
 
 @inlined
 def _content(low, high, size, key):
-    """The `content` of a row by the sums over so many bytes of its payload."""
+    """The `content` of a row from the sums over `size` bytes of its payload."""
     return finished(low, high, key, NARROW_CONTENT) + key_word(key, LENGTHS + size)
 
 
 @unfolded
 def _header_bytes(data, at, stop, holed, left, state, low, high, key):
-    """Take the bytes data[at:stop] in, by words of 8; of word number `holed` only the bits in `left`."""
+    """Add the bytes data[at:stop] to the sums, in words of 8; only the bits in `left` of word number `holed` count."""
     number = np.int64(0)
     while at + 16 <= stop:
         one, other = little_double(data, at), little_double(data, at + 8)
@@ -207,7 +207,7 @@ def digest_of(data, start, row, kept, key):
     """Fill `digest`, `identity` and `content` of a row whose packet begins at data[start], followed by SLACK bytes.
 
     Args:
-        kept: how many bytes from the network header on every capture of such packets kept, UNBOUNDED if not known;
+        kept: bytes from the network header on that every capture kept of such packets, UNBOUNDED if unknown;
         key: the memory of the secret of identity.py.
     """
     state = _header(row)
@@ -216,7 +216,7 @@ def digest_of(data, start, row, kept, key):
         payload = np.int64(row["payload"])
         stop = min(payload + PAYLOAD_BYTES, np.int64(row["ip_end"]))
         stop = min(min(stop, np.int64(row["l3"]) + kept), np.int64(row["captured_length"]))
-        # Which word from l4 on holds the checksum, and what is left of that word without it.
+        # The number of the word from l4 on with the checksum, and the bits of that word outside of the checksum.
         holed = np.int64(-1)
         left = np.uint64(0)
         if row["fragment_offset"] == 0:
@@ -229,7 +229,7 @@ def digest_of(data, start, row, kept, key):
                 holed, left = np.int64(0), np.uint64(0xFFFFFFFF0000FFFF)
             elif protocol == 132:
                 holed, left = np.int64(1), np.uint64(0xFFFFFFFF00000000)
-        payload = min(payload, stop)  # never begin to read behind what was captured
+        payload = min(payload, stop)  # never begin to read behind the captured bytes
         l4 = min(l4, payload)
         content, low, high = _payload(data, start + payload, start + stop, key)
         row["content"] = _content(low, high, stop - payload, key)
@@ -253,21 +253,23 @@ def digest_again(data, base, rows, kept, secret):
     """Digest rows anew over fewer bytes; `data` holds all their captured bytes, its first byte is at `base`.
 
     Args:
-        kept: int64 per row, how many bytes from the network header on every capture of such packets kept;
-        secret: of identity.py.
+        kept: int64 per row, bytes from the network header on that every capture kept of such packets;
+        secret: as in identity.py.
     """
     source, key = memory(data), memory(secret)
     for number in range(len(rows)):
         start = rows[number]["byte_offset"] - base
         if start < 0 or start + rows[number]["captured_length"] + SLACK > len(data):
-            continue  # the file has changed since it was decoded, as its reader is about to say
+            continue  # the file has changed since it was decoded; its reader is about to raise that
         if rows[number]["has"] & HAS_IP:
             digest_of(source, start, rows[number], kept[number], key)
 
 
 @inlined
 def is_icmp_error(protocol, has, icmp_type):
-    """Whether it quotes another packet: unreachable, too big, quench, redirect, time exceeded, parameter problem."""
+    """True for ICMP types that quote a packet: unreachable, too big, quench, redirect, time exceeded, parameter
+    problem.
+    """
     if has & HAS_ICMP == 0:
         return False
     if protocol == 58:
@@ -277,12 +279,12 @@ def is_icmp_error(protocol, has, icmp_type):
 
 @inlined
 def _left_of_quote(first, protocol, number):
-    """What a rewrite leaves of word `number` of a packet that an ICMP error quotes: bits set in a little-endian word.
+    """The invariant bits of word `number` of a packet that an ICMP error quotes, set in a little-endian word.
 
-    Left out are addresses, ports or identifiers, and checksums (RFC 792, RFC 4443 3; RFC 5508 4.2).
+    Addresses, ports or identifiers, and checksums are left out (RFC 792, RFC 4443 3; RFC 5508 4.2).
 
     Args:
-        first: the first byte of the quoted packet; protocol: what is in it. With IPv4 options nothing is left out.
+        first: the first byte of the quoted packet; protocol: its protocol. With IPv4 options nothing is left out.
     """
     every = np.uint64(0xFFFFFFFFFFFFFFFF)
     if first == 0x45:
@@ -312,7 +314,7 @@ def _left_of_quote(first, protocol, number):
 
 @inlined
 def _quoted(data, at, stop, key):
-    """The `content` of what a rewrite leaves of the bytes data[at:stop], a quoted packet."""
+    """The `content` of the invariant bits of the quoted packet data[at:stop]."""
     first, protocol = np.int64(0), np.int64(-1)
     if stop - at >= 10:
         first = np.int64(little_double(data, at) & np.uint64(0xFF))
@@ -340,7 +342,7 @@ def _quoted_ports(data, at, stop, key):
     place = at + (40 if six else 20)
     if place + 6 > stop:
         return np.uint16(0)
-    # Of ICMP these are type, code, checksum and identifier: the checksum is of this packet alone.
+    # In ICMP these bytes are type, code, checksum and identifier; the checksum belongs to this packet alone.
     found = little_double(data, place)
     protocol = little_double(data, at + (6 if six else 9)) & np.uint64(0xFF)
     found = (found >> np.uint64(32)) & np.uint64(0xFFFF) if protocol == 1 or protocol == 58 else found
@@ -351,8 +353,9 @@ def _quoted_ports(data, at, stop, key):
 def content_again(data, base, rows, payload_bytes, secret):
     """Hash the first payload bytes of rows anew, at most `payload_bytes` of them; data, base, secret as above.
 
-    Of what ICMP errors quote, only what a rewrite leaves alone; the rest of it tells whose error it is: a hash of the
-    quoted ports stands in `icmp_id` then, as part of the flow. There is no HAS_ECHO beside it: it is not shown.
+    Only the invariant bits of packets that ICMP errors quote are hashed. The quoted ports identify the flow of the
+    error, so `icmp_id` then holds a hash of them as part of the flow. HAS_ECHO stays unset, so that this hash is not
+    shown.
     """
     source, key = memory(data), memory(secret)
     for number in range(len(rows)):
@@ -360,7 +363,7 @@ def content_again(data, base, rows, payload_bytes, secret):
         if row["has"] & HAS_IP and row["l4"] > 0:
             start = row["byte_offset"] - base
             if start < 0 or start + row["captured_length"] + SLACK > len(data):
-                continue  # as above
+                continue  # the file has changed
             payload = np.int64(row["payload"])
             stop = min(payload + payload_bytes, np.int64(row["ip_end"]))
             stop = min(stop, np.int64(row["captured_length"]))
@@ -375,7 +378,7 @@ def content_again(data, base, rows, payload_bytes, secret):
 
 @kernel
 def content_of(data, size, secret):
-    """The hash that `content` of a row is, of the first `size` bytes, at most PAYLOAD_BYTES; SLACK more are there."""
+    """The hash in `content` of a row, over the first `size` bytes, at most PAYLOAD_BYTES; SLACK more bytes follow."""
     key = memory(secret)
     _, low, high = _payload(memory(data), np.int64(0), size, key)
     return _content(low, high, size, key)
@@ -383,7 +386,7 @@ def content_of(data, size, secret):
 
 @kernel
 def contents_of(data, begins, sizes, secret, found):
-    """The same of several places of one file; SLACK bytes more are behind each."""
+    """The `content` of several places of one file; SLACK more bytes follow each place."""
     source, key = memory(data), memory(secret)
     for number in range(len(begins)):
         _, low, high = _payload(source, begins[number], begins[number] + sizes[number], key)

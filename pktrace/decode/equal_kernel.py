@@ -1,6 +1,6 @@
-"""The kernels behind `mixed`, `groups_of` and `found_among` (identity.py): they read each value once, and sort nothing.
+"""The kernels behind `mixed`, `groups_of` and `found_among` (identity.py): they read each value once, without sorting.
 
-Values have their places in a table by a product with a word of the key, which is odd: nobody can make packets whose
+The place of a value in a table follows from its product with an odd word of the key, so nobody can make packets whose
 values share a place (multiply-shift, Dietzfelbinger et al. 1997). Each value is compared whole.
 """
 
@@ -17,7 +17,7 @@ _32 = np.uint64(32)
 
 @inlined
 def _shift(places):
-    """By how many bits a product is shifted to be a place."""
+    """The number of bits by which a product is shifted to become a place."""
     shift = np.uint64(64)
     while places > 1:
         places >>= 1
@@ -27,20 +27,20 @@ def _shift(places):
 
 @inlined
 def _place(value, factor, shift):
-    """Where the search for a value begins: the upper bits of the product."""
+    """The place where the search for a value begins: the upper bits of the product."""
     return np.int64((value * factor) >> shift)
 
 
 @kernel
 def number_values(values, factor, places, number, first):
-    """Number equal values alike, from 0 on in the order in which they come first.
+    """Give equal values one number, from 0 on in order of first appearance.
 
     Args:
         values: uint64; factor: uint64, odd; places: int32, a power of two of them, two at least and more than values,
-        all -1; number: int64 per value, filled; first: int64 per value, filled with where each number comes first.
+        all -1; number: int64 per value, filled; first: int64 per value, filled with the first place of each number.
 
     Returns:
-        How many numbers there are.
+        The count of numbers.
     """
     mask, shift = np.int64(len(places) - 1), _shift(len(places))
     begins = np.empty(_AT_ONCE, np.int64)
@@ -72,8 +72,8 @@ def find_wanted(values, wanted, factor, places, found):
     """Find values among the wanted ones.
 
     Args:
-        values, wanted: uint64; factor, places: as of `number_values`, for the wanted; found: int64 per value, filled
-        with where it comes first among the wanted ones, -1 where it does not.
+        values, wanted: uint64; factor, places: as for `number_values`, filled with the wanted values; found: int64 per
+        value, filled with its first place among the wanted values, -1 without one.
     """
     mask, shift = np.int64(len(places) - 1), _shift(len(places))
     for row in range(len(wanted)):
@@ -102,8 +102,8 @@ def add_column(lower, upper, column, keys, short):
     """Add the products of a column to the sums of `mixed`.
 
     Args:
-        lower, upper: uint64 per row, the sums of both halves; column: uint64 per row; keys: four words; short: whether
-        upper halves are left out, for they are all 0.
+        lower, upper: uint64 per row, the sums of both halves; column: uint64 per row; keys: four words; short: True
+        leaves out the upper halves, since they are all 0.
     """
     a, b, c, d = keys[0], keys[1], keys[2], keys[3]
     if short:

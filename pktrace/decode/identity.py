@@ -1,16 +1,16 @@
-"""Identity: hashes with a secret key, by which packets, flows and headers are taken for the same.
+"""Identity: hashes with a secret key that decide the equality of packets, flows and headers.
 
-Whoever sends a packet can give it any value of a hash that has no key (the digest's rounds can be undone one by one).
-So equality is decided by hashes whose key is drawn when the process starts and never leaves it. For two inputs that
-were chosen without the key the probability of equal hashes is
+The sender of a packet can choose the value of any hash without a key (the digest's rounds can be undone one by one).
+Therefore hashes with a key decide equality; the key is drawn when the process starts and never leaves it. For two
+inputs that were chosen without the key the probability of equal hashes is
 
 - at most 2^-62 for `identity` and `content` of a row, and for the hash of a network header: products of pairs of words
   (NH of UMAC, Black et al. 1999), narrowed to 64 bits by a multilinear hash (Dietzfelbinger 1996);
 - at most 2^-64 for `mixed`: two multilinear hashes of 32 bits (Lemire and Kaser, "Strongly universal string hashing is
   fast", 2014). A hash of a hash adds its own bound.
 
-No result may depend on the key otherwise. Hashes have no order that means anything: whoever numbers, sorts or walks
-over groups of equal hashes takes `group_numbers`, which counts them as they come first.
+No result may depend on the key otherwise. The order of hashes means nothing: code that numbers, sorts or walks over
+groups of equal hashes takes `group_numbers`, which counts groups in order of first appearance.
 
 The proof, the costs and what was rejected: docs/decisions/0008-identity-with-a-key.md.
 """
@@ -30,12 +30,12 @@ from pktrace.wire import little_double
 
 Array = np.ndarray[Any, Any]
 
-# The key, in words of 64 bits: which are for what. Kernels get it as an argument: what they took from a global name
-# would be compiled into the cache on the disk.
+# The uses of the key, by the numbers of its words of 64 bits. Kernels get the key as an argument, since the value of a
+# global name would be compiled into the cache on the disk.
 NARROW_IDENTITY, NARROW_CONTENT, NARROW_HEADER = 0, 2, 4
 HEADER, PAYLOAD, TRANSPORT = 6, 12, 20
 _AH_BYTES, _TCP_BYTES = (255 + 2) * 4, 60
-TRANSPORT_WORDS = -(-(_AH_BYTES + _TCP_BYTES) // 16) * 2 + 2  # of the longest transport header, and what it ends with
+TRANSPORT_WORDS = -(-(_AH_BYTES + _TCP_BYTES) // 16) * 2 + 2  # of the longest transport header, and the words behind it
 LENGTHS = TRANSPORT + TRANSPORT_WORDS
 _MOST_LENGTHS = 65  # of payload bytes that are hashed
 TCP_OPTIONS = LENGTHS + _MOST_LENGTHS
@@ -48,7 +48,7 @@ _MOST_COLUMNS = 24
 _PLACES = _COLUMNS + 4 * (_MOST_COLUMNS * (_MOST_COLUMNS + 1) // 2)
 _WORDS = _PLACES + 1
 
-_TOGETHER = 1 << 14  # rows whose columns are mixed one after the other: so many stay in the processor's cache
+_TOGETHER = 1 << 14  # rows whose columns are mixed together; as many fit in the processor's cache
 _UPPER = np.uint64(0xFFFFFFFF00000000)
 _32 = np.uint64(32)
 
@@ -56,12 +56,12 @@ _key = np.frombuffer(bytearray(secrets.token_bytes(8 * _WORDS)), np.uint8)
 
 
 def secret() -> Array:
-    """The key of this process, uint8: what kernels get as an argument."""
+    """The key of this process, uint8: the argument of kernels."""
     return _key
 
 
 def _use_key_of(seed: int) -> None:
-    """For tests alone: another key, which follows from a number. Rows that were made before are worth nothing then."""
+    """For tests alone: another key, which follows from a number. Rows made before become worthless."""
     _key[:] = np.frombuffer(hashlib.shake_256(str(seed).encode()).digest(len(_key)), np.uint8)
 
 
@@ -100,7 +100,7 @@ def key_word(key, number):
 def add_pair(low, high, key, number, one, other):
     """The sums with the product of a further pair of words; `number` is the place of the pair's keys.
 
-    The upper halves are added without what the lower ones carry: two sums of carries differ by 1, no more.
+    The upper halves are added without the carries of the lower halves: two sums of carries differ by at most 1.
     """
     lower, upper = product(one + key_word(key, number), other + key_word(key, number + 1))
     return low + lower, high + upper
@@ -117,7 +117,8 @@ def narrowed(key, number, value):
 def finished(low, high, key, number):
     """64 bits of the sums; `number` is the place of two words of the key.
 
-    Where the lower sums are the same, the upper ones are not; where they differ, one key in 2^63 makes up for it.
+    If the lower sums are equal, the upper ones differ; if the lower sums differ, one key in 2^63 makes the hashes
+    equal.
     """
     return narrowed(key, number, low) + high
 
@@ -125,8 +126,8 @@ def finished(low, high, key, number):
 def mixed(*columns: Array) -> Array:
     """A 64 bit hash per row of some columns, with the key of this process; equal for equal rows, whatever their types.
 
-    Each half is the upper half of a sum of products, modulo 2^64, of 32 bit words and keys of 64 bits. A number of
-    columns has its own keys: hashes of two columns are not those of three.
+    Each half is the upper half of a sum of products, modulo 2^64, of 32 bit words and keys of 64 bits. Each number of
+    columns has its own keys: hashes of two columns are unrelated to hashes of three.
     """
     width, count = len(columns), len(columns[0])
     words, at = _key.view(np.uint64), _COLUMNS + 2 * width * (width - 1)
@@ -146,7 +147,7 @@ def mixed(*columns: Array) -> Array:
 
 
 def groups_of(*columns: Array) -> tuple[Array, Array]:
-    """Equal rows get one number, from 0 on in the order in which they come first, whatever the key.
+    """Equal rows get one number, from 0 on in order of first appearance, whatever the key.
 
     Returns:
         The first row of each number; int64 per row, its number.
@@ -163,7 +164,7 @@ def group_numbers(*columns: Array) -> Array:
 
 
 def found_among(values: Array, wanted: Array) -> Array:
-    """int64 per value, of whole numbers: where it comes first among the wanted ones, -1 where it does not."""
+    """int64 per value, an integer: its first place among the wanted values, -1 without one."""
     found = np.full(len(values), -1)
     if len(values) and len(wanted):
         find_wanted(_whole(values), _whole(wanted), *_table(len(wanted)), found)
@@ -171,18 +172,18 @@ def found_among(values: Array, wanted: Array) -> Array:
 
 
 def among(values: Array, wanted: Array) -> Array:
-    """bool per value, of whole numbers: it is one of the wanted ones."""
+    """bool per value, an integer: it is one of the wanted values."""
     return np.asarray(found_among(values, wanted) >= 0)
 
 
 def _whole(values: Array) -> Array:
-    """The same as 64 bits, one behind the other."""
+    """The values as contiguous 64 bit integers."""
     found: Array = np.ascontiguousarray(values, np.uint64)
     return found
 
 
 def _table(values: int) -> tuple[np.uint64, Array]:
-    """An odd word of the key, and free places for so many values."""
+    """An odd word of the key, and a table with free places for all values."""
     return _key.view(np.uint64)[_PLACES] | np.uint64(1), np.full(
         1 << (1 + values + values // 2).bit_length(), -1, np.int32
     )

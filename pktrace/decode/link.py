@@ -1,7 +1,7 @@
 """Link layers: from the first captured byte towards the network header.
 
 Link types by their number in the tcpdump.org registry. Positions are offsets in the batch; `limit` is where the
-captured bytes of the packet end. What a layer carries is told by its EtherType, or one of the codes below.
+captured bytes of the packet end. The payload of a layer is given by its EtherType, or one of the codes below.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pktrace.wire import byte, half, word
 IPV4 = 0x0800
 IPV6 = 0x86DD
 NSH = 0x894F
-# Not EtherTypes (those begin at 1536): what carries something else, and why nothing can be decoded.
+# Codes below the EtherTypes (which begin at 1536): other payloads, and reasons why nothing can be decoded.
 NOTHING = 0
 ETHERNET = 1
 LLC = 2
@@ -31,7 +31,7 @@ _MOST_SHIMS = 16
 
 @inlined
 def link_layer(data, at, limit, link_type, row):
-    """What the link layer of a packet carries, and where that begins."""
+    """The kind of payload of a packet's link layer, and its position."""
     if link_type == 1:
         return ETHERNET, at
     if link_type == 101 or link_type == 12 or link_type == 14 or link_type == 228:
@@ -46,13 +46,13 @@ def link_layer(data, at, limit, link_type, row):
         return _loopback(data, at, limit, link_type == 108)
     if link_type == 9 or link_type == 50:
         return PPP, at
-    if link_type == 166 or link_type == 204:  # a byte before tells the direction
+    if link_type == 166 or link_type == 204:  # the byte before gives the direction
         if at >= limit:
             return CUT, at
         row["direction"] = 2 if byte(data, at) != 0 else 1
         at += 1
         if link_type == 166 and at < limit and byte(data, at) == 3:
-            at += 1  # there it stands in the place of the address; the control byte follows
+            at += 1  # the direction stands in place of the address; the control byte follows
         return PPP, at
     if link_type == 51:
         return PPPOE, at
@@ -90,7 +90,7 @@ def _cooked_2(data, at, limit, row):
 
 @inlined
 def _loopback(data, at, limit, network_order):
-    """BSD loopback: the address family, of LOOP in network order, of NULL in the byte order of the writer."""
+    """BSD loopback: the address family, in network order for LOOP, in the byte order of the writer for NULL."""
     if at + 4 > limit:
         return CUT, at
     family = word(data, at, True)
@@ -105,7 +105,7 @@ def _loopback(data, at, limit, network_order):
 
 @inlined
 def _radiotap(data, at, limit):
-    """Radiotap header: its length, and whether the 802.11 header behind it is padded to four bytes (flag 0x20)."""
+    """Radiotap header: its length, and True if the 802.11 header behind it is padded to four bytes (flag 0x20)."""
     if at + 8 > limit:
         return CUT, at
     length = half(data, at + 2, False)
@@ -128,7 +128,7 @@ def _radiotap(data, at, limit):
 
 @inlined
 def _wireless_header(data, at, limit):
-    """AVS (which says its length) or Prism (which says it in either byte order) before the 802.11 header."""
+    """AVS or Prism header before the 802.11 header; both give their length, Prism in either byte order."""
     if at + 8 > limit:
         return CUT, at
     code = word(data, at, True)
@@ -209,7 +209,7 @@ def _ppp(data, at, limit):
 
 @inlined
 def _by_version(data, at, limit):
-    """IP without anything that tells its version but the packet itself: the first four bits."""
+    """IP whose version is given by the packet alone: its first four bits."""
     if at >= limit:
         return CUT, at
     version = byte(data, at) >> 4
@@ -218,13 +218,13 @@ def _by_version(data, at, limit):
 
 @inlined
 def _note(row, number):
-    """Add a tag that tells tenants apart, with those before it."""
+    """Add a tag that separates tenants to the tags before it."""
     row["inner_tags"] = (np.int64(row["inner_tags"]) * 31 + np.int64(number) + 1) & 0xFFFFFFFF
 
 
 @inlined
 def to_network(data, at, limit, kind, row):
-    """Pass over what stands between here and a network header: returns (IPV4, IPV6, NSH or why none, position).
+    """Skip the shims before a network header: returns (IPV4, IPV6, NSH or the reason for none, position).
 
     VLAN tags, MPLS labels, PPPoE sessions: at most _MOST_SHIMS of them in all.
     """
@@ -279,7 +279,7 @@ def to_network(data, at, limit, kind, row):
         else:
             return kind if kind == NSH else NOTHING, at
     if kind == IPV4 and at < limit and byte(data, at) >> 4 == 6:
-        kind = IPV6  # Wireshark goes by the version where IPv4 was announced, and so do kernels' raw sockets
+        kind = IPV6  # behind the code of IPv4, Wireshark trusts the version field, as raw sockets of kernels do
     return kind, at
 
 

@@ -1,7 +1,7 @@
 """IPv4 (RFC 791) and IPv6 with its extension headers (RFC 8200), into one row.
 
-Positions are offsets in the batch, `limit` is where the captured bytes end, `start` is the packet's first byte,
-and `wire_end` where, counted from there, what surrounds the IP packet ends on the wire.
+Positions are offsets in the batch, `limit` is the end of the captured bytes, `start` is the packet's first byte, and
+`wire_end` is the end on the wire of the layer around the IP packet, counted from `start`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MOST_EXTENSIONS = 16
 
 @inlined
 def plausible_ipv4(data, at, limit):
-    """Whether an IPv4 header lies here whole: its version, header length and total length make sense."""
+    """True if a complete IPv4 header lies here: its version, header length and total length are plausible."""
     if at + 20 > limit:
         return False
     first = byte(data, at)
@@ -28,13 +28,13 @@ def plausible_ipv4(data, at, limit):
 
 @inlined
 def plausible_ipv6(data, at, limit):
-    """Whether an IPv6 header lies here whole."""
+    """True if a complete IPv6 header lies here."""
     return at + 40 <= limit and byte(data, at) >> 4 == 6
 
 
 @inlined
 def ipv4(data, start, at, limit, wire_end, row):
-    """IPv4 header (3.1). Returns where what follows it begins, or -1 where nothing can be decoded."""
+    """IPv4 header (3.1). Returns the position of its payload, or -1 if nothing can be decoded."""
     if not plausible_ipv4(data, at, limit):
         row["has"] |= CUT_HEADER if at + 20 > limit else MALFORMED
         return np.int64(-1)
@@ -101,7 +101,7 @@ def ipv6(data, start, at, limit, wire_end, row):
             break
         following = byte(data, at)
         if rare and following == 59:
-            break  # the message itself is what the packet carries
+            break  # the message itself is the payload of the packet
         if protocol == 44:
             fragment = half(data, at + 2, True)
             row["has"] |= HAS_FRAGMENT | HAS_ID
@@ -115,6 +115,6 @@ def ipv6(data, start, at, limit, wire_end, row):
             at += (byte(data, at + 1) + 1) * 8
         protocol = following
         if row["fragment_offset"] > 0:
-            break  # what follows the header of a later fragment is data
+            break  # data follows the header of a later fragment
     row["protocol"] = protocol
     return at

@@ -32,12 +32,12 @@ def decode(data, base, packets, link_types, rows, entries, slots, tunnels, secre
 
     Args:
         data, base, packets: the batch; link_types: int64, one per interface;
-        rows: ROW, zeroed, one per packet, filled here (all but point and capture);
+        rows: ROW, zeroed, one per packet, filled here (all fields but point and capture);
         entries, slots, tunnels: the file's table of tunnels (its entries, hash table and count);
-        secret: of identity.py; first: the packet to begin with.
+        secret: as in identity.py; first: the packet to begin with.
 
     Returns:
-        The packets that are done: all, unless the table of tunnels needs more room.
+        The number of decoded packets: all, unless the table of tunnels needs more room.
     """
     source, key = memory(data), memory(secret)
     table = Tunnels(entries, slots, tunnels, np.empty((ROOM, 2), np.int64))
@@ -108,7 +108,7 @@ def decode(data, base, packets, link_types, rows, entries, slots, tunnels, secre
                         row["has"] |= CUT_HEADER
                         known = False
                 payload = transport(source, below, end, cut, protocol, row)
-                # Without the source offset nobody knows where a TCP header ends.
+                # Without the data offset the end of a TCP header is unknown.
                 known = known and (protocol != TCP or row["has"] & HAS_TCP != 0)
             row["payload"] = payload - start
             if known and payload - start <= ip_end:

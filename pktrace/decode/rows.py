@@ -1,4 +1,4 @@
-"""The decoded row: what the kernels write for each packet, and which of its fields the packet has."""
+"""The decoded row: the fields that the kernels write for each packet, and the bits of the fields that it has."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any, Protocol
 import numpy as np
 
 # Addresses are two 64 bit halves; an IPv4 address is in the low half. `l3`, `l4` and `payload` are offsets from the
-# packet's first captured byte; `ip_end` is where the IP header says that the packet ends, which excludes padding.
-# `digest` covers all that stays the same along a path, and is written into tables; anybody can make it up. `identity`
-# covers the same and `content` only the first payload bytes, with a secret key: by these packets are taken for one
-# (decode/digest.py, identity.py). They are worth nothing outside of the process, and no order of them means anything.
-# `mark` is 0 until packets with equal keys are told apart by what the keys leave out (trajectories/placing/ties.py).
-# `inner_tags` is a sum of what else tells tenants apart: VLANs below the outermost, PPPoE sessions, last MPLS labels.
-# `tunnel` is 1 + the number of the innermost entry of the file's tunnel table (decode/tunnels.py), 0 for none.
+# packet's first captured byte; `ip_end` is the end of the packet by its IP header, which excludes padding. `digest`
+# covers the invariant bytes of a packet, and is written into tables; anybody can forge it. `identity` covers the same
+# bytes and `content` only the first payload bytes, both with a secret key: they decide that packets are the same
+# (decode/digest.py, identity.py). They are worth nothing outside of the process, and their order means nothing. `mark`
+# is 0 until further bytes distinguish packets with equal keys (trajectories/placing/ties.py). `inner_tags` is a sum of
+# the other tags that separate tenants: VLANs below the outermost, PPPoE sessions, last MPLS labels. `tunnel` is 1 + the
+# number of the innermost entry of the file's tunnel table (decode/tunnels.py), 0 for none.
 ROW = np.dtype(
     [
         ("frame", np.int64),
@@ -71,13 +71,13 @@ OPAQUE = np.dtype((np.void, ROW.itemsize))
 
 
 def rows_at(rows: np.ndarray[Any, Any], which: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """A copy of some rows, by number or mask."""
+    """A copy of the rows that `which` selects by number or mask."""
     found: np.ndarray[Any, Any] = rows.view(OPAQUE)[which].view(ROW)
     return found
 
 
 class Fielded(Protocol):
-    """Anything that has fields by name: rows, or some of them."""
+    """An object with fields by name: rows, or a part of them."""
 
     def __getitem__(self, name: str, /) -> np.ndarray[Any, Any]: ...
 
@@ -85,12 +85,12 @@ class Fielded(Protocol):
 
 
 def is_fragment(rows: Fielded) -> np.ndarray[Any, Any]:
-    """bool per row: an IP fragment, the first one of its datagram or another."""
+    """bool per row: an IP fragment, the first one of its datagram or a later one."""
     found: np.ndarray[Any, Any] = (rows["fragment_offset"] > 0) | (rows["more_fragments"] > 0)
     return found
 
 
-# Bits of `has`: the groups of fields that a packet has, and how far it could be decoded.
+# Bits of `has`: the groups of fields that a packet has, and the extent of its decoding.
 HAS_TIME = 1
 HAS_IP = 2
 HAS_ID = 4
@@ -107,8 +107,8 @@ MALFORMED = 4096
 UNKNOWN_LINK = 8192
 BAD_TIME = 16384
 HAS_PACKET_ID = 32768
-NO_DIRECTION = 65536  # the point asks for a direction, and the file does not say which the packet has
+NO_DIRECTION = 65536  # the point asks for a direction, and the file does not give the packet's direction
 HIDDEN_PACKET = 262144  # an 802.11 data frame that is encrypted, a later fragment, or an aggregate
-PARTIAL_CHECKSUM = 131072  # the checksum field holds the pseudo-header's sum, or the file says that it is not ready
+PARTIAL_CHECKSUM = 131072  # the checksum field holds the pseudo-header's sum, or the file marks it as not ready
 HAS_TUNNEL_ID = 1048576  # of the innermost tunnel: VNI, TEID, key, label and the like
 STACKED_VLANS = 524288  # a further VLAN tag behind the one in `vlan`

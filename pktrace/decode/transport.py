@@ -24,7 +24,7 @@ TCP, UDP, UDP_LITE, SCTP, ICMP, ICMPV6, ESP, AH = 6, 17, 136, 132, 1, 58, 50, 51
 
 @inlined
 def header_length(protocol):
-    """Bytes of the transport header at least; 0 where none is decoded."""
+    """The least number of bytes of the transport header; 0 if the protocol is not decoded."""
     if protocol == TCP:
         return np.int64(20)
     if protocol == UDP or protocol == UDP_LITE or protocol == ICMP or protocol == ICMPV6:
@@ -39,15 +39,15 @@ def transport(data, at, end, cut, protocol, row):
     """The transport header at `at`.
 
     Args:
-        end: where the packet's bytes end, captured and by the IP header; cut: whether the capture cut it before.
+        end: the end of the packet's bytes, captured and by the IP header; cut: True if the capture cut it before.
 
     Returns:
-        Where its payload begins (perhaps behind `end`).
+        The position of its payload (perhaps behind `end`).
     """
     header = header_length(protocol)
     if header == 0:
         if protocol == ESP and at + 4 <= end:
-            # The SPI tells flows apart, as ports do (RFC 4303 2.1). The packet has no ports all the same.
+            # The SPI distinguishes flows, as ports do (RFC 4303 2.1). The packet itself has no ports.
             row["sport"] = half(data, at, True)
             row["dport"] = half(data, at + 2, True)
         return at
@@ -93,7 +93,9 @@ def transport(data, at, end, cut, protocol, row):
 
 @inlined
 def _pseudo_header(row, protocol):
-    """Sum of the pseudo-header (RFC 9293 3.1, RFC 8200 8.1): what an unfinished checksum field holds."""
+    """Sum of the pseudo-header (RFC 9293 3.1, RFC 8200 8.1): the value of a checksum field that offload has to
+    complete.
+    """
     total = np.uint64(protocol) + np.uint64(row["ip_end"] - row["l4"])
     low, more = row["source_low"], row["destination_low"]
     total += (low >> np.uint64(32)) + (low & np.uint64(0xFFFFFFFF))

@@ -29,10 +29,10 @@ from pktrace.decode.network import ipv4, ipv6, plausible_ipv4, plausible_ipv6
 from pktrace.decode.rows import HAS_FRAGMENT, HAS_ID, HAS_IP, HAS_TUNNEL_ID
 from pktrace.wire import byte, half, memory, word
 
-# A packet is looked for below at most this many IP headers.
+# The search for the innermost packet passes at most this many IP headers.
 MOST_IP_HEADERS = 8
 _MOST_SERVICE_HEADERS = 4
-# Entries that one packet can add to the table at most.
+# The most entries that one packet can add to the table.
 ROOM = MOST_IP_HEADERS * (1 + _MOST_SERVICE_HEADERS)
 
 NAMES = (
@@ -53,7 +53,7 @@ NAMES = (
 _IPIP, _SIX_IN_4, _SIX_IN_6, _GRE, _VXLAN, _VXLAN_GPE, _GENEVE, _GTP_U, _NSH, _MPLS_IN_UDP, _ERSPAN, _TZSP = range(
     1, 13
 )
-_ERSPAN_2, _ERSPAN_3 = 0x88BE, 0x22EB  # EtherTypes; type I has that of II
+_ERSPAN_2, _ERSPAN_3 = 0x88BE, 0x22EB  # EtherTypes; type I shares the EtherType of II
 _TZSP_PORT = 37008
 _NO_ID = np.int64(-1)
 _ZERO = np.uint64(0)  # a plain 0 beside 64 unsigned bits would make both floating point numbers
@@ -75,7 +75,7 @@ ENTRY = np.dtype(
 
 
 class TunnelTable:
-    """The tunnel headers of one file, each once: `entries` (ENTRY), of which the first `count[0]` are used.
+    """The tunnel headers of one file, each once: the first `count[0]` of `entries` (ENTRY) are used.
 
     `slots` is a hash table of 1 + entry numbers, twice as long as `entries`, so that it is never full.
     """
@@ -86,7 +86,7 @@ class TunnelTable:
         self.count = np.zeros(1, np.int64)
 
     def make_room(self) -> None:
-        """Room for more entries: twice as many."""
+        """Double the room for entries."""
         self.entries = np.concatenate([self.entries, np.zeros(len(self.entries), ENTRY)])
         self.slots = np.zeros(1 << (4 * len(self.entries) - 1).bit_length(), np.uint32)
         _fill_slots(self.entries, self.slots, self.count[0], secret())
@@ -114,7 +114,7 @@ class Tunnels(NamedTuple):
 
 @inlined
 def _slot(entry, slots, key):
-    """Where in the hash table the search for an entry begins: nobody can know it without the key."""
+    """The slot of the hash table where the search for an entry begins; nobody can know it without the key."""
     place = (np.uint64(entry["parent"]) << np.uint64(8)) | np.uint64(entry["kind"])
     low, high = add_pair(_ZERO, _ZERO, key, TABLES + 4, entry["source_high"], entry["source_low"])
     low, high = add_pair(low, high, key, TABLES + 6, entry["destination_high"], entry["destination_low"])
@@ -148,7 +148,7 @@ def _fill_slots(entries, slots, count, secret):
 
 @inlined
 def _keep(entries, slots, count, key):
-    """Code of the entry that stands behind the last one: that of its equal, or its own, in which case it stays."""
+    """Code of the new entry behind the last one: the code of an equal entry, or its own; then the entry stays."""
     candidate = entries[count[0]]
     slot = _slot(candidate, slots, key)
     while slots[slot]:
@@ -162,7 +162,7 @@ def _keep(entries, slots, count, key):
 
 @inlined
 def may_carry(data, at, limit, protocol):
-    """Whether a packet with this transport protocol at `at` may be a tunnel: a quick look, for most are none."""
+    """True if a packet with this transport protocol at `at` may be a tunnel; most are none, so the test is quick."""
     if protocol == 17:
         if at + 8 > limit:
             return False
@@ -176,13 +176,13 @@ def may_carry(data, at, limit, protocol):
 
 @inlined
 def _gre(data, at, limit):
-    """GRE: returns (key or _NO_ID, what it carries, where)."""
+    """GRE: returns (key or _NO_ID, kind of payload, its position)."""
     if at + 4 > limit:
         return _NO_ID, NOTHING, at
     flags = half(data, at, True)
     kind = half(data, at + 2, True)
     version = flags & 7
-    if version > 1 or flags & 0x4000:  # source routing (RFC 1701) is not looked into
+    if version > 1 or flags & 0x4000:  # source routing (RFC 1701) is not decoded
         return _NO_ID, NOTHING, at
     key = _NO_ID
     at += 4
@@ -212,7 +212,7 @@ def _gre(data, at, limit):
 
 @inlined
 def _erspan(data, at, limit, kind, numbered):
-    """A mirrored frame: returns (session or _NO_ID, what it carries, where).
+    """A mirrored frame: returns (session or _NO_ID, kind of payload, its position).
 
     Type I has no header and no GRE sequence number; type II has 8 bytes, type III 12 or, with its flag O, 20.
     """
@@ -233,7 +233,9 @@ def _erspan(data, at, limit, kind, numbered):
 
 @inlined
 def _tzsp(data, at, limit):
-    """A mirrored frame behind TZSP: returns (what it carries, where); type 0 (received), version 1, Ethernet inside."""
+    """A mirrored frame behind TZSP: returns (kind of payload, its position); type 0 (received), version 1, Ethernet
+    inside.
+    """
     if at + 4 > limit or byte(data, at) != 1 or byte(data, at + 1) != 0 or half(data, at + 2, True) != 1:
         return NOTHING, at
     at += 4
@@ -249,7 +251,7 @@ def _tzsp(data, at, limit):
 
 @inlined
 def _service(data, at, limit):
-    """NSH: returns (service path, what it carries, where)."""
+    """NSH: returns (service path, kind of payload, its position)."""
     if at + 8 > limit:
         return _NO_ID, NOTHING, at
     first = word(data, at, True)
@@ -261,7 +263,7 @@ def _service(data, at, limit):
 
 @inlined
 def _by_next_protocol(number):
-    """The numbers that NSH and VXLAN-GPE share."""
+    """The next-protocol numbers that NSH and VXLAN-GPE share."""
     if number == 1:
         return IPV4
     if number == 2:
@@ -275,7 +277,7 @@ def _by_next_protocol(number):
 
 @inlined
 def _gtp(data, at, limit):
-    """GTP-U: a G-PDU of version 1; returns (TEID, what it carries, where)."""
+    """GTP-U: a G-PDU of version 1; returns (TEID, kind of payload, its position)."""
     if at + 8 > limit or byte(data, at) & 0xF0 != 0x30 or byte(data, at + 1) != 255:
         return _NO_ID, NOTHING, at
     tunnel = word(data, at + 4, True)
@@ -299,7 +301,7 @@ def _gtp(data, at, limit):
 
 @inlined
 def _inside(data, at, limit, protocol, version):
-    """What a packet carries: returns (kind of tunnel or 0, its number or _NO_ID, what is inside, where)."""
+    """The payload of a packet: returns (kind of tunnel or 0, its number or _NO_ID, kind of payload, its position)."""
     if protocol == 51:
         protocol = byte(data, at)
         at += (byte(data, at + 1) + 2) * 4
@@ -343,12 +345,13 @@ def descend(data, start, at, limit, kind, row, table, key):
     """Go down to the innermost IP packet.
 
     Args:
-        at: where what follows the IP header of `row` begins; where `row` has none, a header of the given `kind` (NSH).
+        at: the position of the payload of `row`'s IP header; without an IP header, of a header of the given `kind`
+        (NSH).
         table: Tunnels; key: the memory of the secret.
 
     Returns:
-        Where what follows the innermost IP header begins, -1 if there is nothing; and where the captured bytes of
-        what carries it end.
+        The position of the payload of the innermost IP header, -1 if there is none; and the end of the captured bytes
+        of the layer around that packet.
     """
     entries, slots, count, pending = table
     outer = row["has"] & HAS_IP != 0

@@ -1,10 +1,10 @@
-"""Which places share a clock, from the packets that they share.
+"""Places that share a clock, found from the packets that they share.
 
-The difference of two time stamps of one packet is delay plus clock offset. Of a conversation's two directions, each
-delays its packets, so on one clock the differences have opposite signs (or the same small ones where both directions
-pass the places in the same order, as around a service). Two clocks are told from one by what no delay explains: a
-difference longer than any packet is waited for, packets whose TTL went down against the order of time, or a large
-and steady difference of the same sign in both directions.
+The difference of two time stamps of one packet is delay plus clock offset. Both directions of a conversation have
+delays, so on one clock their differences have opposite signs. They have the same sign and are small if both directions
+pass the places in the same order, as around a service. Two clocks show by differences that no delay explains: a
+difference longer than the loss threshold, packets whose TTL went down against the order of time, or a large and steady
+difference of the same sign in both directions.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ import numpy as np
 from pktrace.init.shared_packets import Sightings, group_medians
 
 Array = np.ndarray[Any, Any]
-_LONGEST_DELAY_NS = 2_000_000_000  # the loss threshold: a delay beyond it would be a loss
+_LONGEST_DELAY_NS = 2_000_000_000  # the loss threshold: a packet with a longer delay counts as lost
 _LEAST_OFFSET_NS = 1_000_000
-_STEADY = 4  # an offset is this many times as large as what the delays of a flow vary by
+_STEADY = 4  # an offset is this many times as large as the variation of a flow's delays
 _TOGETHER, _UNCLEAR, _APART = "together", "unclear", "apart"
 
 
 @dataclass(frozen=True)
 class ClockGroups:
-    """`group` per place: places of one group share a clock, as far as packets tell; `offset_ns` is what to subtract
-    from its times to compare them with those of group 0. `known` is False where the offset hides an unknown delay,
-    since packets went one way only: then time says nothing of order between the groups.
+    """`group` per place: places of one group share a clock, as far as packets show; `offset_ns` is the number to
+    subtract from the group's times to compare them with times of group 0. `known` is False if the offset includes an
+    unknown delay, since packets went one way only; then times are no evidence of the order between the groups.
     """
 
     group: Array
@@ -48,7 +48,7 @@ class _Pair:
 
 
 def clock_groups(sightings: Sightings, rows: Array, places: int) -> ClockGroups:
-    """Group the places by clock; what no packet connects to another place has nothing against group 0."""
+    """Group the places by clock; a place that no packet connects to another one joins group 0."""
     pairs = list(_pairs(sightings, rows, places))
     parent = list(range(places))
 
@@ -70,7 +70,9 @@ def clock_groups(sightings: Sightings, rows: Array, places: int) -> ClockGroups:
 
 
 def _numbered(roots: list[int], pairs: list[_Pair]) -> Array:
-    """Group numbers: of places that packets connect, those of most packets are group 0, as nothing tells more."""
+    """Group numbers: among groups that packets connect, the one with most packets is group 0. Groups without any
+    connection are 0 as well, since nothing shows their offset.
+    """
     weight = dict.fromkeys(roots, 0)
     connected = {group: {group} for group in roots}
     for pair in pairs:
@@ -92,7 +94,7 @@ def _numbered(roots: list[int], pairs: list[_Pair]) -> Array:
 def _pairs(sightings: Sightings, rows: Array, places: int) -> Iterator[_Pair]:
     seen = sightings.seen
     for a, b in sightings.pairs():
-        if b < places:  # second visits tell nothing new of clocks
+        if b < places:  # second visits add no evidence about clocks
             both = np.flatnonzero(seen[:, a] & seen[:, b])
             fall = _ttl(sightings, rows, both, a) - _ttl(sightings, rows, both, b)
             yield _pair(sightings, both, a, b, fall)
@@ -104,7 +106,7 @@ def _ttl(sightings: Sightings, rows: Array, packets: Array, column: int) -> Arra
 
 
 def _pair(sightings: Sightings, both: Array, a: int, b: int, fall: Array) -> _Pair:
-    """What the packets of two places tell of their clocks; `fall` is by how much the TTL is less at b."""
+    """The evidence of two places' packets about their clocks; `fall` is the decrease of the TTL from a to b."""
     difference = sightings.time[both, b] - sightings.time[both, a]
     middle = int(np.sort(difference)[(len(difference) - 1) // 2])
     flows, medians, sizes = group_medians(sightings.flow[both], difference)
@@ -133,10 +135,10 @@ def _pair(sightings: Sightings, both: Array, a: int, b: int, fall: Array) -> _Pa
 
 
 def _steady_offset(low: int, high: int, deviation: Array) -> bool:
-    """Whether differences of one sign in both directions are rather an offset than a delay: large, and steady.
+    """True if differences of one sign in both directions are an offset and no delay: large, and steady.
 
-    Two places that both directions pass in one order may look so, where what lies between them delays evenly; other
-    places on the same clock then hold them together.
+    Two places that both directions pass in one order may look the same if the way between them has a steady delay;
+    other places on the same clock then hold them together.
     """
     least = min(abs(low), abs(high))
     if low * high <= 0 or least < _LEAST_OFFSET_NS:
@@ -155,12 +157,12 @@ def _weighted_median(values: Array, weights: Array) -> int:
 def _with_offsets(group: Array, pairs: list[_Pair]) -> ClockGroups:
     """Offsets of all groups against group 0, over the pair of groups with most packets at each step.
 
-    On one clock a packet is never seen before it was sent: each pair of places bounds the offset from both sides,
-    by its packets of each direction, and the tightest bounds of all pairs hold it.
+    On one clock a packet is never seen before it was sent: each pair of places bounds the offset from both sides, by
+    its packets of each direction, and the tightest bounds of all pairs apply.
     """
     groups = int(group.max(initial=0)) + 1
     offset = np.zeros(groups, np.int64)
-    doubt = np.zeros(groups, np.int64)  # how far the offset may be wrong
+    doubt = np.zeros(groups, np.int64)  # the largest error of the offset
     known = np.zeros(groups, bool)
     known[:1] = True
     reached = {0}
@@ -183,7 +185,7 @@ def _with_offsets(group: Array, pairs: list[_Pair]) -> ClockGroups:
         ]
         if bounds:
             low, high = max(low for low, _ in bounds), min(high for _, high in bounds)
-            if low > high:  # some pair is passed in one order by both directions, and bounds nothing
+            if low > high:  # both directions pass some pair in one order, so it bounds nothing
                 low = high = sorted((one + other) // 2 for one, other in bounds)[len(bounds) // 2]
             step, doubt[far] = (low + high) // 2, doubt[near] + (high - low + 1) // 2
         else:
@@ -196,7 +198,7 @@ def _with_offsets(group: Array, pairs: list[_Pair]) -> ClockGroups:
 
 
 def _without_equals(group: Array, offset: Array, known: Array, doubt: Array, pairs: list[_Pair]) -> ClockGroups:
-    """Groups that share no packets, and whose offsets are the same as far as can be told, are one clock."""
+    """Join groups into one clock if they share no packets and their offsets agree within their doubts."""
     apart = {frozenset((int(group[pair.a]), int(group[pair.b]))) for pair in pairs}
     of_group = list(range(len(offset)))
     for far in range(1, len(offset)):

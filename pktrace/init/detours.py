@@ -11,16 +11,16 @@ from pktrace.init.point_order import Chain
 from pktrace.init.shared_packets import Sightings
 
 Array = np.ndarray[Any, Any]
-_LEAST_SHARE = 0.02  # of the packets that pass on both sides, so many skip it and so many do not
+_LEAST_SHARE = 0.02  # least share of packets seen on both sides that skip it, and least share that visit it
 _BY_FLOW = 0.5
 
 
 def detour_of(chain: Chain, sightings: Sightings, rows: Array) -> tuple[int, int] | None:
-    """First and last position of the detour, None where there is none.
+    """First and last position of the detour, None without a detour.
 
-    Neighbouring positions with a position on each side, that packets seen on both sides visited all of or nothing of.
-    For a single position that may be a capture that misses packets: there, conversations must visit it or skip it as
-    a whole, as rules treat them.
+    A detour consists of neighbouring positions, with a position on each side. Packets seen on both sides visited either
+    all of these positions or none. A single position may also be a capture that misses packets. There, conversations
+    must visit or skip it as a whole, as rules treat them.
     """
     seen: Array = sightings.seen[chain.packets][:, list(chain.columns)]
     found: list[tuple[int, int, int]] = []
@@ -32,20 +32,20 @@ def detour_of(chain: Chain, sightings: Sightings, rows: Array) -> tuple[int, int
             every, nothing = int(visits.all(axis=1).sum()), int((~visits.any(axis=1)).sum())
             partial = len(visits) - every - nothing
             least = max(1, _LEAST_SHARE * len(visits))
-            # Captures that miss packets miss them one by one: then more skip a part of it than all of it.
+            # Captures miss packets one by one: then more packets skip a part of the positions than all of them.
             if every < least or nothing < max(least, partial):
                 continue
             if first == last and not _by_conversation(chain, sightings, rows, across, visits[:, 0]):
                 continue
             found.append((nothing, first, last))
-    # The longest that about as many skip as any: where one point of it missed some packets, these seem to skip it.
+    # The longest detour that about as many packets skip as any: packets that one of its points missed seem to skip it.
     most = max((nothing for nothing, _, _ in found), default=0)
     fitting = [(last - first, nothing, first, last) for nothing, first, last in found if 2 * nothing >= most]
     return max(fitting)[2:] if fitting else None
 
 
 def _by_conversation(chain: Chain, sightings: Sightings, rows: Array, across: Array, visited: Array) -> bool:
-    """Whether packets of one conversation do alike more often than by chance."""
+    """True if packets of one conversation visit or skip the position alike more often than by chance."""
     row = sightings.row[chain.packets][across].max(axis=1)
     packet = rows[row]
     flow = sightings.flow[chain.packets][across]

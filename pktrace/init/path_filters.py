@@ -1,4 +1,4 @@
-"""Which addresses tell the packets of one chain from those of all others: the `match` of its path."""
+"""The `match` of a path: the addresses that separate the packets of its chain from the packets of all others."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-_LISTED = 8  # so many addresses are listed one by one, more as prefixes
+_LISTED = 8  # up to this many addresses are listed one by one, more as prefixes
 _MOST_PREFIXES = 24
 
 
@@ -22,7 +22,7 @@ class Match:
 
 
 def match_of(mine: Sequence[tuple[Address, Address, int]], others: Sequence[tuple[Address, Address, int]]) -> Match:
-    """The shortest match by destination, source or both that holds all own flows and as few others as possible.
+    """The shortest match by destination, source or both that fits all own flows and as few others as possible.
 
     Args:
         mine, others: (source, destination, packets) of flows.
@@ -44,7 +44,7 @@ def match_of(mine: Sequence[tuple[Address, Address, int]], others: Sequence[tupl
             if all(any((source, destination)[end] in net for net in held) for end, held in nets.items())
         )
         texts = {end: tuple(_text(net) for net in sorted(held, key=_order)) for end, held in nets.items()}
-        # An address says more than a prefix, which may hold what was not seen yet.
+        # An address is more precise than a prefix, which may hold addresses not seen yet.
         cost = sum(len(held) + _LISTED * any("/" in text for text in held) for held in texts.values())
         found.append((wrong, cost, rank, Match(texts.get(0, ()), texts.get(1, ()), wrong)))
     if found:
@@ -53,7 +53,7 @@ def match_of(mine: Sequence[tuple[Address, Address, int]], others: Sequence[tupl
 
 
 def _covering(own: Iterable[Address], foreign: Iterable[Address]) -> list[Network]:
-    """The addresses, or where they are many the fewest prefixes that hold them and none of the others."""
+    """The addresses; many addresses become the fewest prefixes that hold them and none of the others."""
     result: list[Network] = []
     for version in (4, 6):
         mine = sorted(int(address) for address in own if address.version == version)

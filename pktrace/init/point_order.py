@@ -1,7 +1,7 @@
-"""In which order the packets of each kind of traffic pass the places: chains, that may become paths.
+"""Chains: the order in which the packets of each kind of traffic pass the places. A chain may become a path.
 
-Packets of one source and destination are a flow. Each flow votes on the order of every two places that its packets
-share; flows that agree, one seeing no place that the other does not, are one kind of traffic.
+Packets of one source and destination are a flow. Each flow votes on the order of every two places that share its
+packets. Flows are one kind of traffic if they agree and one of them visits no place that the other does not visit.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from pktrace.init.clock_groups import ClockGroups
 from pktrace.init.shared_packets import Sightings
 
 Array = np.ndarray[Any, Any]
-_LEAST_SHARE = 0.01  # a place that fewer of a flow's packets visit is not on their way (a flooded frame, say)
-_SECOND_SHARE = 0.5  # and a second visit is one that most of them make
+_LEAST_SHARE = 0.01  # a place that fewer of a flow's packets visit is not on their way (for example a flooded frame)
+_SECOND_SHARE = 0.5  # a second visit counts if this share of them makes it
 _FEW = 20
-_STRAY_SHARE = 0.005  # flows of fewer packets than this, against the order of all others, are late time stamps
+_STRAY_SHARE = 0.005  # flows with a smaller share of packets against the order of all others have late time stamps
 _MOST_KINDS = 2000
 
 
 @dataclass(frozen=True)
 class Chain:
-    """One kind of traffic: the columns of `Sightings` that it passes in order, its flows, and what is uncertain.
+    """One kind of traffic: the columns of `Sightings` that it passes in order, its flows, and its uncertainties.
 
-    `left_out` are columns that its packets visit, and that stand in no order to another one on the chain;
-    `uncertain` says that the order contradicts itself somewhere.
+    `left_out` are columns that its packets visit without a known order to another column of the chain; `uncertain` is
+    True if the order contradicts itself somewhere.
     """
 
     columns: tuple[int, ...]
@@ -58,7 +58,7 @@ def aligned_times(sightings: Sightings, clocks: ClockGroups) -> Array:
 
 
 def chains_of(sightings: Sightings, rows: Array, clocks: ClockGroups) -> list[Chain]:
-    """The chains of all traffic, those of most packets first."""
+    """The chains of all traffic, the one with most packets first."""
     if len(sightings.row) == 0:
         return []
     times = aligned_times(sightings, clocks)
@@ -74,7 +74,7 @@ def chains_of(sightings: Sightings, rows: Array, clocks: ClockGroups) -> list[Ch
 def _vote(
     sightings: Sightings, rows: Array, clocks: ClockGroups, times: Array, a: int, b: int
 ) -> tuple[Array, Array, Array]:
-    """Packets per flow that passed a before b, b before a, and both."""
+    """Packets per flow: passed a before b, passed b before a, seen at both."""
     both = np.flatnonzero((sightings.row[:, a] >= 0) & (sightings.row[:, b] >= 0))
     row_a, row_b = sightings.row[both, a], sightings.row[both, b]
     group_a, group_b = (clocks.group[sightings.column_place[column]] for column in (a, b))
@@ -95,12 +95,12 @@ def _vote(
 
 
 def _shared_packets(sightings: Sightings) -> Array:
-    """Packets per flow that more than one visit saw: only these tell of order."""
+    """Packets per flow that more than one visit saw: only they are evidence of order."""
     return np.bincount(sightings.flow[sightings.seen.sum(axis=1) > 1], minlength=len(sightings.flow_row))
 
 
 def _sign(before: Array, after: Array, both: Array) -> Array:
-    """+1 where clearly most passed one before the other, -1 the other way, 0 where it cannot be told."""
+    """+1 if clearly most packets passed one before the other, -1 for the opposite order, 0 if the order is unclear."""
     told = (before + after) * 100 >= both
     return ((before > 2 * after) & told).astype(np.int8) - ((after > 2 * before) & told).astype(np.int8)
 
@@ -108,12 +108,12 @@ def _sign(before: Array, after: Array, both: Array) -> Array:
 def _signs(
     sightings: Sightings, votes: dict[tuple[int, int], tuple[Array, Array, Array]]
 ) -> dict[tuple[int, int], tuple[Array, Array]]:
-    """(order, whether both are visited) per pair of columns and flow; rare visits do not count."""
+    """(order, True if both are visited) per pair of columns and flow; rare visits do not count."""
     size = _shared_packets(sightings)
     first_visits = int(sightings.column_place.max()) + 1
     found = {}
     for (a, b), (before, after, both) in votes.items():
-        # A second visit has to be one that most packets of the flow make.
+        # A second visit counts if most packets of the flow make it.
         share = _SECOND_SHARE if max(a, b) >= first_visits else _LEAST_SHARE
         least = np.maximum(np.where(size >= _FEW, 2, 1), share * size)
         visited = both >= least
@@ -122,7 +122,7 @@ def _signs(
 
 
 def _kinds(sightings: Sightings, signs: dict[tuple[int, int], tuple[Array, Array]]) -> list[_Kind]:
-    """Flows that vote alike, joined with those that saw a part of the same way."""
+    """Flows with equal votes, joined with flows that saw a part of the same way."""
     columns = len(sightings.column_place)
     flows = len(sightings.flow_row)
     size = _shared_packets(sightings)
@@ -148,7 +148,7 @@ def _kinds(sightings: Sightings, signs: dict[tuple[int, int], tuple[Array, Array
 
 
 def _joined(candidates: list[_Kind], total: int) -> list[_Kind]:
-    """Join kinds, heaviest first, where one's places and order lie within the other's."""
+    """Join kinds, heaviest first, if the places and the order of one lie within the other."""
     kinds: list[_Kind] = []
     pending: list[_Kind] = []
     for candidate in candidates:
@@ -171,7 +171,8 @@ def _joined(candidates: list[_Kind], total: int) -> list[_Kind]:
                 pending.append(candidate)
             else:
                 kinds.append(_Kind(candidate.order, candidate.present, candidate.packets, list(candidate.flows)))
-    # What saw a part of the way goes to the kind it agrees with; a kind that grew may hold another one by now.
+    # A candidate that saw a part of the way joins a kind that it agrees with; a kind that grew may now hold another
+    # one.
     for candidate in pending:
         fitting = [kind for kind in kinds if candidate.within(kind) and candidate.agrees(kind)]
         fitting = fitting or [kind for kind in kinds if candidate.agrees(kind)] or kinds
@@ -194,7 +195,7 @@ def _joined(candidates: list[_Kind], total: int) -> list[_Kind]:
 
 
 def _turned(candidate: _Kind, kind: _Kind) -> bool:
-    """Whether the candidate passes all its places in the opposite order, with more than two packets saying so."""
+    """True if the candidate passes all its places in the opposite order, shown by more than two packets."""
     told = (candidate.order != 0) & (kind.order != 0)
     return candidate.packets > 2 and bool(told.any()) and bool((candidate.order[told] == -kind.order[told]).all())
 
@@ -222,7 +223,7 @@ def _chain(sightings: Sightings, votes: dict[tuple[int, int], tuple[Array, Array
     columns: list[int] = []
     left_out: list[int] = []
     for at in ordered:
-        # Where neither of two is known to come first, the one that saw more is kept.
+        # If the order of two places is unknown, the place that saw more packets is kept.
         while columns and not after[columns[-1], at] and visited[present[at]] > visited[present[columns[-1]]]:
             left_out.append(present[columns.pop()])
         if columns and not after[columns[-1], at]:
@@ -234,7 +235,7 @@ def _chain(sightings: Sightings, votes: dict[tuple[int, int], tuple[Array, Array
 
 
 def _without_echoes(columns: list[int], place: Array) -> list[int]:
-    """Without second visits that follow at once: a copy of the packet, not a way back."""
+    """The columns without second visits that follow at once: these are copies of the packet, not a way back."""
     found: list[int] = []
     for column in columns:
         if not found or place[found[-1]] != place[column]:

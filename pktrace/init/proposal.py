@@ -1,6 +1,7 @@
-"""From bare capture files to what a run.toml could say: points, clocks, paths with their detour and match.
+"""A proposal for run.toml from bare capture files: points, clocks, paths with their detour and match.
 
-What packets do not show is left out, and said in `notes`. Nothing here depends on the order of the files.
+Facts that packets do not show are left out, with a sentence in `notes`. The result does not depend on the order of the
+files.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ from pktrace.run.conditions import PROTOCOL_NAMES
 
 Array = np.ndarray[Any, Any]
 _SHOWN_SERVICES = 8
-_REPEATED = 4  # packets whose bytes repeat are spoken of where they are more than one in so many
+_REPEATED = 4  # repeated packets are mentioned if they are more than one in this many
 
 
 @dataclass(frozen=True)
 class ProposedPoint:
-    """A [[point]]: captures by name as given; `clock` and `session` are None where the default holds."""
+    """A [[point]]: captures by name as given; `clock` and `session` are None if the default holds."""
 
     name: str
     captures: tuple[str, ...]
@@ -55,7 +56,7 @@ class ProposedPoint:
 
 @dataclass(frozen=True)
 class ProposedStage:
-    """The way between two neighbouring points: of `seen` packets at the first, `common` were seen at both."""
+    """The way between two neighbouring points: the first saw `seen` packets, both saw `common` of them."""
 
     start: str
     end: str
@@ -76,7 +77,7 @@ class Service:
 
 @dataclass(frozen=True)
 class ProposedPath:
-    """A [[path]]; `stage_names` is None where the default names do."""
+    """A [[path]]; `stage_names` is None if the default names suffice."""
 
     name: str
     points: tuple[str, ...]
@@ -98,14 +99,14 @@ class Pair:
     first_packets: int
     second_packets: int
     common: int
-    median_ns: int | None  # None on two clocks, or where all that they share is repeated
+    median_ns: int | None  # None on two clocks, or if all shared packets repeat
     one_clock: bool
     identical: bool  # all at equal times: parts or copies of one capture
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """What a run.toml could say."""
+    """The contents of a proposed run.toml."""
 
     points: tuple[ProposedPoint, ...]
     paths: tuple[ProposedPath, ...]
@@ -116,10 +117,11 @@ class Proposal:
 
 
 def propose(samples: Sequence[Sample], every: int = 1) -> Proposal:
-    """Look for points, their order and paths.
+    """Find points, their order and paths.
 
     Args:
-        samples: capture files in order of their names (`read_samples`); every: one in so many packets is in them.
+        samples: capture files in order of their names (`read_samples`); every: the samples hold one in this many
+        packets.
     """
     rows = np.concatenate([sample.rows for sample in samples]) if samples else np.zeros(0, ROW)
     places, where, silent = places_of(samples, rows)
@@ -180,7 +182,9 @@ def _point(
 
 
 def _clock_names(clocks: ClockGroups, places: list[Place]) -> list[str | None]:
-    """A name per place whose clock is not the one of most packets; after its first place, so that it stays."""
+    """A name per place whose clock differs from the clock of most packets. The first place of a clock gives the name,
+    so that it is stable.
+    """
     names: dict[int, str] = {}
     for group, place in sorted(zip(clocks.group.tolist(), (place.name for place in places), strict=True)):
         names.setdefault(group, f"clock-of-{place}")
@@ -188,7 +192,7 @@ def _clock_names(clocks: ClockGroups, places: list[Place]) -> list[str | None]:
 
 
 def _session_name(session: Array, place: Place) -> str | None:
-    """Files that number the same packets alike share a session; within one file that needs no saying."""
+    """The name of a session: files that number the same packets alike share one. A single file needs no name."""
     number = int(session[place.captures[0]])
     sharing = np.count_nonzero(session == number)
     return f"session-{number + 1}" if sharing > 1 else None
@@ -227,13 +231,13 @@ def _paths(
         if chain.uncertain:
             notes.append("The times contradict each other on the order of some of these points; check it.")
         notes += [
-            f"{places[sightings.column_place[column]].name} also saw packets of this kind; in which order with"
-            " the other points cannot be told (packets visit one or the other, or at the same time)."
+            f"{places[sightings.column_place[column]].name} also saw packets of this kind; its order among the other "
+            "points is unknown (packets visit one or the other, or both at the same time)."
             for column in chain.left_out
         ]
         if match.overlapping:
             notes.append(
-                f"{match.overlapping:,} packets of other paths fit this match too: addresses do not tell them apart;"
+                f"{match.overlapping:,} packets of other paths fit this match too: addresses do not separate them;"
                 " add ports or a protocol."
             )
         names = [f"{a}-{b}" for a, b in pairwise(points)]
@@ -259,7 +263,7 @@ def _paths(
 
 
 def _unused(name: str, taken: list[str]) -> str:
-    """The name, with a number where it is taken."""
+    """The name, with a number appended if it is taken."""
     number, unique = 1, name
     while unique in taken:
         number += 1
@@ -275,7 +279,7 @@ def _stages(
     clocks: ClockGroups,
     points: tuple[str, ...],
 ) -> list[ProposedStage]:
-    """What is common to neighbouring points, the way past the detour last."""
+    """The packets that neighbouring points share, the way past the detour last."""
     seen = sightings.seen[chain.packets][:, chain.columns]
     at = times[chain.packets][:, chain.columns]
     ends = [(start, start + 1) for start in range(len(points) - 1)]
@@ -304,7 +308,9 @@ def _median(values: Array) -> int | None:
 
 
 def _services(chain: Chain, detour: tuple[int, int], sightings: Sightings, rows: Array) -> list[Service]:
-    """What took the detour and what skipped it, by protocol and the lower port, the most frequent first."""
+    """Packets that took the detour and packets that skipped it, by protocol and the lower port, the most frequent
+    first.
+    """
     seen = sightings.seen[chain.packets][:, chain.columns]
     visited = np.asarray(seen[:, detour[0] : detour[1] + 1].any(axis=1))
     reached = np.asarray(visited | seen[:, detour[1] + 1 :].any(axis=1))
@@ -354,7 +360,7 @@ def _pairs(
 
 
 def _notes(paths: list[ProposedPath], points: list[ProposedPoint], pairs: list[Pair]) -> list[str]:
-    """What cannot be known of the order of points, in sentences."""
+    """Sentences about the points whose order is unknown."""
     on_path = {name for path in paths for name in path.points}
     sharing = {name for pair in pairs for name in (pair.first, pair.second)}
     copies = {name for pair in pairs if pair.identical for name in (pair.first, pair.second)}
@@ -368,7 +374,7 @@ def _notes(paths: list[ProposedPath], points: list[ProposedPoint], pairs: list[P
         if point.name in on_path:
             continue
         if not point.packets:
-            notes.append(f"{point.name} has no packets: where it stands on a path cannot be known.")
+            notes.append(f"{point.name} has no packets: its place on a path is unknown.")
         elif not point.ip_packets:
             notes.append(f"{point.name} has no IP packets that are decoded: it is on no path.")
         elif len(points) == 1:
@@ -376,16 +382,16 @@ def _notes(paths: list[ProposedPath], points: list[ProposedPoint], pairs: list[P
         elif point.name not in sharing:
             notes.append(
                 f"{point.name} shares no packets with another point: other traffic, another time, or packets that"
-                " were encrypted or rewritten (NAT) on the way. Where they were rewritten, give it its place on the"
-                " paths by hand: the analysis follows packets through that."
+                " were encrypted or rewritten (NAT) on the way. If they were rewritten, add the point to the paths "
+                "by hand: the analysis follows rewritten packets."
             )
         elif point.name not in copies:
-            notes.append(f"The place of {point.name} in the order of the points cannot be told; it is on no path.")
+            notes.append(f"The place of {point.name} in the order of the points is unknown; it is on no path.")
     return notes
 
 
 def _notes_on_captures(points: list[ProposedPoint], shared: Shared, every: int, silent: list[str]) -> list[str]:
-    """What about the captures themselves bounds the proposal, in sentences."""
+    """Sentences about limits of the proposal that come from the captures themselves."""
     notes = [
         f"{point.name} saw {min(int(repeated) * every, point.packets):,} packets whose bytes repeat (duplicates, or"
         " datagrams that are all the same): its order is taken from the others."
@@ -394,8 +400,8 @@ def _notes_on_captures(points: list[ProposedPoint], shared: Shared, every: int, 
     ]
     if every > 1:
         notes.append(
-            f"There are many packets: a sample of one in {every:,}, the same at all points, was looked at; counts of"
-            " shared packets are of the sample."
+            f"There are many packets: a sample of one in {every:,}, the same at all points, was used; counts of "
+            "shared packets are of the sample."
         )
     if silent:
         notes.append(f"Interfaces without packets are left out: {', '.join(silent)}.")

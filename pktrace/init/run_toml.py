@@ -1,4 +1,4 @@
-"""A proposal as the text of a run.toml, with what the captures showed and what they cannot show as comments."""
+"""A proposal as the text of a run.toml; comments give the evidence of the captures and its limits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def proposal_toml(proposal: Proposal, name: str, files: Mapping[str, str]) -> st
     """The text of run.toml.
 
     Args:
-        name: of the run; files: how run.toml names each capture, relative to its folder.
+        name: of the run; files: the name of each capture in run.toml, relative to its folder.
     """
     blocks = [_head(proposal, name), *_pairs(proposal.pairs), *_notes(proposal.notes)]
     blocks += [_point(point, files) for point in proposal.points]
@@ -41,7 +41,7 @@ def proposal_toml(proposal: Proposal, name: str, files: Mapping[str, str]) -> st
 
 
 def proposal_json(proposal: Proposal, name: str, files: Mapping[str, str], output: str | None) -> str:
-    """The same as JSON, for programs."""
+    """The proposal as JSON, for programs."""
     document: dict[str, Any] = {"name": name, "output": output, **dataclasses.asdict(proposal)}
     for point in document["points"]:
         point["captures"] = [files[capture] for capture in point["captures"]]
@@ -49,12 +49,12 @@ def proposal_json(proposal: Proposal, name: str, files: Mapping[str, str], outpu
 
 
 def relative_names(captures: Sequence[str], folder: Path) -> dict[str, str]:
-    """How a run.toml in a folder names each capture.
+    """The name of each capture for a run.toml in a folder.
 
-    TOML is UTF-8: a byte of a name that is not becomes `?` in a pattern, where no other file fits it.
+    TOML is UTF-8. A byte of a name that is not UTF-8 becomes `?` in a pattern, provided that no other file fits it.
 
     Raises:
-        CallerError: other files fit it, too.
+        CallerError: other files fit the pattern, too.
     """
     return {capture: _named_in_toml(capture, os.path.relpath(capture, folder), folder) for capture in captures}
 
@@ -63,7 +63,7 @@ def _named_in_toml(capture: str, name: str, folder: Path) -> str:
     if not _NOT_UTF8.search(name):
         return name
     pattern = _NOT_UTF8.sub("?", glob.escape(name))
-    here = os.path.abspath(folder)  # it need not be there yet
+    here = os.path.abspath(folder)  # the folder need not exist yet
     fitting = glob.glob(os.path.normpath(os.path.join(glob.escape(here), pattern)))
     if fitting != [os.path.normpath(os.path.join(here, name))]:
         raise CallerError(f"{capture}: run.toml cannot name this file, its name is not UTF-8; rename it")
@@ -93,7 +93,7 @@ def _head(proposal: Proposal, name: str) -> str:
     return (
         _comment(told)
         + f"\nschema = 1\nname = {_text(name)}\n"
-        + "\n# [window]: in which span all points were certainly capturing, the captures do not say.\n"
+        + "\n# [window]: the captures do not show the span in which all points were certainly capturing.\n"
     )
 
 
@@ -151,7 +151,7 @@ def _of_clock(point: ProposedPoint) -> str:
 
 
 def _path(path: ProposedPath) -> str:
-    head = [_comment(f"{path.packets:,} packets that are told from all others by their bytes:")]
+    head = [_comment(f"{path.packets:,} packets whose bytes differ from all others:")]
     head += [_comment(f"  {_stage(stage)}") for stage in path.stages]
     head += [_comment(note) for note in path.notes]
     lines = ["[[path]]", f"name = {_text(path.name)}", f"points = {_list(path.points)}"]
@@ -169,7 +169,9 @@ def _path(path: ProposedPath) -> str:
 
 
 def _rules(path: ProposedPath) -> str:
-    """What took the detour; the rules are for the user to say: a capture shows what a filter did."""
+    """Traffic that took the detour, as comments. The user has to write the rules: a capture only shows the actions of a
+    filter.
+    """
     if not path.detour:
         return ""
     lines = [
@@ -202,7 +204,7 @@ def _duration(ns: int) -> str:
 
 
 def _comment(text: str) -> str:
-    """Lines of a comment; what comes from file names and captures cannot end it."""
+    """Lines of a comment; text from file names and captures cannot end it."""
     indent = " " * (len(text) - len(text.lstrip()))
     lines, line = [], "#" + indent
     for word in one_line(text).split():

@@ -1,7 +1,7 @@
-"""Capture files read for a first look: counts of all packets, and rows of all or of a sample of them.
+"""Capture files for a first look: counts of all packets, and rows of all packets or of a sample.
 
-The sample takes packets by a hash of what stays the same on their way (RFC 5475 6.2, hash-based selection), so it
-takes the same packets at every place, and memory stays bounded however large the files are.
+A hash of the invariant bytes selects the packets of the sample (RFC 5475 6.2, hash-based selection), so the sample has
+the same packets at every place, and memory stays bounded however large the files are.
 """
 
 from __future__ import annotations
@@ -28,17 +28,15 @@ from pktrace.observations.stream import RowReader
 Array = np.ndarray[Any, Any]
 _MOST_ROWS = 1 << 20  # of all files together
 _MOST_CELLS = 1 << 24  # packets x files
-_MOST_EVERY = (
-    1 << 40
-)  # what is still too much then is of packets that are the same, or were made for it: the first ones
-_SMALL = 1 << 14  # so many rows of any file are kept at first, whatever the number of files
+_MOST_EVERY = 1 << 40  # packets beyond this sampling are equal, or forged to collide: the first ones stay
+_SMALL = 1 << 14  # rows of each file that are kept at first, whatever the number of files
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _PRIME = np.uint64(0xC2B2AE3D27D4EB4F)
 
 
 @dataclass
 class Tally:
-    """Packets that were counted: all, those that are IP, and the times of the first and the last."""
+    """Counts of packets: all, IP packets, and the times of the first and the last."""
 
     packets: int = 0
     ip_packets: int = 0
@@ -46,7 +44,7 @@ class Tally:
     last_ns: int | None = None
 
     def add(self, other: Tally) -> None:
-        """Count what another one counted."""
+        """Add the counts of another tally."""
         self.packets += other.packets
         self.ip_packets += other.ip_packets
         self.first_ns = min((time for time in (self.first_ns, other.first_ns) if time is not None), default=None)
@@ -77,10 +75,10 @@ class Sample:
 
 
 def usable(paths: Sequence[str]) -> tuple[list[str], list[CaptureFileError]]:
-    """The files that are captures, and why each of the others is none.
+    """The files that are captures, and for each of the others the reason why it is none.
 
     Raises:
-        CaptureFileError: of the first file, where none of them is a capture.
+        CaptureFileError: about the first file, if none of them is a capture.
     """
     found, problems = [], []
     for path in paths:
@@ -103,11 +101,11 @@ def usable(paths: Sequence[str]) -> tuple[list[str], list[CaptureFileError]]:
 def read_samples(
     paths: Sequence[str], most: int = _MOST_ROWS, limits: Limits = DEFAULT_LIMITS
 ) -> tuple[list[Sample], int]:
-    """Read files; returns them, and that one in so many packets is in their rows.
+    """Read files; returns the samples, and the number N if their rows hold one in N packets.
 
     Raises:
-        CaptureFileError: of the first file that cannot be read or is no capture, or holds more than is read of it.
-        LimitError: all files together do.
+        CaptureFileError: about the first file that cannot be read, is no capture, or exceeds its share of the limits.
+        LimitError: all files together exceed the limits.
     """
     budget = Budget(paths, limits)
     files = max(1, len(paths))
@@ -130,7 +128,7 @@ def read_samples(
 
 
 def _read(path: str, most: int, budget: Budget) -> Sample:
-    """One file: rows are thinned out by half whenever they become more than `most`."""
+    """Read one file; its rows are thinned out by half whenever they exceed `most`."""
     reader = RowReader(path, path, budget.share(path, path))
     tallies: dict[tuple[int, int, int], Tally] = {}
     kept: list[Array] = []
@@ -170,7 +168,7 @@ def _count(rows: Array, tallies: dict[tuple[int, int, int], Tally]) -> None:
     """Count a batch by interface, interface index and direction."""
     key = rows["interface"].astype(np.uint64) << np.uint64(34) | rows["ifindex"].astype(np.uint64) << np.uint64(2)
     keys, inverse = np.unique(key | rows["direction"], return_inverse=True)
-    # There may be as many of them as packets: each is counted without a look at the others.
+    # There may be as many groups as packets, so each is counted without a pass over the others.
     timed = np.flatnonzero(rows["has"] & bits.HAS_TIME != 0)
     packets, with_time = (np.bincount(some, minlength=len(keys)).tolist() for some in (inverse, inverse[timed]))
     ip_packets = np.bincount(inverse[rows["has"] & bits.HAS_IP != 0], minlength=len(keys)).tolist()
@@ -190,10 +188,10 @@ def _count(rows: Array, tallies: dict[tuple[int, int, int], Tally]) -> None:
 
 
 def _chosen(rows: Array, every: int) -> Array:
-    """bool per row: about one in `every`, the same packets in every file whatever was captured of them."""
+    """bool per row: about one in `every`, the same packets in every file however many bytes were captured."""
     header = np.zeros(len(rows), np.uint64)
     header_digests(rows, header)
-    # A packet id stays where even the addresses are rewritten.
+    # A packet id stays the same even if the addresses are rewritten.
     identity = np.where(rows["has"] & bits.HAS_PACKET_ID != 0, rows["packet_id"], header)
     found: Array = _spread(identity) % np.uint64(every) == 0
     return found
@@ -223,7 +221,9 @@ def _make_comparable(samples: Sequence[Sample]) -> None:
 
 
 def _spread(value: Array) -> Array:
-    """A hash without a key: a sample has the same packets each time. Who knows it can choose what is in the sample."""
+    """A hash without a key, so that a sample has the same packets each time. A sender who knows it can choose the
+    packets of the sample.
+    """
     state = (value.astype(np.uint64) + _ODD) * _ODD
     state = (state ^ (state >> np.uint64(29))) * _PRIME
     result: Array = state ^ (state >> np.uint64(32))

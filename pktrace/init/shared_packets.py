@@ -1,8 +1,8 @@
-"""Which places saw the same packets: a row per packet with its sightings, and what pairs of places share.
+"""Packets that several places saw: a row per packet with its sightings, and the numbers that pairs of places share.
 
-Packets are the same where their identities are, or, within one recording session, where the capture gave them the same
-packet id (pcapng epb_packetid). What order says is taken from certain packets alone: seen once at every place, or
-twice at some places and once at another, as a packet does that passes a place twice.
+Two observations are the same packet if their identities are equal, or if one recording session gave them the same
+packet id (pcapng epb_packetid). Only certain packets are evidence of order. They were seen once at every place, or
+twice at some places and once at another, as a packet that passes a place twice.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from pktrace.decode import rows as field
 from pktrace.decode.identity import group_numbers, groups_of, mixed
 
 Array = np.ndarray[Any, Any]
-_TWICE_SHARE = 0.01  # a second visit is looked at where at least this share of a place's packets came twice
+_TWICE_SHARE = 0.01  # second visits are considered if at least this share of a place's packets came twice
 
 
 @dataclass(frozen=True)
 class Sightings:
-    """Certain packets, also those that one place alone saw.
+    """Certain packets, including packets that only one place saw.
 
-    Columns are places in their order, then their second visits where `column_place` names one. `row` is the
-    observation (int64, -1: not seen), `time` its time, `flow` the source and destination as a number;
-    `flow_row` is a row of each flow, `back` the flow of the other direction or -1.
+    Columns are the places in their order, then second visits; `column_place` gives the place of each column. `row` is
+    the observation (int64, -1: not seen), `time` its time, `flow` the source and destination as a number; `flow_row` is
+    a row of each flow, `back` the flow of the other direction or -1.
     """
 
     column_place: Array
@@ -48,11 +48,13 @@ class Sightings:
 
 @dataclass(frozen=True)
 class Shared:
-    """How many packets places share: `common` (places x places) is symmetric, `packets` counts IP packets at each."""
+    """Numbers of shared packets: `common` (places x places) is symmetric, `packets` counts the IP packets of each
+    place.
+    """
 
     common: Array
     packets: Array
-    repeated: Array  # per place: packets of which it saw several with the same bytes
+    repeated: Array  # per place: packets that it saw several times with the same bytes
 
 
 def packet_keys(rows: Array, capture_session: Array) -> Array:
@@ -66,8 +68,8 @@ def packet_keys(rows: Array, capture_session: Array) -> Array:
     members = np.flatnonzero(rows["has"] & field.HAS_PACKET_ID != 0)
     if len(members) == 0:
         return keys
-    # All observations with one id take the digest of the earliest: what was rewritten on the way stays one packet,
-    # and files without ids are joined where the packet was first seen.
+    # All observations with one id take the digest of the earliest: a rewritten packet stays one packet, and files
+    # without ids join at the place that saw the packet first.
     session = capture_session[rows["capture"][members]].astype(np.uint64)
     number = mixed(session, rows["packet_id"][members])
     members = members[np.lexsort((rows["frame"][members], rows["ts_ns"][members], number))]
@@ -92,7 +94,7 @@ def sessions_of(rows: Array, captures: int) -> Array:
         for b in files[at + 1 :]:
             _, in_a, in_b = np.intersect1d(known[a][0], known[b][0], assume_unique=True, return_indices=True)
             equal = np.count_nonzero(known[a][1][in_a] == known[b][1][in_b])
-            # Two sessions that both count from 1 share ids, not packets.
+            # Two sessions that both count from 1 have equal ids for different packets.
             if equal > 0 and 2 * equal > len(in_a):
                 session[session == session[b]] = session[a]
     return session
@@ -143,7 +145,7 @@ def sightings_of(rows: Array, where: Array, keys: Array, places: int) -> tuple[S
 
 
 def _overlapping(seen: Array) -> list[tuple[int, int]]:
-    """Pairs of columns that are true in some row together."""
+    """Pairs of columns that are both True in some row."""
     together = np.triu(seen.T.astype(np.float32) @ seen.astype(np.float32), 1)
     return [(int(a), int(b)) for a, b in zip(*np.nonzero(together), strict=True)]
 
@@ -167,7 +169,7 @@ def _flows(rows: Array, row: Array) -> tuple[Array, Array, Array]:
 
 
 def group_medians(groups: Array, values: Array) -> tuple[Array, Array, Array]:
-    """(group, lower median, size) of every group that occurs."""
+    """(group, lower median, size) of every group present."""
     order = np.lexsort((values, groups))
     ordered = groups[order]
     starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])[: len(ordered)])

@@ -1,7 +1,7 @@
-"""Where packets of bare capture files were seen: files, rotated sets of files, interfaces, directions.
+"""Vantage points of bare capture files: files, rotated sets of files, interfaces, directions.
 
-A *place* is what may become a point of run.toml. Files that continue each other are one place; a file with packets of
-several interfaces is one place per interface.
+A *place* may become a point of run.toml. Files that continue each other are one place; a file with packets of several
+interfaces is one place per interface.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from pktrace.run.model import ANY_DIRECTION
 Array = np.ndarray[Any, Any]
 NOWHERE = -1
 _IN, _OUT = 1, 2
-_COUNTED = 1  # of the patterns below, that of tcpdump -C
-_OVERLAP_NS = 10_000_000  # packets of one capture are this far out of order at most, where a set is rotated
-_PAUSE_NS = 1_000_000_000  # files that only have a number in their name continue each other if no more lies between
+_COUNTED = 1  # the pattern of tcpdump -C among the patterns below
+_OVERLAP_NS = 10_000_000  # packets of a rotated capture are at most this far out of order
+_PAUSE_NS = 1_000_000_000  # files with a plain number in their names continue each other across at most this gap
 _LONGEST_NAME = 60
 _COMPRESSED = re.compile(r"\.(gz|zst|zstd|lz4)$", re.IGNORECASE)
 _SUFFIX = re.compile(r"\.(pcapng|pcap|ntar|cap|dmp|trc|log)\d*$", re.IGNORECASE)
-# What tools put into the names of files that continue each other, the kind of it behind the base name.
+# Name patterns of files that continue each other: the base name, then the counter of the tool.
 _ROTATED = (
     re.compile(r"^(?P<base>.+)_\d{5}_\d{14}(?P<end>\.[^.]+)?$"),  # dumpcap -b
     re.compile(r"^(?P<base>.+\.(?:pcapng|pcap|cap|dmp))\d+(?P<end>)$", re.IGNORECASE),  # tcpdump -C: x.pcap1
@@ -42,8 +42,8 @@ _ROTATED = (
 class Place:
     """A place where packets were seen.
 
-    `captures` are indices into the files, in order of time; `interface` is the selector for run.toml, None where the
-    files are taken whole; `stem` and `label` are what names are made of: the file's and the interface's.
+    `captures` are indices into the files, in order of time; `interface` is the selector for run.toml, None if the files
+    are taken whole; names are made of `stem`, from the file, and `label`, from the interface.
     """
 
     captures: tuple[int, ...]
@@ -64,18 +64,18 @@ class Place:
 
 @dataclass(frozen=True)
 class _Selector:
-    """What chooses the packets of one interface of a file: `text` for run.toml, `label` for people."""
+    """A selector of the packets of one interface of a file: `text` for run.toml, `label` for people."""
 
     text: str
     label: str
-    by_index: bool  # by the index that packets tell, instead of the interface's description
+    by_index: bool  # by the index in the packets, instead of the interface's description
 
 
 def places_of(samples: Sequence[Sample], rows: Array) -> tuple[list[Place], Array, list[str]]:
-    """Places; per row the place that it was seen at; and the labels of interfaces that have no packets.
+    """(places; the place of each row; labels of interfaces without packets).
 
     Args:
-        rows: those of all samples, one after the other.
+        rows: the rows of all samples, one after the other.
     """
     where = np.full(len(rows), NOWHERE, np.int32)
     bounds = np.cumsum([0, *(len(sample.rows) for sample in samples)])
@@ -111,7 +111,7 @@ def places_of(samples: Sequence[Sample], rows: Array) -> tuple[list[Place], Arra
 
 
 def _by_number(selector: _Selector) -> tuple[int, str]:
-    """Numbers in their order, names after them in theirs."""
+    """Sort key: numbers by value, then names by the alphabet."""
     digits = selector.text.removeprefix("#")
     return (int(digits), "") if digits.isascii() and digits.isdecimal() else (1 << 32, selector.text)
 
@@ -119,7 +119,7 @@ def _by_number(selector: _Selector) -> tuple[int, str]:
 def _selectors(sample: Sample) -> dict[int, _Selector]:
     """The interfaces of one file that have packets, by their number.
 
-    An interface index in the packets (SLL2, modified pcap) tells more than the one interface `any` that has them all.
+    An interface index in the packets (SLL2, modified pcap) is more precise than the one interface `any` of all packets.
     Interfaces of one name are one: a later section of the file describes them again.
     """
     numbers = sorted({number for number, _, _ in sample.tallies})
@@ -134,7 +134,7 @@ def _selectors(sample: Sample) -> dict[int, _Selector]:
 
 
 def _has(sample: Sample, selector: _Selector) -> bool:
-    """Whether the file knows the interface, with or without packets: run.toml may name it there."""
+    """True if the file describes the interface, with or without packets; run.toml may then name it for the file."""
     if selector.by_index:
         return any(index for _, index, _ in sample.tallies)
     names = [interface.name or f"#{number}" for number, interface in enumerate(sample.interfaces)]
@@ -142,7 +142,7 @@ def _has(sample: Sample, selector: _Selector) -> bool:
 
 
 def _add(tallies: dict[int, Tally], sample: Sample, chosen: tuple[bool, set[int]] | None) -> None:
-    """Add a file's tallies, all or those of the chosen interface (indices or numbers)."""
+    """Add the tallies of a file, all of them or only the chosen interfaces (indices or numbers)."""
     for (number, index, direction), tally in sample.tallies.items():
         if chosen is None or (index if chosen[0] else number) in chosen[1]:
             tallies.setdefault(direction, Tally()).add(tally)
@@ -155,7 +155,7 @@ def _sets(samples: Sequence[Sample]) -> list[tuple[tuple[int, ...], str]]:
         folder, name = os.path.split(sample.name)
         base, kind = _base(name)
         groups.setdefault((folder, base, kind), []).append(number)
-    # x.pcap is the first file of a set that goes on with x.pcap1.
+    # x.pcap is the first file of a set that continues with x.pcap1.
     for folder, base, kind in list(groups):
         plain = (folder, base, -1)
         if kind == _COUNTED and plain in groups:
@@ -173,7 +173,7 @@ def _sets(samples: Sequence[Sample]) -> list[tuple[tuple[int, ...], str]]:
 
 
 def _base(name: str) -> tuple[str, int]:
-    """What names of a rotated set have in common, and the kind of their counter; -1 for a name without one."""
+    """The common part of the names of a rotated set, and the kind of their counter; -1 for a name without a counter."""
     name = _COMPRESSED.sub("", name)
     for kind, pattern in enumerate(_ROTATED):
         found = pattern.match(name)
@@ -192,16 +192,16 @@ def _span(sample: Sample) -> tuple[int, int] | None:
 
 
 def _follow_each_other(spans: list[tuple[int, int] | None], longest_pause: int | None) -> bool:
-    """Whether the files hold one span after the other; those without packets contradict nothing."""
+    """True if the spans of the files follow one another; files without packets contradict nothing."""
     known = [span for span in spans if span is not None]
     pauses = [later[0] - earlier[1] for earlier, later in pairwise(known)]
     return all(pause >= -_OVERLAP_NS and (longest_pause is None or pause <= longest_pause) for pause in pauses)
 
 
 def split_directions(places: list[Place], where: Array, rows: Array, keys: Array) -> tuple[list[Place], Array]:
-    """Places that saw packets twice, once going in and once going out, as two places each.
+    """Split each place that saw packets twice, once going in and once going out, into two places.
 
-    Needed only where nothing else saw the packet in between; else a path simply visits the place twice.
+    The split is needed only if no other place saw the packet in between; otherwise a path visits the place twice.
     """
     order = np.lexsort((rows["ts_ns"], keys))
     key, place, direction = keys[order], where[order], rows["direction"][order]
@@ -221,7 +221,7 @@ def split_directions(places: list[Place], where: Array, rows: Array, keys: Array
 
 
 def named(places: list[Place]) -> list[Place]:
-    """The places with names: that of the interface, else of the file; plain characters, each name once."""
+    """The places with names: the name of the interface, else of the file; plain characters, each name once."""
     candidates = []
     for place in places:
         stem, label = _plain(place.stem), _plain(place.label or "")
@@ -242,7 +242,7 @@ def named(places: list[Place]) -> list[Place]:
     taken: set[str] = set()
     result = []
     for place, name in zip(places, names, strict=True):
-        # `first_ns` is a column of the trajectories, and `<point>_2_ns` that of a second visit.
+        # `first_ns` is a column of the trajectories, and `<point>_2_ns` is the column of a second visit.
         name = f"{name}-point" if name == "first" or name.endswith("_2") else name
         unique, count = name, 1
         while unique in taken:

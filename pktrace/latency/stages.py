@@ -1,8 +1,9 @@
 """Latency of every packet at every stage, and its statistics.
 
 Percentiles follow RFC 2330 11.3: the smallest observed value x with F(x) >= p, where lost packets count as infinite
-(RFC 7679 5); one that falls on a lost packet is undefined, here None. Times are taken at the first sightings; of split
-and merged packets at that of the first byte. RFC 7679 3.4 asks for the last byte, which is told beside it.
+(RFC 7679 5); a percentile that falls on a lost packet is undefined, here None. Times are taken at the first sightings;
+for split and merged packets at the first sighting of the first byte. RFC 7679 3.4 asks for the last byte, which is
+reported as well.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ class StageLatency:
     values: Array
     lost: int
     error_ns: int | None
-    divided: int = 0  # packets that were not whole in a frame of their own at one of the ends
-    last_bytes: Array = field(default_factory=lambda: np.zeros(0, np.int64))  # as `values`, until all had come
-    by_order: int = 0  # of the packets of `values`, how many only their order told from equal ones
+    divided: int = 0  # packets without a frame of their own at one of the ends
+    last_bytes: Array = field(default_factory=lambda: np.zeros(0, np.int64))  # as `values`, for last bytes
+    by_order: int = 0  # packets in `values` that only order distinguishes from equal ones
 
     @property
     def mean(self) -> float | None:
@@ -49,7 +50,7 @@ def percentile(ordered: Array, lost: int, numerator: int, denominator: int) -> i
         ordered: latencies in ns, sorted.
 
     Returns:
-        An observed value; None for an empty sample or where the percentile falls on a lost packet.
+        An observed value; None for an empty sample or if the percentile falls on a lost packet.
     """
     total = len(ordered) + lost
     rank = -(-numerator * total // denominator)
@@ -62,7 +63,7 @@ def differences(times: Array, which: Array, a: int, b: int) -> Array:
     """Differences between positions a and b of the chosen packets that have times at both, ns, never clipped.
 
     Args:
-        times: int64 packets x positions, UNSEEN where there is none.
+        times: int64 packets x positions, UNSEEN without a sighting.
     """
     times = times[which]
     both = (times[:, a] != UNSEEN) & (times[:, b] != UNSEEN)
@@ -93,7 +94,7 @@ def summary_row(latency: StageLatency, share: float | None) -> dict[str, Any]:
 
 
 def shares(stages: list[StageLatency]) -> list[float | None]:
-    """Mean of each stage over the sum of the stage means of its path; None where a mean is missing or all are 0."""
+    """Mean of each stage over the sum of the stage means of its path; None if a mean is missing or all are 0."""
     totals: dict[int, float] = {}
     for stage in stages:
         if stage.stage is not None and stage.mean is not None:

@@ -1,1 +1,1 @@
-"""Observations: every packet that was seen, at every point, with what the captures say of themselves."""
+"""Observations: every packet seen, at every point, with the statistics of the captures."""

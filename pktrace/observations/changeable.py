@@ -1,4 +1,4 @@
-"""Reads once more what may change on the way and is not kept in rows: MAC addresses, ECN, TCP options, retries."""
+"""Reads mutable fields that rows do not keep: MAC addresses, ECN, TCP options, retries."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Array = np.ndarray[Any, Any]
 
 
 def changeable_of(observations: Observations, which: Array | None = None) -> Array:
-    """What is not kept of observations, from their captures.
+    """The mutable fields of observations that rows do not keep, read from their captures.
 
     Args:
-        which: bool per row, for which it is wanted; None for all.
+        which: bool per row, the rows to read; None for all.
 
     Returns:
-        CHANGEABLE per row, zeros (nothing known) where it was not wanted.
+        CHANGEABLE per row, zeros (nothing known) for the other rows.
 
     Raises:
         CaptureFileError: a capture cannot be read any more, or has changed.

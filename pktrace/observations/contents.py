@@ -15,7 +15,7 @@ from pktrace.observations.stream import rows_beside_bytes
 
 
 class Contents:
-    """The contents of a run's packets, which are made comparable when they are first asked for."""
+    """The payload hashes of a run's packets, made comparable at first use."""
 
     def __init__(self, observations: Observations) -> None:
         self._observations = observations
@@ -31,9 +31,10 @@ class Contents:
 def make_contents_comparable(observations: Observations) -> None:
     """Hash anew the payload bytes that every capture kept: the files are read once more.
 
-    Digests are comparable between packets with equal network headers, and bounded for these alone; the contents serve
-    to compare packets whose headers were rewritten, and need one bound for all. ICMP errors quote the packets that they
-    are about, and what rewrites their headers rewrites those, too (RFC 5508 4.2): of them only the rest is hashed.
+    Digests are comparable between packets with equal network headers, and share a bound only among these. Payload
+    hashes compare packets whose headers were rewritten, and need one bound for all. ICMP errors quote packets, and a
+    translator of their headers also rewrites the quoted ones (RFC 5508 4.2), so only the invariant bits of the quote
+    are hashed.
     """
     if observations.run is None:
         return

@@ -1,4 +1,4 @@
-"""What the captures of one point cover, what they lost, and how far that can be believed."""
+"""Coverage of the captures of one point: their times, their losses, and the evidence for both."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from pktrace.observations.decoded import DecodedFile
 from pktrace.run.model import Point, Run
 
 _SLACK_NS = 10**9
-# Names of interfaces that an error shows, and letters of each.
+# The most names of interfaces in an error, and letters of each name.
 _SHOWN_NAMES, _SHOWN_LETTERS = 20, 60
 _1990_NS = 631_152_000 * 10**9
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """What one point's captures cover, on its own clock.
+    """The coverage of one point's captures, on its own clock.
 
-    `start_ns` and `end_ns` are the interface statistics' times, else those of the first and last packet, also of other
-    interfaces where the point's own saw none; None where there is neither. `dropped` is None where nothing says how
-    many packets the capture dropped. `cut` says that a file is damaged, `lost_file` that nothing of a file can be used,
-    `hole` that packets may be missing between its files; `unusable` counts packets that are in the files and could not
-    be followed (link type, snap length, missing time or direction). `link_types` are in order of number, `snap_length`
-    is the shortest that a file states, None where none does. `logs` are the names and
-    SHA-256 of the capture tools' logs that were read. `drop_spans` are begin and end (int64, two lines) of the times in
-    which it dropped packets, where the packets' own counters account for all that it dropped and nothing else is
-    missing; None else.
+    `start_ns` and `end_ns` are the times of the interface statistics, else of the first and last packet; a point whose
+    interface saw no packets takes the packets of other interfaces. They are None if neither is known. `dropped` is None
+    if no source gives the number of packets that the capture dropped. `cut`: a file is damaged. `lost_file`: nothing of
+    a file can be used. `hole`: packets may be missing between the files. `unusable` counts packets in the files that
+    could not be followed (link type, snap length, missing time or direction). `link_types` are in order of number.
+    `snap_length` is the shortest that a file states, None if no file states one. `logs` are the names and SHA-256 of
+    the capture tools' logs that were read. `drop_spans` are begin and end (int64, two lines) of the times in which the
+    capture dropped packets. They are known only if the packets' own counters account for all drops and nothing else is
+    missing; otherwise None.
     """
 
     packets: int
@@ -58,20 +58,20 @@ class Coverage:
 
     @property
     def has_gaps(self) -> bool:
-        """Whether packets that passed may be missing from the captures, other than those that they say they dropped."""
+        """True if packets that passed may be missing from the captures, besides the drops that the captures state."""
         return self.unread > 0 or self.hole or self.unusable > 0
 
     @property
     def incomplete(self) -> bool:
-        """Whether packets that passed may be missing from the captures."""
+        """True if packets that passed may be missing from the captures."""
         return bool(self.dropped) or self.has_gaps
 
 
 def interfaces_of(file: DecodedFile, point: Point) -> list[int]:
     """Interfaces of the file that belong to the point.
 
-    A point names one by its name; by `#N`, its number in the file from 0 (through all sections); or by the
-    host's number of the interface, where the packets tell it (SLL2). Files without names belong to the point whole.
+    A point selects an interface by its name; by `#N`, its number in the file from 0 (through all sections); or by the
+    host's number of the interface, if the packets carry it (SLL2). Files without names belong to the point whole.
     """
     interfaces = file.interfaces
     wanted = point.interface
@@ -96,7 +96,7 @@ def interfaces_of(file: DecodedFile, point: Point) -> list[int]:
 
 
 def interface_index(file: DecodedFile, point: Point) -> int | None:
-    """The host's number of the interface that a point asks for, in a file whose packets tell it; else None."""
+    """The host's number of the interface that a point asks for, in a file whose packets carry it; else None."""
     wanted = point.interface
     if wanted is None or not wanted.isdecimal() or len(wanted) > 9 or not file.has_indexes:
         return None
@@ -110,7 +110,7 @@ def coverage_of(
     decoded: list[np.ndarray[Any, Any]],
     ledger: Ledger,
 ) -> Coverage:
-    """What the captures of one point cover and what they lost."""
+    """The coverage and losses of one point's captures."""
     starts, ends, drops, steps = [], [], [], [1]
     link_types, snap_lengths = set(), set()
     firsts, lasts, cut_at = [], [], []
@@ -129,7 +129,7 @@ def coverage_of(
         steps.extend(interface.resolution_ns for interface in chosen)
         link_types |= {interface.link_type for interface in chosen}
         snap_lengths |= {interface.snap_length for interface in chosen if interface.snap_length > 0}
-        # A capture whose other interfaces saw packets ran at that time, though this one saw none.
+        # A capture ran while its other interfaces saw packets, even if this interface saw none.
         start, end = span if len(times) else _span_of(file)
         if _is_excerpt(file, numbers):
             ledger.add("excerpt", point=point.name, capture=file.name)
@@ -137,7 +137,7 @@ def coverage_of(
             told = [_statistics_span(interface, span) for interface in chosen]
             stated += [(begin, until) for begin, until in told if begin is not None and until is not None]
             start = min((time for time, _ in told if time is not None), default=start)
-            # A damaged file ends where its last whole packet was seen, whatever its statistics say.
+            # A damaged file ends with its last complete packet, whatever its statistics say.
             end = end if damaged else max((time for _, time in told if time is not None), default=end)
         starts.append(start)
         ends.append(end)
@@ -158,7 +158,7 @@ def coverage_of(
         last_ns=max((time for time in lasts if time is not None), default=None),
         start_ns=min((time for time in [*starts, *firsts] if time is not None), default=None),
         end_ns=max((time for time in [*ends, *lasts] if time is not None), default=None),
-        # Where one file does not tell, the others' zero is not all of it.
+        # If one file gives no number, a zero of the others is not the total.
         dropped=dropped,
         unread=unread,
         cut=any(cut_at),
@@ -184,11 +184,11 @@ def _span_of(file: DecodedFile) -> tuple[int, int] | tuple[None, None]:
 
 
 def _statistics_span(interface: Interface, packets: tuple[int | None, int | None]) -> tuple[int | None, int | None]:
-    """Start and end of the capture by the interface statistics; None where they do not say, or contradict its packets.
+    """Start and end of the capture by the interface statistics; None if they are missing or contradict its packets.
 
-    dumpcap writes these times in microseconds, whatever if_tsresol says (seen in 2.2.6 and 4.0.17): times that lie
-    before all packets, and fit them a thousandfold, are taken so; without packets, times before 1990 whose
-    thousandfold lies after it.
+    dumpcap writes these times in microseconds, whatever if_tsresol says (seen in 2.2.6 and 4.0.17): times before all
+    packets that fit them after multiplication by 1,000 are multiplied; without packets, the same holds for times before
+    1990 that are later than 1990 after multiplication.
     """
     start, end = interface.start_ns, interface.end_ns
     first = packets[0] if packets[0] is not None else _1990_NS
@@ -200,9 +200,9 @@ def _statistics_span(interface: Interface, packets: tuple[int | None, int | None
 
 
 def _is_excerpt(file: DecodedFile, numbers: list[int]) -> bool:
-    """Whether the statistics are of a larger capture, from which the file was cut out, and say nothing of its ends.
+    """True if the statistics belong to a larger capture from which the file was cut; they do not give the file's ends.
 
-    Some tools count received packets with those dropped, some without; both ways round, a whole file has at least
+    Some tools include dropped packets in the received ones, some do not; in both cases a complete file has at least
     received - dropped packets.
     """
     received = sum(file.interfaces[number].received or 0 for number in numbers)
@@ -212,7 +212,7 @@ def _is_excerpt(file: DecodedFile, numbers: list[int]) -> bool:
 
 
 def _has_gap(spans: list[tuple[int, int]]) -> bool:
-    """Whether files of one point say of themselves that nothing was captured between them."""
+    """True if the spans of one point's files leave a time between them without capture."""
     ordered = sorted(spans)
     reached = ordered[0][1] if ordered else 0
     for begin, end in ordered:
@@ -223,10 +223,11 @@ def _has_gap(spans: list[tuple[int, int]]) -> bool:
 
 
 def _unusable(rows: np.ndarray[Any, Any], point: Point) -> int:
-    """Packets that may be what another point saw, and that cannot be followed: they prove that absence here does not.
+    """The number of packets that cannot be followed and may be packets that another point saw. With such packets,
+    absence at this point proves nothing.
 
-    A header that the snap length cut, a link type that is not decoded, an encrypted 802.11 frame, no time, or no
-    direction where the point asks for one.
+    Reasons: a header cut by the snap length, a link type that is not decoded, an encrypted 802.11 frame, no time, or no
+    direction although the point asks for one.
     """
     bits = field.UNKNOWN_LINK | field.HIDDEN_PACKET | field.BAD_TIME | field.NO_DIRECTION
     lost = rows["has"] & bits != 0
@@ -238,10 +239,10 @@ def _unusable(rows: np.ndarray[Any, Any], point: Point) -> int:
 def _dropped(
     run: Run, point: Point, file: DecodedFile, numbers: list[int], logs: dict[str, str]
 ) -> tuple[int | None, int]:
-    """(packets dropped by the capture, or None where nothing says so; packets left unread).
+    """(packets dropped by the capture, or None without a source; packets left unread).
 
-    The interface statistics, the packets' own drop counts and the tool's log may each tell; the largest is believed.
-    Rotated files share one log, which counts once: `logs` holds those that were read.
+    Sources are the interface statistics, the packets' own drop counts and the tool's log; the largest count is
+    believed. Rotated files share one log, which counts once: `logs` holds the logs already read.
     """
     told = [file.interfaces[number].dropped for number in numbers]
     in_statistics = [count for count in told if count is not None]
@@ -276,10 +277,10 @@ def _dropped(
 
 
 def _drop_spans(file: DecodedFile, numbers: list[int]) -> np.ndarray[Any, Any] | None:
-    """Begin and end (int64, two lines) of the times in which a file's packets say that others were lost before them.
+    """Begin and end (int64, two lines) of the times in which packets were lost, by the drop counts of a file's packets.
 
-    A time begins with the packet before on the same interface, or with the start of its capture; None where times are
-    missing.
+    Each time ends at a packet with a drop count, and begins with the packet before on the same interface, or with the
+    start of its capture. None if times are missing.
     """
     if file.counting is None or (file.rows["has"] & field.HAS_TIME == 0).any():
         return None
@@ -299,8 +300,9 @@ def _drop_spans(file: DecodedFile, numbers: list[int]) -> np.ndarray[Any, Any] |
 
 
 def damage_matters(run: Run, cover: Coverage) -> bool:
-    """A damaged file matters unless it still covers the whole window in which all points captured; a file of which
-    nothing can be used always does, for nobody knows what was in it."""
+    """True if the damage of a point's files may change results. A damaged file matters unless it still covers the whole
+    window in which all points captured. An unusable file always matters, since its packets are unknown.
+    """
     if not cover.cut or cover.lost_file:
         return cover.lost_file
     return run.window is None or cover.last_ns is None or cover.last_ns < run.window[1]

@@ -1,4 +1,4 @@
-"""Whole capture files, decoded: their rows in memory, what the files say of themselves, their hashes."""
+"""Whole capture files, decoded: their rows in memory, their own statistics, their hashes."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ from pktrace.observations.stream import RowReader, rows_beside_bytes
 from pktrace.observations.tunnels import tunnel_texts
 from pktrace.wire import PACKET
 
-LARGEST_UNUSED = 1 << 30  # bytes of a file that is hashed though nothing of it is used
+LARGEST_UNUSED = 1 << 30  # the most bytes of an unused file that are hashed
 NO_BYTES = "is no capture file (it has 0 bytes)"
-# Packets of one file that count drops before them; when a capture that has more dropped packets is not known.
+# The most packets with a drop count in one file; with more of them, the times of drops are unknown.
 _MOST_COUNTING = 1 << 16
-# Link types of one file that the ledger names.
+# The most link types of one file that the ledger names.
 _NAMED_LINK_TYPES = 20
 
 
 @dataclass(frozen=True)
 class DecodedFile:
-    """One capture file: `name` as it is shown and written, where it lies, its rows (ROW), its interfaces.
+    """One capture file: its `name` as shown and written, its location, its rows (ROW), its interfaces.
 
-    `stamp` is what the file had while it was read, and must have when it is read again; `sha256` is of those bytes.
-    `packets_of` and `drops_of` count packets, and packets that the capture lost between them, per interface; `counting`
-    are the frames (int64) that say that packets were lost before them, None where there are too many;
-    `tunnels` are the texts that `tunnel` of the rows numbers from 1; `ended` as in capture/index.py; `problem` says why
-    nothing of the file is used, None where it is; `sha256` is "" where the file cannot even be read.
+    `stamp` is the file's stamp while it was read, and must be the same when it is read again; `sha256` covers the bytes
+    read, and is "" if the file cannot even be read. `packets_of` and `drops_of` count packets, and packets that the
+    capture lost between them, per interface. `counting` are the frames (int64) with a count of packets lost before
+    them, None if there are too many. `tunnels` are the texts that `tunnel` of the rows numbers from 1; `ended` as in
+    capture/index.py; `problem` is the reason why nothing of the file is used, None if it is used.
     """
 
     name: str
@@ -64,7 +64,7 @@ class DecodedFile:
 
     @property
     def proves_nothing(self) -> bool:
-        """Whether the file says nothing of any packet, not even that there was none."""
+        """True if the file is no evidence about any packet, not even that none passed."""
         return self.ended in (EMPTY, UNREADABLE)
 
     @cached_property
@@ -78,7 +78,7 @@ class DecodedFile:
 
     @cached_property
     def has_indexes(self) -> bool:
-        """Whether packets say the host's number of their interface (SLL2), or there are none to say otherwise."""
+        """True if packets carry the host's number of their interface (SLL2), or if the file has no packets."""
         return not len(self.rows) or bool(self.rows["ifindex"].any())
 
 
@@ -92,7 +92,7 @@ class InterfaceCounts:
 
     @property
     def counting(self) -> np.ndarray[Any, Any] | None:
-        """The frames that say that packets were lost before them; None where there are too many."""
+        """The frames with a count of packets lost before them; None if there are too many."""
         return np.concatenate(self._counting) if self._many <= _MOST_COUNTING else None
 
     def add(self, packets: np.ndarray[Any, Any], interfaces: int) -> None:
@@ -145,7 +145,7 @@ def decode_file(path: str | Location, name: str, budget: Budget | None = None) -
 def _number_tunnels(rows: np.ndarray[Any, Any], table: TunnelTable) -> tuple[str, ...]:
     """The texts of the tunnels that rows have, and `tunnel` of the rows renumbered to them.
 
-    A packet in 40 headers adds 40 tunnels to the table, and has one.
+    A packet in 40 headers adds 40 tunnels to the table, but refers to one.
     """
     if not table.count[0]:
         return ()
@@ -162,8 +162,8 @@ def decode_files(files: Sequence[tuple[str | Location, str]], budget: Budget | N
     A file that cannot be read or is no capture has no rows, and its `problem` says why.
 
     Raises:
-        CaptureFileError: of the first file, in the order given, where none of them is a capture.
-        LimitError, MemoryShort: they hold more than the budget (default: that of their sizes) has.
+        CaptureFileError: about the first file, in the order given, if none of them is a capture.
+        LimitError, MemoryShort: the files exceed the budget (by default the budget of their sizes).
     """
     budget = budget or Budget([path for path, _ in files])
     workers = max(1, min(len(files), os.cpu_count() or 1, memory.available_bytes() // (2 * LARGEST_WINDOW)))
@@ -171,7 +171,7 @@ def decode_files(files: Sequence[tuple[str | Location, str]], budget: Budget | N
     try:
         decoded = list(pool.map(lambda file: _decoded_or_not(file[0], file[1], budget), files))
     finally:
-        pool.shutdown(cancel_futures=True)  # after an error, the others need not be begun
+        pool.shutdown(cancel_futures=True)  # after an error, the other files need no decoding
     if decoded and all(file.proves_nothing for file in decoded):
         first = decoded[0]
         raise CaptureFileError(first.name, 0, first.problem or NO_BYTES)
@@ -202,7 +202,7 @@ def _decoded_or_not(path: str | Location, name: str, budget: Budget) -> DecodedF
 
 
 def sha256_if_readable(path: str | Location, name: str) -> str:
-    """SHA-256 of a file that is not used, "" where it cannot be read or claims more than LARGEST_UNUSED bytes."""
+    """SHA-256 of an unused file, "" if it cannot be read or claims more than LARGEST_UNUSED bytes."""
     try:
         with open_regular(path, name, hashed=True) as file:
             return file.sha256() if file.stamp.size <= LARGEST_UNUSED else ""
@@ -211,13 +211,13 @@ def sha256_if_readable(path: str | Location, name: str) -> str:
 
 
 def digest_comparably(files: Sequence[DecodedFile], parts: Sequence[tuple[int, np.ndarray[Any, Any]]]) -> int:
-    """Digest rows anew where other captures of such packets kept fewer bytes; returns the payload bytes used at least.
+    """Digest rows anew if other captures of such packets kept fewer bytes; returns the fewest payload bytes used.
 
-    Packets with equal network headers may be one packet at several points, so the one that was cut shortest bounds
-    them all; packets with other headers are not touched by that.
+    Packets with equal network headers may be one packet at several points, so the one that was cut shortest bounds them
+    all; packets with other headers are unaffected.
 
     Args:
-        parts: (number of the file, rows of it in file order), all rows that are to be comparable.
+        parts: (number of the file, its rows in file order), all rows that must be comparable.
     """
     headers = [np.zeros(len(rows), np.uint64) for _, rows in parts]
     kept = [np.zeros(len(rows), np.int64) for _, rows in parts]
@@ -234,7 +234,7 @@ def digest_comparably(files: Sequence[DecodedFile], parts: Sequence[tuple[int, n
     np.minimum.at(shortest, place, np.concatenate([bound[mask] for bound, mask in zip(kept, cut, strict=True)]))
     for (number, rows), header, bound in zip(parts, headers, kept, strict=True):
         at = np.minimum(np.searchsorted(keys, header), len(keys) - 1)
-        # A row's digest was made over what its own capture kept: only a shorter bound asks for another.
+        # A row's digest covers the bytes that its own capture kept: only a shorter bound needs another digest.
         shorter = (keys[at] == header) & (shortest[at] < bound) & (rows["has"] & field.HAS_IP != 0)
         if shorter.any():
             again = rows_at(rows, shorter)
@@ -248,7 +248,7 @@ def digest_comparably(files: Sequence[DecodedFile], parts: Sequence[tuple[int, n
 
 
 def count_oddities(file: DecodedFile, rows: np.ndarray[Any, Any], point: str | None, ledger: Ledger) -> None:
-    """Put what is odd about one file, and about the rows of it that are used, into the ledger."""
+    """Enter oddities of one file, and of the rows used, into the ledger."""
     count_file(file.name, file.ended, file.unknown_blocks, point, ledger, file.problem)
     count_rows(file.name, rows, point, ledger)
     count_link_types(file.name, unknown_link_types(rows, file.interfaces), point, ledger)
@@ -257,7 +257,7 @@ def count_oddities(file: DecodedFile, rows: np.ndarray[Any, Any], point: str | N
 def count_file(
     name: str, ended: int, unknown_blocks: int, point: str | None, ledger: Ledger, problem: str | None = None
 ) -> None:
-    """Put how reading a file ended into the ledger, with the problem of a file that cannot be used."""
+    """Enter the end of reading a file into the ledger, with the problem of an unusable file."""
     if ended == CUT:
         ledger.add("capture_cut", point=point, capture=name)
     elif ended == CORRUPT:
@@ -279,7 +279,9 @@ def unknown_link_types(rows: np.ndarray[Any, Any], interfaces: Sequence[Interfac
 
 
 def count_link_types(name: str, unknown: Counter[int], point: str | None, ledger: Ledger) -> None:
-    """Put packets of unknown link types into the ledger: the most frequent link types each, the others together."""
+    """Enter packets of unknown link types into the ledger: one entry for each of the most frequent link types, one for
+    the others.
+    """
     ordered = sorted(unknown.items(), key=lambda item: (-item[1], item[0]))
     named, others = ordered[:_NAMED_LINK_TYPES], ordered[_NAMED_LINK_TYPES:]
     for number, count in named:
@@ -289,7 +291,7 @@ def count_link_types(name: str, unknown: Counter[int], point: str | None, ledger
 
 
 def count_rows(name: str, rows: np.ndarray[Any, Any], point: str | None, ledger: Ledger) -> None:
-    """Put packets that could not be decoded, and why, into the ledger; link types are counted apart."""
+    """Enter packets that could not be decoded into the ledger, by reason; link types are counted separately."""
     has = rows["has"]
     for counter, bits in (
         ("timestamp_out_of_range", field.BAD_TIME),

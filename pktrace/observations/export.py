@@ -34,9 +34,10 @@ ROWS_PER_TABLE = 1 << 17
 
 
 class ObservationStream:
-    """Decodes captures file by file; after `tables` is exhausted, `packets`, `damaged`, `ledger` and `sha256` tell.
+    """Decodes captures file by file; `packets`, `damaged`, `ledger` and `sha256` are complete after `tables` is
+    exhausted.
 
-    A digest covers what the packet's own capture kept of it. `with_details` adds the columns of schema.DETAILS.
+    A digest covers the bytes that the packet's own capture kept. `with_details` adds the columns of schema.DETAILS.
     """
 
     def __init__(self, paths: Sequence[str], with_details: bool = False, limits: Limits = DEFAULT_LIMITS) -> None:
@@ -53,11 +54,11 @@ class ObservationStream:
     def tables(self) -> Iterator[pa.Table]:
         """Tables of up to ROWS_PER_TABLE rows, in the order of the files and of their packets.
 
-        A file that cannot be read or is no capture costs only what it holds.
+        A file that cannot be read or is no capture costs only its own packets.
 
         Raises:
-            CaptureFileError: of the first file, where none of them is a capture.
-            LimitError: all files together hold more than is read.
+            CaptureFileError: about the first file, if none of them is a capture.
+            LimitError: all files together exceed the limits.
         """
         budget = Budget(self.paths, self._limits)
         shares = [budget.share(path, path) for path in self.paths]

@@ -1,4 +1,4 @@
-"""Which packets fit a condition (a rule, or the `match` of a path), by their decoded headers."""
+"""Packets that fit a condition (a rule, or the `match` of a path), by their decoded headers."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def fits(condition: Condition, rows: np.ndarray[Any, Any]) -> Mask:
     """Boolean per row: every field that the condition names fits by any of its values.
 
     A packet without ports (a later fragment, ICMP) never fits a condition that names ports; ports without a protocol
-    mean those of TCP and UDP; types are those of ICMP in IPv4 and ICMPv6 in IPv6 (a filter does not look at the other
-    way round, though the decoder does); non-IP never fits; `vlan` is the outermost tag, `tunnel_id` the number of the
-    innermost tunnel.
+    mean TCP and UDP ports; types mean ICMP in IPv4 and ICMPv6 in IPv6 (the decoder also reads ICMP in IPv6 and ICMPv6
+    in IPv4, a filter does not); non-IP never fits; `vlan` is the outermost tag, `tunnel_id` the number of the innermost
+    tunnel.
     """
     found: Mask = rows["has"] & field.HAS_IP != 0
     protocols = protocols_of(condition)

@@ -1,4 +1,4 @@
-"""From a run, or from bare capture files, to observations: read, decode, digest, put in order."""
+"""Observations from a run, or from bare capture files: read, decode, digest, sort."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Observations:
     """All observations of a run (or of bare files), in order of time, then point, file and frame.
 
     `rows` is an array of ROW; `points` and `captures` are the names that its `point` and `capture` index, `tunnels` the
-    texts that its `tunnel` numbers from 1; `wireless` says of each capture whether it holds 802.11 frames. `stamps` are
-    those of the captures, which are read again for what rows do not keep.
+    texts that its `tunnel` numbers from 1; `wireless` is True for each capture with 802.11 frames. `stamps` are the
+    stamps of the captures, which are read again for fields that rows do not keep.
     """
 
     rows: np.ndarray[Any, Any]
@@ -48,7 +48,7 @@ class Observations:
     stamps: tuple[Stamp | None, ...] = ()
 
     def reader(self, capture: int) -> CaptureReader:
-        """A capture once more, from its beginning.
+        """A reader of a capture, from its beginning once more.
 
         Raises:
             CaptureFileError: it cannot be read any more, or has changed.
@@ -57,7 +57,7 @@ class Observations:
         return CaptureReader(self.location(capture), name, same_as=self.stamps[capture] if self.stamps else None)
 
     def location(self, capture: int) -> Location:
-        """Where a capture lies."""
+        """The location of a capture."""
         name = self.captures[capture]
         return Location(name) if self.run is None else self.run.input(name)
 
@@ -66,11 +66,11 @@ def observe_run(run: Run, limits: Limits = DEFAULT_LIMITS, need: Need = FOLLOWIN
     """Read all captures of a run.
 
     Args:
-        limits: how much is read at most; need: the memory that an observation will take later.
+        limits: the bytes and packets read at most; need: the memory that an observation will take later.
 
     Raises:
-        LimitError, MemoryShort: the captures hold more packets than that.
-        CaptureFileError: no file can be read and is a capture, or one has not the interface that its point names.
+        LimitError, MemoryShort: the captures hold more packets than these allow.
+        CaptureFileError: no file is a readable capture, or a file lacks the interface that its point names.
     """
     ledger = Ledger()
     wanted: dict[str, tuple[str | Location, str]] = {}  # several points may be interfaces of one file: it is read once
@@ -125,7 +125,7 @@ def _same_file(run: Run, name: str) -> str:
 def observe_files(paths: list[str]) -> Observations:
     """Decode capture files without a run: one row per packet, in the order of the files and of their packets.
 
-    The `point` of a row is the name of its interface, where the file has one.
+    The `point` of a row is the name of its interface, if the file names it.
     """
     ledger = Ledger()
     budget = Budget(paths, DEFAULT_LIMITS, Purse(FOLLOWING))
@@ -157,7 +157,7 @@ def observe_files(paths: list[str]) -> Observations:
 def _in_order(parts: list[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
     """All rows in order of time, point, capture and frame; `parts` are in order of the last three."""
     times = np.concatenate([np.zeros(0, np.int64), *(rows["ts_ns"] for rows in parts)])
-    order = np.argsort(times, kind="stable")  # what is in order already, as captures mostly are, is only merged
+    order = np.argsort(times, kind="stable")  # sorted parts, as most captures are, are only merged
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
     found = np.empty(len(order), OPAQUE)
@@ -176,7 +176,7 @@ def _together(parts: list[tuple[int, np.ndarray[Any, Any]]]) -> np.ndarray[Any, 
 
 
 def interface_names(interfaces: list[Interface], names: dict[str, int]) -> np.ndarray[Any, Any]:
-    """Per interface the number of its name in `names`, which grows; -1 for those without."""
+    """Per interface the number of its name in `names`, which grows; -1 without a name."""
     found = (interface.name for interface in interfaces)
     return np.array([-1 if name is None else names.setdefault(name, len(names)) for name in found], np.int32)
 
@@ -192,7 +192,7 @@ def _common_tunnels(files: list[DecodedFile]) -> tuple[str, ...]:
 
 
 def _selected(file: DecodedFile, point: Point, ledger: Ledger) -> np.ndarray[Any, Any]:
-    """Which rows of a file belong to the point, by its `interface` and `direction`."""
+    """Mask of the rows of a file that belong to the point, by its `interface` and `direction`."""
     rows = file.rows
     keep = np.ones(len(rows), bool)
     where = {"point": point.name, "capture": file.name}

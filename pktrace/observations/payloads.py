@@ -1,4 +1,4 @@
-"""Looks up payload bytes of single packets in their captures, for the rare case that hashes do not decide."""
+"""Reads payload bytes of single packets from their captures, for the rare case that hashes do not decide."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ _COMPRESSED = (b"\x1f\x8b", b"\x28\xb5", b"\x04\x22")
 
 
 class Payloads:
-    """Payload bytes by row. Files are opened when they are first asked for; compressed ones are not looked into."""
+    """Payload bytes by row. Files are opened at first use; compressed files are not read."""
 
     def __init__(self, observations: Observations) -> None:
         self._observations = observations
         self._files: dict[int, InputFile | None] = {}
-        # Read, and not mapped into memory: where a mapped file is cut meanwhile, the process is killed.
+        # Files are read, not mapped into memory: the process would be killed if a mapped file is cut meanwhile.
         self._window = np.zeros(_WINDOW + PAYLOAD_BYTES + SLACK, np.uint8)
 
     def content(self, row: Any, begin: int, length: int) -> int | None:
-        """The hash, as in `content` of a row, of what a packet holds from payload byte `begin` on.
+        """The hash, as in `content` of a row, of the bytes of a packet from payload byte `begin` on.
 
         Args:
-            length: bytes of the part in question, of which as many are hashed as for whole packets.
+            length: bytes of the part in question; as many of them are hashed as for whole packets.
 
         Returns:
-            None where the capture does not have these bytes.
+            None if the capture does not have these bytes.
         """
         found, there = self.contents(np.array([row]), np.array([begin]), np.array([length]))
         return int(found[0]) if there[0] else None
 
     def contents(self, rows: Fielded, begins: Array, lengths: Array) -> tuple[Array, Array]:
-        """`content` of many rows: (uint64, bool: whether the capture has these bytes).
+        """`content` of many rows: (uint64, bool: True if the capture has these bytes).
 
         Raises:
             CaptureFileError: a capture cannot be read any more, or has changed since it was decoded.
@@ -64,10 +64,10 @@ class Payloads:
         return found, there
 
     def rest(self, rows: Fielded, begins: Array, ends: Array) -> tuple[Array, Array]:
-        """A hash per row of its payload bytes [begin, end), of which nothing is left out.
+        """A hash per row over all of its payload bytes [begin, end).
 
         Returns:
-            uint64; and bool, whether the capture has these bytes.
+            uint64; and bool, True if the capture has these bytes.
         """
         found, there = np.zeros(len(rows), np.uint64), np.ones(len(rows), bool)
         piece = min(PAYLOAD_BYTES, self._observations.digest_payload_bytes)
@@ -82,8 +82,8 @@ class Payloads:
         """TCP options of segments.
 
         Returns:
-            uint8 (segments x 40), zeros behind the last; and int64, how many bytes they have, -1 where the capture does
-            not have them.
+            uint8 (segments x 40), zeros behind the last; and int64, their number of bytes, -1 if the capture does not
+            have them.
 
         Raises:
             CaptureFileError: a capture cannot be read any more, or has changed since it was decoded.
@@ -107,7 +107,7 @@ class Payloads:
         return found, there
 
     def _read(self, rows: Fielded, starts: Array, sizes: Array) -> Iterator[tuple[Array, Array]]:
-        """Which rows lie in the window now, and where in it their bytes begin; rows without these bytes never do."""
+        """Yield (rows in one window of a file, offsets of their bytes in it); rows without these bytes are left out."""
         there, of = starts + sizes <= rows["captured_length"], rows["capture"]
         offsets = rows["byte_offset"] + starts
         for capture in np.flatnonzero(np.bincount(of[there])).tolist():

@@ -36,7 +36,8 @@ class RowBatch:
 
 
 class RowReader:
-    """Decodes one capture file; `capture` says after the last batch how reading ended, `tunnels` what rows refer to.
+    """Decodes one capture file; after the last batch `capture` has the end of reading; `tunnels` is the table that rows
+    refer to.
 
     `share` as in `CaptureReader`. With `hashed`, the file is hashed meanwhile (`capture.sha256`).
 
@@ -78,7 +79,7 @@ class RowReader:
 
 
 def _check_tunnels(table: TunnelTable) -> None:
-    """Stop before a table of tunnels doubles that does not fit. Raises MemoryShort."""
+    """Raises MemoryShort before a table of tunnels doubles beyond the available memory."""
     held = table.entries.nbytes + table.slots.nbytes
     if held > _SMALL_TABLE:
         memory.check(f"keeping {int(table.count[0]):,} tunnels of one file", 3 * held)
@@ -111,13 +112,14 @@ def row_batches(path: str | os.PathLike[str]) -> Iterator[RowBatch]:
 
 
 def rows_beside_bytes(reader: CaptureReader, offsets: np.ndarray[Any, Any]) -> Iterator[tuple[Batch, slice]]:
-    """Read a file once more, for what is to be computed anew from the bytes of rows.
+    """Read a file once more, to compute further values from the bytes of its rows.
 
     Args:
-        reader: of that file, at its beginning; offsets: int64, the `byte_offset` of rows, all or a part, in file order.
+        reader: a reader at the beginning of the file; offsets: int64, the `byte_offset` of all or some rows, in file
+        order.
 
     Yields:
-        Each batch that holds some of them, and which.
+        Each batch that holds some of the rows, and the numbers of these rows.
     """
     at = 0
     for batch in reader.batches():

@@ -44,10 +44,10 @@ def nullable(rows: np.ndarray[Any, Any], name: str, bit: int) -> np.ma.MaskedArr
 
 
 def observations_table(observations: Observations, owner: np.ndarray[Any, Any] | None = None) -> pa.Table:
-    """The table of the design, section 6.
+    """The observations table (docs/tables.md).
 
     Args:
-        owner: int64 per row, the trajectory that owns it or -1; None where nothing was followed.
+        owner: int64 per row, the trajectory that owns it or -1; None if nothing was followed.
     """
     return rows_table(observations.rows, observations.points, observations.captures, observations.tunnels, owner)
 
@@ -59,7 +59,9 @@ def rows_table(
     tunnels: Sequence[str],
     owner: np.ndarray[Any, Any] | None = None,
 ) -> pa.Table:
-    """Rows (ROW) as the observations table; the names are those that `point`, `capture` and `tunnel` number."""
+    """Rows (ROW) as the observations table; `points`, `captures` and `tunnels` are the names that the row fields
+    `point`, `capture` and `tunnel` index.
+    """
     source, destination = address_columns(rows)
     owner = np.full(len(rows), -1, np.int64) if owner is None else owner
     flags = (rows["more_fragments"] != 0, rows["has"] & field.HAS_FRAGMENT == 0)

@@ -9,14 +9,14 @@ from pktrace.decode.tunnels import NAMES, TunnelTable
 
 
 def address_text(version: int, high: int, low: int) -> str:
-    """An address as people write it."""
+    """An address in its usual text form."""
     if version == 6:
         return str(ipaddress.IPv6Address(high << 64 | low))
     return str(ipaddress.IPv4Address(low & 0xFFFFFFFF))
 
 
 def tunnel_texts(table: TunnelTable, codes: Iterable[int] | None = None) -> list[str]:
-    """The texts of some codes of the table, or of all from 1 on: each the kinds, their numbers, who carries them."""
+    """The texts of some codes of the table, or of all from 1 on: tunnel kinds, numbers and endpoints."""
     texts: list[str] = []
     for code in range(1, int(table.count[0]) + 1) if codes is None else codes:
         shown = []

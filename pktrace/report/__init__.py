@@ -1,1 +1,1 @@
-"""What people see: files of results, terminal tables, plots, and the life of one packet."""
+"""Output for people: files of results, terminal tables, plots, and the life of one packet."""

@@ -13,14 +13,14 @@ from pktrace.inputs import Location
 from pktrace.surroundings import elsewhere, homeless
 from pktrace.visible import visible
 
-# Fields in which tshark says again what another field has said, or what depends on when it was captured.
+# Fields of tshark that repeat another field, or that depend on the time of capture.
 _REPEATS = ("[", "(resolved)", "OUI:", "LG bit", "IG bit", "Source or Destination", "Address:", "(LE)", "(relative)")
 _MOST_PACKETS = 1000
 _MOST_FRAMES_A_CALL = 200  # tshark takes its filter as one argument
 
 
 def need_tshark() -> None:
-    """Raises CallerError where tshark is not installed."""
+    """Raises CallerError if tshark is not installed."""
     if shutil.which("tshark") is None:
         raise CallerError("--detail needs tshark to dissect packets; install the package tshark, or leave --detail out")
 
@@ -69,7 +69,7 @@ def _dissect(capture: Path, frames: Sequence[int], found: dict[int, list[str]]) 
 
 
 def _layer_line(layer: object) -> str:
-    """One layer: its name and its fields with their values, without what only repeats other fields."""
+    """One layer: its name and its fields with their values, without fields that only repeat others."""
     name = str(getattr(layer, "layer_name", "")).upper()
     fields = []
     for field in getattr(layer, "field_names", []):

@@ -1,7 +1,7 @@
 """A results folder: written afresh beside the old one, and exchanged with it as a whole, under a lock.
 
-A reader of `results/` sees all of one analysis, or all of the one before. Nothing is opened through a link: the parent
-folder is opened once, and everything else relative to it or to the fresh folder, whose random name nobody can know.
+A reader of `results/` sees all of one analysis, or all of the one before. No file is opened through a link: the parent
+folder is opened once, and every other file relative to it or to the fresh folder, whose random name nobody can know.
 """
 
 from __future__ import annotations
@@ -49,9 +49,10 @@ class ResultsFolder:
 
     @contextlib.contextmanager
     def fresh(self) -> Iterator[Callable[[str], BinaryIO]]:
-        """Makes files of the results, by name (`plots/...` too); they are the results when all went well.
+        """A function that makes files of the results by name (`plots/...` too); without an error they become the
+        results.
 
-        What the user keeps in the old folder is carried over.
+        The user's own files in the old folder are carried over.
 
         Raises:
             OutputError: the folder cannot be written, or the disk is full. The old results are as they were.
@@ -76,18 +77,19 @@ class ResultsFolder:
             raise OutputError(f"{self.path}: cannot write results: {problem.strerror or problem}") from None
 
     def _clear_while_written(self, name: str) -> None:
-        """Remove a fresh folder, also of what another thread makes in it meanwhile: of what it makes once it is gone,
-        nothing stays."""
+        """Remove a fresh folder, with the files that another thread makes in it meanwhile. Files made after the removal
+        vanish with the folder.
+        """
         for _ in range(_MOST_RACES):
             self._clear(name)
             if kind_of(name, self._parent) is None:
                 break
 
     def prepare(self, own: bool) -> None:
-        """Refuse what must not be replaced, and remove what a killed analysis left behind.
+        """Raise an error if the folder must not be replaced, and remove the remains of a killed analysis.
 
         Args:
-            own: it is the results folder of a run, and not one that the user named.
+            own: the folder is the results folder of a run, and not one that the user named.
         """
         self._recover()
         kind = kind_of(self.path.name, self._parent)
@@ -111,7 +113,7 @@ class ResultsFolder:
             return sorted(filter(self._left.fullmatch, os.listdir(inside)))
 
     def _recover(self) -> None:
-        """Where renames in two steps were cut between them, the results lie under their passing name."""
+        """Complete an exchange that ended between its two renames: the results still have their temporary name."""
         if kind_of(self.path.name, self._parent) is not None:
             return
         for name in self._left_behind():
@@ -124,7 +126,9 @@ class ResultsFolder:
         return os.stat(self.path.name, dir_fd=self._parent, follow_symlinks=False)
 
     def _like_the_old(self, inside: int) -> None:
-        """Owner and mode of the folder that is replaced, but that nobody else may write there; else as is usual."""
+        """Take owner and mode of the replaced folder, without write access for others; for a new folder take the usual
+        mode.
+        """
         try:
             old = self._status()
         except FileNotFoundError:
@@ -138,7 +142,7 @@ class ResultsFolder:
             os.fchmod(inside, stat.S_IMODE(old.st_mode) & ~0o002)
 
     def _put_in_place(self, fresh: str) -> str | None:
-        """Exchange the folders; returns the name that the old one has now, None where there was none."""
+        """Exchange the folders; returns the present name of the old one, None if there was none."""
         parent, final = self._parent, self.path.name
         try:
             _rename(parent, fresh, parent, final, _NO_REPLACE)
@@ -168,7 +172,7 @@ class ResultsFolder:
         return old
 
     def _clear(self, name: str) -> None:
-        """Remove a folder that was replaced or not finished; what is not ours in it goes into the results."""
+        """Remove a replaced or unfinished folder; files of others in it move into the results."""
         with contextlib.suppress(OSError):
             with _opened(name, self._parent) as old:
                 try:
@@ -184,8 +188,8 @@ def results_folder(path: Path, own: bool, say: Callable[[str], None], wait: bool
     """Lock a results folder, for as long as an analysis takes: a second one waits until the first has ended.
 
     Args:
-        own: it is the folder `results` of a run; one that the user named must be new, empty, or hold results.
-        say: takes one line when another analysis has to be waited for; wait: False gives up instead.
+        own: the folder is `results` of a run; a folder that the user named must be new, empty, or hold results.
+        say: gets one line if another analysis has to be waited for; wait: False gives up instead.
 
     Raises:
         OutputError: the folder must not be replaced or cannot be written, or another analysis takes too long.
@@ -219,7 +223,7 @@ def _opened_parent(place: Path) -> Iterator[int]:
 
 @contextlib.contextmanager
 def _opened(name: str, parent: int) -> Iterator[int]:
-    """A folder below another one, which is no link."""
+    """A descriptor of a folder inside another one; raises OSError for a link."""
     found = os.open(name, _LIST | os.O_NOFOLLOW, dir_fd=parent)
     try:
         yield found
@@ -229,7 +233,7 @@ def _opened(name: str, parent: int) -> Iterator[int]:
 
 @contextlib.contextmanager
 def _locked(path: Path, parent: int, say: Callable[[str], None], wait: bool) -> Iterator[None]:
-    """Hold the lock file beside a results folder; whoever holds it removes it, and a killed process leaves it free."""
+    """Hold the lock file beside a results folder; its holder removes it, and a killed process releases it."""
     name = f".{path.name}.lock"
     until = time.monotonic() + _LONGEST_WAIT_S
     said = False
@@ -249,7 +253,7 @@ def _locked(path: Path, parent: int, say: Callable[[str], None], wait: bool) -> 
 
 
 def _lock(name: str, path: Path, parent: int, say: Callable[[str], None]) -> int | None:
-    """The lock file, locked; None where another process holds it."""
+    """The lock file, locked; None if another process holds it."""
     for _ in range(_MOST_RACES):
         if kind_of(name, parent) not in (None, stat.S_IFREG):
             raise OutputError(f"{path.parent / name}: is no lock file of pktrace; remove it")
@@ -263,7 +267,7 @@ def _lock(name: str, path: Path, parent: int, say: Callable[[str], None]) -> int
             if problem.errno not in (*_UNSUPPORTED, errno.ENOLCK):
                 os.close(lock)
                 raise
-            say(f"{path}: cannot be locked on this file system; run one analysis of it at a time")
+            say(f"{path}: cannot be locked on this file system; run one analysis at a time")
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.stat(name, dir_fd=parent, follow_symlinks=False), os.fstat(lock)):
                 return lock
@@ -282,14 +286,14 @@ def _create_in(name: str, inside: int) -> BinaryIO:
 
 
 def _is_ours(name: str) -> bool:
-    """Whether an analysis writes a file of this name."""
+    """True if an analysis writes a file of this name."""
     partial = _OLD_PARTIAL.fullmatch(name)
     name = partial[1] if partial else name
     return name in _TABLES or name == SUMMARY
 
 
 def _links(inside: int) -> list[str]:
-    """Links in place of what an analysis writes."""
+    """Links in place of files that an analysis writes."""
     names = [name for name in os.listdir(inside) if _is_ours(name) or name == PLOT_FOLDER]
     found = [name for name in names if kind_of(name, inside) == stat.S_IFLNK]
     if kind_of(PLOT_FOLDER, inside) == stat.S_IFDIR:
@@ -304,7 +308,7 @@ def _is_plot(name: str) -> bool:
 
 
 def _are_results(inside: int) -> bool:
-    """Whether a folder is empty, or was written by an analysis."""
+    """True if a folder is empty, or was written by an analysis."""
     names = os.listdir(inside)
     if SUMMARY in names and kind_of(SUMMARY, inside) == stat.S_IFREG:
         found = os.open(SUMMARY, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=inside)
@@ -316,7 +320,7 @@ def _are_results(inside: int) -> bool:
 
 
 def _remove(folder: int, ours: Callable[[str], bool]) -> None:
-    """Remove our files from a folder: files, and links in their place, and nothing that they lead to."""
+    """Remove our files from a folder: files, and links in their place, but not the targets of links."""
     for name in filter(ours, os.listdir(folder)):
         if kind_of(name, folder) in (stat.S_IFREG, stat.S_IFLNK):
             os.unlink(name, dir_fd=folder)
@@ -328,7 +332,7 @@ def _remove(folder: int, ours: Callable[[str], bool]) -> None:
 
 
 def _carry_over(old: int, new: int, ours: Callable[[str], bool]) -> None:
-    """Remove our files from an old folder, and move what is left into the new one, where its name is free."""
+    """Remove our files from an old folder, and move the other files into the new one, if their names are free."""
     _remove(old, ours)
     for name in os.listdir(old):
         if name == PLOT_FOLDER and ours is not _is_plot and kind_of(name, old) == stat.S_IFDIR:
@@ -344,10 +348,10 @@ def _carry_over(old: int, new: int, ours: Callable[[str], bool]) -> None:
 
 
 def _rename(from_folder: int, name: str, to_folder: int, new_name: str, flag: int) -> None:
-    """renameat2(2). Where the file system lacks it, a rename onto a free name is looked up and done in two steps.
+    """Rename by renameat2(2). If the file system lacks it, a rename onto a free name is a check and a rename.
 
     Raises:
-        OSError: as of the call; FileExistsError where the new name is taken and must not be replaced.
+        OSError: as for the call; FileExistsError if the new name is taken and must not be replaced.
     """
     call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     code = errno.ENOSYS

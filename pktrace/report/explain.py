@@ -1,4 +1,4 @@
-"""The life of one packet: every sighting, every changed field, and why the verdict is what it is."""
+"""The life of one packet: every sighting, every changed field, and the reasons of its verdict."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _WATCHED = (
     ("length", 0),
     ("captured_length", 0),
 )
-# The same of what is not kept in rows, with how values are shown.
+# Mutable fields that rows do not keep, each with the function that formats its values.
 _WATCHED_UNKEPT: tuple[tuple[str, str, int, Callable[[int], str]], ...] = (
     ("mac_source", "MAC source", unkept_field.MAC_SOURCE, mac_text),
     ("mac_destination", "MAC destination", unkept_field.MAC_DESTINATION, mac_text),
@@ -45,15 +45,15 @@ _WATCHED_UNKEPT: tuple[tuple[str, str, int, Callable[[int], str]], ...] = (
 
 _WHY_FATE = {
     "delivered": "it was seen at the last point of its path, and the first one saw it or may have missed it",
-    "lost": "the next point's capture ran on long enough after it and has not seen it",
+    "lost": "the next point's capture ran on long enough after it, and did not see it",
     "partial": "part of its bytes was lost",
     "dropped": "its rule says drop, and no later point saw it",
     "absorbed": "the service may answer or swallow packets of its rule, and it was not seen after the service",
     "injected": "no point before the service saw it, though they were capturing",
     "undetermined": "the captures cannot show whether it was lost",
     "ambiguous": (
-        "packets begin behind it that it may have become, or it may be a copy of one that was seen with the same bytes "
-        "at the first point; which of them it is cannot be shown"
+        "it may have become one of the packets that begin behind it, or it may be a copy of one that the first point "
+        "saw with the same bytes; nothing shows which"
     ),
 }
 _WHY_REASON = {
@@ -63,25 +63,25 @@ _WHY_REASON = {
     "capture_drops": "a capture that could have seen it next dropped packets",
     "capture_cut": "a capture that could have seen it next is damaged and ends before",
     "clock_unknown": "the clocks of the points cannot be compared",
-    "against_path": "it came along the path the other way",
-    "first_point_missing": "the first point of its path was capturing, and has not seen it: it came from elsewhere",
+    "against_path": "it passed the path in the opposite direction",
+    "first_point_missing": "the first point of its path was capturing, and did not see it: it came from elsewhere",
     "filter_dropped": "the filter's own drop counters account for exactly the packets that vanished there",
     "part_lost": "some of the bytes of the packet did not cross this stage",
 }
 _WHY_BASIS = {
     "packet_id": "the capture gave it one number (epb_packetid) at every point",
     "exact": "addresses, ports, IP ID, transport header and payload are the same at every point, as in no other packet",
-    "order": "other packets have the same bytes within the loss threshold; they were told apart by their order",
+    "order": "other packets have the same bytes within the loss threshold; only their order distinguishes them",
     "rewritten": "its flow was rewritten on the way; payload, length and transport numbers are the same",
     "modified": "its flow was changed on the way; addresses, ports, IP ID and transport numbers are the same",
     "range": "it was split or merged on the way; the frames hold the same bytes of its flow or datagram",
-    "signature": "nothing tells it from others but the mark of a test generator at the end of its payload",
+    "signature": "only the mark of a test generator at the end of its payload distinguishes it from others",
 }
 
 
 @dataclass(frozen=True)
 class Sighting:
-    """One sighting of the packet, with what happened on the way to it."""
+    """One sighting of the packet, with the changes on the way to it."""
 
     position: int | None  # None: a duplicate, or a further part of a split packet
     point: str
@@ -97,7 +97,7 @@ class Sighting:
 
 @dataclass(frozen=True)
 class Explanation:
-    """One packet's life; `str()` gives what `pktrace explain` prints."""
+    """One packet's life; `str()` gives the output of `pktrace explain`."""
 
     trajectory: int
     path: str
@@ -255,7 +255,7 @@ def _sightings(analysis: Analysis, trajectory: int) -> list[Sighting]:
         since = int(row["ts_ns"] - rows["ts_ns"][previous]) if row is not None and previous >= 0 and same else None
         changes: tuple[str, ...] = ()
         if row_number in parts:
-            # Of a part of the packet just which bytes it holds.
+            # A part of the packet shows its byte range only.
             changes = (parts[row_number] + (", the first ones were not seen" if headless[position] else ""),)
         elif row is not None and previous >= 0:
             changes = _changes(rows[previous], row, tunnels) + _unkept_changes(unkept[previous], unkept[row_number])
@@ -308,7 +308,7 @@ def _changes(before: Any, after: Any, tunnels: tuple[str, ...]) -> tuple[str, ..
 
 
 def _unkept_changes(before: Any, after: Any) -> tuple[str, ...]:
-    """The same of what is not kept in rows, as far as both captures have it."""
+    """Changes of mutable fields that rows do not keep, as far as both captures have them."""
     both = before["known"] & after["known"]
     found = [
         f"{shown} {text(int(before[name]))} to {text(int(after[name]))}"
@@ -347,7 +347,7 @@ def _because(analysis: Analysis, trajectory: int, fate: str) -> list[str]:
 
 
 def _last_byte_lines(analysis: Analysis, trajectory: int) -> list[str]:
-    """Where the packet was not whole in one frame: when the last of its bytes came."""
+    """A line per point that did not see the packet in one frame: the time of its last byte."""
     trajectories, run = analysis.trajectories, analysis.run
     path = run.paths[int(trajectories.path[trajectory])]
     lines = []
@@ -370,6 +370,8 @@ def _rule_line(analysis: Analysis, trajectory: int) -> str:
     action = TREATMENTS[int(analysis.expected.action[trajectory])]
     said = f"rule {run.rules[rule].id} says {action}" if rule >= 0 else f"no rule fits, the path's default is {action}"
     verdict, observed = int(verdicts.rule_verdict[trajectory]), int(verdicts.observed[trajectory])
-    did = f"the filter did {TREATMENTS[observed]}" if observed != NONE else "what the filter did cannot be seen"
+    did = (
+        f"the filter did {TREATMENTS[observed]}" if observed != NONE else "the captures cannot show the filter's action"
+    )
     judged = f": {RULE_VERDICTS[verdict]}" if verdict != NONE else ""
     return f"Rule: {said}; {did}{judged}."

@@ -1,4 +1,4 @@
-"""Terminal tables of how packets were matched and what changed in them."""
+"""Terminal tables of the matching and of changes in packets."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pktrace.report.terminal import console, plain_table
 from pktrace.report.words import count, percent
 from pktrace.schema import BASES
 
-_CHANGES_SHOWN = 6  # kinds of changes of one stage, those of most packets first
+_CHANGES_SHOWN = 6  # kinds of changes of one stage, the most frequent first
 
 
 def matching_table(analysis: Analysis) -> Table:
-    """Per path the share of its packets by basis, and of those whose fate is ambiguous."""
+    """Per path the share of its packets by basis, and the share of ambiguous packets."""
     qualities = [path_quality(analysis.verdicts, number) for number in range(len(analysis.run.paths))]
     used = [name for name in BASES if any(quality.basis.get(name) for quality in qualities)]
     columns = [("path", "left"), ("packets", "right"), *((name, "right") for name in used), ("ambiguous", "right")]
@@ -34,7 +34,7 @@ def _share(quality: PathQuality, number: int) -> str:
 
 
 def chance_lines(analysis: Analysis) -> list[str]:
-    """Per kind of key in use, how many matches chance would make."""
+    """Per kind of key in use, the expected number of matches by chance."""
     threshold = f"{analysis.run.threshold_ns / 1e9:g} s"
     return [
         f"Expected by chance, key {key.name} ({key.bits} bits, {count(key.different)} different): {key.expected:.1g} "
@@ -44,8 +44,8 @@ def chance_lines(analysis: Analysis) -> list[str]:
 
 
 def changes_table(analysis: Analysis) -> Table:
-    """Per stage where packets changed, the kinds of changes and how many packets had them."""
-    table = plain_table("What changed in packets", [("path", "left"), ("stage", "left"), ("packets of each", "left")])
+    """Per stage with changed packets, the kinds of changes and the packets with each."""
+    table = plain_table("Changes in packets", [("path", "left"), ("stage", "left"), ("packets of each", "left")])
     found: dict[tuple[int, int | None], dict[str, int]] = {}
     for path, stage, kind, _, _, packets in analysis.transforms.table:  # in order of path and stage
         kinds = found.setdefault((path, stage), {})
@@ -62,7 +62,7 @@ def changes_table(analysis: Analysis) -> Table:
 
 
 def print_matching(analysis: Analysis, stream: IO[str]) -> None:
-    """How sure the matching is, and what changed on the way."""
+    """Print the certainty of the matching, and the changes on the way."""
     out = console(stream)
     changes = changes_table(analysis)
     if changes.row_count:

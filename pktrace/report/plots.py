@@ -1,4 +1,5 @@
-"""Plots: the distribution of latency per stage (ECDF), and where the time goes (waterfall). The same bytes each time.
+"""Plots: the distribution of latency per stage (ECDF), and the time of each stage (waterfall). The same bytes each
+time.
 
 Lost packets count as infinite: an ECDF that ends below 1 shows the share that was lost (RFC 7679 5).
 """
@@ -39,10 +40,10 @@ def draw_all(analysis: Analysis, create: Callable[[str], BinaryIO]) -> list[str]
         create: makes a file of this name.
 
     Returns:
-        Names of the files written: ecdf and waterfall; none where no stage has a latency.
+        Names of the files written: ecdf and waterfall; none if no stage has a latency.
     """
     mpl = _matplotlib()
-    # The settings of whoever calls, and those of a file in the current folder, do not count: the same bytes each time.
+    # Settings of the caller, and of a file in the current folder, are ignored: the plots have the same bytes each time.
     settings = {**mpl.rcParamsDefault, **_SETTINGS}
     settings.pop("backend", None)
     with mpl.rc_context(settings), warnings.catch_warnings():
@@ -57,7 +58,7 @@ def draw_all(analysis: Analysis, create: Callable[[str], BinaryIO]) -> list[str]
 def _matplotlib() -> Any:
     """matplotlib, without a `matplotlibrc` of the current folder or of $HOME, which may be somebody else's.
 
-    That file may have text set by TeX, which runs programs, and its values are evaluated while it is read.
+    A `matplotlibrc` may have text set by TeX, which runs programs, and its values are evaluated while it is read.
     """
     if "matplotlib" not in sys.modules:
         os.environ["MATPLOTLIBRC"] = os.devnull
@@ -124,7 +125,7 @@ def _grid(
 
 
 def ecdf_figure(analysis: Analysis) -> Figure | None:
-    """One panel per path with the ECDF of each stage; None where no stage has a latency."""
+    """One panel per path with the ECDF of each stage; None if no stage has a latency."""
     paths = _with_latency(analysis)
     if not paths:
         return None
@@ -183,9 +184,11 @@ def _steps(latency: StageLatency) -> tuple[np.ndarray[Any, Any], np.ndarray[Any,
 
 
 def waterfall_figure(analysis: Analysis) -> Figure | None:
-    """One panel per path: stage means end to end, so that the bar's end is the mean of the whole way."""
+    """One panel per path: the means of its stages one after the other, so the last bar ends at the mean of the whole
+    way.
+    """
     paths = [number for number in _with_latency(analysis) if _stages_of(analysis, number)]
-    # The share of a single stage is always the whole: such paths are drawn only where there are no others.
+    # The share of a single stage is always the whole: such paths are drawn only if there are no others.
     paths = [number for number in paths if len(_stages_of(analysis, number)) > 1] or paths
     if not paths:
         return None
@@ -253,7 +256,7 @@ def draw_waterfall(ax: Axes, analysis: Analysis, path: int, most: int | None = N
 
 
 def _microsecond_ticks(ax: Axes) -> None:
-    """Ticks written out, at 1, 2 and 5 of each decade where there are few decades; powers would be set as TeX."""
+    """Ticks written out, at 1, 2 and 5 of each decade if there are few decades; powers would be set as TeX."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
     low, high = ax.get_xlim()

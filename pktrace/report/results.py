@@ -20,7 +20,7 @@ from pktrace.version import __version__
 from pktrace.visible import distinct
 
 _ROW_GROUP = 1 << 19
-# Where values hardly repeat, a dictionary of them would only be overhead; sorted times have small differences.
+# A dictionary of values that hardly repeat would only be overhead; sorted times have small differences.
 _PLAIN = {"digest", "tcp_seq", "tcp_ack", "ip_id", "icmp_seq", "tcp_tsval", "tcp_tsecr", "packet_id", "sequence"}
 _DELTA = {"ts_ns", "first_ns", "frame", "byte_offset", "trajectory"}
 
@@ -31,7 +31,7 @@ def write_results(
     summary: dict[str, Any],
     figures: Callable[[Callable[[str], BinaryIO]], list[str]] | None = None,
 ) -> list[Path]:
-    """Write all results of an analysis, and put them in the place of those before.
+    """Write all results of an analysis, and put them in the place of the results before.
 
     Args:
         into: the results folder, locked since before the analysis began.

@@ -23,7 +23,7 @@ _WIDE = 120
 _WIDE_FOR_RULES = 150
 _NARROWEST = 80
 _STATUS_STYLE = {"verified": "green", "violated": "bold red", "undetermined": "yellow"}
-# Ledger counters of further sightings, as they are summed up.
+# Ledger counters of further sightings, summed up in one line.
 _COPIES = (
     ("copies_network", "made by the network"),
     ("copies_here", "at one point only"),
@@ -32,20 +32,20 @@ _COPIES = (
     ("copies_rewritten", "rewritten at that point"),
 )
 _SEVERITY_STYLE = {"error": "bold red", "data_loss": "yellow"}
-# Lines of one counter of the ledger.
+# The most lines of one counter of the ledger.
 _MOST_LINES = 20
 
 
 class _Console(Console):
-    """A console that makes every piece of text visible before its own styles come around it."""
+    """A console that makes every piece of text visible before it adds its own styles."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """The pieces of what is printed, also of cells and columns inside it."""
+        """The pieces of printed text, including the cells and columns inside it."""
         for text, style, control in super().render(renderable, options):
             yield Segment(visible_lines(text), style, control)
 
     def on_broken_pipe(self) -> None:
-        """rich would end the process with 1; whoever prints decides what a reader that has gone means."""
+        """rich would end the process with 1; the caller decides about a reader that has gone."""
         raise BrokenPipeError
 
 
@@ -54,7 +54,7 @@ def console(stream: IO[str]) -> Console:
     inner = stream.inner if isinstance(stream, VisibleStream) else stream
     # In a notebook rich would display by itself, beside what the caller returns.
     made = _Console(file=inner, force_jupyter=False, markup=False, highlight=False, emoji=False, soft_wrap=False)
-    # A narrower terminal breaks the lines itself; a table that is squeezed would cut its numbers.
+    # A narrower terminal breaks the lines itself; a squeezed table would cut its numbers.
     made.width = max(_NARROWEST, made.width)
     return made
 
@@ -107,13 +107,13 @@ def latency_tables(analysis: Analysis, wide: bool) -> list[Table]:
 
 
 def _percentile(row: dict[str, Any], key: str) -> str:
-    """A percentile; the sign of infinity where it falls on a lost packet, a dash where nothing was measured."""
+    """A percentile; the sign of infinity if it falls on a lost packet, a dash if nothing was measured."""
     unmeasured = row["error_ns"] is None
     return "∞" if row[key] is None and not unmeasured and row["count"] + row["lost"] else microseconds(row[key])
 
 
 def rules_tables(analysis: Analysis, wide: bool) -> list[Table]:
-    """Mode 1: per path with a filter, every rule with what the filter did, beside the data plane's own counter."""
+    """Mode 1: per path with a filter, every rule with the filter's actions, beside the data plane's own counter."""
     paths = sorted({tally.path for tally in analysis.rule_tallies})
     return [_rules_of_path(analysis, path, wide) for path in paths]
 
@@ -147,11 +147,11 @@ def _misses(tally: RuleTally) -> str:
 
 
 def losses_table(analysis: Analysis, wide: bool) -> Table:
-    """Every stage in which a packet was lost, or where that cannot be told; three numbers kept apart."""
+    """Every stage with lost packets or packets in doubt; lost, unobserved and undetermined are separate."""
     columns = [("path", "left"), ("stage", "left")]
     columns += [("from", "left"), ("to", "left")] if wide else []
     losses = stage_losses(analysis.verdicts)
-    # What few runs have is shown in these.
+    # Columns for counts that few runs have.
     seldom = [name for name in ("partial", "ambiguous") if any(getattr(loss, name) for loss in losses)]
     columns += [(name, "right") for name in ("entered", "lost", "ratio", *seldom, "unobserved", "undetermined")]
     table = plain_table("Losses and their stage", columns)
@@ -188,9 +188,9 @@ def fates_lines(analysis: Analysis) -> list[str]:
 
 
 def ledger_lines(analysis: Analysis) -> list[Text]:
-    """What was not used and is no mere information: damaged input and missing packets.
+    """Lines of the ledger above severity `info`: damaged input and missing packets.
 
-    Of each counter _MOST_LINES are shown, and how many more there are: a run may have thousands of files.
+    Each counter has at most _MOST_LINES lines and a count of the others, since a run may have thousands of files.
     """
     lines = []
     rows = [row for row in analysis.ledger.rows() if row[0].severity != "info"]
@@ -238,7 +238,8 @@ def print_latency(analysis: Analysis, stream: IO[str]) -> None:
     for path, stage, share in _told_by_order(analysis):
         out.print(
             Text(
-                f"{path}, {stage}: {percent(share)} of these packets were told from equal ones by their order only. "
+                f"{path}, {stage}: {percent(share)} of these packets are distinguished from equal ones by their order "
+                "only. "
                 "Their mean is exact; percentiles, least and greatest are not.",
                 style="dim",
             )
@@ -250,7 +251,7 @@ def print_latency(analysis: Analysis, stream: IO[str]) -> None:
 
 
 def _told_by_order(analysis: Analysis) -> list[tuple[str, str, float]]:
-    """(path, stage, share) where order alone told packets apart; of each path the stage with the largest share."""
+    """(path, stage, share) of packets that order alone distinguishes; the stage with the largest share of each path."""
     found: dict[int, tuple[float, str]] = {}
     for latency in analysis.latencies:
         if latency.by_order and len(latency.values):
@@ -260,7 +261,7 @@ def _told_by_order(analysis: Analysis) -> list[tuple[str, str, float]]:
 
 
 def last_byte_table(analysis: Analysis) -> Table:
-    """Where packets were split or merged: how long it took until all of each had come, beside its first byte."""
+    """Latency of split or merged packets until the last byte of each had come, beside the latency of its first byte."""
     columns = [("path", "left"), ("stage", "left"), ("N", "right"), ("divided", "right")]
     columns += [(name, "right") for name in ("mean, first byte", "last byte", "max")]
     table = plain_table("Until the last byte of packets that were split or merged, µs", columns)

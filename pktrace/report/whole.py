@@ -22,19 +22,19 @@ _PARTIAL = re.compile(r"\.pktrace-[0-9a-f]{32}\.partial")
 
 
 def create(name: str, inside: int) -> BinaryIO:
-    """A new file in a folder given by its descriptor; raises FileExistsError where there is anything of this name."""
+    """A new file in a folder given by its descriptor; raises FileExistsError if the name is taken."""
     return os.fdopen(os.open(name, _CREATE, 0o666, dir_fd=inside), "wb")
 
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to; it takes the place of `path` when all went well, and is removed otherwise.
+    """A file to write to; it takes the place of `path` if all went well, and is removed otherwise.
 
-    Its name is random until then. It is locked while it is written, so that one which a killed process left behind is
-    recognised by the next that writes into the folder, and removed.
+    Its name is random until then. The file is locked while it is written. The next writer into the folder recognises a
+    file of a killed process by its free lock, and removes it.
 
     Raises:
-        OutputError: there is a link or something else that is no file, such as a device, which would be replaced.
+        OutputError: the path is a link or another kind than a file, such as a device, which would be replaced.
         OSError: the folder cannot be written, or the disk is full.
     """
     folder = os.open(path.parent, _FOLDER)
@@ -57,7 +57,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def kind_of(name: str, inside: int) -> int | None:
-    """The kind of what has this name in a folder (`stat.S_IFMT`), links not followed; None where nothing has it."""
+    """The kind of a name in a folder (`stat.S_IFMT`), links not followed; None if the name is free."""
     try:
         return stat.S_IFMT(os.stat(name, dir_fd=inside, follow_symlinks=False).st_mode)
     except FileNotFoundError:
@@ -73,7 +73,7 @@ def _need_replaceable(path: Path, folder: int) -> None:
 
 
 def _locked(folder: int) -> tuple[str, BinaryIO]:
-    """A new file under a random name; locked, where the file system can."""
+    """A new file under a random name; locked, if the file system supports locks."""
     while True:
         name = f".pktrace-{secrets.token_hex(16)}.partial"
         file = create(name, folder)
@@ -83,11 +83,11 @@ def _locked(folder: int) -> tuple[str, BinaryIO]:
             there = os.stat(name, dir_fd=folder, follow_symlinks=False)
             if os.path.samestat(there, os.fstat(file.fileno())):
                 return name, file
-        file.close()  # it was taken for one left behind, before it was locked
+        file.close()  # another writer removed it as left behind, before it was locked
 
 
 def _remove_left_behind(place: Path, folder: int) -> None:
-    """Remove the files of writers that were killed: their names are ours, and nobody has them locked."""
+    """Remove the files of writers that were killed: files with our pattern of names that nobody has locked."""
     with contextlib.suppress(OSError):
         for name in filter(_PARTIAL.fullmatch, os.listdir(place)):
             with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""How values are written for people: durations, counts, times, and text that comes from outside."""
+"""Formats of values for people: durations, counts, times, and text from outside."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 
 def microseconds(ns: float | None, digits: int = 2) -> str:
-    """A duration in microseconds, such as 195.02; a dash where it is unknown."""
+    """A duration in microseconds, such as 195.02; a dash if it is unknown."""
     return "–" if ns is None else f"{ns / 1000:,.{digits}f}"
 
 
 def count(value: int | None) -> str:
-    """A number of packets; a dash where it is unknown, since unknown is not zero."""
+    """A number of packets; a dash if it is unknown, since unknown is not zero."""
     return "–" if value is None else f"{value:,}"
 
 
 def percent(share: float | None) -> str:
-    """A share as percent; a dash where it is undefined; a little is never shown as nothing."""
+    """A share as percent; a dash if it is undefined; a small share is never shown as 0 %."""
     if share is None:
         return "–"
     return "<0.1 %" if 0 < share < 0.0005 else f"{100 * share:.1f} %"
@@ -47,6 +47,6 @@ def plural(number: int, word: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Text as one line of bounded length: line ends become spaces, what cannot be seen escapes."""
+    """Text as one line of bounded length: line ends become spaces, invisible characters become escapes."""
     line = visible(" ".join(text.splitlines()))
     return line if len(line) <= _LONGEST_LINE else f"{line[: _LONGEST_LINE // 2]} ... {line[-_LONGEST_LINE // 4 :]}"

@@ -1,1 +1,1 @@
-"""Rules: what the filter should do with each packet."""
+"""Rules: the expected treatment of each packet by the filter."""

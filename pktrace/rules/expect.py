@@ -18,9 +18,10 @@ NO_RULE = -1
 
 @dataclass(frozen=True)
 class Expected:
-    """Per trajectory: `rule` (index into the run's rules or NO_RULE), `action` (code of schema.TREATMENTS),
-    `absorbed` (the service may answer or swallow the packet); per (path, rule): how many packets of the path fit the
-    rule at all, also where an earlier rule wins (`fitting`)."""
+    """Per trajectory: `rule` (index into the run's rules or NO_RULE), `action` (code of schema.TREATMENTS), `absorbed`
+    (the service may answer or swallow the packet); `fitting` counts per (path, rule) all packets of the path that fit
+    the rule, also if an earlier rule wins.
+    """
 
     rule: np.ndarray[Any, Any]
     action: np.ndarray[Any, Any]
@@ -45,7 +46,7 @@ def rules_of_path(run: Run, path: int) -> list[tuple[int, bool]]:
 
 
 def expected_treatment(trajectories: Trajectories) -> Expected:
-    """What the filter should do with each packet, by its headers at the filter's input, or where it was seen before."""
+    """The expected treatment of each packet, by its headers at the filter's input, or at its last sighting before."""
     run = trajectories.run
     count = len(trajectories)
     rule_of = np.full(count, NO_RULE, np.int32)
@@ -70,7 +71,7 @@ def expected_treatment(trajectories: Trajectories) -> Expected:
 
 
 def _at_filter(trajectories: Trajectories, mine: np.ndarray[Any, Any], path: PacketPath) -> np.ndarray[Any, Any]:
-    """Row of each packet's last sighting up to the filter's input, else of its first: it may change on the way."""
+    """Row of each packet's last sighting up to the filter's input, else of its first; headers may change on the way."""
     found: np.ndarray[Any, Any] = trajectories.first_row[mine].copy()
     for position in range(path.filter_input + 1 if path.has_detour else 0):
         seen = trajectories.seen[mine, position]

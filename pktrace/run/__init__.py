@@ -1,1 +1,1 @@
-"""A run on disk: what run.toml says, checked, and what context/ holds."""
+"""A run on disk: the checked contents of run.toml, and the counters in context/."""

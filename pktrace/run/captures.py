@@ -15,7 +15,7 @@ from pathlib import Path
 from pktrace.inputs import NotInside, inner_parts, open_folder
 
 MOST_FILES = 10_000
-# Names that are held against parts of patterns: 1,000 patterns over a folder of 1,000 files.
+# The most comparisons of names with parts of patterns: 1,000 patterns over a folder of 1,000 files.
 MOST_COMPARED = 1_000_000
 _DEEPEST = 100
 _ANY_FOLDERS = "**"
@@ -23,16 +23,16 @@ _FILE, _FOLDER, _LINK, _OTHER = "file", "folder", "link", "other"
 
 
 class TooMany(Exception):
-    """A run names more files than are read without --trust, or its patterns go through too many."""
+    """A run names more files than pktrace reads without --trust, or its patterns visit too many names."""
 
 
 @dataclass
 class CaptureNames:
     """Finds the captures of one run.
 
-    Inside the run folder a pattern is what `glob` takes it for: `*`, `?` and `[...]` within a name, `**` for any
-    folders; names with a dot in front only where the pattern has one. A link that a pattern meets is an error, and not
-    left out: a capture that silently is not read would be a loss.
+    Inside the run folder a pattern means the same as for `glob`: `*`, `?` and `[...]` within a name, `**` for any
+    folders; a name with a leading dot matches only a pattern with one. A link that a pattern meets is an error: a link
+    that is silently left out would look like lost packets.
     """
 
     folder: Path
@@ -42,7 +42,7 @@ class CaptureNames:
     _listed: dict[tuple[str, ...], list[tuple[str, str]]] = field(default_factory=dict)
 
     def matching(self, pattern: str) -> list[str]:
-        """Names of files relative to the folder, in order; none if there is none.
+        """Names of matching files relative to the folder, in order; possibly none.
 
         Raises:
             NotInside: the pattern leads out of the folder, by itself or over a link.
@@ -70,7 +70,7 @@ class CaptureNames:
         return [os.path.relpath(self.folder / name, self.folder) for name in names if _is_regular(self.folder / name)]
 
     def _is_file(self, parts: list[str]) -> bool:
-        """Whether a regular file of this name lies in the folder; raises NotInside where it is a link."""
+        """True if a regular file of this name lies in the folder; raises NotInside if it is a link."""
         *folders, last = parts
         try:
             with open_folder(self.folder, folders) as inside:
@@ -82,7 +82,7 @@ class CaptureNames:
         return stat.S_ISREG(kind)
 
     def _entries(self, inner: tuple[str, ...]) -> list[tuple[str, str]]:
-        """What lies in a folder, as (name, kind), in order; each folder is listed once."""
+        """The entries of a folder, as (name, kind), in order; each folder is listed once."""
         if inner not in self._listed:
             if len(inner) > _DEEPEST:
                 raise TooMany(f"goes more than {_DEEPEST} folders deep")
@@ -128,7 +128,7 @@ def _kind(entry: os.DirEntry[str]) -> str:
 
 
 def _with_skipped(at: frozenset[int], parts: list[str]) -> frozenset[int]:
-    """The same, and what comes behind each `**`, which may stand for no folder at all."""
+    """The parts of a pattern in `at`, and the parts behind each `**`, which may stand for no folder at all."""
     reached = set(at)
     for number in sorted(at):
         while parts[number] == _ANY_FOLDERS and number + 1 < len(parts):

@@ -1,4 +1,4 @@
-"""From what a rule or a path's `match` says to a `Condition`: protocols, prefixes, port ranges, ICMP types."""
+"""A `Condition` from the keys of a rule or of a path's `match`: protocols, prefixes, port ranges, ICMP types."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _ICMP_TYPES = {
 
 
 class BadValue(ValueError):
-    """A value of a condition that means nothing; `key` is the key in the table."""
+    """An invalid value of a condition; `key` is the key in the table."""
 
     def __init__(self, key: str, problem: str) -> None:
         self.key = key
@@ -58,7 +58,7 @@ def condition_of(
     vlan: Scalar | Sequence[Scalar] | None = None,
     tunnel_id: Scalar | Sequence[Scalar] | None = None,
 ) -> Condition:
-    """A condition from the keys of a rule; raises BadValue with the key that is wrong."""
+    """A condition from the keys of a rule; raises BadValue with the wrong key."""
     return Condition(
         protocols=_each("protocol", protocol, _protocol),
         sources=_each("source", source, _network),

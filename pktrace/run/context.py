@@ -1,4 +1,4 @@
-"""What a run's context/ says that the analysis uses: the data plane's own counters, before and after."""
+"""The data plane's own counters in a run's context/, before and after the run."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _TEXT_COUNTER = re.compile(r"\bcounter\s{1,9}\"?([^\s\"{]{1,200})\"?\s{0,9}\{\s{
 
 @dataclass(frozen=True)
 class Context:
-    """What was read in context/.
+    """The contents of context/.
 
-    `counters` are packets that each named counter counted during the run; `incomplete`, that the recorder says that
-    something went wrong (incomplete.txt); `sha256` the hash of each file that was read; `unread` the files that are too
-    large.
+    `counters` are the packets that each named counter counted during the run; `incomplete` is True if the recorder left
+    a note that something went wrong (incomplete.txt); `sha256` has the hash of each file that was read; `unread` are
+    the files that are too large.
     """
 
     counters: dict[str, int] = field(default_factory=dict)
@@ -42,7 +42,7 @@ def read_context(run: Run) -> Context:
     Counters are taken from every file that holds them, whatever its name: `nft -j list counters`, `nft -j list
     ruleset`, `nft list counters`; and plain JSON objects of name to packets where the file's name says counter. Counts
     of files with "before" in their name are subtracted; a counter that is smaller after than before was reset in
-    between, and counts as it stands after. Where several files tell of one counter, one whose name says counter is
+    between, so its value after the run counts. If several files hold one counter, a file whose name says counter is
     believed, since it is read closer to the end of the run than a rule set.
 
     Raises:
@@ -53,7 +53,7 @@ def read_context(run: Run) -> Context:
     unread = []
     names = context_files(run)
     room = LARGEST_TOGETHER
-    for name in sorted(names, key=_of_counters, reverse=True):  # first, since there is not room for everything
+    for name in sorted(names, key=_of_counters, reverse=True):  # counters first: not every file may be read
         most = None if run.trusted else min(LARGEST_FILE, room)
         try:
             found = read_whole(run.input(f"{FOLDER}/{name}"), most)
@@ -86,7 +86,7 @@ def _of_counters(name: str) -> bool:
 
 
 def context_files(run: Run) -> list[str]:
-    """The names in context/, in order; none where there is no such folder.
+    """The names in context/, in order; none without such a folder.
 
     Raises:
         RunFileError: context/ or something in it is a link, or it has too many files.
@@ -112,7 +112,7 @@ def _listed(run: Run) -> Iterator[str]:
                 raise RunFileError(
                     run.folder / run.file,
                     FOLDER,
-                    f"has more than {MOST_FILES:,} files; take out what is no context, or use --trust",
+                    f"has more than {MOST_FILES:,} files; remove files that are no context, or use --trust",
                 )
             yield entry.name
 

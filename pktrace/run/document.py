@@ -1,4 +1,4 @@
-"""The text of run.toml as a TOML document: read over no link, in bounded time, without showing what it holds."""
+"""The text of run.toml as a TOML document: read over no link, in bounded time, without showing its contents."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ LARGEST_RUN_FILE = 4 << 20
 _MOST_KEY_PARTS = 4
 # Each table takes 1 KB of memory while the text is parsed; the limits on points, paths and rules allow 13,000.
 _MOST_TABLES = 50_000
-# Strings and comments, as TOML 1.0 delimits them: dots in them are no parts of a key. One without an end, at which the
-# parser will stop, reaches to the end of its line or of the text, so that each character is looked at once.
+# Strings and comments, as TOML 1.0 delimits them: dots in them are no parts of a key. A string without an end stops the
+# parser, so it reaches to the end of its line or of the text; each character is read once.
 _QUOTED = re.compile(
     r'"""(?:[^\\"]|\\.|"(?!""))*+(?:"""|\Z)?'
     r"|'''(?:[^']|'(?!''))*+(?:'''|\Z)?"
@@ -28,7 +28,7 @@ _QUOTED = re.compile(
 )
 _LONG_KEY = re.compile(rf"(?<![\w\"-])(?:[\w\"-]++[ \t]*+\.[ \t]*+){{{_MOST_KEY_PARTS}}}")
 _TABLE = re.compile(r"^[ \t]*+\[", re.MULTILINE)
-# The parser's messages quote what they have found; only their constant part is shown.
+# The parser's messages quote the file; only their constant part is shown.
 _PLACE = re.compile(r"\(at (?:line \d+, column \d+|end of document)\)$")
 _CONSTANT = (
     "Cannot declare", "Cannot mutate immutable namespace", "Cannot overwrite a value", "Cannot redefine namespace",
@@ -46,8 +46,8 @@ def read_document(folder: Path, file: Path, trust: bool) -> tuple[dict[str, Any]
 
     Raises:
         CallerError: it cannot be read.
-        RunFileError: it is a link, too large, or no TOML. Nothing of what it holds is shown, since it may be a file
-            that is none of the sender's business.
+        RunFileError: it is a link, too large, or no TOML. Its contents are not shown, since it may be a file that the
+            sender of the run must not see.
     """
     location = Location(str(file)) if trust else Location(file.name, folder)
     try:
@@ -81,12 +81,12 @@ def read_document(folder: Path, file: Path, trust: bool) -> tuple[dict[str, Any]
 
 
 def _reason(message: str) -> str:
-    """The parser's reason and place, without what it quotes of the file."""
+    """The parser's reason and place, without its quotes of the file."""
     reason = next((constant for constant in _CONSTANT if message.startswith(constant)), "")
     place = _PLACE.search(message)
     return (f": {reason}" if reason else "") + (f" {place[0]}" if place else "")
 
 
 def shortened(text: str, most: int) -> str:
-    """A text of which the middle is left out where it is longer than a line should be."""
+    """The text, without its middle if it is longer than `most` characters."""
     return text if len(text) <= most else f"{text[: most - 100]} ... {text[-90:]}"

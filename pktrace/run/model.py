@@ -1,4 +1,4 @@
-"""What a run is, after run.toml has been read and checked: frozen values, no I/O."""
+"""The model of a run, after run.toml has been read and checked: frozen values, no I/O."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Condition:
-    """What headers must be: every field that is not None must fit, by any of its values.
+    """A condition on headers: every field that is not None must fit, by any of its values.
 
     Ports, ICMP types, VLANs and numbers of tunnels are inclusive ranges. A packet without ports never fits a condition
     that names ports.
@@ -75,17 +75,17 @@ class PacketPath:
 
     @property
     def has_detour(self) -> bool:
-        """Whether the path has a detour for punted packets."""
+        """True if the path has a detour for punted packets."""
         return self.detour_first >= 0
 
     @property
     def filter_input(self) -> int:
-        """Position where the filter decides: just before the detour, or the first point without a detour."""
+        """The position of the filter's input: just before the detour, or the first point without a detour."""
         return self.detour_first - 1 if self.has_detour else 0
 
     @property
     def bypass(self) -> int:
-        """Number of the stage that a packet crosses which skips the detour."""
+        """Number of the stage for packets that skip the detour."""
         return len(self.points) - 1
 
     def ends_of(self, stage: int) -> tuple[int, int]:
@@ -95,7 +95,7 @@ class PacketPath:
         return stage, stage + 1
 
     def stage_numbers(self) -> tuple[int, ...]:
-        """All stages, the bypass last where there is a detour."""
+        """All stages, the bypass last if the path has a detour."""
         return tuple(range(self.bypass + (1 if self.has_detour else 0)))
 
     def stage_name(self, stage: int) -> str:
@@ -137,7 +137,7 @@ class Run:
     file: str = "run.toml"
 
     def input(self, name: str) -> Location:
-        """Where a file of the run lies, by its name relative to the folder."""
+        """The location of a file of the run, by its name relative to the folder."""
         return Location(str(self.folder / name)) if self.trusted else Location(name, self.folder)
 
     def position_columns(self, path: PacketPath) -> tuple[str, ...]:

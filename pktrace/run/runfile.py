@@ -24,7 +24,7 @@ from pktrace.visible import is_visible
 
 SCHEMA = 1
 RUN_FILE = "run.toml"
-# More than these need --trust. No run that was recorded comes near; what is done for each of them is bounded by them.
+# Larger numbers need --trust. No recorded run comes near them; they bound the work for each kind of entry.
 MOST_POINTS = 1000
 MOST_PATHS = 1000
 MOST_RULES = 10_000
@@ -118,7 +118,7 @@ def load_run(location: str | os.PathLike[str], trust: bool = False) -> Run:
 
     Args:
         location: the run folder, or its run.toml.
-        trust: follow links and names that lead out of the run folder, and have no limits on how much there is.
+        trust: follow links and names that lead out of the run folder, and accept any number of entries.
 
     Raises:
         CallerError: there is no such run.
@@ -127,7 +127,7 @@ def load_run(location: str | os.PathLike[str], trust: bool = False) -> Run:
     folder, file = _find(Path(location))
     document, digest = read_document(folder, file, trust)
     run = _Checker(folder, file, trust).run(document, digest)
-    context_files(run)  # what it must not hold is said before anything slow
+    context_files(run)  # errors of context/ come before anything slow
     return run
 
 

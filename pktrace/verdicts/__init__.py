@@ -1,1 +1,1 @@
-"""Verdicts: what is concluded about each packet at each stage, its fate, and whether the filter was right."""
+"""Verdicts: the conclusion about each packet at each stage, its fate, and its treatment by the filter."""

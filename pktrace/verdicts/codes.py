@@ -8,7 +8,7 @@ NONE = 255  # no word
 
 
 class Verdict(IntEnum):
-    """What is concluded about a packet and a stage (`schema.VERDICTS`)."""
+    """The conclusion about a packet at a stage (`schema.VERDICTS`)."""
 
     CROSSED = 0
     LOST = 1
@@ -18,7 +18,7 @@ class Verdict(IntEnum):
 
 
 class Fate(IntEnum):
-    """What became of a packet (`schema.FATES`)."""
+    """The result for a packet as a whole (`schema.FATES`)."""
 
     DELIVERED = 0
     LOST = 1
@@ -31,7 +31,7 @@ class Fate(IntEnum):
 
 
 class Reason(IntEnum):
-    """Why a fate or a verdict is so (`schema.REASONS`)."""
+    """The reason of a fate or a verdict (`schema.REASONS`)."""
 
     NONE = 0
     LATE = 1
@@ -47,7 +47,7 @@ class Reason(IntEnum):
 
 
 class Treatment(IntEnum):
-    """What the filter does with a packet (`schema.TREATMENTS`)."""
+    """The action of the filter on a packet (`schema.TREATMENTS`)."""
 
     FORWARD = 0
     DROP = 1
@@ -55,7 +55,7 @@ class Treatment(IntEnum):
 
 
 class RuleVerdict(IntEnum):
-    """Whether the filter treated a packet as its rule says (`schema.RULE_VERDICTS`)."""
+    """The conclusion about the filter's treatment of a packet (`schema.RULE_VERDICTS`)."""
 
     HIT = 0
     FALSE_PUNT = 1

@@ -1,4 +1,4 @@
-"""How far the captures of each path position can be trusted, and how long to wait before a packet counts as lost."""
+"""The coverage of each path position by captures, and the waiting time before a packet counts as lost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WAIT_FACTOR = 10
 
 @dataclass(frozen=True)
 class Trust:
-    """What the captures cover (`captures`, judge.py).
+    """The coverage by captures (`captures`, judge.py), waiting times and clocks.
 
     Arrays (paths x positions): `clock_group` (times of equal numbers can be compared); (paths x stages): `wait` in ns,
     `same_clock`, `error_ns`; `window` in ns.
@@ -63,7 +63,7 @@ def _captures(trajectories: Trajectories) -> Captures:
 
 
 def trust_in_captures(trajectories: Trajectories) -> Trust:
-    """What the captures cover, position by position.
+    """The coverage by captures, position by position.
 
     The wait of a stage is min(loss threshold, 10 x the largest delay of certain packets); the threshold without any.
     """

@@ -1,7 +1,7 @@
-"""Second thoughts about a judgement: byte ranges, the opposite direction, changed forms, counters of the filter.
+"""Doubts about a judgement: byte ranges, the opposite direction, rewritten packets, counters of the filter.
 
-Each function takes a judgement and returns a new one. The kernel judges each packet by itself (judge.py); these ask
-what several packets, or the data plane, say about it.
+Each function takes a judgement and returns a new one. The kernel judges each packet by itself (judge.py); these
+functions add evidence from other packets and from the data plane.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Array = np.ndarray[Any, Any]
 
 
 def in_parts(judgement: Judgement, trajectories: Trajectories, trust: Trust) -> Judgement:
-    """A packet that arrived only in part is `partial`; it is undetermined where a capture may have missed the rest."""
+    """A packet that arrived only in part is `partial`; it is undetermined if a capture may have missed the rest."""
     if not len(trajectories.ranges):
         return judgement
     found = _copied(judgement, "fate", "reason", "stage_reason")
@@ -41,9 +41,10 @@ def in_parts(judgement: Judgement, trajectories: Trajectories, trust: Trust) -> 
 
 
 def against_the_path(judgement: Judgement, trajectories: Trajectories) -> Judgement:
-    """Packets that passed points in the opposite order crossed the stages that they crossed, and nothing else is shown.
+    """Packets that passed points in the opposite order keep their verdicts `crossed`; every other verdict is
+    undetermined.
 
-    They came along their path the other way, or run.toml gives its points in the wrong order.
+    Such packets passed their path in the other direction, or run.toml gives its points in the wrong order.
     """
     disordered = {entry.path for entry in trajectories.clocks.contradictions if entry.disordered}
     opposite = np.flatnonzero(trajectories.backwards | np.isin(trajectories.path, list(disordered)))
@@ -61,11 +62,11 @@ def against_the_path(judgement: Judgement, trajectories: Trajectories) -> Judgem
 
 
 def changed_on_the_way(judgement: Judgement, trajectories: Trajectories, copied: Array) -> Judgement:
-    """A packet that ends where something begins that it may have become, or may be a copy, did not end for certain.
+    """A departure that an arrival may continue is `ambiguous`, and so is a lost packet that may be a copy.
 
-    It is not shown to be lost. Where it may have become something, it is not shown either that the filter dropped it or
-    that the service kept it. A packet that arrived in part is `ambiguous`, too, where other parts may be of several
-    packets.
+    Neither is shown to be lost. A departure that may continue in an arrival is not shown to be dropped by the filter or
+    absorbed by the service either. A packet that arrived in part is `ambiguous` if other parts may belong to several
+    packets. Packets lost as `late` stay lost.
 
     Args:
         copied: bool per packet, it may be a copy of another one (`duplicates.maybe_copies`).
@@ -73,7 +74,7 @@ def changed_on_the_way(judgement: Judgement, trajectories: Trajectories, copied:
     if not (trajectories.unsure.any() or trajectories.ambiguous.any() or copied.any()):
         return judgement
     found = _copied(judgement, "fate", "reason", "lost_stage", "observed", "rule_verdict", "stage_verdict")
-    # Absence at the detour proves nothing while something stood there that nothing explains.
+    # Absence at the detour proves nothing if the detour saw arrivals that no match explains.
     passed = trajectories.unsure & (found.observed == Treatment.FORWARD)
     found.observed[passed] = NONE
     found.rule_verdict[passed & (found.rule_verdict != NONE)] = RuleVerdict.UNDETERMINED
@@ -98,11 +99,12 @@ def changed_on_the_way(judgement: Judgement, trajectories: Trajectories, copied:
 def counted_by_the_filter(
     judgement: Judgement, trajectories: Trajectories, expected: Expected, trust: Trust, counters: dict[str, int]
 ) -> Judgement:
-    """Packets that vanished at the filter were dropped by it where its counters say so, all of them.
+    """Packets that vanished at the filter become `false_drop` if its counters account for all of them.
 
-    Rule: the drop rules of the path counted exactly as many packets more than fit them as vanished there, the rules
-    that these fit counted exactly as many less, and no capture up to the filter missed packets, which would be
-    another reason for the surplus. Anything else says nothing about single packets, and they stay `unseen`.
+    Rule: the surplus of the path's drop counters over the packets of the drop rules equals the number of vanished
+    packets. The counters of the rules that the vanished packets fit show exactly that deficit. No capture up to the
+    filter missed packets, which would also explain the surplus, and no packet of a drop rule has duplicates. Otherwise
+    the counters are no evidence about single packets, and these stay `unseen`.
     """
     run = trajectories.run
     unseen = judgement.rule_verdict == RuleVerdict.UNSEEN
@@ -122,7 +124,7 @@ def counted_by_the_filter(
             counted = counters.get(rule.counter) if rule.counter is not None else None
             matched = int((mine & (expected.rule == index)).sum())
             if rule.action == "drop":
-                # A counter counts the copies of a packet too.
+                # A counter counts duplicates of a packet, too.
                 copies = trajectories.duplicates[mine & (expected.rule == index)].any()
                 agree &= counted is not None and not copies
                 surplus += (counted or 0) - matched
@@ -136,7 +138,7 @@ def counted_by_the_filter(
 
 
 def reached_filter(trajectories: Trajectories, fate: Array, last_at: Array) -> Array:
-    """bool per packet: it was seen at the filter's input of its path or after it; injected ones never came to it."""
+    """bool per packet: seen at the filter's input of its path or later; injected packets never came to it."""
     reached: Array = fate != Fate.INJECTED
     for number, path in enumerate(trajectories.run.paths):
         if path.has_detour:
@@ -145,5 +147,5 @@ def reached_filter(trajectories: Trajectories, fate: Array, last_at: Array) -> A
 
 
 def _copied(judgement: Judgement, *names: str) -> Judgement:
-    """The same with arrays of its own under these names."""
+    """The judgement with copies of the arrays under these names."""
     return judgement._replace(**{name: getattr(judgement, name).copy() for name in names})

@@ -1,8 +1,8 @@
-"""The judging kernel: one packet after the other, from where it was seen to what is concluded.
+"""The judging kernel: conclusions from the sightings of each packet, one packet after the other.
 
 Logic: RFC 5644 6.2.4-6.2.5 (seen at both ends of a stage: crossed; seen before and not after: lost, if the capture
-after could have seen it; seen later: the capture between missed it) and RFC 7679/7680 (waiting time).
-Each step is a function: extent, injection, origin, way taken, stages crossed, treatment, end.
+after would have seen it; seen later: the capture between missed it) and RFC 7679/7680 (waiting time). Each step is a
+function: extent, injection, origin, way taken, stages crossed, treatment, end.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pktrace.verdicts.codes import NONE, Fate, Reason, RuleVerdict, Treatment, V
 class Packets(NamedTuple):
     """Packets to judge.
 
-    `times`: int64 (packets x positions), aligned, UNSEEN where not seen; `first_ns`: int64, raw time of the first
+    `times`: int64 (packets x positions), aligned, UNSEEN without a sighting; `first_ns`: int64, raw time of the first
     sighting; `path`: int16; `expected`: uint8, Treatment by the rules; `absorbed`: bool, its rule lets the service keep
     it.
     """
@@ -46,9 +46,9 @@ class Paths(NamedTuple):
 class Captures(NamedTuple):
     """What captures cover: arrays (paths x positions) of the point at each position.
 
-    `start`, `end`: int64, ns on the aligned clock; `incomplete`: bool, it missed packets; `cut`: bool, a file is
-    damaged; `first`, `behind`: int64, its outages are `outage_begin`[first:behind] in order, and `outage_end` has the
-    latest end of those that begin no later; `first` is -1 where nothing bounds when it missed packets.
+    `start`, `end`: int64, ns on the aligned clock; `incomplete`: bool, the capture missed packets; `cut`: bool, a file
+    is damaged; `first`, `behind`: int64, its outages are `outage_begin`[first:behind] in order, and `outage_end` has
+    the latest end of all outages that begin no later; `first` is -1 if the times of its misses are unknown.
     """
 
     start: np.ndarray[Any, Any]
@@ -62,7 +62,7 @@ class Captures(NamedTuple):
 
 
 class Judgement(NamedTuple):
-    """What is concluded, filled by the kernel.
+    """The conclusions, filled by the kernel.
 
     Per packet: `fate` (Fate), `reason` (Reason), `lost_stage` (-1 none), `last_at` (position), `observed` (Treatment or
     NONE), `rule_verdict` (RuleVerdict or NONE); per packet and stage: `stage_verdict` (Verdict, NONE without a row) and
@@ -119,7 +119,7 @@ def judge_packets(packets, paths, captures, window, threshold, into):
 
 @inlined
 def _may_have_missed(captures, path, position, since, until):
-    """Whether a capture that missed packets may have missed one between two times."""
+    """True if a capture that missed packets may have missed one between two times."""
     low = captures.first[path, position]
     if low < 0:
         return True
@@ -135,7 +135,7 @@ def _may_have_missed(captures, path, position, since, until):
 
 @inlined
 def _doubt(captures, path, position, time, wait):
-    """Why a capture that has not the packet does not prove that it never came; Reason.NONE if it does prove it."""
+    """The reason why a capture without the packet does not prove its absence; Reason.NONE if it proves it."""
     end = captures.end[path, position]
     cut = captures.cut[path, position]
     if time < captures.start[path, position]:
@@ -151,7 +151,7 @@ def _doubt(captures, path, position, time, wait):
 
 @inlined
 def _extent(at, paths, path):
-    """First and last position that saw the packet, and whether the detour saw it."""
+    """First and last position that saw the packet, and True if the detour saw it."""
     detour_first, detour_last = paths.layout[path, 1], paths.layout[path, 2]
     first, last, in_detour = np.int64(-1), np.int64(-1), False
     for position in range(paths.layout[path, 0]):
@@ -165,7 +165,7 @@ def _extent(at, paths, path):
 
 @inlined
 def _earliest(at, paths, path, position, first):
-    """When a packet that was first seen at `first` passed an earlier position, by the waits between them."""
+    """The earliest time at which a packet first seen at `first` passed an earlier position, by the waits between."""
     time = at[first]
     for stage in range(position, first):
         time -= paths.wait[path, stage]
@@ -174,8 +174,8 @@ def _earliest(at, paths, path, position, first):
 
 @inlined
 def _is_injected(at, paths, captures, path, first, window):
-    """First seen where the service's packets come out, though a point up to the filter, which would have seen it, was
-    capturing whole at that time.
+    """True for a packet first seen at the service's exit or behind, if a point up to the filter proves that it did not
+    pass before.
     """
     filter_input, detour_last = paths.layout[path, 1] - 1, paths.layout[path, 2]
     if detour_last < 0 or first < detour_last or first <= filter_input:
@@ -193,9 +193,9 @@ def _is_injected(at, paths, captures, path, first, window):
 
 @inlined
 def _is_foreign(at, paths, captures, path, first, window):
-    """First seen behind the first point, which was capturing whole at that time.
+    """True for a packet first seen behind the first point, if the first point proves that it did not pass there.
 
-    A packet is what the first point of its path saw; this one came from elsewhere, or is another packet's changed form.
+    The first point of a path defines its packets; this one came from elsewhere, or is another packet after a rewrite.
     """
     if first == 0 or paths.clock[path, 0] != paths.clock[path, first]:
         return False
@@ -205,17 +205,17 @@ def _is_foreign(at, paths, captures, path, first, window):
 
 @inlined
 def _way_taken(at, paths, captures, path, first, last, in_detour):
-    """Whether a packet passed the detour by, and why that is unsure.
+    """(True if a packet skipped the detour, the reason for doubt or Reason.NONE).
 
-    It is unsure where all captures of the detour may have missed the packet. Then the packet is taken to have gone as
-    its rule says, but that the filter obeyed is not shown.
+    The bypass is in doubt if all captures of the detour may have missed the packet. The packet is then assumed to have
+    followed its rule, which is no proof that the filter obeyed the rule.
     """
     detour_first, detour_last = paths.layout[path, 1], paths.layout[path, 2]
     if detour_first < 0 or in_detour or last <= detour_last:
         return False, Reason.NONE
     unsure = Reason.NONE
     for position in range(detour_first, detour_last + 1):
-        # It came by there not before it was first seen, unless that was behind the detour.
+        # It did not pass there before its first sighting, unless it was first seen behind the detour.
         begin = _earliest(at, paths, path, position, first)
         doubt = Reason.CLOCK_UNKNOWN
         if paths.clock[path, position] == paths.clock[path, first]:
@@ -229,7 +229,9 @@ def _way_taken(at, paths, captures, path, first, last, in_detour):
 
 @inlined
 def _cross_stages(packet, at, paths, captures, path, begin, last, over_bypass, threshold, into):
-    """Verdicts of the stages up to where the packet was seen last; the first stage in which it was late, or -1."""
+    """Give verdicts to the stages up to the packet's last sighting; returns the first stage in which it was late, or
+    -1.
+    """
     late = np.int64(-1)
     position = begin
     while position < last:
@@ -255,7 +257,7 @@ def _cross_stages(packet, at, paths, captures, path, begin, last, over_bypass, t
 
 @inlined
 def _why_missed(captures, path, position, near):
-    """Why a capture has missed a packet that passed it around some time."""
+    """The reason why a capture missed a packet that passed around a given time."""
     doubt = _doubt(captures, path, position, near, 0)
     if doubt == Reason.NONE and captures.incomplete[path, position]:
         return Reason.CAPTURE_DROPS
@@ -264,7 +266,7 @@ def _why_missed(captures, path, position, near):
 
 @inlined
 def _doubt_earlier_stages(packet, paths, path, first, into):
-    """Nothing shows that a packet crossed the stages before its first sighting, if the first point did not see it."""
+    """Stages before the first sighting are undetermined if the first point did not see the packet."""
     for stage in range(into.stage_verdict.shape[1]):
         begin = paths.layout[path, 1] - 1 if stage == paths.layout[path, 0] - 1 else stage
         if begin < first and into.stage_verdict[packet, stage] == Verdict.UNOBSERVED:
@@ -274,7 +276,7 @@ def _doubt_earlier_stages(packet, paths, path, first, into):
 
 @inlined
 def _treat(packet, packets, paths, path, first, last, in_detour, injected, unsure, into):
-    """What the filter did with the packet, and whether that was right."""
+    """Conclude the filter's treatment of the packet, and compare it with the rule."""
     positions, detour_first, detour_last = paths.layout[path, 0], paths.layout[path, 1], paths.layout[path, 2]
     has_detour = detour_first >= 0
     if injected:
@@ -289,7 +291,7 @@ def _treat(packet, packets, paths, path, first, last, in_detour, injected, unsur
     elif paths.layout[path, 3] != 0 and last == positions - 1:
         treatment = np.int64(Treatment.FORWARD)
     reached = not has_detour or last >= detour_first - 1
-    # First seen where the service's packets come out, and not shown to be injected: that accuses nobody.
+    # A packet first seen at the service's exit, and not shown to be injected, is no evidence against the filter.
     if has_detour and first >= detour_last and treatment != action:
         if reached:
             into.rule_verdict[packet] = RuleVerdict.UNDETERMINED
@@ -314,11 +316,11 @@ def _treat(packet, packets, paths, path, first, last, in_detour, injected, unsur
 
 @inlined
 def _why_not_ended(at, paths, captures, path, last, drops_here, at_filter):
-    """Why a packet may have gone further than its last sighting; Reason.NONE if each point that could have seen it next
-    proves that it did not come.
+    """The reason why a packet may have gone further than its last sighting; Reason.NONE if each possible next point
+    proves its absence.
 
-    At the filter it may come next in the detour, or behind it; a packet that its rule drops did not come out if it was
-    not seen behind the detour, where every way leads.
+    From the filter a packet may go into the detour, or past it. For a packet that its rule drops, absence behind the
+    detour is enough, since every way leads there.
     """
     doubt = Reason.NONE
     for way in range(2):
@@ -336,7 +338,7 @@ def _why_not_ended(at, paths, captures, path, last, drops_here, at_filter):
 
 @inlined
 def _end(packet, at, packets, paths, captures, path, last, outside, foreign, into):
-    """What became of a packet that was seen no further than `last`."""
+    """Conclude the fate of a packet whose last sighting is at `last`."""
     detour_first, detour_last = paths.layout[path, 1], paths.layout[path, 2]
     has_detour, action = detour_first >= 0, packets.expected[packet]
     at_filter = has_detour and last == detour_first - 1

@@ -28,10 +28,11 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Verdicts:
-    """Per packet (codes of the closed lists in schema; NONE where there is none): `fate`, `reason`, `lost_stage`
-    (-1 none), `last_at` (position), `observed`, `rule_verdict`, `reached` (at the filter's input or later);
-    per packet and stage: `stage_verdict` (NONE: no row), `stage_reason`. `trust` says what the captures cover; `copied`
-    (bool per packet), it may be a copy of another one that the first point of its path saw."""
+    """Per packet (codes of the closed lists in schema; NONE without a word): `fate`, `reason`, `lost_stage` (-1 none),
+    `last_at` (position), `observed`, `rule_verdict`, `reached` (at the filter's input or later); per packet and stage:
+    `stage_verdict` (NONE: no row), `stage_reason`. `trust` is the coverage by captures; `copied` (bool per packet): it
+    may be a copy of another packet that the first point of its path saw.
+    """
 
     trajectories: Trajectories
     expected: Expected
@@ -47,7 +48,7 @@ class Verdicts:
     copied: Array
 
     def packets_with(self, fate: str) -> Array:
-        """Which packets have a fate."""
+        """Mask of the packets with a fate."""
         found: Array = self.fate == FATES.index(fate)
         return found
 
@@ -72,7 +73,7 @@ def judge_trajectories(
     """Judge every packet at every stage of its path.
 
     Args:
-        counters: packets by the data plane's own counters, a witness of what the filter dropped.
+        counters: packets by the data plane's own counters, a witness of the filter's drops.
     """
     run = trajectories.run
     trust = trust_in_captures(trajectories)
