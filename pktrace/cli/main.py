@@ -65,9 +65,9 @@ def pktrace(debug: bool) -> None:
     stage took.
 
     \b
-    Exit codes: 0 done; 1 a criterion failed; 2 usage or run.toml error, no capture, or a limit was met;
-    3 damaged input, or a criterion that cannot be decided; 4 integrity failure;
-    70 internal error; 130 interrupted.
+    Exit codes: 0 done; 1 a criterion failed; 2 usage or run.toml error, no
+    capture, or a limit was met; 3 damaged input, or a criterion that cannot
+    be decided; 4 integrity failure; 70 internal error; 130 interrupted.
     """
 
 
