@@ -16,7 +16,7 @@ from pktrace.schema import BASES, RULE_VERDICTS
 from tests.kit.kinds import KINDS
 from tests.kit.kinds.clocks import WRONG_ORDER
 from tests.kit.kinds.detours import ENCRYPTED_DETOUR
-from tests.kit.kinds.looks import ANSWERED
+from tests.kit.kinds.looks import ANSWERED, ONE_WAY_DOWN
 from tests.kit.kinds.model import Score, analysed, record, score
 
 SIZES = [(30, 1, 0.0, 0.0), (400, 2, 0.02, 0.0), (400, 3, 0.02, 0.03)]
@@ -45,6 +45,16 @@ def test_answers_through_a_nat_that_one_point_shows_on_both_sides(tmp_path: Path
     recorded = record(ANSWERED[name], 400, 5)
     found = score(analysed(tmp_path, ANSWERED[name], recorded), recorded)
     assert found == Score(0, 0, 0, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("name", list(ONE_WAY_DOWN))
+def test_datagrams_to_a_collector_that_is_down_are_lost(tmp_path: Path, name: str) -> None:
+    """False before: a packet whose payload the same point saw with another address is the other side of a NAT."""
+    recorded = record(ONE_WAY_DOWN[name], 400, 5)
+    analysis = analysed(tmp_path, ONE_WAY_DOWN[name], recorded)
+    found = score(analysis, recorded)
+    assert (found.wrong, found.split, found.cautious) == (0, 0, 0)
+    assert found.lost == 200
 
 
 @pytest.mark.parametrize("name", ["tcp-nat-added-without-id", "generator-trex", "tenants-vlan", "rtp-relay"])

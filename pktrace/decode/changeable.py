@@ -15,14 +15,15 @@ from pktrace.decode.identity import TCP_OPTION_WORDS, TCP_OPTIONS, narrowed
 from pktrace.decode.rows import HAS_IP, HAS_TCP, PARTIAL_CHECKSUM
 from pktrace.wire import byte, half, memory, word
 
-# `options` hashes the TCP options but for the value of the MSS; `sequence` is the sequence control of an 802.11 frame.
+# `options` hashes the TCP options but for the value of the MSS; `sequence` holds transmitter, sequence control and
+# traffic class of an 802.11 frame.
 CHANGEABLE = np.dtype(
     [
         ("mac_source", np.uint64),
         ("mac_destination", np.uint64),
         ("options", np.uint64),
         ("mss", np.uint16),
-        ("sequence", np.uint16),
+        ("sequence", np.uint64),
         ("ecn", np.uint8),
         ("known", np.uint8),
     ],
@@ -73,7 +74,11 @@ def _retry(data, at, limit, found):
     if at + 2 <= limit and byte(data, at + 1) & _RETRY:
         found["known"] |= RETRIED
     if at + 24 <= limit:
-        found["sequence"] = half(data, at + 22, False)
+        # The transmitter (address 2), its number, and the traffic class that counts by itself in QoS frames.
+        found["sequence"] = _mac(data, at + 10) << np.uint64(16) | np.uint64(half(data, at + 22, False))
+        qos = at + (30 if byte(data, at + 1) & 3 == 3 else 24)
+        if byte(data, at) & 0x8C == 0x88 and qos + 2 <= limit:
+            found["sequence"] ^= np.uint64(byte(data, qos) & 15) << np.uint64(60)
         found["known"] |= SEQUENCE
 
 

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from pktrace.decode.rows import rows_at
 from pktrace.observations.coverage import Coverage
 from pktrace.run.model import PacketPath, Run
 from pktrace.trajectories.clocks.alignment import Clocks
-from pktrace.trajectories.outages import Misses, Outages, bounded_by
+from pktrace.trajectories.flows import flow_of
+from pktrace.trajectories.outages import NEIGHBOURS, Misses, Outages, bounded_by
 from pktrace.trajectories.paths import not_all_along
 
 Array = np.ndarray[Any, Any]
@@ -81,7 +83,9 @@ def _counted(coverage: tuple[Coverage, ...], clocks: Clocks) -> Outages:
     return outages
 
 
-def with_proven_misses(reach: CaptureEvidence, run: Run, times: Array, seen: Array, path_of: Array) -> CaptureEvidence:
+def with_proven_misses(
+    reach: CaptureEvidence, run: Run, rows: Array, times: Array, seen: Array, path_of: Array
+) -> CaptureEvidence:  # fmt: skip
     """The same evidence, with the misses that certain packets prove.
 
     A packet that was seen before and behind a point, and not at the point, was missed there if the point was capturing
@@ -89,7 +93,8 @@ def with_proven_misses(reach: CaptureEvidence, run: Run, times: Array, seen: Arr
     nothing bounds the outages (outages.py).
 
     Args:
-        times: int64 per row, aligned; seen: rows of certain packets by position, -1 where not seen; path_of: int16.
+        rows: all observations; times: int64 per row, aligned; seen: rows of certain packets by position, -1 where not
+        seen; path_of: int16.
     """
     misses: list[list[Misses]] = [[] for _ in run.points]
     some = not_all_along(run, seen, path_of)
@@ -100,16 +105,19 @@ def with_proven_misses(reach: CaptureEvidence, run: Run, times: Array, seen: Arr
         for position in range(1, len(path.points) - 1):
             point = path.points[position]
             passage = _Passage.of(path, seen[mine][:, : len(path.points)], times, position)
-            if not passage.misses(reach, point).packets:
+            if not passage.misses(reach, point, rows).packets:
                 continue
             every = seen[path_of == number][:, : len(path.points)]  # only now, for most runs miss nothing
-            misses[point].append(_Passage.of(path, every, times, position).misses(reach, point))
+            misses[point].append(_Passage.of(path, every, times, position).misses(reach, point, rows))
     missed = np.array([sum(path.packets for path in of_point) for of_point in misses], np.int64)
     outages = reach.outages
     for point in np.flatnonzero(missed).tolist():
         of_point, dropped = misses[point], int(reach.dropped[point])
-        bounded = dropped >= 0 and bounded_by(of_point, dropped, bool(reach.outages.bounded[point]))
-        begin, end = (np.concatenate([getattr(path, side) for path in of_point]) for side in ("begin", "end"))
+        at_an_end = any(path.points[-1] == point for path in run.paths)
+        bounded = dropped >= 0 and bounded_by(of_point, dropped, bool(reach.outages.bounded[point]), at_an_end)
+        all_proven = dropped > 0 and dropped == sum(path.packets for path in of_point)
+        spans = [path.outages(1 if all_proven else NEIGHBOURS) for path in of_point]
+        begin, end = (np.concatenate([ends[side] for ends in spans]) for side in (0, 1))
         outages = outages.and_those(point, begin, end, bounded)
     return replace(reach, missed=missed, incomplete=reach.incomplete | (missed > 0), outages=outages)
 
@@ -119,13 +127,14 @@ class _Passage:
     """Certain packets that passed a position of a path, seen before and behind it.
 
     `missed` (bool, not seen there); times `left` before it, `at` it and `came` behind it (int64, ns); `departures`: the
-    number of packets last seen there.
+    number of packets last seen there; `row` (int64): the first sighting of each.
     """
 
     missed: Array
     left: Array
     at: Array
     came: Array
+    row: Array
     departures: int
 
     @classmethod
@@ -144,13 +153,15 @@ class _Passage:
             np.where(known, at, -FOREVER)[:, :position].max(axis=1),
             at[:, position],
             np.where(known, at, FOREVER)[:, position + 1 :].min(axis=1),
+            seen[through, np.argmax(known, axis=1)],
             int((here & ~behind).sum()),
         )
 
-    def misses(self, reach: CaptureEvidence, point: int) -> Misses:
+    def misses(self, reach: CaptureEvidence, point: int, rows: Array) -> Misses:
         """The misses within the time that the captures of a point cover."""
         covered = (self.left >= reach.start[point]) & (self.came <= reach.end[point])
         return Misses.of(
             self.missed[covered], self.left[covered], self.at[covered], self.came[covered],
+            flow_of(rows_at(rows, self.row[covered])),
             (int(reach.start[point]), int(reach.end[point])), self.departures,
         )  # fmt: skip

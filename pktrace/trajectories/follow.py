@@ -142,7 +142,7 @@ class _Following:
         """Set aside the other side of translators that the first or the last point sees; returns True if any is new."""
         if self._keys.closed:
             return False
-        sides = sides_of_translators(self._run, self._rows, found.times, found.at, found.unplaced)
+        sides, found.perhaps = sides_of_translators(self._run, self._rows, found.times, found.at, found.unplaced)
         self._sides, self._every = self._sides.and_those(sides), self._every.without(sides.second)
         return len(sides) > 0
 

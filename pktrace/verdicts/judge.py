@@ -150,6 +150,15 @@ def _doubt(captures, path, position, time, wait):
 
 
 @inlined
+def _doubt_whole(captures, path, position, time, wait):
+    """The same for a capture that has to have missed nothing at all: packets that several points of a detour missed at
+    once are no proven misses of any.
+    """
+    doubt = _doubt(captures, path, position, time, wait)
+    return Reason.CAPTURE_DROPS if doubt == Reason.NONE and captures.incomplete[path, position] else doubt
+
+
+@inlined
 def _extent(at, paths, path):
     """First and last position that saw the packet, and True if the detour saw it."""
     detour_first, detour_last = paths.layout[path, 1], paths.layout[path, 2]
@@ -186,7 +195,7 @@ def _is_injected(at, paths, captures, path, first, window):
     for position in range(filter_input + 1):
         if paths.clock[path, position] != paths.clock[path, first]:
             continue
-        if _doubt(captures, path, position, earlier, at[first] - earlier) == Reason.NONE:
+        if _doubt_whole(captures, path, position, earlier, at[first] - earlier) == Reason.NONE:
             return True
     return False
 
@@ -219,7 +228,7 @@ def _way_taken(at, paths, captures, path, first, last, in_detour):
         begin = _earliest(at, paths, path, position, first)
         doubt = Reason.CLOCK_UNKNOWN
         if paths.clock[path, position] == paths.clock[path, first]:
-            doubt = _doubt(captures, path, position, begin, at[last] - begin)
+            doubt = _doubt_whole(captures, path, position, begin, at[last] - begin)
         if doubt == Reason.NONE:
             return True, Reason.NONE
         if position == detour_first:
@@ -258,10 +267,7 @@ def _cross_stages(packet, at, paths, captures, path, begin, last, over_bypass, t
 @inlined
 def _why_missed(captures, path, position, near):
     """The reason why a capture missed a packet that passed around a given time."""
-    doubt = _doubt(captures, path, position, near, 0)
-    if doubt == Reason.NONE and captures.incomplete[path, position]:
-        return Reason.CAPTURE_DROPS
-    return doubt
+    return _doubt_whole(captures, path, position, near, 0)
 
 
 @inlined

@@ -66,18 +66,20 @@ class _Demand:
             self.outages[point] = []
             few = True
             for name, times in mine.items():
-                outages = self.outages_of(point, times)
+                outages = self.outages_of(point, times, 1 if cover.dropped and cover.dropped == missed else 32)
                 self.outages[point] += outages
                 few &= not outages or (ended.get(name, 0) + 1) * len(outages) * 50 <= len(times)
-            bounded = few
+            bounded = few and not (
+                missed and any(path.points[-1] == point for path in {p.path.name: p.path for p in packets}.values())
+            )
             if cover.dropped and cover.dropped >= missed:
                 bounded = cover.dropped == missed or cover.drop_spans is not None
             self.unbounded[point] = not bounded
             offset = self.offsets[point]
             self.outages[point] += [(begin - offset, end - offset) for begin, end in cover.drop_spans or ()]
 
-    def outages_of(self, point: str, times: Sequence[tuple[int, int | None, int]]) -> list[tuple[int, int]]:
-        """Runs of packets that a point missed, from its last packet before them to its first one behind."""
+    def outages_of(self, point: str, times: Sequence[tuple[int, int | None, int]], near: int) -> list[tuple[int, int]]:
+        """Runs of packets that a point missed, from so many packets before them to as many behind."""
         found, cover, offset = [], self.coverage[point], self.offsets[point]
         number = 0
         while number < len(times):
@@ -85,11 +87,13 @@ class _Demand:
             while number < len(times) and times[number][1] is None:
                 number += 1
             if number > first:
-                before = times[first - 1][1] if first else None
-                behind = times[number][1] if number < len(times) else None
-                begin = (cover.start_ns or 0) - offset if before is None else min(before, times[first][0])
+                before = [at for _, at, _ in times[:first] if at is not None]
+                behind = [at for _, at, _ in times[number:] if at is not None]
                 came = max(after for _, _, after in times[first:number])
-                found.append((begin, (cover.end_ns or 0) - offset if behind is None else max(behind, came)))
+                begin = (cover.start_ns or 0) - offset if len(before) < near else min(before[-near], times[first][0])
+                found.append(
+                    (begin, (cover.end_ns or 0) - offset if len(behind) < near else max(behind[near - 1], came))
+                )
             number += 1
         return found
 
@@ -130,7 +134,8 @@ class _Demand:
             guard = max(0, self.at(packet, until) - self.at(packet, seen_at))
         since, until = (time - guard, time) if position < seen_at else (time, time + guard)
         offset = self.offsets[point]
-        return self.may_have_missed(point, since, until) or not cover.holds(since + offset, until + offset)
+        missed = cover.dropped > 0 or point in self.missed
+        return missed or not cover.holds(since + offset, until + offset)
 
     def observed(self, packet: PacketTruth) -> str | None:
         """The treatment that the captures show; never another one than the true treatment."""

@@ -111,7 +111,7 @@ class Judge:
             guard = max(0, self.clocks.between(seen, trajectory.sighting(until)) or 0)
         since, until = (time - guard, time) if backwards else (time, time + guard)
         covered = cover.start_ns <= since <= until <= cover.end_ns
-        return not covered or self.may_have_missed(point, since, until)
+        return not covered or self.reach.dropped(point)
 
     def is_injected(self, trajectory: Trajectory) -> bool:
         """First seen at the last detour point or later, and a point up to the filter, which would have seen it, was
@@ -128,7 +128,7 @@ class Judge:
             if time is None or cover.start_ns is None or cover.end_ns is None:
                 continue
             covered = cover.start_ns <= time - earlier and time <= cover.end_ns
-            if covered and not self.may_have_missed(point, time - earlier, time):
+            if covered and not self.reach.dropped(point):
                 return True
         return False
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from tests.reference.clocks import Clocks
 from tests.reference.run import Run
-from tests.reference.sightings import Trajectory
+from tests.reference.sightings import Key, Trajectory
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,12 @@ class Reach:
             if cover.dropped and cover.dropped >= self.missed[point]:
                 bounded = cover.dropped == self.missed[point] or cover.drop_spans is not None
             else:
-                bounded = all(passage.few for passage in of_paths)
+                at_an_end = any(path.points[-1] == point for path in run.paths)
+                bounded = not of_paths or (not at_an_end and all(passage.few for passage in of_paths))
             if bounded:
                 ends, offset = self.on_common_clock(point), clocks.offsets[run.point(point).clock]
-                proven = [outage for passage in of_paths for outage in passage.outages(*ends)]
+                near = 1 if cover.dropped and cover.dropped == self.missed[point] else 32
+                proven = [outage for passage in of_paths for outage in passage.outages(*ends, near)]
                 said = [(begin - offset, end - offset) for begin, end in cover.drop_spans or []]
                 self.outages[point] = proven + said
         self.coverage = {
@@ -87,23 +89,23 @@ class Reach:
 
 @dataclass
 class Passage:
-    """Certain packets that passed one position of a path: (last time before, time there or None, first time behind);
-    and how many ended there.
+    """Certain packets that passed one position of a path: (last time before, time there or None, first time behind,
+    flow); and how many ended there.
     """
 
-    packets: list[tuple[int, int | None, int]]
+    packets: list[tuple[int, int | None, int, Key]]
     departures: int = 0
 
     @property
     def missed(self) -> int:
         """How many the point missed."""
-        return sum(at is None for _, at, _ in self.packets)
+        return sum(at is None for _, at, _, _ in self.packets)
 
     def runs(self) -> list[tuple[int, int]]:
         """Runs of missed packets, in order of their time before and behind: numbers of the first and the last one."""
         order = sorted(self.packets, key=lambda packet: (packet[0], packet[2]))
         found: list[tuple[int, int]] = []
-        for number, (_, at, _) in enumerate(order):
+        for number, (_, at, _, _) in enumerate(order):
             if at is None and number and order[number - 1][1] is None:
                 found[-1] = (found[-1][0], number)
             elif at is None:
@@ -113,19 +115,28 @@ class Passage:
     @property
     def few(self) -> bool:
         """The runs are few beside what passed, so nothing else is expected to be missed and lost behind the point."""
-        return (self.departures + 1) * len(self.runs()) * 50 <= len(self.packets)
+        order = sorted(self.packets, key=lambda packet: (packet[0], packet[2]))
+        packets, lost = Counter(packet[3] for packet in order), Counter[Key]()
+        runs: dict[Key, set[int]] = {}
+        for number, (first, last) in enumerate(self.runs()):
+            for packet in order[first : last + 1]:
+                lost[packet[3]] += 1
+                runs.setdefault(packet[3], set()).add(number)
+        left_out = any(len(runs[flow]) >= 3 and 5 * lost[flow] >= packets[flow] for flow in runs)
+        return (self.departures + 1) * len(self.runs()) * 50 <= len(self.packets) and not left_out
 
-    def outages(self, start: int, end: int) -> list[tuple[int, int]]:
-        """When the point missed these packets: from the neighbour before to the neighbour behind."""
+    def outages(self, start: int, end: int, near: int) -> list[tuple[int, int]]:
+        """When the point missed these packets: from so many packets captured before to as many behind."""
         order = sorted(self.packets, key=lambda packet: (packet[0], packet[2]))
         found = []
         for first, last in self.runs():
-            before = order[first - 1][1] if first else None
-            behind = order[last + 1][1] if last + 1 < len(order) else None
+            before = [packet[1] for packet in order[:first] if packet[1] is not None]
+            behind = [packet[1] for packet in order[last + 1 :] if packet[1] is not None]
+            came = max(packet[2] for packet in order[first : last + 1])
             found.append(
                 (
-                    start if before is None else min(before, order[first][0]),
-                    end if behind is None else max(behind, *(came for _, _, came in order[first : last + 1])),
+                    start if len(before) < near else min(before[-near], order[first][0]),
+                    end if len(behind) < near else max(behind[near - 1], came),
                 )
             )
         return found
@@ -158,5 +169,6 @@ def passages_of(reach: Reach, certain: Iterable[Trajectory]) -> dict[str, list[P
             came = min(s.time for p, s in packet.seen.items() if p > position)
             if reach.began_by(point, left) and reach.lasted_to(point, came):
                 seen = packet.seen.get(position)
-                passage.packets.append((left, None if seen is None else seen.time, came))
+                flow = packet.sighting(packet.first).flow
+                passage.packets.append((left, None if seen is None else seen.time, came, flow))
     return found

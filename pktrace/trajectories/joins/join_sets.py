@@ -26,6 +26,7 @@ from pktrace.observations.payloads import Payloads
 from pktrace.protocols import TCP
 from pktrace.run.model import Run
 from pktrace.trajectories.fields import Fields
+from pktrace.trajectories.flows import flow_of
 from pktrace.trajectories.joins.behaviour import Facts, tested
 from pktrace.trajectories.joins.companions import companions_follow
 from pktrace.trajectories.joins.families import families_of
@@ -75,6 +76,9 @@ def join_sets(
         for place, x, y in offers:
             between = mixed(flow[x], flow[y], *(np.full(len(x), value) for value in place))
             known = ~among(between, refused)
+            if rule.asks("R"):
+                # A host that echoes a packet answers it; a relay sends it to somebody else.
+                known &= flow_of(rows.at(x), answering=True) != flow[y]
             if numbers_differ:
                 follow = translations.follow(rows, flow, x, y)
                 if rule.asks("F") and rule.asks("I"):

@@ -6,14 +6,18 @@ seen beyond that point. The other side would be a departure or an arrival withou
 Rule: packets with an address on one end are the other side of packets with another address there, if
 
 - none of them is seen at any other point;
-- nine of ten have a sole partner within the loss threshold, among packets of the same point whose address there does
-  reach other points: with the same other end (address, and port), payload, length and TCP numbers;
+- nine of ten have a sole partner within 100 ms, among packets of the same point whose address there does reach other
+  points: with the same other end (address, and port), payload, length, TCP numbers and IP ID; and the later one has the
+  TTL of the earlier one less one, for a router sent it on, or both have the same TTL and an IP ID other than 0;
 - nine of ten packets with the partner's address and that other end have a partner themselves;
 - with that address, at least 5 partners have different payloads or TCP numbers.
 
-Bound: a client of a relay at that very point, if the relay sends everything on with the client's TCP numbers.
-Counter-example: a resolver's query to several servers has partners with the same payload, and these keep their source;
-the other end, the server, differs.
+Packets with a partner by TTL that is not sole, or has another IP ID, may be the other side of a translator, too: they
+are ambiguous, and not lost.
+
+Bound: two hosts, one hop apart, that send the same payloads without IP IDs within 100 ms, if all packets of one of them
+are lost. Counter-example: a host sends each datagram to two collectors, and one way is down: these packets have one
+TTL, and IP IDs of their own or none.
 """
 
 from __future__ import annotations
@@ -28,8 +32,9 @@ from pktrace.decode.rows import rows_at
 from pktrace.protocols import TCP, UDP
 from pktrace.run.model import Run
 from pktrace.trajectories.both_sides import NO_FORMS, Forms
+from pktrace.trajectories.bounds import STAMP_NS
 from pktrace.trajectories.joins.open_sets import Sightings
-from pktrace.trajectories.joins.sole_partners import sole
+from pktrace.trajectories.joins.sole_partners import sole, within
 from pktrace.trajectories.paths import NOT_FOLLOWED, not_all_along
 
 Array = np.ndarray[Any, Any]
@@ -38,23 +43,27 @@ _ENDS = ("source", "destination")
 _PORTS = ("sport", "dport")
 _HOSTS = ("protocol", *(f"{end}_{half}" for end in _ENDS for half in ("high", "low")))
 _STEPS = (512, 16)  # steps of samples
+_LONGEST_NS = 100_000_000  # that a translator holds a packet
 
 
-def sides_of_translators(run: Run, rows: Array, times: Array, at: Sightings, unplaced: Array) -> Forms:
+def sides_of_translators(
+    run: Run, rows: Array, times: Array, at: Sightings, unplaced: Array
+) -> tuple[Forms, Array]:  # fmt: skip
     """Packets that are the other side of packets which the same point saw.
 
     Args:
         rows: all observations; times: int64 per row; unplaced: int64, rows that belong to no packet.
 
     Returns:
-        As `second` the rows that are seen at this point only, as `first` their partners.
+        As `second` the rows that are seen at this point only, as `first` their partners; and int64, rows that may be
+        the other side of some packet.
     """
-    found = NO_FORMS
+    found, perhaps = NO_FORMS, [np.zeros(0, np.int64)]
     some = not_all_along(run, at.seen, at.path_of)
     once = some[(at.seen[some] >= 0).sum(axis=1) == 1]
     alone = np.concatenate([at.seen[once].max(axis=1), unplaced])
     if len(alone) < _FEWEST:
-        return found
+        return found, perhaps[0]
     reach = np.ones(len(rows), bool)
     reach[alone] = False
     for point in sorted({path.points[side] for path in run.paths for side in (0, -1)}):
@@ -65,11 +74,12 @@ def sides_of_translators(run: Run, rows: Array, times: Array, at: Sightings, unp
         here = here[readable]
         some = rows_at(rows, here)
         for side in (0, 1):
-            pairs = _sides(some, times[here], reach[here], side, run.threshold_ns)
+            pairs, doubtful = _sides(some, times[here], reach[here], side, min(run.threshold_ns, _LONGEST_NS))
+            perhaps.append(here[doubtful])
             if len(pairs):
                 found = found.and_those(Forms(here[pairs.second], here[pairs.first]))
                 reach[here[pairs.second]] = True
-    return found
+    return found, np.setdiff1d(np.concatenate(perhaps), found.second)
 
 
 def _few_hosts_end(rows: Array, here: Array, reach: Array) -> bool:
@@ -92,25 +102,62 @@ def _hosts(rows: Array, which: Array) -> Array:
     return mixed(*(rows[name][which] for name in _HOSTS))
 
 
-def _sides(some: Array, times: Array, reach: Array, side: int, threshold: int) -> Forms:
-    """Pairs of rows of one point whose address differs at one end (0 source, 1 destination)."""
+def _sides(some: Array, times: Array, reach: Array, side: int, window: int) -> tuple[Forms, Array]:
+    """Pairs of rows of one point whose address differs at one end (0 source, 1 destination); and rows that may have a
+    partner.
+    """
     mine = group_numbers(some["protocol"], *(some[f"{end}_{half}"] for end in _ENDS for half in ("high", "low")))
     goes = np.bincount(mine, weights=reach) > 0  # hosts with packets that are seen elsewhere
     alone, through = np.flatnonzero(~goes[mine]), np.flatnonzero(goes[mine])
-    if len(alone) < _FEWEST or not len(through):
-        return NO_FORMS
     key = _unchanged(some, 1 - side)
     wanted = np.intersect1d(key[alone], key[through])
     alone, through = alone[among(key[alone], wanted)], through[among(key[through], wanted)]
+    nothing = np.zeros(0, np.int64)
     if not len(alone):
-        return NO_FORMS
-    number = group_numbers(np.append(key[alone], key[through]))
-    x, y = number[: len(alone)], number[len(alone) :]
-    of_alone = sole(x, times[alone], y, times[through], threshold)
-    of_through = sole(y, times[through], x, times[alone], threshold)
-    mutual = np.flatnonzero(of_alone >= 0)
-    mutual = mutual[of_through[of_alone[mutual]] == mutual]
-    first, second = through[of_alone[mutual]], alone[mutual]
+        return NO_FORMS, nothing
+    ttl, numbered = some["ttl"].astype(np.int64), some["ip_id"] != 0
+    firsts, seconds, doubtful = [nothing], [nothing], [nothing]
+    for hop in (-1, 1, 0):  # the partner's TTL is one lower, for it came later, or one higher
+        x, y = (alone, through) if hop else (alone[numbered[alone]], through[numbered[through]])
+        first, second = _sole_pairs(mixed(key, some["ip_id"]), ttl + hop, ttl, times, x, y, window)
+        after = times[first] - times[second]
+        right = after * -hop >= -STAMP_NS if hop else np.ones(len(first), bool)
+        firsts.append(first[right])
+        seconds.append(second[right])
+        if hop:
+            doubtful.append(_with_a_partner(key, ttl + hop, ttl, times, x, y, window))
+    first, second = np.concatenate(firsts), np.concatenate(seconds)
+    once, _ = groups_of(second)
+    first, second = _steady(some, key, mine, side, first[once], second[once])
+    order = np.argsort(second)
+    return Forms(second[order], first[order]), np.unique(np.concatenate(doubtful))
+
+
+def _sole_pairs(
+    key: Array, ttl_x: Array, ttl_y: Array, times: Array, x: Array, y: Array, window: int
+) -> tuple[Array, Array]:  # fmt: skip
+    """Rows of `y` and of `x` that are each other's only partner by key and TTL within a window."""
+    number = group_numbers(np.append(mixed(key[x], ttl_x[x]), mixed(key[y], ttl_y[y])))
+    of_x, of_y = number[: len(x)], number[len(x) :]
+    partner_of_x = sole(of_x, times[x], of_y, times[y], window)
+    partner_of_y = sole(of_y, times[y], of_x, times[x], window)
+    mutual = np.flatnonzero(partner_of_x >= 0)
+    mutual = mutual[partner_of_y[partner_of_x[mutual]] == mutual]
+    return y[partner_of_x[mutual]], x[mutual]
+
+
+def _with_a_partner(
+    key: Array, ttl_x: Array, ttl_y: Array, times: Array, x: Array, y: Array, window: int
+) -> Array:  # fmt: skip
+    """Rows of `x` that have some partner in `y` by key and TTL within a window."""
+    number = group_numbers(np.append(mixed(key[x], ttl_x[x]), mixed(key[y], ttl_y[y])))
+    low, high, _ = within(number[: len(x)], times[x], number[len(x) :], times[y], window, window)
+    found: Array = x[high > low]
+    return found
+
+
+def _steady(some: Array, key: Array, mine: Array, side: int, first: Array, second: Array) -> tuple[Array, Array]:
+    """The pairs that hold for nearly all packets of their hosts, and for five different packets of a translator."""
     translator = group_numbers(some[f"{_ENDS[side]}_high"], some[f"{_ENDS[side]}_low"])
     many = np.bincount(mine)
     # Removing pairs lowers the counts of others, so both tests run until they hold for all that are left.
@@ -123,8 +170,7 @@ def _sides(some: Array, times: Array, reach: Array, side: int, threshold: int) -
         if good.all():
             break
         first, second = first[good], second[good]
-    order = np.argsort(second)
-    return Forms(second[order], first[order])
+    return first, second
 
 
 def _unchanged(some: Array, end: int) -> Array:

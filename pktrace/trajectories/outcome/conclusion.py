@@ -56,6 +56,7 @@ class Round:
     ranges: Ranges = NO_RANGES
     doubtful_parts: Array = field(default_factory=lambda: _NONE)
     explained: Array = field(default_factory=lambda: _NONE)
+    perhaps: Array = field(default_factory=lambda: _NONE)
 
     @property
     def holding_parts(self) -> Array:
@@ -97,7 +98,7 @@ def trajectories_of(
         followed = _with_ranges(followed, rows, last.times, copies)
         # A position that saw parts of a packet did not miss it.
         certain = followed.candidates == 1
-        reach = with_proven_misses(last.covered, run, last.times, followed.seen[certain], followed.path[certain])
+        reach = with_proven_misses(last.covered, run, rows, last.times, followed.seen[certain], followed.path[certain])
     followed.owner[looks.second] = followed.owner[looks.first]
     followed = in_order(followed)
     sightings, duplicates = owned(followed, last.columns.points)
@@ -153,6 +154,8 @@ def _in_doubt(last: Round, run: Run, rows: Array, keys: Keys) -> tuple[Array, Ar
     ambiguous[ends.end_trajectories[keys.doubtful]] = True
     ambiguous[keys.doubtful_changes] = True
     ambiguous[last.doubtful_parts] = True
+    sides = owner[last.perhaps]
+    ambiguous[sides[sides >= 0]] = True
     doubtful = owner[keys.doubtful_joins]
     ambiguous[doubtful[doubtful >= 0]] = True
     if len(ends.start_rows) and len(ends.end_rows):

@@ -66,7 +66,7 @@ def place(
         repeated = repeated[:left]
         owner, path_of, seen = _without_empty(owner, path_of, seen)
     candidates = np.ones(len(seen), np.int32)
-    reach = with_proven_misses(reach, run, times, seen, path_of)
+    reach = with_proven_misses(reach, run, rows, times, seen, path_of)
     if not len(repeated):
         return Placed(owner, path_of, seen, candidates, reach, int(no_path))
     # Compiled only where packets repeat.

@@ -35,6 +35,7 @@ Array = np.ndarray[Any, Any]
 _MOST_BETWEEN = 30_000  # packets of two hosts, of 65,536 IP IDs
 _COUNTING, _LARGEST_STEP, _FEWEST = 0.8, 2_000, 3
 _DOUBLED, _FEWEST_DOUBLED, _MOST_LOOKS = 0.9, 8, 4
+_RETRIED_NS = 100_000_000  # a station gives up before, and uses 4,096 numbers in turn
 _NEAR_NS, _MUCH_NEARER = 20_000_000, 4
 
 
@@ -79,7 +80,7 @@ def retried_looks(run: Run, observations: Observations, times: Array, tied: Arra
     order = np.lexsort((tied, times[tied], group))
     tied, group, again = tied[order], group[order], (read["known"][order] & RETRIED) != 0
     follows = np.zeros(len(tied), bool)
-    follows[1:] = (group[1:] == group[:-1]) & (np.diff(times[tied]) <= run.threshold_ns)
+    follows[1:] = (group[1:] == group[:-1]) & (np.diff(times[tied]) <= min(run.threshold_ns, _RETRIED_NS))
     second = follows & again
     first = np.maximum.accumulate(np.where(second, 0, np.arange(len(tied))))
     at = np.flatnonzero(second)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tests.kit.kinds.model import Kind, Look, Sent, datagram, ip_id, payload, segment
 from tests.kit.packets import UDP, Header, frame
 
@@ -48,18 +50,24 @@ def _twice_on_the_path(number: int) -> Sent:
 _HOSTS, _PUBLIC, _SERVERS = 4, "198.51.100.1", ("203.0.113.9", "203.0.113.10")
 
 
-def _nat_at_one_point(first: bool, numbered: bool, answered: bool = False) -> Kind:
+def _side(source: str, destination: str, ports: tuple[int, int], data: bytes, ttl: int, number: int) -> bytes:
+    header = Header(source, destination, UDP, data, sport=ports[0], dport=ports[1], ip_id=number)
+    return frame(header, ttl=ttl)
+
+
+def _nat_at_one_point(first: bool, numbered: bool, answered: bool = False, hosts: int = 4) -> Kind:
     """A capture on all interfaces of a NAT: each packet is there with its addresses on either side."""
 
     def sent(number: int) -> Sent:
-        host, server = number % _HOSTS, _SERVERS[number // _HOSTS % len(_SERVERS)]
-        ports, identification = (20_000 + host, 80), ip_id(number) if numbered else 0
-        inside, outside = (f"192.168.1.{host + 1}", ports), (_PUBLIC, (40_000 + host, 80))
-        answers = answered and number // 50 % 2 == 1
+        host, server = number % hosts, _SERVERS[number // hosts % len(_SERVERS)]
+        answers, identification = answered and number // 50 % 2 == 1, ip_id(number) if numbered else 0
         looks = []
-        for address, (mine, theirs) in (inside, outside):
-            ways = (server, address, theirs, mine) if answers else (address, server, mine, theirs)
-            looks.append(datagram(*ways, payload(number), identification))
+        for address, port, ttl in ((f"192.168.1.{host + 1}", 20_000 + host, 64), (_PUBLIC, 40_000 + host, 63)):
+            data = payload(number)
+            if answers:
+                looks.append(_side(server, address, (80, port), data, 59 if ttl == 64 else 60, identification))
+            else:
+                looks.append(_side(address, server, (port, 80), data, ttl, identification))
         if not first:
             # The gateway is the last point of the path; the first one is on the inside.
             return Sent([looks[0], looks[::-1] if answers else looks], back=answers)
@@ -80,6 +88,18 @@ def _tcp_nat_at_the_first_point(number: int) -> Sent:
         else:
             looks.append(segment(address, _SERVERS[0], port, 80, b"", ip_id(number), **fields))
     return Sent([looks[::-1] if answers else looks, looks[1]], back=bool(answers))
+
+
+def _to_two_collectors(numbered: bool) -> Callable[[int], Sent]:
+    """A host sends each datagram to two collectors, and one way is down behind the first point."""
+
+    def sent(number: int) -> Sent:
+        count, down = divmod(number, 2)
+        server = _SERVERS[down]
+        look = datagram("10.0.0.1", server, 514, 514, payload(count), ip_id(number) if numbered else 0)
+        return Sent([look, None if down else look])
+
+    return sent
 
 
 _TWICE = [{"name": "path", "points": ["a", "router", "router", "b"]}]
@@ -106,4 +126,10 @@ ANSWERED = {
     "nat-at-the-first-point-without-id": _nat_at_one_point(first=True, numbered=False, answered=True),
     "nat-at-the-last-point": _nat_at_one_point(first=False, numbered=False, answered=True),
     "tcp-nat-at-the-first-point": Kind(("gateway", "a"), _tcp_nat_at_the_first_point),
+}
+
+# Half of the packets are lost, and look like the other half.
+ONE_WAY_DOWN = {
+    "with-ip-ids": Kind(("a", "b"), _to_two_collectors(True)),
+    "without-ip-ids": Kind(("a", "b"), _to_two_collectors(False)),
 }
