@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,20 @@ def test_kernels_take_few_arguments() -> None:
 def test_modules_are_short() -> None:
     lines = {path: len((ROOT / path).read_text(encoding="utf-8").splitlines()) for path in trees()}
     assert {path: count for path, count in lines.items() if count > LONGEST_MODULE} == {}
+
+
+def test_imports_make_no_circle() -> None:
+    """False before: two pairs of modules imported each other, one of them inside a function."""
+    names = {
+        path.removesuffix(".py").removesuffix("/__init__").replace("/", "."): tree for path, tree in trees().items()
+    }
+    imports: dict[str, set[str]] = {}
+    for name, tree in names.items():
+        found = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module and not node.level]
+        wanted = {f"{node.module}.{alias.name}" for node in found for alias in node.names}
+        wanted |= {node.module or "" for node in found if f"{node.module}.{node.names[0].name}" not in names}
+        imports[name] = {other for other in wanted if other in names and other != name}
+    assert list(TopologicalSorter(imports).static_order())
 
 
 def test_every_name_is_used() -> None:

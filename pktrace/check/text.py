@@ -14,7 +14,7 @@ from pktrace.check.capture_strip import strip, window_strip
 from pktrace.check.facts import LONGEST_FRAME, PointFacts, Suitability
 from pktrace.check.finding import NO, PARTLY, YES, Finding, duration
 from pktrace.check.silences import EXPECTED_IN_PAUSE
-from pktrace.report.terminal import console, plain_table
+from pktrace.report.console import console, plain_table
 from pktrace.report.words import clock_time, count, date_time, percent, plural
 from pktrace.visible import visible
 

@@ -15,7 +15,7 @@ from pktrace.decode import rows as field
 from pktrace.errors import CallerError
 from pktrace.observations.changeable import changeable_of
 from pktrace.observations.tunnels import address_text
-from pktrace.report.terminal import console, plain_table
+from pktrace.report.console import console, plain_table
 from pktrace.report.words import clock_time, date_time, microseconds, plural
 from pktrace.run.conditions import PROTOCOL_NAMES
 from pktrace.schema import BASES, FATES, REASONS, RULE_VERDICTS, TREATMENTS, VERDICTS

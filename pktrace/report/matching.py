@@ -9,7 +9,7 @@ from rich.text import Text
 
 from pktrace.analysis.analysis import Analysis
 from pktrace.analysis.matching_quality import PathQuality, key_qualities, path_quality
-from pktrace.report.terminal import console, plain_table
+from pktrace.report.console import console, plain_table
 from pktrace.report.words import count, percent
 from pktrace.schema import BASES
 
