@@ -17,7 +17,7 @@ from pktrace.observations.observe import Observations
 from pktrace.wire import SLACK
 
 Array = np.ndarray[Any, Any]
-_WINDOW = 1 << 18  # bytes of a file that are read at once
+_WINDOW = 1 << 20  # bytes of a file that are read at once
 _MOST_BYTES = 1 << 14  # of one packet that are compared
 _TCP_HEADER = 20  # bytes
 MOST_AT_ONCE = 40  # bytes: TCP options are no longer (RFC 9293 3.1)
@@ -31,7 +31,7 @@ class Payloads:
         self._observations = observations
         self._files: dict[int, InputFile | None] = {}
         # Files are read, not mapped into memory: the process would be killed if a mapped file is cut meanwhile.
-        self._window = np.zeros(_WINDOW + PAYLOAD_BYTES + SLACK, np.uint8)
+        self._window = np.zeros(_WINDOW + _MOST_BYTES + SLACK, np.uint8)
 
     def content(self, row: Any, begin: int, length: int) -> int | None:
         """The hash, as in `content` of a row, of the bytes of a packet from payload byte `begin` on.
@@ -54,8 +54,7 @@ class Payloads:
         most = min(PAYLOAD_BYTES, self._observations.digest_payload_bytes)
         sizes = np.minimum(lengths, most).astype(np.int64)
         starts = rows["payload"].astype(np.int64) + begins
-        found = np.zeros(len(rows), np.uint64)
-        there = np.zeros(len(rows), bool)
+        found, there = np.zeros(len(rows), np.uint64), np.zeros(len(rows), bool)
         for some, at in self._read(rows, starts, sizes):
             hashes = np.zeros(len(some), np.uint64)
             contents_of(self._window, at, sizes[some], secret(), hashes)
@@ -69,13 +68,18 @@ class Payloads:
         Returns:
             uint64; and bool, True if the capture has these bytes.
         """
-        found, there = np.zeros(len(rows), np.uint64), np.ones(len(rows), bool)
-        piece = min(PAYLOAD_BYTES, self._observations.digest_payload_bytes)
-        sizes = np.maximum(ends.astype(np.int64) - begins, 0)
-        for begin in range(0, min(int(sizes.max(initial=0)), _MOST_BYTES), max(1, piece)):
-            held, held_there = self.contents(rows, begins + begin, np.clip(sizes - begin, 0, piece))
-            found = mixed(found, held)
-            there &= held_there
+        piece = max(1, min(PAYLOAD_BYTES, self._observations.digest_payload_bytes))
+        sizes = np.clip(ends.astype(np.int64) - begins, 0, _MOST_BYTES)
+        found, there = np.zeros(len(rows), np.uint64), sizes == 0
+        for some, at in self._read(rows, rows["payload"].astype(np.int64) + begins, sizes):
+            there[some] = True
+            # Piece by piece; the hash of a short payload depends on its own bytes only.
+            for begin in range(0, int(sizes[some].max(initial=0)), piece):
+                longer = np.flatnonzero(sizes[some] > begin)
+                held = np.zeros(len(longer), np.uint64)
+                left = np.minimum(sizes[some[longer]] - begin, piece)
+                contents_of(self._window, at[longer] + begin, left, secret(), held)
+                found[some[longer]] = mixed(found[some[longer]], held)
         return found, there
 
     def options(self, rows: Fielded) -> tuple[Array, Array]:
@@ -123,7 +127,8 @@ class Payloads:
                 # As many as lie within one window of the file; the widest of them fits in its slack.
                 begin = int(at[done])
                 until = done + int(np.searchsorted(at[done:], begin + _WINDOW))
-                got = os.preadv(file.fileno(), [self._window.data[: _WINDOW + PAYLOAD_BYTES]], begin)
+                wanted = int((at[done:until] + sizes[mine[done:until]]).max()) - begin
+                got = os.preadv(file.fileno(), [self._window.data[:wanted]], begin)
                 file.check()
                 whole = at[done:until] + sizes[mine[done:until]] <= begin + got
                 yield mine[done:until][whole], at[done:until][whole] - begin

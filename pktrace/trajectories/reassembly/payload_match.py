@@ -22,7 +22,7 @@ from pktrace.observations.payloads import Payloads
 from pktrace.trajectories.bounds import EARLY_NS
 
 Array = np.ndarray[Any, Any]
-_AT_ONCE = 1 << 13  # parts; each has a line of packets
+_AT_ONCE = 1 << 15  # parts; each has a line of packets
 
 
 def datagrams_of_fragments(
