@@ -38,10 +38,10 @@ class Kind:
     `sent(number)` gives packet `number`. A packet is sent every `gap_ns`, and takes `stage_ns` and up to `jitter_ns`
     more from point to point. `clock` gives per point what its clock is ahead at a time since the start, in ns;
     `clocks` the names that run.toml gives them. `cut` is the capture length of points; `order` the order of points in
-    run.toml. `expected` is "followed", "never lost" (nothing but caution is right) or "apart" (frames at different
-    points are different packets, and none of them is lost). `missed(point, number)` says that the capture of a point
-    missed a packet; `says` gives per point how it tells: "dropped" in its statistics, or "counted" with the packets
-    behind; else its statistics say 0.
+    run.toml. `expected` is "followed", "never lost" (nothing but caution is right), "apart" (frames at different points
+    are different packets, and none of them is lost), or "strangers" (no wrong match, and nothing else is asked).
+    `missed(point, number)` says that the capture of a point missed a packet; `says` gives per point how it reports
+    that: "dropped" in its statistics, or "counted" with the packets behind; else its statistics say 0.
     """
 
     points: tuple[str, ...]
