@@ -14,6 +14,7 @@ from pktrace.trajectories.columns import in_pieces
 from pktrace.trajectories.fields import made_once
 
 Array = np.ndarray[Any, Any]
+HOSTS = ("protocol", "source_high", "source_low", "destination_high", "destination_low")  # from one host to another
 
 
 def flows_of(rows: Array) -> Array:
@@ -46,6 +47,11 @@ def flow_of(rows: Fielded, answering: bool = False) -> Array:
 def answering_flow_of(rows: Fielded) -> Array:
     """`flow_of` in the other direction."""
     return flow_of(rows, answering=True)
+
+
+def hash_of(rows: Array, names: tuple[str, ...], which: Array | None = None) -> Array:
+    """uint64 per row, for all or some rows: a hash of these columns."""
+    return mixed(*(rows[name] if which is None else rows[name][which] for name in names))
 
 
 def side_of(rows: Fielded, side: str) -> tuple[Array, Array, Array]:

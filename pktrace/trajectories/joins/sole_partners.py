@@ -140,11 +140,8 @@ def offered(
     x_group, y_group = group[: len(x)], group[len(x) :]
     # Times on two clocks cannot be compared: the partner then has to be the only one in the whole run.
     window = run.threshold_ns if at.clock[points[i]] == at.clock[points[j]] else None
-    partner_of_x = sole(x_group, at.times[x], y_group, at.times[y], window)
-    partner_of_y = sole(y_group, at.times[y], x_group, at.times[x], window)
-    mutual = np.flatnonzero(partner_of_x >= 0)
-    mutual = mutual[partner_of_y[partner_of_x[mutual]] == mutual]
-    found_x, found_y = x[mutual], y[partner_of_x[mutual]]
+    of_x, of_y = mutual(x_group, at.times[x], y_group, at.times[y], window)
+    found_x, found_y = x[of_x], y[of_y]
     both_open = captured.are(left, found_x) & captured.are(right, found_y)
     found_x, found_y = found_x[both_open], found_y[both_open]
     if rule.asks("T") and not rule.asks("I"):
@@ -166,6 +163,17 @@ def _one_a_set(rows: Array, keys: Array, wanted: Array, sets: OpenSets, at: Sigh
     owned = np.where(owned == -1, -3 - len(at.path_of) - rows, owned)
     first, _ = groups_of(keys, owned.astype(np.uint64))
     return rows[first], keys[first]
+
+
+def mutual(
+    group: Array, time: Array, other_group: Array, other_time: Array, window: int | None
+) -> tuple[Array, Array]:  # fmt: skip
+    """Numbers of packets, and of others, that are each other's only partner (`sole`)."""
+    partner = sole(group, time, other_group, other_time, window)
+    back = sole(other_group, other_time, group, time, window)
+    found = np.flatnonzero(partner >= 0)
+    found = found[back[partner[found]] == found]
+    return found, partner[found]
 
 
 def sole(group: Array, time: Array, other_group: Array, other_time: Array, window: int | None) -> Array:

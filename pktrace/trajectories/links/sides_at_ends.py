@@ -33,15 +33,15 @@ from pktrace.protocols import TCP, UDP
 from pktrace.run.model import Run
 from pktrace.trajectories.both_sides import NO_FORMS, Forms
 from pktrace.trajectories.bounds import STAMP_NS
+from pktrace.trajectories.flows import HOSTS, hash_of
 from pktrace.trajectories.joins.open_sets import Sightings
-from pktrace.trajectories.joins.sole_partners import sole, within
+from pktrace.trajectories.joins.sole_partners import mutual, within
 from pktrace.trajectories.paths import NOT_FOLLOWED, not_all_along
 
 Array = np.ndarray[Any, Any]
 _NEARLY_ALL, _FEWEST = 0.9, 5
 _ENDS = ("source", "destination")
 _PORTS = ("sport", "dport")
-_HOSTS = ("protocol", *(f"{end}_{half}" for end in _ENDS for half in ("high", "low")))
 _STEPS = (512, 16)  # steps of samples
 _LONGEST_NS = 100_000_000  # that a translator holds a packet
 
@@ -93,20 +93,15 @@ def _few_hosts_end(rows: Array, here: Array, reach: Array) -> bool:
             return True
         others = here[::step]
         others = others[reach[others]]
-        left = left[~among(_hosts(rows, left), _hosts(rows, others))]
+        left = left[~among(hash_of(rows, HOSTS, left), hash_of(rows, HOSTS, others))]
     return len(left) < _FEWEST
-
-
-def _hosts(rows: Array, which: Array) -> Array:
-    """uint64 per row of some: a hash of protocol and addresses."""
-    return mixed(*(rows[name][which] for name in _HOSTS))
 
 
 def _sides(some: Array, times: Array, reach: Array, side: int, window: int) -> tuple[Forms, Array]:
     """Pairs of rows of one point whose address differs at one end (0 source, 1 destination); and rows that may have a
     partner.
     """
-    mine = group_numbers(some["protocol"], *(some[f"{end}_{half}"] for end in _ENDS for half in ("high", "low")))
+    mine = group_numbers(hash_of(some, HOSTS))
     goes = np.bincount(mine, weights=reach) > 0  # hosts with packets that are seen elsewhere
     alone, through = np.flatnonzero(~goes[mine]), np.flatnonzero(goes[mine])
     key = _unchanged(some, 1 - side)
@@ -119,41 +114,23 @@ def _sides(some: Array, times: Array, reach: Array, side: int, window: int) -> t
     firsts, seconds, doubtful = [nothing], [nothing], [nothing]
     for hop in (-1, 1, 0):  # the partner's TTL is one lower, for it came later, or one higher
         x, y = (alone, through) if hop else (alone[numbered[alone]], through[numbered[through]])
-        first, second = _sole_pairs(mixed(key, some["ip_id"]), ttl + hop, ttl, times, x, y, window)
+        of_x, of_y = (mixed(key[rows], ttl[rows] + more) for rows, more in ((x, hop), (y, 0)))
+        number = group_numbers(np.append(mixed(of_x, some["ip_id"][x]), mixed(of_y, some["ip_id"][y])))
+        of_alone, of_partner = mutual(number[: len(x)], times[x], number[len(x) :], times[y], window)
+        second, first = x[of_alone], y[of_partner]
         after = times[first] - times[second]
         right = after * -hop >= -STAMP_NS if hop else np.ones(len(first), bool)
         firsts.append(first[right])
         seconds.append(second[right])
         if hop:
-            doubtful.append(_with_a_partner(key, ttl + hop, ttl, times, x, y, window))
+            number = group_numbers(np.append(of_x, of_y))
+            low, high, _ = within(number[: len(x)], times[x], number[len(x) :], times[y], window, window)
+            doubtful.append(x[high > low])
     first, second = np.concatenate(firsts), np.concatenate(seconds)
     once, _ = groups_of(second)
     first, second = _steady(some, key, mine, side, first[once], second[once])
     order = np.argsort(second)
     return Forms(second[order], first[order]), np.unique(np.concatenate(doubtful))
-
-
-def _sole_pairs(
-    key: Array, ttl_x: Array, ttl_y: Array, times: Array, x: Array, y: Array, window: int
-) -> tuple[Array, Array]:  # fmt: skip
-    """Rows of `y` and of `x` that are each other's only partner by key and TTL within a window."""
-    number = group_numbers(np.append(mixed(key[x], ttl_x[x]), mixed(key[y], ttl_y[y])))
-    of_x, of_y = number[: len(x)], number[len(x) :]
-    partner_of_x = sole(of_x, times[x], of_y, times[y], window)
-    partner_of_y = sole(of_y, times[y], of_x, times[x], window)
-    mutual = np.flatnonzero(partner_of_x >= 0)
-    mutual = mutual[partner_of_y[partner_of_x[mutual]] == mutual]
-    return y[partner_of_x[mutual]], x[mutual]
-
-
-def _with_a_partner(
-    key: Array, ttl_x: Array, ttl_y: Array, times: Array, x: Array, y: Array, window: int
-) -> Array:  # fmt: skip
-    """Rows of `x` that have some partner in `y` by key and TTL within a window."""
-    number = group_numbers(np.append(mixed(key[x], ttl_x[x]), mixed(key[y], ttl_y[y])))
-    low, high, _ = within(number[: len(x)], times[x], number[len(x) :], times[y], window, window)
-    found: Array = x[high > low]
-    return found
 
 
 def _steady(some: Array, key: Array, mine: Array, side: int, first: Array, second: Array) -> tuple[Array, Array]:

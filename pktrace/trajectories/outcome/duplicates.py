@@ -18,16 +18,16 @@ import numpy as np
 
 from pktrace.decode import rows as field
 from pktrace.decode.changeable import RETRIED
-from pktrace.decode.identity import groups_of, mixed
+from pktrace.decode.identity import groups_of
 from pktrace.decode.rows import rows_at
 from pktrace.observations.changeable import changeable_of
+from pktrace.trajectories.flows import HOSTS, hash_of
 from pktrace.trajectories.grouping import counted
 from pktrace.trajectories.model import Trajectories
 from pktrace.trajectories.paths import visits
 
 Array = np.ndarray[Any, Any]
 _CLOSE_NS = 1_000_000  # no sender has sent it twice within this time with one IP ID (RFC 6864 4.2)
-_POINT_AND_HOSTS = ("point", "protocol", "source_high", "source_low", "destination_high", "destination_low")
 _OFTEN = 8  # sightings with the same bytes
 _LEAST_DOUBLED = 8  # different packets that a point has to show twice before it is taken for one that shows all twice
 
@@ -155,10 +155,10 @@ def maybe_copies(trajectories: Trajectories) -> Array:
     pairs = np.bincount(of_cluster, weights=size == 2) * 2 > np.bincount(of_cluster)
     begun = trajectories.seen[trajectories.seen[:, 0] >= 0, 0]
     twice = np.zeros(len(some), bool)
-    for names in (("point",), _POINT_AND_HOSTS):
-        there, number = groups_of(_key(rows, names))
+    for names in (("point",), ("point", *HOSTS)):
+        there, number = groups_of(hash_of(rows, names))
         doubled = np.bincount(number[~equal][pairs], minlength=len(there))
-        different = counted(_key(trajectories.observations.rows, names, begun), _key(rows, names)[there])
+        different = counted(hash_of(trajectories.observations.rows, names, begun), hash_of(rows, names)[there])
         different -= np.bincount(number[equal], minlength=len(there))
         twice |= ((doubled >= _LEAST_DOUBLED) & (2 * doubled >= different))[number]
     # The packet that reached the last position of its cluster is the certain one.
@@ -172,8 +172,3 @@ def maybe_copies(trajectories: Trajectories) -> Array:
     numbered = (rows["has"] & field.HAS_ID != 0) & (rows["ip_id"] != 0) & (np.bincount(group)[group] <= _OFTEN)
     found[some[(size[cluster] > 1) & ~certain & (numbered | twice)]] = True
     return found
-
-
-def _key(rows: Array, names: tuple[str, ...], which: Array | None = None) -> Array:
-    """uint64 per row, for all or some rows: a hash of these columns."""
-    return mixed(*(rows[name] if which is None else rows[name][which] for name in names))

@@ -23,12 +23,12 @@ import numpy as np
 
 from pktrace.decode import rows as field
 from pktrace.decode.changeable import RETRIED, SEQUENCE
-from pktrace.decode.identity import among, group_numbers, mixed
+from pktrace.decode.identity import among, group_numbers
 from pktrace.observations.changeable import changeable_of
 from pktrace.observations.observe import Observations
 from pktrace.run.model import Run
 from pktrace.trajectories.both_sides import NO_FORMS, Forms
-from pktrace.trajectories.flows import has_id
+from pktrace.trajectories.flows import HOSTS, has_id, hash_of
 from pktrace.trajectories.paths import visits
 
 Array = np.ndarray[Any, Any]
@@ -142,10 +142,7 @@ def _looks(run: Run, rows: Array, times: Array, tied: Array, routed: bool) -> Fo
 
 def _same_number(run: Run, rows: Array, tied: Array, follows: Array, after: Array) -> Array:
     """bool per row of `tied`: it follows one with its bytes and IP ID, and IP IDs of its hosts count upwards."""
-    hosts = mixed(
-        rows["protocol"], rows["source_high"], rows["source_low"], rows["destination_high"], rows["destination_low"],
-        rows["point"],
-    )  # fmt: skip
+    hosts = hash_of(rows, (*HOSTS, "point"))
     counts = among(hosts[tied], _counting(rows, hosts, np.unique(hosts[tied[follows]])))
     mine = np.flatnonzero(counts)
     rank = np.zeros(len(tied), np.int64)
