@@ -12,7 +12,7 @@ from pktrace.observations.coverage import Coverage
 from pktrace.run.model import PacketPath, Run
 from pktrace.trajectories.clocks.alignment import Clocks
 from pktrace.trajectories.flows import flow_of
-from pktrace.trajectories.outages import NEIGHBOURS, Misses, Outages, bounded_by
+from pktrace.trajectories.outages import Misses, Outages, outages_of
 from pktrace.trajectories.paths import not_all_along
 
 Array = np.ndarray[Any, Any]
@@ -105,7 +105,7 @@ def with_proven_misses(
         for position in range(1, len(path.points) - 1):
             point = path.points[position]
             passage = _Passage.of(path, seen[mine][:, : len(path.points)], times, position)
-            if not passage.misses(reach, point, rows).packets:
+            if not (passage.missed & passage.covered(reach, point)).any():
                 continue
             every = seen[path_of == number][:, : len(path.points)]  # only now, for most runs miss nothing
             misses[point].append(_Passage.of(path, every, times, position).misses(reach, point, rows))
@@ -114,11 +114,8 @@ def with_proven_misses(
     for point in np.flatnonzero(missed).tolist():
         of_point, dropped = misses[point], int(reach.dropped[point])
         at_an_end = any(path.points[-1] == point for path in run.paths)
-        bounded = dropped >= 0 and bounded_by(of_point, dropped, bool(reach.outages.bounded[point]), at_an_end)
-        all_proven = dropped > 0 and dropped == sum(path.packets for path in of_point)
-        spans = [path.outages(1 if all_proven else NEIGHBOURS) for path in of_point]
-        begin, end = (np.concatenate([ends[side] for ends in spans]) for side in (0, 1))
-        outages = outages.and_those(point, begin, end, bounded)
+        begin, end, bounded = outages_of(of_point, dropped, bool(reach.outages.bounded[point]), at_an_end)
+        outages = outages.and_those(point, begin, end, bounded and dropped >= 0)
     return replace(reach, missed=missed, incomplete=reach.incomplete | (missed > 0), outages=outages)
 
 
@@ -157,9 +154,14 @@ class _Passage:
             int((here & ~behind).sum()),
         )
 
+    def covered(self, reach: CaptureEvidence, point: int) -> Array:
+        """bool per packet: the captures of a point covered the time in which it passed."""
+        found: Array = (self.left >= reach.start[point]) & (self.came <= reach.end[point])
+        return found
+
     def misses(self, reach: CaptureEvidence, point: int, rows: Array) -> Misses:
         """The misses within the time that the captures of a point cover."""
-        covered = (self.left >= reach.start[point]) & (self.came <= reach.end[point])
+        covered = self.covered(reach, point)
         return Misses.of(
             self.missed[covered], self.left[covered], self.at[covered], self.came[covered],
             flow_of(rows_at(rows, self.row[covered])),

@@ -14,9 +14,9 @@ Rule: misses are bounded by
   capture that leaves out a flow misses it at all times.
 
 A run is a row of certain packets, in order of their sighting before the point, that the point missed without one that
-it captured between them. An outage lasts from the 32nd packet that was captured before a run to the 32nd one behind:
-an overload misses and captures packets in turn. Where proven misses are all drops, it lasts from the neighbour before
-to the neighbour behind.
+it captured between them. An outage lasts from the 32nd packet that the point captured before a run to the 32nd one
+behind it, because a capture under overload misses and captures packets by turns. If the proven misses are all of the
+reported drops, an outage lasts from the neighbour before to the neighbour behind.
 
 Bound: a packet that the point missed alone, and that was lost behind it. About departures x runs / packets of them are
 expected, at most 1 in 50 for an analysis, as long as losses behind the point and misses have causes of their own. Such
@@ -37,7 +37,7 @@ from pktrace.trajectories.grouping import counted, looked_up
 
 Array = np.ndarray[Any, Any]
 _FEW = 50
-NEIGHBOURS = 32  # captured packets on either side of a run
+_NEIGHBOURS = 32  # captured packets on either side of a run
 _LEFT_OUT_RUNS, _LEFT_OUT_SHARE = 3, 5
 
 
@@ -148,15 +148,22 @@ def _leaves_out(missed: Array, run: Array, flow: Array) -> bool:
     return bool(((runs >= _LEFT_OUT_RUNS) & (lost * _LEFT_OUT_SHARE >= looked_up(there, flows, packets))).any())
 
 
-def bounded_by(misses: list[Misses], dropped: int, all_counted: bool, ends: bool) -> bool:
-    """True if proven misses on all paths of a point, or drop counters, bound the times in which its capture missed
-    packets.
+def outages_of(
+    misses: list[Misses], dropped: int, all_counted: bool, at_an_end: bool
+) -> tuple[Array, Array, bool]:  # fmt: skip
+    """Begin and end (int64, ns) of the outages that misses on all paths of a point prove; and True if the point missed
+    packets in known outages only.
 
     Args:
         dropped: packets that the capture reports as dropped, 0 if it reports nothing; all_counted: the packets' own
-        counters say when it dropped all of these; ends: some path ends at the point.
+        counters say when it dropped all of these; at_an_end: some path ends at the point.
     """
     proven = sum(path.packets for path in misses)
+    all_proven = dropped == proven
     if dropped and dropped >= proven:
-        return all_counted or dropped == proven
-    return not ends and all(path.few for path in misses if path.packets)
+        bounded = all_counted or all_proven
+    else:
+        bounded = not at_an_end and all(path.few for path in misses if path.packets)
+    spans = [path.outages(1 if all_proven else _NEIGHBOURS) for path in misses]
+    begin, end = (np.concatenate([span[side] for span in spans]) for side in (0, 1))
+    return begin, end, bounded
