@@ -35,11 +35,17 @@ _KEPT_CACHES = 4
 CHECKED = bool(numba.config.DISABLE_JIT or numba.config.BOUNDSCHECK)
 
 
+def kernel_sources() -> list[Path]:
+    """The modules that hold kernels, and those with numbers that kernels hold."""
+    package = Path(__file__).parent
+    found = [source for folder in _KERNEL_PACKAGES for source in sorted((package / folder).rglob("*.py"))]
+    return [package / "wire.py", package / "protocols.py", *found]
+
+
 def _state_of_sources() -> str:
     package = Path(__file__).parent
     state = hashlib.sha256(numba.__version__.encode())
-    sources = [source for folder in _KERNEL_PACKAGES for source in sorted((package / folder).rglob("*.py"))]
-    for source in [package / "wire.py", *sources]:
+    for source in kernel_sources():
         status = source.stat()
         state.update(f"{source.relative_to(package)} {status.st_size} {status.st_mtime_ns}\n".encode())
     return state.hexdigest()[:16]

@@ -1,6 +1,6 @@
-"""Numbers of protocols (IANA, Protocol Numbers) and flags of TCP (RFC 9293 3.1) that matching and judging ask for."""
+"""Numbers of protocols (IANA, Protocol Numbers) and flags of TCP (RFC 9293 3.1) of the decoder and of matching."""
 
 from __future__ import annotations
 
-ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58
+ICMP, TCP, UDP, ESP, AH, ICMPV6, SCTP, UDP_LITE = 1, 6, 17, 50, 51, 58, 132, 136
 FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+from pktrace.compiled import kernel_sources
 from tests.conftest import ROOT, SERVICE_CHAIN
 
 _PROGRAM = """
@@ -39,3 +41,18 @@ def test_kernels_that_are_compiled_ahead_have_the_types_of_an_analysis(tmp_path:
         check=True, env=environment, cwd=ROOT, timeout=120, capture_output=True, text=True,
     )  # fmt: skip
     assert told.stdout.strip() == "[]"
+
+
+def test_the_cache_knows_every_module_that_a_kernel_depends_on() -> None:
+    """'Kernels stand in flat folders': one in a sub-folder, or a number from outside, came from a stale cache."""
+    known = {source.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for source in kernel_sources()}
+    needed = set()
+    for path in (ROOT / "pktrace").rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        names = [name.id for name in ast.walk(tree) if isinstance(name, ast.Name)]
+        if {"kernel", "inlined", "unfolded"} & set(names):
+            needed.add(path.relative_to(ROOT).with_suffix("").as_posix().replace("/", "."))
+            imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
+            needed |= {node.module or "" for node in imports if (node.module or "").startswith("pktrace.")}
+    modules = {name for name in needed if (ROOT / name.replace(".", "/")).with_suffix(".py").is_file()}
+    assert modules - known == {"pktrace.compiled"}

@@ -13,6 +13,7 @@ import numpy as np
 from pktrace.compiled import inlined, kernel
 from pktrace.decode.identity import TCP_OPTION_WORDS, TCP_OPTIONS, narrowed
 from pktrace.decode.rows import HAS_IP, HAS_TCP, PARTIAL_CHECKSUM
+from pktrace.protocols import TCP, UDP
 from pktrace.wire import byte, half, memory, word
 
 # `options` hashes the TCP options but for the value of the MSS; `sequence` holds transmitter, sequence control and
@@ -161,11 +162,11 @@ def read_changeable(data, base, rows, which, offsets, link_types, secret, found)
         # The end of a header is unknown if the header was cut, or lies below AH.
         first = start + np.int64(row["l4"]) + 20
         end = start + np.int64(row["payload"])
-        if has & HAS_TCP and row["protocol"] == 6 and end <= limit and first <= end:
+        if has & HAS_TCP and row["protocol"] == TCP and end <= limit and first <= end:
             _options(source, first, end, into, key)
         # One checksum in 65,536 equals the sum of its pseudo header, as if the interface were still to complete it.
         kind = row["protocol"]
-        seems_partial = has & PARTIAL_CHECKSUM != 0 and (kind == 6 or kind == 17)
+        seems_partial = has & PARTIAL_CHECKSUM != 0 and (kind == TCP or kind == UDP)
         # An interface does not complete the checksum of a datagram that it gets in fragments either.
         fragment = row["fragment_offset"] > 0 or row["more_fragments"]
         whole = start + np.int64(row["ip_end"]) <= limit

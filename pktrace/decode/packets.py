@@ -21,8 +21,9 @@ from pktrace.decode.rows import (
     PARTIAL_CHECKSUM,
     UNKNOWN_LINK,
 )
-from pktrace.decode.transport import AH, TCP, transport
+from pktrace.decode.transport import transport
 from pktrace.decode.tunnels import ROOM, Tunnels, descend, may_carry
+from pktrace.protocols import AH, TCP
 from pktrace.wire import CHECKSUM_NOT_READY, NO_TIME, OUT_OF_RANGE, PACKET_ID, byte, memory
 
 

@@ -17,9 +17,8 @@ from pktrace.decode.rows import (
     MALFORMED,
     PARTIAL_CHECKSUM,
 )
+from pktrace.protocols import ESP, ICMP, ICMPV6, SCTP, TCP, UDP, UDP_LITE
 from pktrace.wire import byte, half, word
-
-TCP, UDP, UDP_LITE, SCTP, ICMP, ICMPV6, ESP, AH = 6, 17, 136, 132, 1, 58, 50, 51
 
 
 @inlined

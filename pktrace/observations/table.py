@@ -15,6 +15,7 @@ from pktrace.decode.addresses import number_addresses
 from pktrace.decode.identity import secret
 from pktrace.observations.observe import Observations
 from pktrace.observations.tunnels import address_text
+from pktrace.protocols import TCP
 
 _FIELDS = (
     ("ip_version", field.HAS_IP),
@@ -146,7 +147,7 @@ def with_details(table: pa.Table, rows: np.ndarray[Any, Any], found: np.ndarray[
     groups, place = np.unique(found["igmp_group"], return_inverse=True)
     group_texts = [address_text(4, 0, group) for group in groups.tolist()]
     values["igmp_group"] = schema.coded(place, found["has"] & detail.HAS_GROUP == 0, group_texts)
-    tcp = (rows["protocol"] == 6) & (rows["has"] & field.HAS_TCP != 0)
+    tcp = (rows["protocol"] == TCP) & (rows["has"] & field.HAS_TCP != 0)
     values["tcp_sack_permitted"] = np.ma.MaskedArray(found["has"] & detail.HAS_SACK_PERMITTED != 0, ~tcp)
     values["interface_id"] = rows["interface"]
     values["interface_index"] = np.ma.MaskedArray(np.ascontiguousarray(rows["ifindex"]), rows["ifindex"] == 0)

@@ -6,6 +6,7 @@ import numpy as np
 
 from pktrace.compiled import inlined, kernel
 from pktrace.decode import rows as field
+from pktrace.protocols import ICMP, ICMPV6
 from pktrace.trajectories.paths import (
     DESTINATION,
     ICMP_TYPE,
@@ -38,7 +39,7 @@ def _fits(row, tests, at):
     if kind == PROTOCOL:
         return low <= row["protocol"] <= high
     if kind == ICMP_TYPE:
-        icmp = row["protocol"] == (58 if row["ip_version"] == 6 else 1) and row["has"] & field.HAS_ICMP != 0
+        icmp = row["protocol"] == (ICMPV6 if row["ip_version"] == 6 else ICMP) and row["has"] & field.HAS_ICMP != 0
         return icmp and low <= row["icmp_type"] <= high
     if kind == VLAN:
         return row["has"] & field.HAS_VLAN != 0 and low <= row["vlan"] <= high

@@ -44,7 +44,7 @@ class Paths(NamedTuple):
 
 
 class Captures(NamedTuple):
-    """What captures cover: arrays (paths x positions) of the point at each position.
+    """Capture evidence as arrays (paths x positions), for the point at each position.
 
     `start`, `end`: int64, ns on the aligned clock; `incomplete`: bool, the capture missed packets; `cut`: bool, a file
     is damaged; `first`, `behind`: int64, its outages are `outage_begin`[first:behind] in order, and `outage_end` has

@@ -105,7 +105,7 @@ def _layout(run: Run) -> Array:
 
 
 def _expected_delays(run: Run, clock: Array, times: Array, seen: Array, path_of: Array) -> tuple[Array, Array, Array]:
-    """What certain packets tell of the delays between positions.
+    """The delays between positions, by certain packets.
 
     Returns:
         By path and pair of positions: the median delay, and how early a sighting may lie (1 ms on one clock, the loss
@@ -129,7 +129,7 @@ def _expected_delays(run: Run, clock: Array, times: Array, seen: Array, path_of:
                     both = both[:: 1 + len(both) // _ENOUGH_DELAYS]
                 if len(both):
                     found = at[b][both] - at[a][both]
-                    # What came the other way tells nothing of this one.
+                    # Packets of the other direction have delays of their own.
                     forward = found[found >= -EARLY_NS] if clock[path.points[a]] == clock[path.points[b]] else found
                     found = forward if len(forward) else found
                     delays[number, a, b] = int(np.median(found))

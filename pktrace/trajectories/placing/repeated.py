@@ -129,7 +129,7 @@ def _duplicate_of(arrivals, index, before, behind, began, threshold):
 
 @inlined
 def _can_come(expected, path, origin, position, left, due):
-    """Whether a packet that left `origin` may come to `position` without being seen between."""
+    """True if a packet seen at `origin` may come to `position` though no point between has seen it."""
     before_detour, after_detour = expected.layout[path, 1], expected.layout[path, 2]
     if origin == before_detour and position == after_detour:
         return True
@@ -144,7 +144,7 @@ def _can_come(expected, path, origin, position, left, due):
 
 @inlined
 def _may_begin(expected, path, position, time):
-    """Whether every point before `position` may have missed a packet seen there: then it is no copy of another."""
+    """True if every point before `position` may have missed a packet seen there; then it is no copy of another."""
     unseen = True
     for before in range(position):
         outside = time < expected.start[path, before] or time > expected.end[path, before]
@@ -352,8 +352,8 @@ def _place_cluster(members, first, last, path, sightings, same, visits, expected
         # A single packet and its duplicates need no ordering, so no time limit applies.
         within = threshold if packets > 1 else _FOREVER
         _assign_arrivals(arrivals, cluster, packets, due, expected, path, position, within)
-        # Where the path comes by once more, an arrival that is left over may be the second visit. At the first position
-        # of all it begins packets, half as many as were seen, since every packet comes back.
+        # On a path that visits the point again, an arrival that is left over may be the second visit. At the first
+        # position, half of the arrivals begin packets, since every packet comes back.
         again = visits[path, point, 1] > position
         begins = (count + 1) // 2 if again and packets == 0 else (0 if again else count)
         if not again:
@@ -364,7 +364,7 @@ def _place_cluster(members, first, last, path, sightings, same, visits, expected
 
 @inlined
 def _goes_on(members, last, group_end, sightings, path, expected, threshold):
-    """Whether the sightings behind a gap still belong to the packets before it.
+    """True if the sightings behind a gap still belong to the packets before it.
 
     They do if the first point, which was capturing and missed nothing, saw no new packet behind the gap: a packet is
     what the first point of its path saw.

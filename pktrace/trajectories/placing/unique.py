@@ -93,7 +93,7 @@ def group_path(members, first, last, paths):
 
 @inlined
 def _against_order(members, first, last, sightings, path, ways, threshold):
-    """Whether some point saw it before a point that comes earlier on the path, or saw it again after the threshold.
+    """True if a point saw the packet before a point that comes earlier on the path, or again after the threshold.
 
     Compared is with the furthest position so far, on one clock; EARLY_NS is how late a stamp may be taken. Within the
     threshold it is one packet all the same: it came the other way, a stamp was taken late, or a clock was stepped.
@@ -126,7 +126,7 @@ def _against_order(members, first, last, sightings, path, ways, threshold):
 
 @inlined
 def several(members, first, last, sightings, path, ways, threshold, counts):
-    """Whether the members cannot be one packet; `counts` is scratch space of zeros, one per point."""
+    """True if the members cannot be one packet; `counts` is scratch space of zeros, one per point."""
     points, visits = sightings.points, ways.visits
     found = False
     for index in range(first, last):

@@ -109,7 +109,11 @@ class Pairs(NamedTuple):
 
 @inlined
 def _may_hold(senders, sender, arrivals, arrival, fitting, ahead):
-    """Whether an arrival may hold bytes of a sender, in this choice of IP ID (`fitting`) and of time (`ahead`)."""
+    """True if an arrival may hold bytes of a sender.
+
+    Args:
+        fitting: the IP IDs have to fit; ahead: the sender was stamped after the arrival, else before it.
+    """
     if (senders.time[sender] > arrivals.time[arrival]) != ahead:
         return False
     # Fragments are compared with fragments, or with a whole packet that does not end before them.
