@@ -249,6 +249,18 @@ def test_packet_ids_join_what_was_rewritten(tmp_path: Path) -> None:
     assert paths_of(proposed([file])) == {("inside", "outside")}
 
 
+def test_packet_ids_distinguish_equal_bytes(tmp_path: Path) -> None:
+    """False before: "packets with equal bytes are no evidence of order", also where the capture numbers them."""
+    records = [
+        Record(BEGIN_NS + number * MILLISECOND + interface * 9000, packet(1), interface=interface, packet_id=number + 1)
+        for number in range(20)
+        for interface in (0, 1)
+    ]
+    file = tmp_path / "probes.pcapng"
+    file.write_bytes(pcapng_bytes(Section([Interface(name="before"), Interface(name="after")], records)))
+    assert paths_of(proposed([file])) == {("before", "after")}
+
+
 def test_files_that_share_packet_ids_share_a_session(tmp_path: Path) -> None:
     for name, delay in (("a", 0), ("b", 7000)):
         held = [Record(BEGIN_NS + n * MILLISECOND + delay, packet(n), packet_id=n + 1) for n in range(20)]

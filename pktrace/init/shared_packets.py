@@ -14,6 +14,7 @@ import numpy as np
 
 from pktrace.decode import rows as field
 from pktrace.decode.identity import group_numbers, groups_of, mixed
+from pktrace.decode.packet_ids import keys_by_number, packet_numbers
 
 Array = np.ndarray[Any, Any]
 _TWICE_SHARE = 0.01  # second visits are considered if at least this share of a place's packets came twice
@@ -64,20 +65,9 @@ def packet_keys(rows: Array, capture_session: Array) -> Array:
         capture_session: per file, the number of its recording session; packet ids of different sessions mean nothing
         to each other.
     """
-    keys = rows["identity"].astype(np.uint64)
-    members = np.flatnonzero(rows["has"] & field.HAS_PACKET_ID != 0)
-    if len(members) == 0:
-        return keys
-    # All observations with one id take the digest of the earliest: a rewritten packet stays one packet, and files
-    # without ids join at the place that saw the packet first.
-    session = capture_session[rows["capture"][members]].astype(np.uint64)
-    number = mixed(session, rows["packet_id"][members])
-    members = members[np.lexsort((rows["frame"][members], rows["ts_ns"][members], number))]
-    number = np.sort(number)
-    starts = np.flatnonzero(np.append(True, number[1:] != number[:-1])[: len(number)])
-    counts = np.diff(np.append(starts, len(number)))
-    keys[members] = np.repeat(keys[members[starts]], counts)
-    return keys
+    identities = rows["identity"].astype(np.uint64)
+    numbers = packet_numbers(rows, capture_session[rows["capture"]])
+    return keys_by_number(rows, identities, numbers) if numbers.any() else identities
 
 
 def sessions_of(rows: Array, captures: int) -> Array:

@@ -15,6 +15,7 @@ import numpy as np
 from pktrace import memory
 from pktrace.decode import rows as field
 from pktrace.decode.identity import group_numbers, mixed
+from pktrace.decode.packet_ids import keys_by_number
 from pktrace.observations.contents import Contents
 from pktrace.observations.observe import Observations
 from pktrace.observations.payloads import Payloads
@@ -33,7 +34,7 @@ from pktrace.trajectories.links.sides_at_ends import sides_of_translators
 from pktrace.trajectories.model import Trajectories
 from pktrace.trajectories.outcome.conclusion import Round, trajectories_of
 from pktrace.trajectories.paths import NOT_FOLLOWED, parts, visits
-from pktrace.trajectories.placing.packet_id import keys_by_number, numbered_packets
+from pktrace.trajectories.placing.packet_id import numbered_packets
 from pktrace.trajectories.placing.place import Placed, place
 from pktrace.trajectories.placing.second_looks import retried_looks, routed_looks, second_looks
 from pktrace.trajectories.placing.ties import tell_apart
