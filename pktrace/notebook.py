@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pktrace.analysis import tables
 from pktrace.analysis.analysis import Analysis, analyze_trajectories
+from pktrace.errors import CallerError
 from pktrace.observations import observe as observing
 from pktrace.observations.table import observations_table
 from pktrace.report.explain import Explanation, explain_packet
@@ -18,6 +19,7 @@ from pktrace.report.words import plural
 from pktrace.run.model import Run
 from pktrace.run.runfile import load_run as _load_run
 from pktrace.schema import FATES
+from pktrace.surroundings import shipped_file
 from pktrace.trajectories import model
 from pktrace.trajectories.follow import follow_packets
 
@@ -199,10 +201,11 @@ def load_run(location: str | os.PathLike[str] | None = None, trust: bool = False
 
 
 def _example() -> Path:
-    """The folder of the recorded run in the installed package, or in the checkout."""
-    package = Path(__file__).parent
-    places = (package / "_example", package.parent / "fixtures" / "service-chain")
-    return next((place for place in places if place.is_dir()), places[0])
+    """The folder of the recorded run that comes with pktrace."""
+    run_file = shipped_file("_example/run.toml", "fixtures/service-chain/run.toml")
+    if run_file is None:
+        raise CallerError("the example run is not installed with this pktrace; install it anew")
+    return run_file.parent
 
 
 def observe(run: Run) -> Observations:

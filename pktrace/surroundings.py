@@ -1,4 +1,6 @@
-"""Protection from settings and modules in the current folder, which may be a run from a stranger, and in $HOME."""
+"""The program's surroundings: protection from settings and modules in the current folder, which may be a run from a
+stranger, and in $HOME; files that come with the package.
+"""
 
 from __future__ import annotations
 
@@ -49,6 +51,18 @@ def homeless() -> Iterator[None]:
                     del os.environ[name]
                 else:
                     os.environ[name] = value
+
+
+def shipped_file(installed: str, checked_out: str) -> Path | None:
+    """A file that comes with pktrace; None if it is missing.
+
+    Args:
+        installed: its path in an installed package; checked_out: its path in a checkout, where it lies beside the
+        package.
+    """
+    package = Path(__file__).parent
+    places = (package / installed, package.parent / checked_out)
+    return next((place for place in places if place.is_file()), None)
 
 
 def python_command(module: str, function: str) -> list[str]:

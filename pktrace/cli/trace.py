@@ -18,6 +18,7 @@ import click
 
 from pktrace.cli.narration import analysis_of, say_why, show, tell
 from pktrace.errors import EXIT_DAMAGED_OR_UNDECIDED, EXIT_INTERRUPTED, CallerError, PktraceError
+from pktrace.surroundings import shipped_file
 from pktrace.visible import toml_text
 
 if TYPE_CHECKING:
@@ -140,12 +141,11 @@ def _can_run(detail: bool) -> None:
 
 
 def _recorder() -> Path:
-    """The recorder: beside the package in a checkout, inside an installed package."""
-    package = Path(__file__).parent.parent
-    for folder in (package / "_capture_scripts", package.parent / "capture_scripts"):
-        if (folder / "record.py").is_file():
-            return folder / "record.py"
-    raise CallerError("the capture scripts are not installed with this pktrace; install it anew")
+    """The recorder that comes with pktrace."""
+    recorder = shipped_file("_capture_scripts/record.py", "capture_scripts/record.py")
+    if recorder is None:
+        raise CallerError("the capture scripts are not installed with this pktrace; install it anew")
+    return recorder
 
 
 def _record(
