@@ -12,7 +12,6 @@ from ..processes import Children, Interrupted, LabError, accept_interruptions
 from .recording import Running
 
 _POLL_S = 0.02
-_CHECK_S = 0.1
 # Each question for counts adds a line to the tool's log, so questions become rarer while no packet arrives.
 _FIRST_QUESTION_S = 0.1
 _LAST_QUESTION_S = 2.0
@@ -48,15 +47,13 @@ class Ending:
 
     def _wait(self, running: Running, command: subprocess.Popen[bytes] | None) -> None:
         end = None if self.duration_s is None else time.monotonic() + self.duration_s
-        every_check = _every(_CHECK_S)
         enough = self._counter(running)
         while end is None or time.monotonic() < end:
             if command is not None and command.poll() is not None:
                 if command.returncode != 0:
                     raise LabError(f"the command ended with {_status(command.returncode)}: {' '.join(self.command)}")
                 return
-            if every_check():
-                running.check()
+            running.check()
             if enough():
                 return
             time.sleep(_POLL_S)
@@ -77,19 +74,6 @@ class Ending:
             return seen >= count
 
         return enough
-
-
-def _every(seconds: float) -> Callable[[], bool]:
-    due = 0.0
-
-    def is_due() -> bool:
-        nonlocal due
-        if time.monotonic() < due:
-            return False
-        due = time.monotonic() + seconds
-        return True
-
-    return is_due
 
 
 def _status(code: int) -> str:
