@@ -25,8 +25,10 @@ def packet_numbers(rows: Array, scope: Array) -> Array:
     Args:
         scope: int64 per row, the file or session in which its number counts.
     """
-    numbered = rows["has"] & field.HAS_PACKET_ID != 0
-    return np.where(numbered, mixed(scope, rows["packet_id"]) | np.uint64(1), np.uint64(0))
+    numbers = np.zeros(len(rows), np.uint64)
+    numbered = np.flatnonzero(rows["has"] & field.HAS_PACKET_ID != 0)
+    numbers[numbered] = mixed(scope[numbered], rows["packet_id"][numbered]) | np.uint64(1)
+    return numbers
 
 
 def keys_by_number(rows: Array, identities: Array, numbers: Array) -> Array:
